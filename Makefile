@@ -1,0 +1,52 @@
+# Every target builds the environment in .venv once and reuses it.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+export DS_ACCELERATOR ?= cpu
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: help setup quickstart test lint style kernel-check gpu-check clean
+
+help:
+	@grep -E '^## ' $(MAKEFILE_LIST) | sed 's/^## /make /'
+
+$(VENV)/.ready: setup.py pyproject.toml requirements/constraints.txt
+	@echo "Setting up the environment in $(VENV) (about 3 GB, one to three minutes; only once)"
+	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	@$(VENV)/bin/pip install --quiet --disable-pip-version-check -c requirements/constraints.txt torch==2.13.0 setuptools wheel ninja
+	@$(VENV)/bin/pip install --quiet --disable-pip-version-check -c requirements/constraints.txt --no-build-isolation -e '.[dev]'
+	@touch $@
+
+## setup         the environment in .venv, nothing else
+setup: $(VENV)/.ready
+
+## quickstart    from a fresh clone to a model trained on real data, with its report (about 8 minutes on 2 cores)
+quickstart: $(VENV)/.ready
+	@$(RUN) launchers/quickstart.py
+
+## test          lint, types, import rules and every test that this machine can run
+test: lint
+	@$(RUN) -m pytest
+
+## lint          check style, types and import rules; change nothing
+lint: $(VENV)/.ready
+	@$(RUN) -m ruff check .
+	@$(RUN) -m ruff format --check .
+	@$(RUN) -m mypy
+
+## style         rewrite files to the style that lint checks
+style: $(VENV)/.ready
+	@$(RUN) -m ruff check --fix .
+	@$(RUN) -m ruff format .
+
+## kernel-check  compile every kernel for sm_80 and sm_90 without a GPU and hold it against its budget
+kernel-check: $(VENV)/.ready
+	@$(RUN) -m scl_kernels.check
+
+## gpu-check     what needs a GPU: kernel tests, benchmarks, one step with and without each kernel
+gpu-check:
+	@PYTHONPATH=kernels $(PYTHON) kernels/benchmarks/gpu_check.py
+
+clean:
+	rm -rf $(VENV) runs build *.egg-info

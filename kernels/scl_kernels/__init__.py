@@ -1,0 +1,1 @@
+"""Triton kernels of Semantic Completion Learning, each beside the plain PyTorch function that defines it."""

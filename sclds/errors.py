@@ -1,0 +1,26 @@
+"""Exceptions that a user caused and can mend: each is a sentence with place and remedy, and exits 2 without a traceback."""
+
+
+class UserError(ValueError):
+    """Something that the user gave is wrong; the message says what, where, and what to do."""
+
+
+class ConfigError(UserError):
+    """One or several faults of a configuration, all reported at once.
+
+    Args:
+        problems: One sentence a fault, each naming the key and the remedy.
+    """
+
+    def __init__(self, problems: list[str]):
+        self.problems = problems
+        head = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        super().__init__(f"{head} in the configuration:\n" + "\n".join(f"  - {p}" for p in problems))
+
+
+class DataError(UserError):
+    """Shards or samples cannot be used as they are."""
+
+
+class CheckpointError(UserError):
+    """A checkpoint cannot be read, or does not fit the configuration."""
