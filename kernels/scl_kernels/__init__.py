@@ -1,1 +1,21 @@
 """Triton kernels of Semantic Completion Learning, each beside the plain PyTorch function that defines it."""
+
+from scl_kernels.backend import Backend, get_backend, set_backend
+from scl_kernels.gather_rows import gather_rows
+from scl_kernels.infonce import InfoNCEProblem, InfoNCEStatistics, infonce, infonce_single, infonce_statistics
+from scl_kernels.masked_gather import CLASS_ROW, MASK_ROW, masked_gather
+
+__all__ = [
+    "CLASS_ROW",
+    "MASK_ROW",
+    "Backend",
+    "InfoNCEProblem",
+    "InfoNCEStatistics",
+    "gather_rows",
+    "get_backend",
+    "infonce",
+    "infonce_single",
+    "infonce_statistics",
+    "masked_gather",
+    "set_backend",
+]

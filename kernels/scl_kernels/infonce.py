@@ -1,0 +1,359 @@
+"""Symmetric InfoNCE over the global batch, in two calls, without an N x N matrix in either direction.
+
+A rank first calls `infonce_statistics` on its local rows against the gathered ones, then the caller gathers the
+log-sum-exps, then `infonce` gives the loss of the local rows and the exact gradient of the global loss with respect to
+them. Nothing in here communicates.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
+
+from scl_kernels import infonce_reference as reference
+from scl_kernels.backend import Backend, resolve
+from scl_kernels.masked_gather_reference import compute_dtype
+from scl_kernels.validation import check_tensor
+
+
+class InfoNCEProblem(NamedTuple):
+    """One symmetric InfoNCE loss over the global batch, as one rank sees it."""
+
+    a: Tensor
+    """(n, D) local rows of one modality, with gradient; n may be 0."""
+    b: Tensor
+    """(n, D) their partners, with gradient."""
+    a_all: Tensor
+    """(N, D) the rows `a` of all ranks, constants; the local ones lie at [offset, offset + n)."""
+    b_all: Tensor
+    """(N, D) the rows `b` of all ranks, constants."""
+    temperature: Tensor | float
+    """() divisor of the cosine similarities, learnable, or a fixed number."""
+    offset: int
+    """Index of the first local row in the global batch."""
+    weight_all: Tensor
+    """(N,) weight of each global sample's loss, constants (for a mean: 1 / N)."""
+
+
+class InfoNCEStatistics(NamedTuple):
+    """What the local rows know after the forward pass; fp32 (fp64 for fp64 inputs) without gradient."""
+
+    row_lse: Tensor
+    """(n,) log-sum-exp of a_i over all b."""
+    col_lse: Tensor
+    """(n,) log-sum-exp of b_i over all a."""
+    diagonal: Tensor
+    """(n,) similarity of a_i and b_i, divided by the temperature."""
+    row_correct: Tensor
+    """(n,) bool: no other b is closer to a_i than b_i."""
+    col_correct: Tensor
+    """(n,) bool: no other a is closer to b_i than a_i."""
+
+
+@torch.library.custom_op("scl_kernels::infonce_statistics", mutates_args=())
+def statistics_op(
+    a: list[Tensor],
+    b: list[Tensor],
+    a_all: list[Tensor],
+    b_all: list[Tensor],
+    temperature: Tensor,
+    offset: list[int],
+    backend: str,
+) -> Tensor:
+    """Return (5, sum of n): row_lse, col_lse, diagonal, row_correct, col_correct of all problems in turn."""
+    out = []
+    for k, local_rows in enumerate(a):
+        row = reference.side_statistics(reference.Side(local_rows, b_all[k], temperature[k], offset[k]))
+        col = reference.side_statistics(reference.Side(b[k], a_all[k], temperature[k], offset[k]))
+        out.append(torch.stack([row[0], col[0], row[1], row[2], col[2]]))
+    return torch.cat(out, dim=1)
+
+
+@statistics_op.register_fake
+def _(a, b, a_all, b_all, temperature, offset, backend):  # type: ignore[no-untyped-def]
+    return a[0].new_empty(5, sum(x.shape[0] for x in a), dtype=compute_dtype(a[0].dtype))
+
+
+@torch.library.custom_op("scl_kernels::infonce", mutates_args=())
+def loss_op(
+    a: list[Tensor],
+    b: list[Tensor],
+    a_all: list[Tensor],
+    b_all: list[Tensor],
+    temperature: Tensor,
+    offset: list[int],
+    weight_all: list[Tensor],
+    row_lse_all: list[Tensor],
+    col_lse_all: list[Tensor],
+    statistics: Tensor,
+    backend: str,
+) -> Tensor:
+    """Return (number of problems,): the local rows' share of each loss, out of the statistics alone."""
+    per_row = statistics[0] + statistics[1] - 2 * statistics[2]
+    out = []
+    for k, part in enumerate(per_row.split([x.shape[0] for x in a])):
+        out.append((weight_all[k][offset[k] : offset[k] + part.shape[0]].to(part.dtype) * part).sum())
+    return torch.stack(out)
+
+
+@loss_op.register_fake
+def _(a, b, a_all, b_all, temperature, offset, weight_all, row_lse_all, col_lse_all, statistics, backend):  # type: ignore[no-untyped-def]
+    return statistics.new_empty(len(a))
+
+
+@torch.library.custom_op("scl_kernels::infonce_backward", mutates_args=())
+def backward_op(
+    d_loss: Tensor,
+    a: list[Tensor],
+    b: list[Tensor],
+    a_all: list[Tensor],
+    b_all: list[Tensor],
+    temperature: Tensor,
+    offset: list[int],
+    weight_all: list[Tensor],
+    row_lse_all: list[Tensor],
+    col_lse_all: list[Tensor],
+    statistics: Tensor,
+    backend: str,
+) -> list[Tensor]:
+    """Return the gradients of every a, then of every b, then (number of problems,) of the temperatures."""
+    sizes = [x.shape[0] for x in a]
+    row_lse, col_lse = statistics[0].split(sizes), statistics[1].split(sizes)
+    d_a, d_b, d_temperature = [], [], []
+    for k, scale in enumerate(d_loss):
+        weights = weight_all[k].to(d_loss.dtype) * scale
+        row = reference.Side(a[k], b_all[k], temperature[k], offset[k])
+        col = reference.Side(b[k], a_all[k], temperature[k], offset[k])
+        gradient, share = reference.side_gradient(row, weights, row_lse[k], col_lse_all[k])
+        d_a.append(gradient)
+        d_temperature.append(share)
+        d_b.append(reference.side_gradient(col, weights, col_lse[k], row_lse_all[k])[0])
+    return [*d_a, *d_b, torch.stack(d_temperature).to(temperature.dtype)]
+
+
+@backward_op.register_fake
+def _(  # type: ignore[no-untyped-def]
+    d_loss, a, b, a_all, b_all, temperature, offset, weight_all, row_lse_all, col_lse_all, statistics, backend
+):
+    return [*(torch.empty_like(x) for x in a), *(torch.empty_like(x) for x in b), torch.empty_like(temperature)]
+
+
+def _setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+    *problem, offset, weight_all, row_lse_all, col_lse_all, statistics, backend = inputs
+    a, b, a_all, b_all, temperature = problem
+    lists = (a, b, a_all, b_all, weight_all, row_lse_all, col_lse_all)
+    ctx.save_for_backward(temperature, statistics, *(tensor for tensors in lists for tensor in tensors))
+    ctx.offset, ctx.backend, ctx.count = offset, backend, len(a)
+
+
+def _backward(ctx: Any, d_loss: Tensor) -> tuple:
+    temperature, statistics, *flat = ctx.saved_tensors
+    count = ctx.count
+    a, b, a_all, b_all, weight_all, row_lse_all, col_lse_all = (
+        list(flat[i * count : (i + 1) * count]) for i in range(7)
+    )
+    out = backward_op(
+        d_loss.contiguous(),
+        a,
+        b,
+        a_all,
+        b_all,
+        temperature,
+        ctx.offset,
+        weight_all,
+        row_lse_all,
+        col_lse_all,
+        statistics,
+        ctx.backend,
+    )
+    nothing = [None] * count
+    return (
+        out[:count],
+        out[count : 2 * count],
+        nothing,
+        nothing,
+        out[-1],
+        None,
+        nothing,
+        nothing,
+        nothing,
+        None,
+        None,
+    )
+
+
+loss_op.register_autograd(_backward, setup_context=_setup_context)
+
+
+@register_flop_formula(torch.ops.scl_kernels.infonce_statistics)
+def statistics_flops(a_shapes, b_shapes, a_all_shapes, *args, out_shape=None, **kwargs) -> int:  # type: ignore[no-untyped-def]
+    """Count two directions of n x N inner products of length D per problem, two operations each."""
+    return sum(4 * n * total[0] * width for (n, width), total in zip(a_shapes, a_all_shapes, strict=True))
+
+
+@register_flop_formula(torch.ops.scl_kernels.infonce)
+def loss_flops(*args, out_shape=None, **kwargs) -> int:  # type: ignore[no-untyped-def]
+    """Count nothing: the value is a weighted sum of the statistics."""
+    return 0
+
+
+@register_flop_formula(torch.ops.scl_kernels.infonce_backward)
+def backward_flops(d_loss_shape, a_shapes, b_shapes, a_all_shapes, *args, out_shape=None, **kwargs) -> int:  # type: ignore[no-untyped-def]
+    """Count the similarities once more and their product with the global rows, in two directions."""
+    return 2 * statistics_flops(a_shapes, b_shapes, a_all_shapes)
+
+
+def infonce_statistics(problems: Sequence[InfoNCEProblem], *, backend: Backend = "auto") -> list[InfoNCEStatistics]:
+    """Compute the local rows' log-sum-exps, diagonal and accuracy@1, without gradient.
+
+    S = normalize(A) normalize(B)^T / temperature, L2 norms clamped at 1e-8, statistics in fp32 (fp64 for fp64).
+
+    Args:
+        problems: One or more losses; sizes n, N and D may differ from one to the next, the dtype may not.
+        backend: `auto`, `triton` or `torch`.
+
+    Returns:
+        One record per problem.
+
+    Raises:
+        ValueError: A field has the wrong shape, dtype, device or offset.
+    """
+    _validate(problems)
+    if not problems:
+        return []
+    a, b, a_all, b_all, temperature, offset = _fields(problems)
+    with torch.no_grad():
+        out = statistics_op(a, b, a_all, b_all, temperature, offset, resolve(backend, a[0].device))
+    parts = out.split([x.shape[0] for x in a], dim=1)
+    return [InfoNCEStatistics(part[0], part[1], part[2], part[3] > 0, part[4] > 0) for part in parts]
+
+
+def infonce(
+    problems: Sequence[InfoNCEProblem],
+    row_lse_all: Sequence[Tensor],
+    col_lse_all: Sequence[Tensor],
+    statistics: Sequence[InfoNCEStatistics],
+    *,
+    backend: Backend = "auto",
+) -> list[Tensor]:
+    """Compute each problem's local share of the loss, with the exact gradient of the global one.
+
+    The value is the sum over local i of w_i (row_lse_i + col_lse_i - 2 S_ii); summed over the ranks it is the global
+    loss. The gradient is that of the global sum: row i of dS for a_i and column j of dS for b_j, with
+    dS_ij = w_i P^row_ij + w_j P^col_ij - 2 w_i [i = j]. The temperature's gradient is the local rows' share, so that
+    the sum (not the mean) over ranks is exact.
+
+    Args:
+        problems: As given to `infonce_statistics`.
+        row_lse_all: (N,) per problem: every rank's `row_lse`, in the order of `a_all`.
+        col_lse_all: (N,) per problem: every rank's `col_lse`.
+        statistics: What `infonce_statistics` returned.
+        backend: `auto`, `triton` or `torch`.
+
+    Returns:
+        One () tensor per problem.
+
+    Raises:
+        ValueError: A field has the wrong shape, dtype, device or offset, or the lists differ in length.
+    """
+    _validate(problems)
+    named = (("row_lse_all", row_lse_all), ("col_lse_all", col_lse_all), ("statistics", statistics))
+    for name, given in named:
+        if len(given) != len(problems):
+            raise ValueError(f"{name} has {len(given)} entries for {len(problems)} problems; wanted one each")
+    if not problems:
+        return []
+    for k, problem in enumerate(problems):
+        for name, lse in (("row_lse_all", row_lse_all[k]), ("col_lse_all", col_lse_all[k])):
+            check_tensor(f"{name}[{k}]", lse, shape=(problem.a_all.shape[0],), device=problem.a.device)
+        check_tensor(f"statistics[{k}].row_lse", statistics[k].row_lse, shape=(problem.a.shape[0],))
+    a, b, a_all, b_all, temperature, offset = _fields(problems)
+    stacked = torch.stack(
+        [torch.cat([getattr(s, name) for s in statistics]) for name in ("row_lse", "col_lse", "diagonal")]
+    )
+    values = loss_op(
+        a,
+        b,
+        a_all,
+        b_all,
+        temperature,
+        offset,
+        [problem.weight_all for problem in problems],
+        list(row_lse_all),
+        list(col_lse_all),
+        stacked,
+        resolve(backend, a[0].device),
+    )
+    return list(values.unbind())
+
+
+def infonce_single(
+    a: Tensor, b: Tensor, temperature: Tensor | float, weight: Tensor | None = None, *, backend: Backend = "auto"
+) -> Tensor:
+    """Compute the loss of one process that holds the whole batch; the mean over samples unless `weight` is given.
+
+    Args:
+        a: (N, D) rows of one modality.
+        b: (N, D) their partners.
+        temperature: () divisor of the similarities.
+        weight: (N,) weight of each sample's loss.
+        backend: `auto`, `triton` or `torch`.
+
+    Returns:
+        () the loss.
+    """
+    if weight is None:
+        weight = a.new_full((a.shape[0],), 1 / max(1, a.shape[0]), dtype=compute_dtype(a.dtype))
+    problem = InfoNCEProblem(a, b, a.detach(), b.detach(), temperature, 0, weight)
+    statistics = infonce_statistics([problem], backend=backend)
+    return infonce([problem], [statistics[0].row_lse], [statistics[0].col_lse], statistics, backend=backend)[0]
+
+
+def _fields(
+    problems: Sequence[InfoNCEProblem],
+) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor], Tensor, list[int]]:
+    """Turn problems into the operators' arguments; the temperatures become one (number of problems,) tensor."""
+    device, dtype = problems[0].a.device, compute_dtype(problems[0].a.dtype)
+    temperature = torch.stack(
+        [
+            problem.temperature.to(dtype)
+            if isinstance(problem.temperature, Tensor)
+            else torch.full((), problem.temperature, dtype=dtype, device=device)
+            for problem in problems
+        ]
+    )
+    return (
+        [problem.a for problem in problems],
+        [problem.b for problem in problems],
+        [problem.a_all.detach() for problem in problems],
+        [problem.b_all.detach() for problem in problems],
+        temperature,
+        [problem.offset for problem in problems],
+    )
+
+
+def _validate(problems: Sequence[InfoNCEProblem]) -> None:
+    for k, problem in enumerate(problems):
+        name, (n, width) = f"problems[{k}]", _matrix(f"problems[{k}].a", problem.a)
+        device, dtypes = problems[0].a.device, (problems[0].a.dtype,)
+        check_tensor(f"{name}.a", problem.a, shape=(n, width), dtypes=dtypes, device=device)
+        check_tensor(f"{name}.b", problem.b, shape=(n, width), dtypes=dtypes, device=device)
+        check_tensor(f"{name}.a_all", problem.a_all, shape=(None, width), dtypes=dtypes, device=device)
+        total = problem.a_all.shape[0]
+        check_tensor(f"{name}.b_all", problem.b_all, shape=(total, width), dtypes=dtypes, device=device)
+        check_tensor(f"{name}.weight_all", problem.weight_all, shape=(total,), device=device)
+        if not 0 <= problem.offset <= total - n:
+            raise ValueError(
+                f"{name}.offset is {problem.offset}; wanted 0 to {total - n}, so that {n} local rows lie within {total}"
+            )
+        if isinstance(problem.temperature, Tensor):
+            check_tensor(f"{name}.temperature", problem.temperature, shape=(), device=device)
+        elif not problem.temperature > 0:
+            raise ValueError(f"{name}.temperature is {problem.temperature}; wanted a number greater than 0")
+
+
+def _matrix(name: str, tensor: Tensor) -> tuple[int, int]:
+    check_tensor(name, tensor, shape=(None, None))
+    return tensor.shape[0], tensor.shape[1]

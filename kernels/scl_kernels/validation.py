@@ -1,0 +1,76 @@
+"""Checks that every operation makes on its arguments; each error names the argument, what came and what is wanted."""
+
+import os
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import is_fake
+
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def debugging() -> bool:
+    """Whether SCL_KERNELS_DEBUG=1 asks for the checks that make a GPU wait."""
+    return os.environ.get("SCL_KERNELS_DEBUG", "0") == "1"
+
+
+def check_tensor(
+    name: str,
+    tensor: Tensor,
+    *,
+    shape: Sequence[int | None],
+    dtypes: Sequence[torch.dtype] = FLOATS,
+    device: torch.device | None = None,
+) -> None:
+    """Refuse a tensor of the wrong shape, dtype or device.
+
+    Args:
+        name: The argument's name, for the message.
+        tensor: The argument.
+        shape: Wanted sizes; None where any will do.
+        dtypes: Wanted dtypes.
+        device: Wanted device; None where any will do.
+
+    Raises:
+        ValueError: One of the three differs.
+    """
+    if tensor.dim() != len(shape) or any(w is not None and s != w for s, w in zip(tensor.shape, shape, strict=False)):
+        wanted = ", ".join("any" if size is None else str(size) for size in shape)
+        raise ValueError(f"{name} has shape {tuple(tensor.shape)}; wanted ({wanted})")
+    if tensor.dtype not in dtypes:
+        wanted = " or ".join(str(dtype) for dtype in dtypes)
+        raise ValueError(f"{name} has dtype {tensor.dtype}; wanted {wanted}")
+    if device is not None and tensor.device != device:
+        raise ValueError(f"{name} is on {tensor.device}; wanted {device}, where the first argument is")
+
+
+def readable(index: Tensor) -> bool:
+    """Whether the host may look at an index's values: on CPU always, elsewhere only under SCL_KERNELS_DEBUG=1."""
+    if torch.compiler.is_compiling() or index.is_meta or is_fake(index):
+        return False
+    return index.device.type == "cpu" or debugging()
+
+
+def check_range(name: str, index: Tensor, low: int, high: int) -> None:
+    """Refuse an index outside [low, high).
+
+    On CPU always; on other devices only under SCL_KERNELS_DEBUG=1, because reading the result makes the host wait
+    there. (The kernels write NaN for such a row instead of reading memory that is not theirs.)
+
+    Args:
+        name: The argument's name, for the message.
+        index: (N,) integers.
+        low: Smallest value allowed.
+        high: First value not allowed.
+
+    Raises:
+        ValueError: A value lies outside.
+    """
+    if index.numel() == 0 or not readable(index):
+        return
+    smallest, largest = (int(value) for value in torch.aminmax(index))
+    if smallest < low or largest >= high:
+        raise ValueError(
+            f"{name} holds values from {smallest} to {largest}; wanted at least {low} and less than {high}"
+        )
