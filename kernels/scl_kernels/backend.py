@@ -4,6 +4,7 @@ import os
 from typing import Literal, cast, get_args
 
 import torch
+from torch import Tensor
 
 Backend = Literal["auto", "triton", "torch"]
 """`auto`: Triton for CUDA tensors, PyTorch for all others; `triton` and `torch`: that one, always."""
@@ -37,24 +38,29 @@ def interpreting() -> bool:
     return os.environ.get("TRITON_INTERPRET", "0") == "1"
 
 
-def resolve(backend: Backend, device: torch.device) -> Literal["triton", "torch"]:
-    """Turn a call's `backend` into the implementation that runs on `device`.
+def resolve(backend: Backend, tensor: Tensor) -> Literal["triton", "torch"]:
+    """Turn a call's `backend` into the implementation that runs.
 
     Args:
         backend: The call's argument; `auto` hands over to the process-wide choice.
-        device: Where the operation's tensors live.
+        tensor: The operation's first tensor; its device and dtype decide what `auto` means.
 
     Raises:
         ValueError: Triton was demanded for tensors that it cannot reach.
     """
+    device = tensor.device
     choice = _validated(backend)
     if choice == "auto":
         choice = _process_wide
     if choice == "auto":
-        return "triton" if device.type == "cuda" else "torch"
-    if choice == "triton" and device.type not in ("cuda", "meta") and not interpreting():
+        return "triton" if device.type == "cuda" and tensor.dtype != torch.float64 else "torch"
+    if choice == "torch":
+        return "torch"
+    if device.type not in ("cuda", "meta") and not interpreting():
         raise ValueError(
             f"backend 'triton' was demanded for tensors on {device}; it needs CUDA tensors, or TRITON_INTERPRET=1 set "
             "before Triton is imported (slow, for tests); use 'auto' or 'torch' on this device"
         )
-    return choice
+    if tensor.dtype == torch.float64:
+        raise ValueError("backend 'triton' was demanded for torch.float64; wanted float16, bfloat16 or float32")
+    return "triton"

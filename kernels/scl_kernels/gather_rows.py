@@ -1,11 +1,123 @@
-"""Gather rows of a packed buffer (pairs for fusion, [CLS] rows, MLM positions), with an embedding added on the way."""
+"""Gather rows of a packed buffer (pairs for fusion, [CLS] rows, MLM positions), with an embedding added on the way.
+
+In this order: the forward kernel, its launch as an operator, the backward (a segment sum), the public function.
+"""
+# mypy: disable-error-code="no-untyped-def"
+
+from typing import Any
 
 import torch
+import triton
+import triton.language as tl
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
-from scl_kernels.backend import Backend
+from scl_kernels.backend import Backend, resolve
 from scl_kernels.masked_gather_reference import gather_rows_reference
+from scl_kernels.segment_sum import segment_sum
 from scl_kernels.validation import check_range, check_tensor
+
+ROWS = 4
+"""Rows of a program."""
+
+
+@triton.jit
+def forward_kernel(
+    rows,  # (R, D)
+    index,  # (N,) int64
+    extra,  # (E, D)
+    extra_id,  # (N,) int64; -1 adds nothing
+    out,  # (N, D)
+    count,
+    row_count,
+    extra_count,
+    width: tl.constexpr,
+    HAS_EXTRA: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    """Copy ROWS rows, adding the embedding; NaN for an index out of range; grid (row blocks,)."""
+    at = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    inside = at < count
+    d = tl.arange(0, BLOCK_D)
+    columns = (d < width)[None, :]
+    source = tl.load(index + at, mask=inside, other=0)
+    valid = (source >= 0) & (source < row_count)
+    x = tl.load(rows + source[:, None] * width + d[None, :], mask=(inside & valid)[:, None] & columns, other=0.0)
+    if HAS_EXTRA:
+        extra_row = tl.load(extra_id + at, mask=inside, other=-1)
+        valid = valid & (extra_row >= -1) & (extra_row < extra_count)
+        added = inside & valid & (extra_row >= 0)
+        e = tl.load(extra + extra_row[:, None] * width + d[None, :], mask=added[:, None] & columns, other=0.0)
+        x = x.to(tl.float32) + e.to(tl.float32)
+    x = tl.where(valid[:, None], x, float("nan"))
+    tl.store(out + at[:, None] * width + d[None, :], x.to(out.dtype.element_ty), mask=inside[:, None] & columns)
+
+
+@torch.library.custom_op("scl_kernels::gather_rows", mutates_args=())
+def forward_op(rows: Tensor, index: Tensor, extra: Tensor | None, extra_id: Tensor | None) -> Tensor:
+    """Launch the forward kernel: (R, D), (N,), (E, D), (N,) to (N, D)."""
+    rows, index = rows.contiguous(), index.contiguous()
+    count, width = index.shape[0], rows.shape[1]
+    out = rows.new_empty(count, width)
+    if count:
+        forward_kernel[(triton.cdiv(count, ROWS),)](
+            rows,
+            index,
+            rows if extra is None else extra.contiguous(),
+            index if extra_id is None else extra_id.contiguous(),
+            out,
+            count,
+            rows.shape[0],
+            0 if extra is None else extra.shape[0],
+            width,
+            HAS_EXTRA=extra is not None,
+            ROWS=ROWS,
+            BLOCK_D=triton.next_power_of_2(width),
+            num_warps=4,
+        )
+    return out
+
+
+@forward_op.register_fake
+def _(rows, index, extra, extra_id):
+    return rows.new_empty(index.shape[0], rows.shape[1])
+
+
+@torch.library.custom_op("scl_kernels::segment_sum", mutates_args=())
+def segment_sum_op(source: Tensor, index: Tensor, count: int) -> Tensor:
+    """Add rows by destination: (N, D), (N,) to (count, D)."""
+    return segment_sum(source.contiguous(), index, count)
+
+
+@segment_sum_op.register_fake
+def _(source, index, count):
+    return source.new_empty(count, source.shape[1])
+
+
+@register_flop_formula([torch.ops.scl_kernels.gather_rows, torch.ops.scl_kernels.segment_sum])
+def no_flops(*args, out_shape=None, **kwargs) -> int:
+    """Count nothing: rows are moved, not multiplied."""
+    return 0
+
+
+def _setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+    rows, index, extra, extra_id = inputs
+    ctx.save_for_backward(index, extra_id)
+    ctx.rows = rows.shape[0]
+    ctx.extra = None if extra is None else (extra.shape[0], extra.dtype)
+
+
+def _backward(ctx: Any, d_out: Tensor) -> tuple:
+    index, extra_id = ctx.saved_tensors
+    d_rows = segment_sum_op(d_out, index, ctx.rows) if ctx.needs_input_grad[0] else None
+    d_extra = None
+    if ctx.extra is not None and ctx.needs_input_grad[2]:
+        d_extra = segment_sum_op(d_out, extra_id, ctx.extra[0]).to(ctx.extra[1])
+    return d_rows, None, d_extra, None
+
+
+forward_op.register_autograd(_backward, setup_context=_setup_context)
 
 
 def gather_rows(
@@ -37,6 +149,8 @@ def gather_rows(
             NaN on the Triton path).
     """
     _validate(rows, index, extra, extra_id)
+    if resolve(backend, rows) == "triton":
+        return forward_op(rows, index, extra, extra_id)
     return gather_rows_reference(rows, index, extra, extra_id)
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
+from scl_kernels import infonce_launch as launch
 from scl_kernels import infonce_reference as reference
 from scl_kernels.backend import Backend, resolve
 from scl_kernels.masked_gather_reference import compute_dtype
@@ -63,6 +64,10 @@ def statistics_op(
     backend: str,
 ) -> Tensor:
     """Return (5, sum of n): row_lse, col_lse, diagonal, row_correct, col_correct of all problems in turn."""
+    if backend == "triton":
+        result = launch.statistics(launch.sides(a, b, a_all, b_all, offset), temperature)
+        row, col = result.chunk(2, dim=1)
+        return torch.stack([row[0], col[0], row[1], row[2], col[2]])
     out = []
     for k, local_rows in enumerate(a):
         row = reference.side_statistics(reference.Side(local_rows, b_all[k], temperature[k], offset[k]))
@@ -72,7 +77,7 @@ def statistics_op(
 
 
 @statistics_op.register_fake
-def _(a, b, a_all, b_all, temperature, offset, backend):  # type: ignore[no-untyped-def]
+def _(a, b, a_all, b_all, temperature, offset, backend):
     return a[0].new_empty(5, sum(x.shape[0] for x in a), dtype=compute_dtype(a[0].dtype))
 
 
@@ -99,7 +104,7 @@ def loss_op(
 
 
 @loss_op.register_fake
-def _(a, b, a_all, b_all, temperature, offset, weight_all, row_lse_all, col_lse_all, statistics, backend):  # type: ignore[no-untyped-def]
+def _(a, b, a_all, b_all, temperature, offset, weight_all, row_lse_all, col_lse_all, statistics, backend):
     return statistics.new_empty(len(a))
 
 
@@ -121,6 +126,16 @@ def backward_op(
     """Return the gradients of every a, then of every b, then (number of problems,) of the temperatures."""
     sizes = [x.shape[0] for x in a]
     row_lse, col_lse = statistics[0].split(sizes), statistics[1].split(sizes)
+    if backend == "triton":
+        gradients, shares = launch.gradients(
+            launch.sides(a, b, a_all, b_all, offset),
+            temperature,
+            d_loss,
+            [w.float().contiguous() for w in weight_all] * 2,
+            [*row_lse, *col_lse],
+            [lse.float().contiguous() for lse in [*col_lse_all, *row_lse_all]],
+        )
+        return [*gradients, torch.stack([share.sum() for share in shares.split(sizes + sizes)[: len(a)]])]
     d_a, d_b, d_temperature = [], [], []
     for k, scale in enumerate(d_loss):
         weights = weight_all[k].to(d_loss.dtype) * scale
@@ -134,9 +149,7 @@ def backward_op(
 
 
 @backward_op.register_fake
-def _(  # type: ignore[no-untyped-def]
-    d_loss, a, b, a_all, b_all, temperature, offset, weight_all, row_lse_all, col_lse_all, statistics, backend
-):
+def _(d_loss, a, b, a_all, b_all, temperature, offset, weight_all, row_lse_all, col_lse_all, statistics, backend):
     return [*(torch.empty_like(x) for x in a), *(torch.empty_like(x) for x in b), torch.empty_like(temperature)]
 
 
@@ -225,7 +238,7 @@ def infonce_statistics(problems: Sequence[InfoNCEProblem], *, backend: Backend =
         return []
     a, b, a_all, b_all, temperature, offset = _fields(problems)
     with torch.no_grad():
-        out = statistics_op(a, b, a_all, b_all, temperature, offset, resolve(backend, a[0].device))
+        out = statistics_op(a, b, a_all, b_all, temperature, offset, resolve(backend, a[0]))
     parts = out.split([x.shape[0] for x in a], dim=1)
     return [InfoNCEStatistics(part[0], part[1], part[2], part[3] > 0, part[4] > 0) for part in parts]
 
@@ -284,7 +297,7 @@ def infonce(
         list(row_lse_all),
         list(col_lse_all),
         stacked,
-        resolve(backend, a[0].device),
+        resolve(backend, a[0]),
     )
     return list(values.unbind())
 

@@ -1,13 +1,319 @@
-"""Masked-token gather: rows, embeddings and the following LayerNorm, straight into the packed buffer."""
+"""Masked-token gather: rows, embeddings and the following LayerNorm, straight into the packed buffer.
+
+In this order: the forward kernel, the backward kernel, their launches as operators, autograd, the public function. The
+backward reads the tables again instead of keeping the sum x, and leaves its sums over tokens to `segment_sum`.
+"""
+# mypy: disable-error-code="no-untyped-def"
+
+from typing import Any
 
 import torch
+import triton
+import triton.language as tl
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
-from scl_kernels.backend import Backend
+from scl_kernels.backend import Backend, resolve
 from scl_kernels.masked_gather_reference import CLASS_ROW, MASK_ROW, masked_gather_reference
+from scl_kernels.segment_sum import segment_sum
 from scl_kernels.validation import check_range, check_tensor, readable
 
 __all__ = ["CLASS_ROW", "MASK_ROW", "masked_gather"]
+
+FORWARD_ROWS = 4
+"""Rows of a tile in the forward pass."""
+BACKWARD_ROWS = 2
+"""Rows of a tile in the backward pass, which holds more values per row."""
+BACKWARD_PROGRAMS = 1024
+"""Most programs of the backward pass, and so most partial sums of LayerNorm's gradients."""
+
+_CLASS = tl.constexpr(CLASS_ROW)
+_MASK = tl.constexpr(MASK_ROW)
+
+
+@triton.jit
+def _sum_of_embeddings(
+    rows,
+    position,
+    extra,
+    class_row,
+    mask_row,
+    source,
+    position_id,
+    extra_id,
+    at,
+    d,
+    count,
+    row_count,
+    position_count,
+    extra_count,
+    width: tl.constexpr,
+    HAS_CLASS: tl.constexpr,
+    HAS_MASK: tl.constexpr,
+):
+    """Return x (rows of `at`, BLOCK_D) in fp32, 0 beyond `width`, NaN for a row with an index out of range."""
+    inside = at < count
+    columns = d < width
+    s = tl.load(source + at, mask=inside, other=0)
+    p = tl.load(position_id + at, mask=inside, other=0)
+    e = tl.load(extra_id + at, mask=inside, other=-1)
+    valid = (s >= (_MASK if HAS_MASK else _CLASS if HAS_CLASS else 0)) & (s < row_count)
+    if HAS_MASK and not HAS_CLASS:
+        valid = valid & (s != _CLASS)
+    valid = valid & (p >= 0) & (p < position_count) & (e >= -1) & (e < extra_count)
+    read = (inside & valid)[:, None] & columns[None, :]
+    x = tl.load(rows + s[:, None] * width + d[None, :], mask=read & (s >= 0)[:, None], other=0.0).to(tl.float32)
+    if HAS_CLASS:
+        class_value = tl.load(class_row + d, mask=columns, other=0.0).to(tl.float32)
+        x = tl.where((s == _CLASS)[:, None], class_value[None, :], x)
+    if HAS_MASK:
+        mask_value = tl.load(mask_row + d, mask=columns, other=0.0).to(tl.float32)
+        x = tl.where((s == _MASK)[:, None], mask_value[None, :], x)
+    x += tl.load(position + p[:, None] * width + d[None, :], mask=read, other=0.0).to(tl.float32)
+    x += tl.load(extra + e[:, None] * width + d[None, :], mask=read & (e >= 0)[:, None], other=0.0).to(tl.float32)
+    return tl.where(valid[:, None] & columns[None, :], x, tl.where(columns[None, :], float("nan"), 0.0))
+
+
+@triton.jit
+def forward_kernel(
+    rows,  # (R, D)
+    position,  # (P, D)
+    extra,  # (E, D)
+    class_row,  # (D,)
+    mask_row,  # (D,)
+    weight,  # (D,)
+    bias,  # (D,)
+    source,  # (N,) int64
+    position_id,  # (N,) int64
+    extra_id,  # (N,) int64
+    out,  # (N, D)
+    mean,  # (N,) fp32
+    inverse_std,  # (N,) fp32
+    count,
+    row_count,
+    position_count,
+    extra_count,
+    eps,
+    width: tl.constexpr,
+    HAS_CLASS: tl.constexpr,
+    HAS_MASK: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    """Write ROWS normalised rows and their statistics; grid (row blocks,)."""
+    at = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    d = tl.arange(0, BLOCK_D)
+    columns = d < width
+    x = _sum_of_embeddings(
+        rows, position, extra, class_row, mask_row, source, position_id, extra_id, at, d,
+        count, row_count, position_count, extra_count, width, HAS_CLASS, HAS_MASK,
+    )  # fmt: skip
+    average = tl.sum(x, 1) / width
+    centred = tl.where(columns[None, :], x - average[:, None], 0.0)
+    inverse = tl.rsqrt(tl.sum(centred * centred, 1) / width + eps)
+    w = tl.load(weight + d, mask=columns, other=0.0).to(tl.float32)
+    b = tl.load(bias + d, mask=columns, other=0.0).to(tl.float32)
+    y = centred * inverse[:, None] * w[None, :] + b[None, :]
+    inside = at < count
+    tl.store(mean + at, average, mask=inside)
+    tl.store(inverse_std + at, inverse, mask=inside)
+    to = out + at[:, None] * width + d[None, :]
+    tl.store(to, y.to(out.dtype.element_ty), mask=inside[:, None] & columns[None, :])
+
+
+@triton.jit
+def backward_kernel(
+    d_out,  # (N, D)
+    rows,  # (R, D)
+    position,  # (P, D)
+    extra,  # (E, D)
+    class_row,  # (D,)
+    mask_row,  # (D,)
+    weight,  # (D,)
+    source,  # (N,) int64
+    position_id,  # (N,) int64
+    extra_id,  # (N,) int64
+    mean,  # (N,) fp32
+    inverse_std,  # (N,) fp32
+    d_x,  # (N, D)
+    d_weight,  # (programs, D) fp32 partial sums
+    d_bias,  # (programs, D) fp32 partial sums
+    count,
+    row_count,
+    position_count,
+    extra_count,
+    width: tl.constexpr,
+    HAS_CLASS: tl.constexpr,
+    HAS_MASK: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    """Write the gradient of x and this program's share of LayerNorm's gradients; grid (programs,)."""
+    d = tl.arange(0, BLOCK_D)
+    columns = d < width
+    w = tl.load(weight + d, mask=columns, other=0.0).to(tl.float32)
+    weight_sum = tl.zeros((BLOCK_D,), dtype=tl.float32)
+    bias_sum = tl.zeros((BLOCK_D,), dtype=tl.float32)
+    for first in range(tl.program_id(0) * ROWS, count, tl.num_programs(0) * ROWS):
+        at = tl.cast(first, tl.int64) + tl.arange(0, ROWS)
+        inside = at < count
+        x = _sum_of_embeddings(
+            rows, position, extra, class_row, mask_row, source, position_id, extra_id, at, d,
+            count, row_count, position_count, extra_count, width, HAS_CLASS, HAS_MASK,
+        )  # fmt: skip
+        average = tl.load(mean + at, mask=inside, other=0.0)
+        inverse = tl.load(inverse_std + at, mask=inside, other=0.0)
+        both = inside[:, None] & columns[None, :]
+        normalised = tl.where(both, (x - average[:, None]) * inverse[:, None], 0.0)
+        dy = tl.load(d_out + at[:, None] * width + d[None, :], mask=both, other=0.0).to(tl.float32)
+        weight_sum += tl.sum(dy * normalised, 0)
+        bias_sum += tl.sum(dy, 0)
+        dy *= w[None, :]
+        along = tl.sum(dy * normalised, 1) / width
+        dx = (dy - normalised * along[:, None] - (tl.sum(dy, 1) / width)[:, None]) * inverse[:, None]
+        tl.store(d_x + at[:, None] * width + d[None, :], dx.to(d_x.dtype.element_ty), mask=both)
+    to = tl.program_id(0).to(tl.int64) * width + d
+    tl.store(d_weight + to, weight_sum, mask=columns)
+    tl.store(d_bias + to, bias_sum, mask=columns)
+
+
+@torch.library.custom_op("scl_kernels::masked_gather", mutates_args=())
+def forward_op(
+    rows: Tensor,
+    position: Tensor,
+    extra: Tensor,
+    class_row: Tensor | None,
+    mask_row: Tensor | None,
+    weight: Tensor,
+    bias: Tensor,
+    source: Tensor,
+    position_id: Tensor,
+    extra_id: Tensor,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Launch the forward kernel: the output (N, D), mean (N,) and 1 / standard deviation (N,) in fp32."""
+    count, width = source.shape[0], rows.shape[1]
+    out = rows.new_empty(count, width)
+    mean, inverse_std = (rows.new_empty(count, dtype=torch.float32) for _ in range(2))
+    if count:
+        tables = (rows, position, extra, class_row, mask_row, weight, bias, source, position_id, extra_id)
+        forward_kernel[(triton.cdiv(count, FORWARD_ROWS),)](
+            *(weight if tensor is None else tensor.contiguous() for tensor in tables),
+            out,
+            mean,
+            inverse_std,
+            count,
+            rows.shape[0],
+            position.shape[0],
+            extra.shape[0],
+            eps,
+            width,
+            HAS_CLASS=class_row is not None,
+            HAS_MASK=mask_row is not None,
+            ROWS=FORWARD_ROWS,
+            BLOCK_D=triton.next_power_of_2(width),
+            num_warps=4,
+        )
+    return out, mean, inverse_std
+
+
+@forward_op.register_fake
+def _(rows, position, extra, class_row, mask_row, weight, bias, source, position_id, extra_id, eps):
+    count = source.shape[0]
+    statistics = (rows.new_empty(count, dtype=torch.float32) for _ in range(2))
+    return rows.new_empty(count, rows.shape[1]), *statistics
+
+
+@torch.library.custom_op("scl_kernels::masked_gather_backward", mutates_args=())
+def backward_op(
+    d_out: Tensor,
+    rows: Tensor,
+    position: Tensor,
+    extra: Tensor,
+    class_row: Tensor | None,
+    mask_row: Tensor | None,
+    weight: Tensor,
+    source: Tensor,
+    position_id: Tensor,
+    extra_id: Tensor,
+    mean: Tensor,
+    inverse_std: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Launch the backward kernel and the segment sums.
+
+    Returns:
+        Gradients of rows, class and mask token in one (R + 2, D), of position, extra, weight and bias.
+    """
+    count, width = d_out.shape
+    row_count = rows.shape[0]
+    programs = min(BACKWARD_PROGRAMS, triton.cdiv(count, BACKWARD_ROWS))
+    d_x = rows.new_empty(count, width)
+    d_weight, d_bias = (rows.new_empty(programs, width, dtype=torch.float32) for _ in range(2))
+    if count:
+        tables = (d_out, rows, position, extra, class_row, mask_row, weight, source, position_id, extra_id)
+        backward_kernel[(programs,)](
+            *(weight if tensor is None else tensor.contiguous() for tensor in tables),
+            mean,
+            inverse_std,
+            d_x,
+            d_weight,
+            d_bias,
+            count,
+            row_count,
+            position.shape[0],
+            extra.shape[0],
+            width,
+            HAS_CLASS=class_row is not None,
+            HAS_MASK=mask_row is not None,
+            ROWS=BACKWARD_ROWS,
+            BLOCK_D=triton.next_power_of_2(width),
+            num_warps=4,
+        )
+    destination = torch.where(source < 0, row_count - 1 - source, source)  # class: R, mask: R + 1
+    return (
+        segment_sum(d_x, destination, row_count + 2),
+        segment_sum(d_x, position_id, position.shape[0]),
+        segment_sum(d_x, extra_id, extra.shape[0]),
+        d_weight.sum(0),
+        d_bias.sum(0),
+    )
+
+
+@backward_op.register_fake
+def _(d_out, rows, position, extra, class_row, mask_row, weight, source, position_id, extra_id, mean, inverse_std):
+    tables = (rows.new_empty(n, rows.shape[1]) for n in (rows.shape[0] + 2, position.shape[0], extra.shape[0]))
+    return *tables, *(rows.new_empty(rows.shape[1], dtype=torch.float32) for _ in range(2))
+
+
+@register_flop_formula([torch.ops.scl_kernels.masked_gather, torch.ops.scl_kernels.masked_gather_backward])
+def no_flops(*args, out_shape=None, **kwargs) -> int:
+    """Count nothing: as in PyTorch's counter, only matrix products count."""
+    return 0
+
+
+def _setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor, Tensor]) -> None:
+    *tables, bias, source, position_id, extra_id, _ = inputs
+    ctx.save_for_backward(*tables, source, position_id, extra_id, *output[1:])
+    ctx.bias_dtype = bias.dtype
+    ctx.mark_non_differentiable(*output[1:])
+
+
+def _backward(ctx: Any, d_out: Tensor, *unused: Any) -> tuple:
+    rows, position, extra, class_row, mask_row, weight, *_ = ctx.saved_tensors
+    d_rows, d_position, d_extra, d_weight, d_bias = backward_op(d_out, *ctx.saved_tensors)
+    return (
+        d_rows[:-2],
+        d_position.to(position.dtype),
+        d_extra.to(extra.dtype),
+        None if class_row is None else d_rows[-2].to(class_row.dtype),
+        None if mask_row is None else d_rows[-1].to(mask_row.dtype),
+        d_weight.to(weight.dtype),
+        d_bias.to(ctx.bias_dtype),
+        *[None] * 4,
+    )
+
+
+forward_op.register_autograd(_backward, setup_context=_setup_context)
 
 
 def masked_gather(
@@ -56,6 +362,8 @@ def masked_gather(
     tables = (rows, position, extra, class_row, mask_row, weight, bias)
     indices = (source, position_id, extra_id)
     _validate(tables, indices, eps)
+    if resolve(backend, rows) == "triton":
+        return forward_op(*tables, *indices, eps)[0]
     return masked_gather_reference(*tables, *indices, eps)
 
 

@@ -1,0 +1,291 @@
+"""Triton kernels of `infonce` and their launches: all problems and both directions in one launch of each kernel.
+
+A problem's two directions are two tasks of the same calculation: x is the local side, y the global one. Everything that
+differs between tasks (addresses, sizes, offsets) lies in one int64 table on the device, a row per task, so that losses
+of different n, N and D share a launch without being copied together. A program of the tile kernels owns BLOCK_M local
+rows and a contiguous range ("split") of the global rows; splits write partial results that a second kernel adds in a
+fixed order, so nothing is atomic and results repeat bitwise.
+
+A tile's inner product loops over D in steps of BLOCK_K, and the gradient of BLOCK_M rows is made in slices of BLOCK_D
+columns (a whole row of D = 512 spills registers); each slice computes the similarities again.
+"""
+# mypy: disable-error-code="no-untyped-def"
+
+import triton
+import triton.language as tl
+
+# Columns of the task table.
+X = tl.constexpr(0)  # address of x (n, D)
+Y = tl.constexpr(1)  # address of y_all (N, D)
+INVERSE_X = tl.constexpr(2)  # address of 1 / |x_i| (n,) fp32
+INVERSE_Y = tl.constexpr(3)  # address of 1 / |y_j| (N,) fp32
+LOCAL = tl.constexpr(4)  # n
+GLOBAL = tl.constexpr(5)  # N
+WIDTH = tl.constexpr(6)  # D
+OFFSET = tl.constexpr(7)  # global index of x_0's partner
+PROBLEM = tl.constexpr(8)  # which temperature
+SPAN = tl.constexpr(9)  # global rows of a split
+SPLITS = tl.constexpr(10)  # how many splits
+BASE = tl.constexpr(11)  # first row of this task in the arrays over all local rows
+PARTIAL = tl.constexpr(12)  # first element of this task in the array of partial results
+D_X = tl.constexpr(13)  # address of the gradient (n, D)
+WEIGHT = tl.constexpr(14)  # address of w (N,) fp32
+LSE_X = tl.constexpr(15)  # address of the local log-sum-exps (n,) fp32
+LSE_Y = tl.constexpr(16)  # address of the global log-sum-exps of the other direction (N,) fp32
+FIELDS = tl.constexpr(17)
+
+
+@triton.jit
+def inverse_norms_kernel(
+    table,  # (tasks, FIELDS) int64
+    DTYPE: tl.constexpr,
+    MINIMUM: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
+    """Write 1 / max(norm, MINIMUM) of every local and every global row; grid (row blocks, 2 * tasks)."""
+    task = table + (tl.program_id(1) // 2) * FIELDS
+    side = tl.program_id(1) % 2
+    count = tl.load(task + LOCAL + side).to(tl.int32)
+    width = tl.load(task + WIDTH).to(tl.int32)
+    x = tl.load(task + X + side).to(tl.pointer_type(DTYPE))
+    out = tl.load(task + INVERSE_X + side).to(tl.pointer_type(tl.float32))
+    rows = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+    total = tl.zeros((BLOCK_ROWS,), dtype=tl.float32)
+    for start in range(0, width, BLOCK_K):
+        k = start + tl.arange(0, BLOCK_K)
+        inside = (rows[:, None] < count) & (k[None, :] < width)
+        tile = tl.load(x + rows[:, None].to(tl.int64) * width + k[None, :], mask=inside, other=0.0).to(tl.float32)
+        total += tl.sum(tile * tile, 1)
+    tl.store(out + rows, 1.0 / tl.maximum(tl.sqrt(total), MINIMUM), mask=rows < count)
+
+
+@triton.jit
+def _similarity(
+    task,
+    temperature,
+    rows,
+    columns,
+    DTYPE: tl.constexpr,
+    ALIGNED: tl.constexpr,
+    PRECISION: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
+    """Return one (BLOCK_M, BLOCK_N) fp32 tile of S; rows and columns outside are 0."""
+    x = tl.load(task + X).to(tl.pointer_type(DTYPE))
+    y = tl.load(task + Y).to(tl.pointer_type(DTYPE))
+    width = tl.load(task + WIDTH).to(tl.int32)
+    if ALIGNED:
+        x, y, width = tl.multiple_of(x, 16), tl.multiple_of(y, 16), tl.multiple_of(width, 16)
+    row_inside = rows < tl.load(task + LOCAL)
+    column_inside = columns < tl.load(task + GLOBAL)
+    x_rows = x + rows[:, None].to(tl.int64) * width
+    y_rows = y + columns[None, :].to(tl.int64) * width
+    tile = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
+    for start in range(0, width, BLOCK_K):
+        k = start + tl.arange(0, BLOCK_K)
+        k_inside = k < width
+        left = tl.load(x_rows + k[None, :], mask=row_inside[:, None] & k_inside[None, :], other=0.0)
+        right = tl.load(y_rows + k[:, None], mask=k_inside[:, None] & column_inside[None, :], other=0.0)
+        tile = tl.dot(left, right, tile, input_precision=PRECISION)
+    inverse_x = tl.load(task + INVERSE_X).to(tl.pointer_type(tl.float32))
+    inverse_y = tl.load(task + INVERSE_Y).to(tl.pointer_type(tl.float32))
+    scale_x = tl.load(inverse_x + rows, mask=row_inside, other=0.0) / temperature
+    scale_y = tl.load(inverse_y + columns, mask=column_inside, other=0.0)
+    return tile * scale_x[:, None] * scale_y[None, :]
+
+
+@triton.jit
+def forward_kernel(
+    table,  # (tasks, FIELDS) int64
+    temperatures,  # (problems,) fp32
+    partial,  # (4, plane) fp32: running maximum, sum, diagonal, largest other similarity
+    plane,
+    DTYPE: tl.constexpr,
+    ALIGNED: tl.constexpr,
+    PRECISION: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
+    """Reduce BLOCK_M rows of S over one split; grid (row blocks * splits, tasks)."""
+    task = table + tl.program_id(1) * FIELDS
+    count = tl.load(task + LOCAL).to(tl.int32)
+    splits = tl.load(task + SPLITS).to(tl.int32)
+    first_row = tl.program_id(0) // splits * BLOCK_M
+    if first_row >= count:
+        return
+    split = tl.program_id(0) % splits
+    total = tl.load(task + GLOBAL).to(tl.int32)
+    span = tl.load(task + SPAN).to(tl.int32)
+    temperature = tl.load(temperatures + tl.load(task + PROBLEM))
+    rows = first_row + tl.arange(0, BLOCK_M)
+    own = rows + tl.load(task + OFFSET).to(tl.int32)
+    largest = tl.full((BLOCK_M,), float("-inf"), dtype=tl.float32)
+    other = tl.full((BLOCK_M,), float("-inf"), dtype=tl.float32)
+    summed = tl.zeros((BLOCK_M,), dtype=tl.float32)
+    diagonal = tl.zeros((BLOCK_M,), dtype=tl.float32)
+    for start in range(split * span, tl.minimum(total, (split + 1) * span), BLOCK_N):
+        columns = start + tl.arange(0, BLOCK_N)
+        tile = _similarity(task, temperature, rows, columns, DTYPE, ALIGNED, PRECISION, BLOCK_M, BLOCK_N, BLOCK_K)
+        is_own = columns[None, :] == own[:, None]
+        tile = tl.where(columns[None, :] < total, tile, float("-inf"))
+        diagonal += tl.sum(tl.where(is_own, tile, 0.0), 1)
+        other = tl.maximum(other, tl.max(tl.where(is_own, float("-inf"), tile), 1))
+        new_largest = tl.maximum(largest, tl.max(tile, 1))
+        summed = summed * tl.exp(largest - new_largest) + tl.sum(tl.exp(tile - new_largest[:, None]), 1)
+        largest = new_largest
+    out = partial + tl.load(task + PARTIAL) + split.to(tl.int64) * count + rows
+    tl.store(out, largest, mask=rows < count)
+    tl.store(out + plane, summed, mask=rows < count)
+    tl.store(out + 2 * plane, diagonal, mask=rows < count)
+    tl.store(out + 3 * plane, other, mask=rows < count)
+
+
+@triton.jit
+def forward_combine_kernel(
+    table,  # (tasks, FIELDS) int64
+    partial,  # (4, plane) fp32, as above
+    plane,
+    out,  # (3, all_rows) fp32: log-sum-exp, diagonal, 1 where the diagonal is the largest
+    all_rows,
+    BLOCK_ROWS: tl.constexpr,
+):
+    """Combine the splits of BLOCK_ROWS rows in order; grid (row blocks, tasks)."""
+    task = table + tl.program_id(1) * FIELDS
+    count = tl.load(task + LOCAL).to(tl.int32)
+    rows = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+    inside = rows < count
+    source = partial + tl.load(task + PARTIAL) + rows
+    largest = tl.load(source, mask=inside, other=0.0)
+    summed = tl.load(source + plane, mask=inside, other=1.0)
+    diagonal = tl.load(source + 2 * plane, mask=inside, other=0.0)
+    other = tl.load(source + 3 * plane, mask=inside, other=0.0)
+    for split in range(1, tl.load(task + SPLITS).to(tl.int32)):
+        at = source + split * tl.load(task + LOCAL)
+        more = tl.load(at, mask=inside, other=0.0)
+        new_largest = tl.maximum(largest, more)
+        summed = summed * tl.exp(largest - new_largest) + tl.load(at + plane, mask=inside, other=0.0) * tl.exp(
+            more - new_largest
+        )
+        largest = new_largest
+        diagonal += tl.load(at + 2 * plane, mask=inside, other=0.0)
+        other = tl.maximum(other, tl.load(at + 3 * plane, mask=inside, other=0.0))
+    to = out + tl.load(task + BASE) + rows
+    tl.store(to, largest + tl.log(summed), mask=inside)
+    tl.store(to + all_rows, diagonal, mask=inside)
+    tl.store(to + 2 * all_rows, (diagonal >= other).to(tl.float32), mask=inside)
+
+
+@triton.jit
+def backward_kernel(
+    table,  # (tasks, FIELDS) int64
+    temperatures,  # (problems,) fp32
+    partial,  # fp32, per task (splits, n, D): sum over the split of dS_ij y_j / |y_j|
+    DTYPE: tl.constexpr,
+    DOT_DTYPE: tl.constexpr,
+    ALIGNED: tl.constexpr,
+    PRECISION: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    """Form dS tile by tile and multiply it with BLOCK_D columns of y; grid (row blocks * splits, tasks, D slices)."""
+    task = table + tl.program_id(1) * FIELDS
+    count = tl.load(task + LOCAL).to(tl.int32)
+    splits = tl.load(task + SPLITS).to(tl.int32)
+    width = tl.load(task + WIDTH).to(tl.int32)
+    first_row = tl.program_id(0) // splits * BLOCK_M
+    if (first_row >= count) | (tl.program_id(2) * BLOCK_D >= width):
+        return
+    split = tl.program_id(0) % splits
+    total = tl.load(task + GLOBAL).to(tl.int32)
+    span = tl.load(task + SPAN).to(tl.int32)
+    temperature = tl.load(temperatures + tl.load(task + PROBLEM))
+    y = tl.load(task + Y).to(tl.pointer_type(DTYPE))
+    if ALIGNED:
+        y, width = tl.multiple_of(y, 16), tl.multiple_of(width, 16)
+    inverse_y = tl.load(task + INVERSE_Y).to(tl.pointer_type(tl.float32))
+    weight = tl.load(task + WEIGHT).to(tl.pointer_type(tl.float32))
+    lse_y = tl.load(task + LSE_Y).to(tl.pointer_type(tl.float32))
+    rows = first_row + tl.arange(0, BLOCK_M)
+    own = rows + tl.load(task + OFFSET).to(tl.int32)
+    d = tl.program_id(2) * BLOCK_D + tl.arange(0, BLOCK_D)
+    row_lse = tl.load(tl.load(task + LSE_X).to(tl.pointer_type(tl.float32)) + rows, mask=rows < count, other=0.0)
+    row_weight = tl.load(weight + own, mask=rows < count, other=0.0)
+    gradient = tl.zeros((BLOCK_M, BLOCK_D), dtype=tl.float32)
+    for start in range(split * span, tl.minimum(total, (split + 1) * span), BLOCK_N):
+        columns = start + tl.arange(0, BLOCK_N)
+        inside = columns < total
+        tile = _similarity(task, temperature, rows, columns, DTYPE, ALIGNED, PRECISION, BLOCK_M, BLOCK_N, BLOCK_K)
+        column_lse = tl.load(lse_y + columns, mask=inside, other=float("inf"))
+        column_weight = tl.load(weight + columns, mask=inside, other=0.0)
+        scale = tl.load(inverse_y + columns, mask=inside, other=0.0)
+        d_tile = row_weight[:, None] * tl.exp(tile - row_lse[:, None])
+        d_tile += column_weight[None, :] * tl.exp(tile - column_lse[None, :])
+        d_tile -= tl.where(columns[None, :] == own[:, None], 2.0 * row_weight[:, None], 0.0)
+        d_tile *= scale[None, :]
+        y_tile = tl.load(
+            y + columns[:, None].to(tl.int64) * width + d[None, :],
+            mask=inside[:, None] & (d[None, :] < width),
+            other=0.0,
+        )
+        gradient = tl.dot(d_tile.to(DOT_DTYPE), y_tile.to(DOT_DTYPE), gradient, input_precision=PRECISION)
+    out = partial + tl.load(task + PARTIAL) + (split.to(tl.int64) * count + rows[:, None]) * width + d[None, :]
+    tl.store(out, gradient, mask=(rows[:, None] < count) & (d[None, :] < width))
+
+
+@triton.jit
+def backward_combine_kernel(
+    table,  # (tasks, FIELDS) int64
+    temperatures,  # (problems,) fp32
+    d_loss,  # (problems,) fp32
+    partial,  # fp32, per task (splits, n, D), as above
+    d_temperature,  # (all_rows,) fp32: each local row's share
+    DTYPE: tl.constexpr,
+    MINIMUM: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
+    """Add the splits in order and go back through the normalisation; grid (row blocks, tasks)."""
+    task = table + tl.program_id(1) * FIELDS
+    count = tl.load(task + LOCAL).to(tl.int32)
+    width = tl.load(task + WIDTH).to(tl.int32)
+    problem = tl.load(task + PROBLEM)
+    temperature = tl.load(temperatures + problem)
+    factor = tl.load(d_loss + problem) / temperature
+    splits = tl.load(task + SPLITS).to(tl.int32)
+    x = tl.load(task + X).to(tl.pointer_type(DTYPE))
+    d_x = tl.load(task + D_X).to(tl.pointer_type(DTYPE))
+    rows = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+    row_inside = rows < count
+    inverse_x = tl.load(task + INVERSE_X).to(tl.pointer_type(tl.float32))
+    inverse = tl.load(inverse_x + rows, mask=row_inside, other=0.0)
+    source = partial + tl.load(task + PARTIAL) + rows[:, None].to(tl.int64) * width
+    stride = tl.load(task + LOCAL) * width
+    along = tl.zeros((BLOCK_ROWS,), dtype=tl.float32)
+    for start in range(0, width, BLOCK_K):
+        k = start + tl.arange(0, BLOCK_K)
+        inside = row_inside[:, None] & (k[None, :] < width)
+        at = rows[:, None].to(tl.int64) * width + k[None, :]
+        gradient = tl.zeros((BLOCK_ROWS, BLOCK_K), dtype=tl.float32)
+        for split in range(0, splits):
+            gradient += tl.load(source + split * stride + k[None, :], mask=inside, other=0.0)
+        along += tl.sum(gradient * tl.load(x + at, mask=inside, other=0.0).to(tl.float32), 1)
+    along *= inverse * factor
+    tl.store(d_temperature + tl.load(task + BASE) + rows, -along / temperature, mask=row_inside)
+    # A row whose norm was clamped is divided by a constant: nothing is projected out of its gradient.
+    projected = tl.where(inverse < 1.0 / MINIMUM, along * inverse, 0.0)
+    for start in range(0, width, BLOCK_K):
+        k = start + tl.arange(0, BLOCK_K)
+        inside = row_inside[:, None] & (k[None, :] < width)
+        at = rows[:, None].to(tl.int64) * width + k[None, :]
+        gradient = tl.zeros((BLOCK_ROWS, BLOCK_K), dtype=tl.float32)
+        for split in range(0, splits):
+            gradient += tl.load(source + split * stride + k[None, :], mask=inside, other=0.0)
+        value = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
+        gradient = (gradient * factor - value * projected[:, None]) * inverse[:, None]
+        tl.store(d_x + at, gradient.to(DTYPE), mask=inside)

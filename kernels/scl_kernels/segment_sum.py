@@ -1,0 +1,141 @@
+"""Sum of rows by index: the backward of every gather, without atomics and in a fixed order.
+
+A stable sort of the indices gives each destination row a segment of source rows. Segments are cut into chunks of CHUNK
+rows. A destination with one chunk is written at once; longer ones (a temporal embedding read by every token) go through
+fp32 partial sums, which a second kernel adds in order. All of the bookkeeping stays on the device: grids are upper
+bounds that follow from the shapes, and nothing waits for the host.
+"""
+# mypy: disable-error-code="no-untyped-def"
+
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+CHUNK = 64
+"""Rows that one program adds."""
+
+
+@triton.jit
+def chunk_kernel(
+    source,  # (N, D) rows to add
+    order,  # (N,) int64: source rows, sorted by destination
+    start,  # (S + 1,) int64: first entry of each segment in `order`
+    chunk_start,  # (S + 1,) int64: first chunk of each segment
+    segment_of_chunk,  # (chunks,) int64: S for chunks beyond the last one
+    partial_start,  # (S + 1,) int64: first partial sum of each segment; nothing for segments of one chunk
+    out,  # (S, D)
+    partial,  # (partials, D) fp32
+    segments,
+    width: tl.constexpr,
+    ROWS: tl.constexpr,
+    CHUNK_ROWS: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    """Add one chunk; grid (chunks,)."""
+    chunk = tl.program_id(0)
+    segment = tl.load(segment_of_chunk + chunk)
+    if segment >= segments:
+        return
+    first_chunk = tl.load(chunk_start + segment)
+    first = tl.load(start + segment) + (chunk - first_chunk) * CHUNK_ROWS
+    last = tl.minimum(tl.load(start + segment + 1), first + CHUNK_ROWS)
+    d = tl.arange(0, BLOCK_D)
+    total = tl.zeros((BLOCK_D,), dtype=tl.float32)
+    for entry in range(first, last, ROWS):
+        entries = entry + tl.arange(0, ROWS)
+        rows = tl.load(order + entries, mask=entries < last, other=0)
+        inside = (entries < last)[:, None] & (d < width)[None, :]
+        tile = tl.load(source + rows[:, None] * width + d[None, :], mask=inside, other=0.0)
+        total += tl.sum(tile.to(tl.float32), 0)
+    if tl.load(chunk_start + segment + 1) - first_chunk == 1:
+        tl.store(out + segment * width + d, total.to(out.dtype.element_ty), mask=d < width)
+    else:
+        row = tl.load(partial_start + segment) + chunk - first_chunk
+        tl.store(partial + row * width + d, total, mask=d < width)
+
+
+@triton.jit
+def combine_kernel(
+    partial,  # (partials, D) fp32
+    partial_start,  # (S + 1,) int64
+    out,  # (S, D)
+    width: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    """Add the partial sums of one segment, if it has any; grid (S,)."""
+    segment = tl.program_id(0).to(tl.int64)
+    first = tl.load(partial_start + segment)
+    last = tl.load(partial_start + segment + 1)
+    if first == last:
+        return
+    d = tl.arange(0, BLOCK_D)
+    total = tl.zeros((BLOCK_D,), dtype=tl.float32)
+    for row in range(first, last, ROWS):
+        rows = row + tl.arange(0, ROWS)
+        inside = (rows < last)[:, None] & (d < width)[None, :]
+        total += tl.sum(tl.load(partial + rows[:, None].to(tl.int64) * width + d[None, :], mask=inside, other=0.0), 0)
+    tl.store(out + segment * width + d, total.to(out.dtype.element_ty), mask=d < width)
+
+
+class Segments(NamedTuple):
+    """Which source rows each destination row adds, and in which chunks; all int64 on the indices' device."""
+
+    order: Tensor
+    """(N,) source rows, sorted by destination."""
+    start: Tensor
+    """(S + 1,) first entry of each destination in `order`."""
+    chunk_start: Tensor
+    """(S + 1,) first chunk of each destination; an empty one has one, which writes zeros."""
+    segment_of_chunk: Tensor
+    """(chunks,) destination of each chunk; S beyond the last."""
+    partial_start: Tensor
+    """(S + 1,) first partial sum of each destination."""
+
+
+def segments(index: Tensor, count: int) -> Segments:
+    """Group source rows by destination.
+
+    Args:
+        index: (N,) int64 destination of each source row; rows with an index outside [0, count) belong to none.
+        count: Number of destinations S, at least 1.
+
+    Returns:
+        The grouping; `segment_of_chunk` has as many entries as chunks are possible for N and S.
+    """
+    ordered, order = torch.sort(index, stable=True)
+    start = torch.searchsorted(ordered, torch.arange(count + 1, device=index.device))
+    chunks = ((start.diff() + CHUNK - 1) // CHUNK).clamp(min=1)
+    chunk_start = torch.nn.functional.pad(chunks.cumsum(0), (1, 0))
+    partial_start = torch.nn.functional.pad(torch.where(chunks > 1, chunks, 0).cumsum(0), (1, 0))
+    possible = torch.arange(count + index.shape[0] // CHUNK, device=index.device)
+    return Segments(order, start, chunk_start, torch.searchsorted(chunk_start[1:], possible, right=True), partial_start)
+
+
+def segment_sum(source: Tensor, index: Tensor, count: int) -> Tensor:
+    """Add the rows of `source` by destination, with fp32 sums, in a fixed order.
+
+    Args:
+        source: (N, D) fp16, bf16 or fp32, contiguous.
+        index: (N,) int64 destination of each row; rows with an index outside [0, count) are left out.
+        count: Number of destinations.
+
+    Returns:
+        (count, D) in `source`'s dtype; zeros where nothing arrives.
+    """
+    rows, width = source.shape
+    if rows == 0 or count == 0:
+        return source.new_zeros(count, width)
+    grouped = segments(index, count)
+    out = source.new_empty(count, width)
+    partial = source.new_empty(max(1, 2 * rows // CHUNK), width, dtype=torch.float32)
+    block = triton.next_power_of_2(width)
+    chunk_kernel[(grouped.segment_of_chunk.shape[0],)](
+        source, *grouped, out, partial, count, width, ROWS=4, CHUNK_ROWS=CHUNK, BLOCK_D=block, num_warps=4
+    )
+    if rows > CHUNK:
+        combine_kernel[(count,)](partial, grouped.partial_start, out, width, ROWS=4, BLOCK_D=block, num_warps=4)
+    return out
