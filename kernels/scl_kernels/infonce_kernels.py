@@ -61,6 +61,14 @@ def inverse_norms_kernel(
 
 
 @triton.jit
+def _product(left, right, total, PRECISION: tl.constexpr, WIDEN: tl.constexpr):
+    """Return total + left @ right. WIDEN: Triton's interpreter multiplies bf16 operands as if they were integers."""
+    if WIDEN:
+        left, right = left.to(tl.float32), right.to(tl.float32)
+    return tl.dot(left, right, total, input_precision=PRECISION)
+
+
+@triton.jit
 def _similarity(
     task,
     temperature,
@@ -69,6 +77,7 @@ def _similarity(
     DTYPE: tl.constexpr,
     ALIGNED: tl.constexpr,
     PRECISION: tl.constexpr,
+    WIDEN: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
@@ -89,7 +98,7 @@ def _similarity(
         k_inside = k < width
         left = tl.load(x_rows + k[None, :], mask=row_inside[:, None] & k_inside[None, :], other=0.0)
         right = tl.load(y_rows + k[:, None], mask=k_inside[:, None] & column_inside[None, :], other=0.0)
-        tile = tl.dot(left, right, tile, input_precision=PRECISION)
+        tile = _product(left, right, tile, PRECISION, WIDEN)
     inverse_x = tl.load(task + INVERSE_X).to(tl.pointer_type(tl.float32))
     inverse_y = tl.load(task + INVERSE_Y).to(tl.pointer_type(tl.float32))
     scale_x = tl.load(inverse_x + rows, mask=row_inside, other=0.0) / temperature
@@ -106,6 +115,7 @@ def forward_kernel(
     DTYPE: tl.constexpr,
     ALIGNED: tl.constexpr,
     PRECISION: tl.constexpr,
+    WIDEN: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
@@ -129,7 +139,9 @@ def forward_kernel(
     diagonal = tl.zeros((BLOCK_M,), dtype=tl.float32)
     for start in range(split * span, tl.minimum(total, (split + 1) * span), BLOCK_N):
         columns = start + tl.arange(0, BLOCK_N)
-        tile = _similarity(task, temperature, rows, columns, DTYPE, ALIGNED, PRECISION, BLOCK_M, BLOCK_N, BLOCK_K)
+        tile = _similarity(
+            task, temperature, rows, columns, DTYPE, ALIGNED, PRECISION, WIDEN, BLOCK_M, BLOCK_N, BLOCK_K
+        )
         is_own = columns[None, :] == own[:, None]
         tile = tl.where(columns[None, :] < total, tile, float("-inf"))
         diagonal += tl.sum(tl.where(is_own, tile, 0.0), 1)
@@ -188,6 +200,7 @@ def backward_kernel(
     DOT_DTYPE: tl.constexpr,
     ALIGNED: tl.constexpr,
     PRECISION: tl.constexpr,
+    WIDEN: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
@@ -220,7 +233,9 @@ def backward_kernel(
     for start in range(split * span, tl.minimum(total, (split + 1) * span), BLOCK_N):
         columns = start + tl.arange(0, BLOCK_N)
         inside = columns < total
-        tile = _similarity(task, temperature, rows, columns, DTYPE, ALIGNED, PRECISION, BLOCK_M, BLOCK_N, BLOCK_K)
+        tile = _similarity(
+            task, temperature, rows, columns, DTYPE, ALIGNED, PRECISION, WIDEN, BLOCK_M, BLOCK_N, BLOCK_K
+        )
         column_lse = tl.load(lse_y + columns, mask=inside, other=float("inf"))
         column_weight = tl.load(weight + columns, mask=inside, other=0.0)
         scale = tl.load(inverse_y + columns, mask=inside, other=0.0)
@@ -233,7 +248,7 @@ def backward_kernel(
             mask=inside[:, None] & (d[None, :] < width),
             other=0.0,
         )
-        gradient = tl.dot(d_tile.to(DOT_DTYPE), y_tile.to(DOT_DTYPE), gradient, input_precision=PRECISION)
+        gradient = _product(d_tile.to(DOT_DTYPE), y_tile.to(DOT_DTYPE), gradient, PRECISION, WIDEN)
     out = partial + tl.load(task + PARTIAL) + (split.to(tl.int64) * count + rows[:, None]) * width + d[None, :]
     tl.store(out, gradient, mask=(rows[:, None] < count) & (d[None, :] < width))
 

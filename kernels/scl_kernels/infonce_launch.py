@@ -1,7 +1,7 @@
 """Host side of `infonce`'s kernels: tile sizes, the task table, allocations and launches."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -9,6 +9,7 @@ import triton.language as tl
 from torch import Tensor
 
 from scl_kernels import infonce_kernels as kernels
+from scl_kernels.backend import interpreting
 from scl_kernels.infonce_reference import MINIMUM_NORM
 
 TRITON_DTYPE = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
@@ -19,6 +20,8 @@ PARTIAL_BYTES = 16 * 2**20
 """Bound on the memory of partial gradients as far as more than one split is concerned."""
 BLOCK_ROWS = 16
 """Local rows of a program in the kernels that only stream."""
+BLOCK_STREAM = 128
+"""Columns that they read at once."""
 
 
 class Tiles(NamedTuple):
@@ -51,6 +54,15 @@ def precision(dtype: torch.dtype) -> str:
     return "tf32x3" if dtype == torch.float32 else "tf32"
 
 
+def constants(dtype: torch.dtype, tiles: Tiles, *, aligned: bool) -> dict[str, Any]:
+    """Return the tile kernels' compile-time arguments; `aligned`: every D and address is a multiple of 16."""
+    common = {"DTYPE": TRITON_DTYPE[dtype], "ALIGNED": aligned, "PRECISION": precision(dtype), "WIDEN": interpreting()}
+    common |= {"BLOCK_M": tiles.block_m, "BLOCK_N": tiles.block_n, "BLOCK_K": tiles.block_k}
+    if tiles.block_d:
+        common |= {"BLOCK_D": tiles.block_d, "DOT_DTYPE": tl.bfloat16 if dtype == torch.bfloat16 else tl.float32}
+    return common
+
+
 class Sides(NamedTuple):
     """All tasks of a launch, row directions first, then column directions; every tensor is contiguous."""
 
@@ -71,17 +83,24 @@ def sides(a: list[Tensor], b: list[Tensor], a_all: list[Tensor], b_all: list[Ten
     return Sides(x, y, offset * 2, [*range(len(a))] * 2)
 
 
-def _splits(tasks: Sides, tiles: Tiles) -> list[tuple[int, int]]:
-    """Return (rows of a split, number of splits) per task: enough programs to fill a device, bounded memory."""
-    slices = [triton.cdiv(x.shape[1], tiles.block_d) if tiles.block_d else 1 for x in tasks.x]
-    programs = sum(triton.cdiv(x.shape[0], tiles.block_m) * s for x, s in zip(tasks.x, slices, strict=True))
+def splits(sizes: Sequence[tuple[int, int, int]], tiles: Tiles) -> list[tuple[int, int]]:
+    """Return (rows of a split, number of splits) per task: enough programs to fill a device, bounded memory.
+
+    Args:
+        sizes: (n, N, D) per task.
+        tiles: Sizes of the tile kernel.
+    """
+    programs = sum(
+        triton.cdiv(n, tiles.block_m) * (triton.cdiv(width, tiles.block_d) if tiles.block_d else 1)
+        for n, _, width in sizes
+    )
     wanted = min(MAXIMUM_SPLITS, triton.cdiv(WANTED_PROGRAMS, max(1, programs)))
     if tiles.block_d:
-        wanted = min(wanted, max(1, PARTIAL_BYTES // max(1, 4 * sum(x.numel() for x in tasks.x))))
+        wanted = min(wanted, max(1, PARTIAL_BYTES // max(1, sum(4 * n * width for n, _, width in sizes))))
     out = []
-    for y in tasks.y:
-        span = triton.cdiv(triton.cdiv(max(1, y.shape[0]), tiles.block_n), wanted) * tiles.block_n
-        out.append((span, triton.cdiv(max(1, y.shape[0]), span)))
+    for _, total, _ in sizes:
+        span = triton.cdiv(triton.cdiv(max(1, total), tiles.block_n), wanted) * tiles.block_n
+        out.append((span, triton.cdiv(max(1, total), span)))
     return out
 
 
@@ -110,15 +129,16 @@ def plan(tasks: Sides, tiles: Tiles, pointers: Sequence[Sequence[Tensor]] = ()) 
     total = sum(y.shape[0] for y in tasks.y)
     inverse = tasks.x[0].new_empty(tasks.local + total, dtype=torch.float32)
     table, base, y_base, partial, work = [], 0, tasks.local, 0, 1
-    for k, (x, y, (span, splits)) in enumerate(zip(tasks.x, tasks.y, _splits(tasks, tiles), strict=True)):
+    sizes = [(x.shape[0], y.shape[0], x.shape[1]) for x, y in zip(tasks.x, tasks.y, strict=True)]
+    for k, (x, y, (span, parts)) in enumerate(zip(tasks.x, tasks.y, splits(sizes, tiles), strict=True)):
         n, width = x.shape
         start = inverse.data_ptr()
         row = [x.data_ptr(), y.data_ptr(), start + 4 * base, start + 4 * y_base, n, y.shape[0], width]
-        row += [tasks.offset[k], tasks.problem[k], span, splits, base, partial]
+        row += [tasks.offset[k], tasks.problem[k], span, parts, base, partial]
         table.append(row + ([column[k].data_ptr() for column in pointers] or [0] * 4))
         base, y_base = base + n, y_base + y.shape[0]
-        partial += splits * n * (width if tiles.block_d else 1)
-        work = max(work, triton.cdiv(n, tiles.block_m) * splits)
+        partial += parts * n * (width if tiles.block_d else 1)
+        work = max(work, triton.cdiv(n, tiles.block_m) * parts)
     aligned = all(t.shape[1] % 16 == 0 and t.data_ptr() % 16 == 0 for t in [*tasks.x, *tasks.y])
     on_device = torch.tensor(table, dtype=torch.int64).to(inverse.device, non_blocking=True)
     return Plan(on_device, inverse, aligned, work, max(1, partial))
@@ -127,7 +147,12 @@ def plan(tasks: Sides, tiles: Tiles, pointers: Sequence[Sequence[Tensor]] = ()) 
 def _inverse_norms(tasks: Sides, planned: Plan) -> None:
     rows = max(t.shape[0] for t in [*tasks.x, *tasks.y])
     kernels.inverse_norms_kernel[(triton.cdiv(rows, BLOCK_ROWS), 2 * len(tasks.x))](
-        planned.table, TRITON_DTYPE[tasks.x[0].dtype], MINIMUM_NORM, BLOCK_ROWS=BLOCK_ROWS, BLOCK_K=128, num_warps=4
+        planned.table,
+        TRITON_DTYPE[tasks.x[0].dtype],
+        MINIMUM_NORM,
+        BLOCK_ROWS=BLOCK_ROWS,
+        BLOCK_K=BLOCK_STREAM,
+        num_warps=4,
     )
 
 
@@ -154,12 +179,7 @@ def statistics(tasks: Sides, temperature: Tensor) -> Tensor:
         temperature,
         partial,
         planned.elements,
-        DTYPE=TRITON_DTYPE[dtype],
-        ALIGNED=planned.aligned,
-        PRECISION=precision(dtype),
-        BLOCK_M=tiles.block_m,
-        BLOCK_N=tiles.block_n,
-        BLOCK_K=tiles.block_k,
+        **constants(dtype, tiles, aligned=planned.aligned),
         num_warps=tiles.num_warps,
         num_stages=tiles.num_stages,
     )
@@ -206,14 +226,7 @@ def gradients(
         planned.table,
         temperature,
         partial,
-        DTYPE=TRITON_DTYPE[dtype],
-        DOT_DTYPE=tl.bfloat16 if dtype == torch.bfloat16 else tl.float32,
-        ALIGNED=planned.aligned,
-        PRECISION=precision(dtype),
-        BLOCK_M=tiles.block_m,
-        BLOCK_N=tiles.block_n,
-        BLOCK_K=tiles.block_k,
-        BLOCK_D=tiles.block_d,
+        **constants(dtype, tiles, aligned=planned.aligned),
         num_warps=tiles.num_warps,
         num_stages=tiles.num_stages,
     )
@@ -227,7 +240,7 @@ def gradients(
         DTYPE=TRITON_DTYPE[dtype],
         MINIMUM=MINIMUM_NORM,
         BLOCK_ROWS=BLOCK_ROWS,
-        BLOCK_K=128,
+        BLOCK_K=BLOCK_STREAM,
         num_warps=4,
     )
     return d_x, d_temperature

@@ -299,7 +299,7 @@ def _setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor, Tensor
 
 
 def _backward(ctx: Any, d_out: Tensor, *unused: Any) -> tuple:
-    rows, position, extra, class_row, mask_row, weight, *_ = ctx.saved_tensors
+    _, position, extra, class_row, mask_row, weight, *_ = ctx.saved_tensors
     d_rows, d_position, d_extra, d_weight, d_bias = backward_op(d_out, *ctx.saved_tensors)
     return (
         d_rows[:-2],

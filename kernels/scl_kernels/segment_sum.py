@@ -16,6 +16,8 @@ from torch import Tensor
 
 CHUNK = 64
 """Rows that one program adds."""
+ROWS = 4
+"""Rows of a tile."""
 
 
 @triton.jit
@@ -106,8 +108,9 @@ def segments(index: Tensor, count: int) -> Segments:
     Returns:
         The grouping; `segment_of_chunk` has as many entries as chunks are possible for N and S.
     """
-    ordered, order = torch.sort(index, stable=True)
-    start = torch.searchsorted(ordered, torch.arange(count + 1, device=index.device))
+    small = torch.int32 if count < 2**31 - 1 else torch.int64  # a radix sort of 32-bit keys moves half of the bytes
+    ordered, order = torch.sort(index.clamp(-1, count).to(small), stable=True)
+    start = torch.searchsorted(ordered, torch.arange(count + 1, device=index.device, dtype=small))
     chunks = ((start.diff() + CHUNK - 1) // CHUNK).clamp(min=1)
     chunk_start = torch.nn.functional.pad(chunks.cumsum(0), (1, 0))
     partial_start = torch.nn.functional.pad(torch.where(chunks > 1, chunks, 0).cumsum(0), (1, 0))
@@ -134,8 +137,8 @@ def segment_sum(source: Tensor, index: Tensor, count: int) -> Tensor:
     partial = source.new_empty(max(1, 2 * rows // CHUNK), width, dtype=torch.float32)
     block = triton.next_power_of_2(width)
     chunk_kernel[(grouped.segment_of_chunk.shape[0],)](
-        source, *grouped, out, partial, count, width, ROWS=4, CHUNK_ROWS=CHUNK, BLOCK_D=block, num_warps=4
+        source, *grouped, out, partial, count, width, ROWS=ROWS, CHUNK_ROWS=CHUNK, BLOCK_D=block, num_warps=4
     )
     if rows > CHUNK:
-        combine_kernel[(count,)](partial, grouped.partial_start, out, width, ROWS=4, BLOCK_D=block, num_warps=4)
+        combine_kernel[(count,)](partial, grouped.partial_start, out, width, ROWS=ROWS, BLOCK_D=block, num_warps=4)
     return out
