@@ -1,0 +1,282 @@
+"""All views of a micro-batch as packed buffers without padding, and the index of every row that something reads.
+
+Numpy in, flat dictionary of tensors out: the same function serves training, held-out evaluation and the check against
+published numbers. CONTRIBUTING.md ("The batch") describes the layout; METHOD.md §3 is where views and pairs come from.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sclds.config import Config, LossesConfig
+
+Batch = dict[str, Any]
+Ints = np.ndarray
+
+CLASS_ROW, MASK_ROW = -1, -2
+"""Markers in `vision_source`: the [CLS] embedding, and the mask token of v2."""
+
+
+@dataclass(frozen=True)
+class SampleViews:
+    """One sample with its masks drawn; all arrays are int64."""
+
+    sample_id: str
+    caption: str
+    kind: str
+    """`image` or `video`: clips carry a temporal embedding."""
+    frames: int
+    grid: int
+    """Patches per side of a frame."""
+    text: Ints
+    """(n,) ids of t0, BOS and EOS included."""
+    text_mlm: Ints
+    """(n,) ids of t1."""
+    mlm_positions: Ints
+    """(k,) positions of t1 that MLM predicts."""
+    mlm_labels: Ints
+    """(k,) ids to predict there."""
+    text_scl: Ints
+    """(n,) ids of t2."""
+    scl_positions: Ints
+    """(s,) positions at which t2 differs from t0, ascending, without repeats."""
+    keep: Ints
+    """(K,) patches of v1, the same for every frame."""
+    replaced: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
+    """(M,) patches replaced by the mask token in v2."""
+    itm_partner: int = 0
+    """Row of the micro-batch whose picture ITM shows beside this text."""
+    itm_label: int = 1
+    """1 if the partner is the sample itself."""
+
+
+def grids_of(config: Config) -> tuple[int, ...]:
+    """Return the patch grids (patches per side) that a run's batches contain, without repeats."""
+    patch = config.model.vision.patch_size
+    return tuple(dict.fromkeys((config.data.image_size // patch, config.data.video_size // patch)))
+
+
+def roles_of(losses: LossesConfig) -> tuple[str, ...]:
+    """Return the fusion pairs that the objectives in use need, in the order in which they are packed.
+
+    Pairs whose vision output nobody reads come first and pairs whose text output nobody reads come last, so that the
+    last fusion layer of either stream works on one contiguous range.
+    """
+    completion = losses.mvsc > 0 or losses.mlsc > 0 or losses.mltc_text > 0
+    wanted = {
+        "mlm": losses.mlm > 0,
+        "mvsc": completion,
+        "mlsc": completion or losses.mltc_image > 0,
+        "itm": losses.itm > 0,
+        "mltc": losses.mltc_image > 0,
+    }
+    return tuple(role for role, on in wanted.items() if on)
+
+
+_PAIR_VIEWS = {"mlm": ("t1", "v0"), "mvsc": ("t0", "v1"), "mlsc": ("t2", "v0"), "itm": ("t0", "v0"), "mltc": ("t0", "v2")}
+
+
+def pack(
+    views: Sequence[SampleViews], patches: Tensor, *, pad_id: int, losses: LossesConfig, grids: tuple[int, ...]
+) -> Batch:
+    """Pack a micro-batch.
+
+    Args:
+        views: B samples in the order of the global batch.
+        patches: (R, 3·p·p) normalised pixels of all frames, rows by sample, frame and patch.
+        pad_id: Padding id of the tokenizer; RoBERTa's positions start at `pad_id + 1`.
+        losses: Objectives in use; what none of them reads is not packed.
+        grids: Patch grids of the run, see `grids_of`.
+
+    Returns:
+        The batch: index tensors (int64, cumulative lengths int32), ints and tuples.
+    """
+    roles = roles_of(losses)
+    text = _pack_text(views, pad_id)
+    vision = _pack_vision(views, grids, ("v0", "v1", "v2") if "mltc" in roles else ("v0", "v1"))
+    batch: Batch = {
+        "patches": patches,
+        **text.tensors,
+        **vision.tensors,
+        **_pack_pairs(views, roles, text, vision, losses),
+        "sample_ids": tuple(v.sample_id for v in views),
+        "captions": tuple(v.caption for v in views),
+        "kinds": tuple(v.kind for v in views),
+        "roles": roles,
+        "itm_label": np.array([v.itm_label for v in views]),
+        "mlm_label": _concat([v.mlm_labels for v in views]),
+    }
+    return {key: torch.from_numpy(value) if isinstance(value, np.ndarray) else value for key, value in batch.items()}
+
+
+@dataclass
+class _Buffer:
+    """Tensors of one modality, and where each view of each sample lies in its packed buffer."""
+
+    tensors: Batch
+    start: dict[str, Ints]
+    """Per view, (B,) first row."""
+    length: dict[str, Ints]
+    """Per view, (B,) rows."""
+    frames: Ints
+    """(B,) frames; 1 for texts."""
+
+    def rows(self, view: str, sample: int) -> Ints:
+        first = self.start[view][sample]
+        return np.arange(first, first + self.length[view][sample])
+
+
+def _pack_text(views: Sequence[SampleViews], pad_id: int) -> _Buffer:
+    texts = [v.text for v in views] + [v.text_mlm for v in views] + [v.text_scl for v in views]
+    cu = _cumulative([len(t) for t in texts])
+    count = len(views)
+    starts = {name: cu[k * count : (k + 1) * count].astype(np.int64) for k, name in enumerate(("t0", "t1", "t2"))}
+    lengths = np.array([len(v.text) for v in views])
+    tensors = {
+        "text_ids": _concat(texts),
+        "text_positions": _concat([np.arange(len(t)) for t in texts]) + pad_id + 1,
+        "text_cu": cu,
+        "text_cls": starts["t0"],
+    }
+    return _Buffer(tensors, starts, dict.fromkeys(starts, lengths), np.ones(count, np.int64))
+
+
+def _pack_vision(views: Sequence[SampleViews], grids: tuple[int, ...], names: tuple[str, ...]) -> _Buffer:
+    count = len(views)
+    start = {name: np.zeros(count, np.int64) for name in names}
+    length = {name: np.zeros(count, np.int64) for name in names}
+    first_patch = _cumulative([v.frames * v.grid**2 for v in views]).astype(np.int64)
+    table = np.cumsum([0] + [grid**2 + 1 for grid in grids])
+    source, position, frame, frame_lengths, view_lengths = [], [], [], [], []
+    row = clip_start = 0
+    order = [(kind, name, i) for kind in ("image", "video") for name in names for i in range(count)]
+    for kind, name, i in order:
+        sample = views[i]
+        if (sample.kind == "video") != (kind == "video"):
+            continue
+        patch_ids = sample.keep if name == "v1" else np.arange(sample.grid**2)
+        per_frame = len(patch_ids) + 1
+        offsets = first_patch[i] + np.arange(sample.frames)[:, None] * sample.grid**2
+        tokens = np.full((sample.frames, per_frame), CLASS_ROW, np.int64)
+        tokens[:, 1:] = offsets + patch_ids
+        if name == "v2":
+            tokens[:, 1 + sample.replaced] = MASK_ROW
+        source.append(tokens.ravel())
+        places = table[grids.index(sample.grid)] + np.concatenate(([0], patch_ids + 1))
+        position.append(np.tile(places, sample.frames))
+        numbers = np.arange(sample.frames) if kind == "video" else np.full(sample.frames, -1)
+        frame.append(np.repeat(numbers, per_frame))
+        frame_lengths += [per_frame] * sample.frames
+        start[name][i], length[name][i] = row, tokens.size
+        view_lengths.append(tokens.size)
+        row += tokens.size
+        clip_start = row if kind == "image" else clip_start
+    frames = np.array([v.frames for v in views])
+    clips = [(n, i) for n in names for i in range(count) if views[i].kind == "video"]
+    frame_cls = {name: [_cls_rows(start[name][i], length[name][i], frames[i]) for i in range(count)] for name in names}
+    tensors = {
+        "vision_source": _concat(source),
+        "vision_position": _concat(position),
+        "vision_frame": _concat(frame),
+        "frame_cu": _cumulative(frame_lengths),
+        "vision_cu": _cumulative(view_lengths),
+        "clip_start": clip_start,
+        "clip_cu": _cumulative([length[n][i] for n, i in clips]),
+        "clip_cls": _concat([frame_cls[n][i] for n, i in clips]),
+        "clip_cls_cu": _cumulative([frames[i] for _, i in clips]),
+        "vision_cls": _padded([frame_cls["v0"][i] for i in range(count)]),
+        "frame_count": frames,
+    }
+    return _Buffer(tensors, start, length, frames)
+
+
+def _pack_pairs(
+    views: Sequence[SampleViews], roles: tuple[str, ...], text: _Buffer, vision: _Buffer, losses: LossesConfig
+) -> Batch:
+    """Pack the fusion pairs: their rows in the view buffers, and what heads read of the last layer's output."""
+    text_rows, vision_rows, text_reads, vision_reads = [], [], [], []
+    text_row = vision_row = 0
+    first_vision_pair, active_text_rows = 0, 0
+    heads: dict[str, list[Ints]] = {}
+
+    def read(buffer: list[Ints], counter: list[int], name: str, rows: Ints) -> None:
+        heads.setdefault(name, []).append(counter[0] + np.arange(len(rows)))
+        counter[0] += len(rows)
+        buffer.append(rows)
+
+    text_count, vision_count = [0], [0]
+    text_read_lengths: list[int] = []
+    vision_read_lengths: list[int] = []
+    for role in roles:
+        text_view, vision_view = _PAIR_VIEWS[role]
+        for i, sample in enumerate(views):
+            partner = sample.itm_partner if role == "itm" else i
+            t_rows, v_rows = text.rows(text_view, i), vision.rows(vision_view, partner)
+            text_rows.append(t_rows)
+            vision_rows.append(v_rows)
+            before_text, before_vision = text_count[0], vision_count[0]
+            per_frame = len(v_rows) // vision.frames[partner]
+            frame_cls = vision_row + _cls_rows(0, len(v_rows), vision.frames[partner])
+            replaced = (frame_cls[:, None] + 1 + sample.replaced).ravel()
+            if role == "mlm":
+                read(text_reads, text_count, "mlm", text_row + sample.mlm_positions)
+            elif role != "mltc":
+                read(text_reads, text_count, f"{role}_text", np.array([text_row]))
+                read(vision_reads, vision_count, f"{role}_vision", frame_cls)
+            if role in ("mvsc", "mlsc") and losses.mltc_text > 0:
+                read(text_reads, text_count, f"{role}_text_tokens", text_row + sample.scl_positions)
+            if losses.mltc_image > 0 and role in ("mlsc", "mltc"):
+                assert per_frame == sample.grid**2 + 1
+                read(vision_reads, vision_count, f"{role}_vision_tokens", replaced)
+            text_read_lengths.append(text_count[0] - before_text)
+            vision_read_lengths.append(vision_count[0] - before_vision)
+            text_row += len(t_rows)
+            vision_row += len(v_rows)
+        first_vision_pair += len(views) * (role == "mlm")
+        active_text_rows = text_row if role != "mltc" else active_text_rows
+    text_pairs = len(views) * len([r for r in roles if r != "mltc"])
+    batch: Batch = {
+        "pair_text": _concat(text_rows),
+        "pair_vision": _concat(vision_rows),
+        "pair_text_cu": _cumulative([len(r) for r in text_rows]),
+        "pair_vision_cu": _cumulative([len(r) for r in vision_rows]),
+        "text_pairs": text_pairs,
+        "first_vision_pair": first_vision_pair,
+        "read_text": _concat(text_reads),
+        "read_text_cu": _cumulative(text_read_lengths[:text_pairs]),
+        "read_vision": _concat(vision_reads),
+        "read_vision_cu": _cumulative(vision_read_lengths[first_vision_pair:]),
+    }
+    for name, rows in heads.items():
+        batch[f"head_{name}"] = _concat(rows)
+    if "itm" in roles:
+        partners = [heads["itm_vision"][i] for i in range(len(views))]
+        batch["head_itm_vision"] = _padded(partners)
+    return batch
+
+
+def _cls_rows(start: int, length: int, frames: int) -> Ints:
+    """Return the rows of the frame [CLS] tokens of a view that starts at `start`."""
+    return start + np.arange(frames) * (length // frames)
+
+
+def _padded(rows: list[Ints]) -> Ints:
+    """Return (B, F_max) rows, -1 where a sample has fewer frames."""
+    widest = max((len(r) for r in rows), default=0)
+    table = np.full((len(rows), widest), -1, np.int64)
+    for i, r in enumerate(rows):
+        table[i, : len(r)] = r
+    return table
+
+
+def _concat(arrays: Sequence[Ints]) -> Ints:
+    return np.concatenate([np.zeros(0, np.int64), *arrays]).astype(np.int64)
+
+
+def _cumulative(lengths: Sequence[int] | Ints) -> Ints:
+    """Return cumulative lengths with a leading 0, int32 as variable-length attention wants them."""
+    return np.concatenate(([0], np.cumsum(np.asarray(lengths, np.int64)))).astype(np.int32)
