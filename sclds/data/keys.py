@@ -1,0 +1,25 @@
+"""The only source of randomness of the data: generators that depend on a key and on nothing else.
+
+A draw is named by what it is for, such as (seed, "mlm", epoch, sample id). So it is the same in any process, at any
+time, for any world size, and after a restart.
+"""
+
+import hashlib
+
+import numpy as np
+
+
+def generator(seed: int, *words: str | int) -> np.random.Generator:
+    """Return a fresh generator for a key.
+
+    Args:
+        seed: The run's seed.
+        words: What the draw is for. 1 and "1" are different words.
+
+    Returns:
+        A counter-based (Philox) generator; equal keys give equal sequences.
+    """
+    # every word carries its type and length, so that no two keys run together
+    text = "".join(f"{type(word).__name__}{len(str(word))}:{word};" for word in (seed, *words))
+    digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+    return np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))

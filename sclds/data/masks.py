@@ -1,0 +1,106 @@
+"""What the masked views hide: pure functions of their inputs and of an explicit generator (METHOD: views)."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sclds.data.tokenizer import NO_WORD, Tokenizer
+
+Ids = NDArray[np.int64]
+
+_MASKED, _RANDOM = 0.8, 0.1  # BERT's split of the chosen tokens; the rest keeps its token
+
+
+def mlm_mask(
+    ids: Ids, word_index: Ids, tokenizer: Tokenizer, ratio: float, rng: np.random.Generator
+) -> tuple[Ids, Ids, Ids]:
+    """Choose whole words for masked language modelling and corrupt their tokens as BERT does.
+
+    Of the words, `max(1, round(words * ratio))` are chosen. Each of their tokens becomes the mask token (80 %), a
+    random ordinary token (10 %), or stays (10 %).
+
+    Args:
+        ids: (n,) token ids, beginning and end included.
+        word_index: (n,) word of each token; special tokens are `NO_WORD`.
+        tokenizer: Gives the mask token and the ordinary tokens.
+        ratio: Share of the words; 0 masks nothing.
+        rng: Generator keyed to this sample and purpose.
+
+    Returns:
+        t1: (n,) ids of the masked text.
+        positions: (k,) positions that are predicted, ascending; empty for a text without a word.
+        labels: (k,) true ids at these positions.
+    """
+    masked = ids.copy()
+    words = np.unique(word_index[word_index != NO_WORD])
+    if not len(words) or ratio == 0:
+        return masked, np.empty(0, np.int64), np.empty(0, np.int64)
+    chosen = rng.choice(words, size=max(1, round(len(words) * ratio)), replace=False)
+    positions = np.flatnonzero(np.isin(word_index, chosen)).astype(np.int64)
+    draw = rng.random(len(positions))
+    random_ids = _ordinary_ids(tokenizer, len(positions), rng)
+    masked[positions] = np.where(
+        draw < _MASKED,
+        tokenizer.mask_id,
+        np.where(draw < _MASKED + _RANDOM, random_ids, ids[positions]),
+    )
+    return masked, positions, ids[positions]
+
+
+def _ordinary_ids(tokenizer: Tokenizer, count: int, rng: np.random.Generator) -> Ids:
+    """Draw ids uniformly from the vocabulary without the special tokens."""
+    special = sorted({tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id, tokenizer.mask_id})
+    drawn = rng.integers(tokenizer.vocab_size - len(special), size=count)
+    for token in special:
+        drawn = drawn + (drawn >= token)
+    return drawn
+
+
+def scl_text_mask(ids: Ids, tokenizer: Tokenizer, ratio: float, rng: np.random.Generator) -> tuple[Ids, Ids]:
+    """Mask inner tokens for semantic completion: `int((n - 2) * ratio) + 1` draws with replacement.
+
+    Args:
+        ids: (n,) token ids, beginning and end included; these two are never masked.
+        tokenizer: Gives the mask token.
+        ratio: Draws as a share of the inner tokens.
+        rng: Generator keyed to this sample and purpose.
+
+    Returns:
+        t2: (n,) ids of the masked text.
+        positions: (s,) distinct masked positions, ascending; empty for n <= 2.
+    """
+    masked = ids.copy()
+    inner = len(ids) - 2
+    if inner <= 0:
+        return masked, np.empty(0, np.int64)
+    positions = np.unique(rng.integers(1, inner + 1, size=int(inner * ratio) + 1))
+    masked[positions] = tokenizer.mask_id
+    return masked, positions
+
+
+def scl_vision_keep(patches: int, ratio: float, rng: np.random.Generator) -> Ids:
+    """Choose the patches that v1 keeps, the same for all frames of a clip.
+
+    Args:
+        patches: L, patches of one frame.
+        ratio: Share that is dropped.
+        rng: Generator keyed to this sample and purpose.
+
+    Returns:
+        (int(L * (1 - ratio)),) distinct patch ids, ascending; evaluated in floating point as the method does, so 64
+        patches at 0.8 keep 12.
+    """
+    return np.sort(rng.permutation(patches)[: int(patches * (1 - ratio))])
+
+
+def mltc_vision_replace(patches: int, ratio: float, rng: np.random.Generator) -> Ids:
+    """Choose the patches that v2 replaces by the mask token, the same for all frames of a clip.
+
+    Args:
+        patches: L, patches of one frame.
+        ratio: Share that is replaced.
+        rng: Generator keyed to this sample and purpose.
+
+    Returns:
+        (int(L * ratio),) distinct patch ids, ascending.
+    """
+    return np.sort(rng.permutation(patches)[: int(patches * ratio)])
