@@ -1,0 +1,279 @@
+"""Rebuild the picture and clip shards and the tokenizer that ship inside the package, from public packages.
+
+Stages, each resumable: fetch the archives (kept in the cache), encode every sample (kept in the cache, one file each),
+split by concept, write shards, train the tokenizer, copy licences, write the manifest. With the versions that the
+manifest records the result is the same byte for byte.
+"""
+
+import hashlib
+import importlib.resources
+import io
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import av
+import numpy as np
+import PIL
+import tokenizers
+from PIL import Image
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from sclds.data.prepare import emoji, encode, openclipart
+from sclds.data.prepare.item import Item
+from sclds.data.prepare.packages import Package, archive_files, fetch
+from sclds.data.prepare.split import (
+    Fingerprint,
+    Split,
+    fingerprint,
+    groups_of,
+    key_of,
+    near_duplicates,
+    split_by_concept,
+)
+from sclds.data.tokenizer import EMBEDDED_TOKENIZER, train_tokenizer
+from sclds.errors import UserError
+
+EMOJI = Package(
+    "npm",
+    "emoji-datasource-google",
+    "16.0.0",
+    "emoji-datasource-google-16.0.0.tgz",
+    "fb5fd131b362aab7a55542d2a147a79708cce0a8b1c1bbacd470172708b5c438",
+    "Apache-2.0",
+)
+CLDR = Package(
+    "npm",
+    "cldr-annotations-full",
+    "48.2.0",
+    "cldr-annotations-full-48.2.0.tgz",
+    "28576e51225deb51e3ddd734b0f824a0079682cb5d8c27faa9f68149317a14d1",
+    "Unicode-3.0",
+)
+FLUENT = Package(
+    "npm",
+    "@lobehub/fluent-emoji-anim-1",
+    "1.0.0",
+    "lobehub-fluent-emoji-anim-1-1.0.0.tgz",
+    "4c03ac178c1eabf2e2a16dd498f3cc2b92dc30ec3466ae38fdc497d4774c99ea",
+    "MIT",
+)
+CLIPART_PNG = Package(
+    "apt",
+    "openclipart-png",
+    "1:0.18+dfsg-19",
+    "openclipart-png_1%3a0.18+dfsg-19_all.deb",
+    "f07f1545a2970c2cf3fa339bc2405da1a95cf2b1827bfa05bf73eb1c20291c02",
+    "public domain",
+)
+CLIPART_SVG = Package(
+    "apt",
+    "openclipart-svg",
+    "1:0.18+dfsg-19",
+    "openclipart-svg_1%3a0.18+dfsg-19_all.deb",
+    "989712d90d57dfa3230049f553bb43b76c30ee4d4b8c5f6e106e33f7db5cbdc5",
+    "public domain",
+)
+PACKAGES = (EMOJI, CLDR, FLUENT, CLIPART_PNG, CLIPART_SVG)
+FOLDERS = ("images-train", "images-heldout", "clips-train", "clips-heldout")
+
+_HELDOUT_IMAGES = 448
+_HELDOUT_CLIPS = 64
+_TRAIN_IMAGES = 6000
+"""Training pictures; skin tones are left out first, so that all folders together stay under 20 MB."""
+_SHARD_SAMPLES = 1600
+_VOCABULARY = 4096
+_ENCODER = "1"
+"""Name of the encoders' parameters in the cache: raise it when one changes."""
+
+_FAINT = 24
+"""A picture whose gray values span less than this (of 255) shows nearly nothing."""
+
+Progressed = Callable[[str, int], None]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """An item with its encoded picture or clip, and the fingerprint of what it shows."""
+
+    item: Item
+    content: bytes
+    print: Fingerprint
+
+
+def embedded_folder(name: str) -> Path:
+    """Return the folder of shards `name` inside the package, such as "images-train".
+
+    Raises:
+        UserError: There is no folder of that name.
+    """
+    if name not in FOLDERS:
+        raise UserError(f"There is no embedded data set {name!r}: use one of {', '.join(FOLDERS)}.")
+    return Path(str(importlib.resources.files("sclds.data") / "embedded" / name))
+
+
+def prepare_embedded(destination: Path, cache: Path) -> dict[str, int]:
+    """Rebuild all shards, the tokenizer, the licences and the manifest; a killed run continues from the cache.
+
+    Args:
+        destination: Folder that becomes a copy of the package's `data/embedded`.
+        cache: Folder for archives (400 MB) and encoded samples (10 MB).
+
+    Returns:
+        Samples a folder.
+
+    Raises:
+        UserError: An archive cannot be fetched or is not the pinned one.
+    """
+    for package in PACKAGES:
+        fetch(package, cache)
+    with _progress() as advance:
+        samples = list(_samples(cache, advance))
+    items = [s.item for s in samples]
+    groups = groups_of(items, near_duplicates([s.print for s in samples]))
+    split = split_by_concept(items, groups, _HELDOUT_IMAGES, _HELDOUT_CLIPS)
+    chosen = _chosen(samples, split)
+    counts = {name: _write_folder(destination / name, chosen[name]) for name in FOLDERS}
+    captions = [s.item.caption for name in FOLDERS if name.endswith("-train") for s in chosen[name]]
+    train_tokenizer(captions, _VOCABULARY, destination / EMBEDDED_TOKENIZER)
+    _write_licences(destination, cache)
+    _write_manifest(destination, counts)
+    return counts
+
+
+def _samples(cache: Path, advance: Progressed) -> Iterator[Sample]:
+    """Yield every sample, sorted by key, encoding what the cache does not hold."""
+    store = cache / f"encoded-{_ENCODER}-pillow{PIL.__version__}-av{av.__version__}"
+    store.mkdir(parents=True, exist_ok=True)
+    names = emoji.read_names(cache / CLDR.archive, cache / EMOJI.archive)
+    pictures = (
+        *emoji.picture_items(cache / EMOJI.archive, names),
+        *openclipart.picture_items(cache / CLIPART_PNG.archive, cache / CLIPART_SVG.archive),
+    )
+    clips = tuple(emoji.clip_items(cache / FLUENT.archive, names))
+    advance("encoding", len(pictures) + len(clips))
+
+    def encoded(found: tuple[Item, bytes]) -> Sample | None:
+        item, source = found
+        is_clip = item.key.startswith("clip-")
+        path = store / f"{item.key}.{'webm' if is_clip else 'webp'}"
+        if not path.exists():
+            with Image.open(io.BytesIO(source)) as picture:
+                frames = encode.animation_frames(picture) if is_clip else []
+                content = encode.encode_clip(frames) if is_clip else encode.encode_picture(picture)
+            part = path.with_suffix(".part")
+            part.write_bytes(content)
+            part.replace(path)
+        content = path.read_bytes()
+        shown = _shown(content, is_clip)
+        advance("encoding", 0)
+        return None if _blank(shown) else Sample(item, content, fingerprint(shown))
+
+    with ThreadPoolExecutor(2) as pool:
+        done = pool.map(encoded, (*pictures, *clips))
+        yield from sorted((s for s in done if s is not None), key=lambda s: s.item.key)
+
+
+def _shown(content: bytes, is_clip: bool) -> Image.Image:
+    """Return the decoded picture, or the middle frame of a clip."""
+    if not is_clip:
+        return Image.open(io.BytesIO(content)).convert("RGB")
+    with av.open(io.BytesIO(content), "r") as container:
+        frames = [frame.to_image() for frame in container.decode(video=0)]
+    return frames[len(frames) // 2]
+
+
+def _blank(picture: Image.Image) -> bool:
+    """Say whether nearly nothing is to be seen, as of hair lines drawn for print."""
+    gray = np.asarray(picture.convert("L"))
+    return int(gray.max()) - int(gray.min()) < _FAINT
+
+
+def _chosen(samples: Sequence[Sample], split: Split) -> dict[str, list[Sample]]:
+    """Return the samples a folder, sorted by key; training pictures without repeats, skin tones only to fill up."""
+    unique: dict[bytes, Sample] = {}
+    by_need = sorted((samples[i] for i in split.images_train), key=lambda s: (s.item.variant, key_of(s.item.key)))
+    for sample in by_need:
+        unique.setdefault(hashlib.sha256(sample.content).digest(), sample)
+    train = list(unique.values())[:_TRAIN_IMAGES]
+    parts = (
+        train,
+        [samples[i] for i in split.images_heldout],
+        [samples[i] for i in split.clips_train],
+        [samples[i] for i in split.clips_heldout],
+    )
+    return {name: sorted(part, key=lambda s: s.item.key) for name, part in zip(FOLDERS, parts, strict=True)}
+
+
+def _write_folder(folder: Path, samples: Sequence[Sample]) -> int:
+    folder.mkdir(parents=True, exist_ok=True)
+    for stale in folder.glob("*.tar"):
+        stale.unlink()
+    ending = "webm" if folder.name.startswith("clips") else "webp"
+    shards = max(1, -(-len(samples) // _SHARD_SAMPLES))
+    for n in range(shards):
+        members: list[tuple[str, bytes]] = []
+        for sample in samples[n::shards]:  # every n-th, so that each shard has a fair share of every source
+            members.append((f"{sample.item.key}.{ending}", sample.content))
+            members.append((f"{sample.item.key}.json", encode.sample_json(sample.item.fields())))
+        encode.write_shard(folder / f"{n:05d}.tar", members)
+    return len(samples)
+
+
+def _write_licences(destination: Path, cache: Path) -> None:
+    """Copy the licence texts of the packages, and from this package the README and the notices they do not ship."""
+    folder = destination / "LICENSES"
+    folder.mkdir(parents=True, exist_ok=True)
+    wanted = (
+        (EMOJI, "package/LICENSE", "emoji-datasource-google.txt"),
+        (CLDR, "package/LICENSE", "cldr-annotations-full.txt"),
+        (CLIPART_SVG, "usr/share/doc/openclipart-svg/copyright", "openclipart.txt"),
+    )
+    for package, path, target in wanted:
+        content = next(content for name, content in archive_files(cache / package.archive) if name == path)
+        (folder / target).write_bytes(content)
+    own = Path(str(importlib.resources.files("sclds.data") / "embedded"))
+    for name in ("LICENSES/noto-emoji.txt", "LICENSES/fluent-emoji-anim.txt", "README.md"):
+        (destination / name).write_bytes((own / name).read_bytes())
+
+
+def _write_manifest(destination: Path, counts: dict[str, int]) -> None:
+    """Record what was built from what with what, and the SHA-256 of every built file."""
+    built = [*(p for name in FOLDERS for p in (destination / name).glob("*.tar")), destination / EMBEDDED_TOKENIZER]
+    sums = {p.relative_to(destination).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(built)}
+    manifest = {
+        "packages": {p.name: {"version": p.version, "sha256": p.sha256, "licence": p.licence} for p in PACKAGES},
+        "built_with": {"pillow": PIL.__version__, "av": av.__version__, "tokenizers": tokenizers.__version__},
+        "samples": counts,
+        "sha256": sums,
+    }
+    (destination / "MANIFEST.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def _progress() -> Iterator[Progressed]:
+    """Yield a function (what, total); total above zero starts the count, zero advances it by one."""
+    console = Console(file=sys.stderr)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=None)
+        done = 0
+        goal = 0
+
+        def advance(what: str, total: int) -> None:
+            nonlocal done, goal
+            if total:
+                goal = total
+                bar.update(task, description=what, total=total)
+                return
+            done += 1
+            bar.advance(task)
+            if not console.is_terminal and (done % 1000 == 0 or done == goal):
+                console.print(f"{what}: {done} of {goal}")
+
+        yield advance
