@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from sclds.config import Config
+from sclds.data.packing import roles_of
 
 Kind = Literal["image", "video"]
 Flops = dict[str, int]
@@ -80,22 +81,17 @@ def views_of(config: Config, kind: Kind, text_tokens: int) -> Views:
 
 def pairs_of(config: Config, views: Views) -> dict[str, Pair]:
     """Return the fusion pairs that the configured losses need, and the rows that they read."""
-    losses = config.losses
-    frame_cls = views.frames
-    replaced = views.frames * int(views.patches["v0"] * config.masking.mltc_vision_ratio) if losses.mltc_image else 0
-    completed = views.completed if losses.mltc_text else 0
-    pairs = {}
-    if losses.mlm:
-        pairs["mlm"] = Pair("t1", "v0", views.predicted, 0)
-    if losses.mvsc or losses.mlsc or losses.mltc_text:
-        pairs["mvsc"] = Pair("t0", "v1", 1 + completed, frame_cls)
-    if losses.mvsc or losses.mlsc or losses.mltc_text or losses.mltc_image:
-        pairs["mlsc"] = Pair("t2", "v0", 1 + completed, frame_cls + replaced)
-    if losses.itm:
-        pairs["itm"] = Pair("t0", "v0", 1, frame_cls)
-    if losses.mltc_image:
-        pairs["mltc"] = Pair("t0", "v2", 0, replaced)
-    return pairs
+    frames = views.frames
+    replaced = frames * int(views.patches["v0"] * config.masking.mltc_vision_ratio) if config.losses.mltc_image else 0
+    completed = views.completed if config.losses.mltc_text else 0
+    pairs = {
+        "mlm": Pair("t1", "v0", views.predicted, 0),
+        "mvsc": Pair("t0", "v1", 1 + completed, frames),
+        "mlsc": Pair("t2", "v0", 1 + completed, frames + replaced),
+        "itm": Pair("t0", "v0", 1, frames),
+        "mltc": Pair("t0", "v2", 0, replaced),
+    }
+    return {role: pairs[role] for role in roles_of(config.losses)}
 
 
 def packed_forward(config: Config, kind: Kind, text_tokens: int, vocab_size: int) -> Flops:
@@ -106,10 +102,9 @@ def packed_forward(config: Config, kind: Kind, text_tokens: int, vocab_size: int
     """
     views = views_of(config, kind, text_tokens)
     pairs = pairs_of(config, views)
-    text_views = {"t0"} | {pair.text for pair in pairs.values()}
-    vision_views = {"v0"} | {pair.vision for pair in pairs.values()}
+    vision_views = ("v0", "v1", "v2") if "mltc" in pairs else ("v0", "v1")
     vision_tokens = {view: views.vision(view) for view in vision_views}
-    text_tokens_of = dict.fromkeys(text_views, views.text)
+    text_tokens_of = dict.fromkeys(("t0", "t1", "t2"), views.text)
     return {
         "vision encoder": _patch_embedding(config, views)
         + sum(_vision_blocks(config, views.frames, views.patches[view]) for view in vision_views),

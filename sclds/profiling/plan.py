@@ -13,8 +13,9 @@ from rich.console import Console
 from rich.table import Table
 
 from sclds.config import Config, load_config
-from sclds.errors import UserError
+from sclds.errors import ConfigError, UserError
 from sclds.profiling.counts import Kind, packed_forward, parameter_counts, published_forward, views_of
+from sclds.train.split import Split, split_batch
 
 DEFAULT_TEXT_TOKENS = 12
 """Tokens of an average caption, BOS and EOS included: Conceptual Captions under RoBERTa's tokenizer."""
@@ -53,33 +54,27 @@ FP32_SLOWDOWN = 2
 """fp32 runs use TF32, at half the bf16 rate."""
 
 
-@dataclass(frozen=True)
-class Split:
-    """How a global batch is split: processes × accumulation × micro-batch."""
-
-    processes: int
-    accumulation: int
-    micro: int
-
-
 def possible_splits(config: Config, processes: int) -> list[Split]:
-    """Return the splits of the global batch over `processes`, largest micro-batch first."""
-    batch = config.batch
-    if batch.global_size % (processes * batch.group_size):
-        return []
-    per_process = batch.global_size // processes
-    return [
-        Split(processes, per_process // micro, micro)
-        for micro in range(per_process, 0, -batch.group_size)
-        if per_process % micro == 0 and micro % batch.group_size == 0 and micro <= batch.max_micro_size
-    ]
+    """Return the splits of the global batch over `processes`, largest micro-batch first.
+
+    Raises:
+        ConfigError: There is none; the message names what would have one.
+    """
+    splits = [split_batch(config.batch, processes)]
+    while splits[-1].micro > config.batch.group_size:
+        smaller = config.batch.model_copy(update={"max_micro_size": splits[-1].micro - 1})
+        try:
+            splits.append(split_batch(smaller, processes))
+        except ConfigError:
+            break
+    return splits
 
 
 def memory_per_gpu(
     config: Config, split: Split, parameters: int, kinds: list[Kind], text_tokens: int
 ) -> dict[str, int]:
     """Return bytes of model state and (estimated) activations of one GPU, by part."""
-    stage, world = config.engine.zero_stage, split.processes
+    stage, world = config.engine.zero_stage, split.world_size
     value = 2 if config.engine.precision == "bf16" else 4
     master = 4 if config.engine.precision == "bf16" else 0
     sharded = {
@@ -97,7 +92,7 @@ def memory_per_gpu(
 
 def communication_per_step(config: Config, split: Split, parameters: int, frames: int) -> dict[str, int]:
     """Return the bytes that one GPU receives in an optimiser step, by part."""
-    world = split.processes
+    world = split.world_size
     value = 2 if config.engine.precision == "bf16" else 4
     others = parameters * value * (world - 1) // world
     two_pass = config.losses.negatives == "global_batch" and split.accumulation > 1
@@ -129,11 +124,6 @@ def plan(config: Config, gpus: int, gpu: str, utilisation: float, text_tokens: i
             f"--text-tokens {text_tokens} is outside 3 … data.max_text_tokens={config.data.max_text_tokens}"
         )
     splits = possible_splits(config, gpus)
-    if not splits:
-        raise UserError(
-            f"batch.global_size={config.batch.global_size} in groups of {config.batch.group_size} does not divide over "
-            f"{gpus} GPUs; numbers up to that which divide it: {_dividing(config, gpus)}"
-        )
     machine, vocabulary = GPUS[gpu], vocabulary_size(config)
     shares = kind_shares(config)
     kinds = list(shares)
@@ -272,12 +262,6 @@ def _zero_stages(
             }
         )
     return rows
-
-
-def _dividing(config: Config, most: int) -> str:
-    """List the process counts up to `most` that divide the global batch."""
-    groups = config.batch.global_size // config.batch.group_size
-    return ", ".join(str(n) for n in range(1, most + 1) if groups % n == 0)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
