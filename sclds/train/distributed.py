@@ -1,0 +1,79 @@
+"""The only module that touches process groups: start, the losses' communicator, and agreement between ranks."""
+
+import os
+import socket
+
+import deepspeed
+import torch
+import torch.distributed as dist
+from deepspeed.accelerator import get_accelerator
+from torch import Tensor
+
+
+def launched_rank() -> int:
+    """Return the rank that the launcher gave this process; 0 without a launcher."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def launched_world_size() -> int:
+    """Return the number of processes that the launcher started; 1 without a launcher."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+class ProcessGroup:
+    """All processes of the run, as the losses' communicator and for decisions that every rank must take alike."""
+
+    def __init__(self) -> None:
+        _without_launcher()
+        accelerator = get_accelerator()
+        local_rank = int(os.environ["LOCAL_RANK"])
+        self.device = torch.device(accelerator.device_name(local_rank))
+        if self.device.type != "cpu":
+            accelerator.set_device(local_rank)
+        self._owns = not dist.is_initialized()
+        deepspeed.init_distributed(dist_backend=accelerator.communication_backend_name(), verbose=False)
+        self.rank = dist.get_rank()
+        self.world_size = dist.get_world_size()
+
+    def all_gather(self, tensor: Tensor) -> Tensor:
+        """Return the tensors of all ranks, (W, ...), in rank order; every rank's must have the same shape."""
+        gathered = tensor.new_empty((self.world_size, *tensor.shape))
+        dist.all_gather(list(gathered.unbind(0)), tensor.contiguous())
+        return gathered
+
+    def all_reduce_sum(self, tensor: Tensor) -> Tensor:
+        """Return the sum over ranks; `tensor` itself is left alone."""
+        total = tensor.detach().clone()
+        dist.all_reduce(total)
+        return total
+
+    def any(self, flag: bool) -> bool:
+        """Return whether `flag` is set on any rank."""
+        mark = torch.tensor([float(flag)], device=self.device)
+        dist.all_reduce(mark, op=dist.ReduceOp.MAX)
+        return bool(mark.item())
+
+    def barrier(self) -> None:
+        """Wait for all ranks."""
+        dist.barrier()
+
+    def close(self) -> None:
+        """Leave the process group."""
+        if self._owns and dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def synchronize() -> None:
+    """Wait until the accelerator has done what was asked of it; nothing on CPU."""
+    get_accelerator().synchronize()
+
+
+def _without_launcher() -> None:
+    """Set what a launcher would have set, so that a script also runs as one process."""
+    if "RANK" in os.environ:
+        os.environ.setdefault("LOCAL_RANK", "0")
+        return
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))

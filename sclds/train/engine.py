@@ -1,0 +1,128 @@
+"""DeepSpeed: its settings, the model under `zero.Init`, and the engine around both."""
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+import deepspeed
+import torch
+from torch import Tensor, nn
+
+from sclds.config import Config
+from sclds.data.packing import grids_of
+from sclds.data.tokenizer import Tokenizer
+from sclds.errors import CheckpointError
+from sclds.train.distributed import ProcessGroup
+from sclds.train.optimizer import build_optimizer
+from sclds.train.split import Split
+
+Batch = dict[str, Any]
+
+
+def deepspeed_settings(config: Config, split: Split) -> dict[str, Any]:
+    """Return DeepSpeed's configuration for a run."""
+    on_cuda = torch.cuda.is_available()
+    stage = config.engine.zero_stage
+    return {
+        "train_batch_size": config.batch.global_size,
+        "train_micro_batch_size_per_gpu": split.micro,
+        "gradient_accumulation_steps": split.accumulation,
+        "gradient_clipping": 0.0 if guards_itself(config) else config.optimizer.clip_norm,
+        "bf16": {"enabled": config.engine.precision == "bf16"},
+        "zero_optimization": {
+            "stage": stage,
+            "overlap_comm": on_cuda and stage > 0,
+            "contiguous_gradients": True,
+            "stage3_gather_16bit_weights_on_model_save": False,
+        },
+        "zero_allow_untested_optimizer": True,
+        "steps_per_print": 10**12,
+        "wall_clock_breakdown": False,
+    }
+
+
+def guards_itself(config: Config) -> bool:
+    """Return whether our optimiser clips and checks for finite gradients, because no DeepSpeed wrapper is around it."""
+    return config.engine.zero_stage == 0 and config.engine.precision == "fp32"
+
+
+def build_model(config: Config, tokenizer: Tokenizer, settings: dict[str, Any], group: ProcessGroup) -> nn.Module:
+    """Return the model with its initial weights; under stage 3 no process ever holds all of it."""
+    from sclds.model.scl import SCLModel
+
+    sharded = config.engine.zero_stage == 3
+    context = deepspeed.zero.Init(config_dict_or_path=settings) if sharded else contextlib.nullcontext()
+    with context:
+        model = SCLModel(
+            config.model,
+            vocab_size=config.model.text.vocab_size or tokenizer.vocab_size,
+            grids=grids_of(config),
+            pad_id=tokenizer.pad_id,
+            losses=config.losses,
+            activation_checkpointing=config.engine.activation_checkpointing,
+        )
+    weights = _read_weights(Path(config.model.init_from), model) if config.model.init_from else {}
+    fill_parameters(model, config.seed, weights, sharded, group.rank)
+    return model
+
+
+def fill_parameters(model: nn.Module, seed: int, weights: dict[str, Tensor], sharded: bool, rank: int) -> None:
+    """Give every parameter its value out of `weights`, or its own draw, which is keyed by seed and name."""
+    for name, parameter in model.named_parameters():
+        context = (
+            deepspeed.zero.GatheredParameters([parameter], modifier_rank=0) if sharded else contextlib.nullcontext()
+        )
+        with context, torch.no_grad():
+            if sharded and rank != 0:
+                continue
+            if name in weights:
+                parameter.data.copy_(weights[name])
+            else:
+                model.initialise_parameter(name, parameter.data, seed)  # type: ignore[operator]
+
+
+def _read_weights(path: Path, model: nn.Module) -> dict[str, Tensor]:
+    """Return the weights of a safetensors file or folder; every parameter must be there, with its shape."""
+    from safetensors.torch import load_file
+
+    file = path / "model.safetensors" if path.is_dir() else path
+    if not file.is_file():
+        raise CheckpointError(f"model.init_from: {file} does not exist; write it with `sclds convert`")
+    weights = load_file(file)
+    shapes = {n: tuple(getattr(p, "ds_shape", p.shape)) for n, p in model.named_parameters()}
+    wrong = sorted(n for n in shapes.keys() & weights.keys() if shapes[n] != tuple(weights[n].shape))
+    unknown = sorted(weights.keys() - shapes.keys())
+    if wrong or unknown:
+        raise CheckpointError(
+            f"model.init_from: {file} does not fit the model: {len(wrong)} parameters have another shape "
+            f"({', '.join(wrong[:3]) or 'none'}), {len(unknown)} are unknown ({', '.join(unknown[:3]) or 'none'}); "
+            f"check the `model` section against the checkpoint"
+        )
+    return weights
+
+
+def build_engine(config: Config, tokenizer: Tokenizer, split: Split, group: ProcessGroup) -> Any:
+    """Return the DeepSpeed engine of a run, model and optimiser inside."""
+    settings = deepspeed_settings(config, split)
+    model = build_model(config, tokenizer, settings, group)
+    if config.engine.zero_stage < 3 and config.engine.precision == "bf16":
+        model.to(torch.bfloat16)
+    optimizer = build_optimizer(model.named_parameters(), config.optimizer, guard=guards_itself(config))
+    engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings, dist_init_required=False)
+    return engine
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Return the number of weights, partitioned or not."""
+    return sum(int(getattr(p, "ds_numel", p.numel())) for p in model.parameters())
+
+
+def to_device(batch: Batch, group: ProcessGroup, precision: str) -> Batch:
+    """Return the batch on this process's device, pixels in the compute type."""
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    return {
+        key: value.to(group.device, dtype if value.is_floating_point() else value.dtype, non_blocking=True)
+        if isinstance(value, Tensor)
+        else value
+        for key, value in batch.items()
+    }

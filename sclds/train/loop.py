@@ -1,0 +1,172 @@
+"""A run from its first step, or its newest checkpoint, to its results."""
+
+import time
+from typing import Any
+
+from sclds.config import Config
+from sclds.data.tokenizer import Tokenizer, load_tokenizer
+from sclds.errors import UserError
+from sclds.train.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
+from sclds.train.distributed import ProcessGroup
+from sclds.train.engine import build_engine, count_parameters
+from sclds.train.evaluation import heldout_losses, heldout_retrieval
+from sclds.train.interrupt import StopRequest
+from sclds.train.metrics import MetricsWriter
+from sclds.train.progress import Reporter
+from sclds.train.run_folder import RunFolder
+from sclds.train.split import Split, split_batch
+from sclds.train.step import train_step
+
+MAX_SKIPPED_IN_A_ROW = 10
+"""A run stops when this many steps on end had a loss or gradient that is not finite."""
+
+
+class Run:
+    """One process's part of a run.
+
+    Args:
+        config: The validated configuration.
+        group: All processes.
+        folder: Where the run writes.
+        reporter: What a person sees.
+    """
+
+    def __init__(self, config: Config, group: ProcessGroup, folder: RunFolder, reporter: Reporter):
+        self.config = config
+        self.group = group
+        self.folder = folder
+        self.reporter = reporter
+        self.split: Split = split_batch(config.batch, group.world_size)
+        self.tokenizer: Tokenizer = load_tokenizer(config.data.tokenizer)
+        self.engine = build_engine(config, self.tokenizer, self.split, group)
+        self.step = 0
+        self.saved_step = -1
+
+    def train(self) -> bool:
+        """Train to the last step; return False if a signal ended the run before."""
+        self._resume()
+        self._describe()
+        self._measure_start()
+        metrics = MetricsWriter(self.folder, self.config, self.group, self.step)
+        batches = self._batches()
+        finished = True
+        skipped = 0
+        self.reporter.start(self.step)
+        try:
+            with StopRequest() as stop:
+                while self.step < self.config.schedule.steps:
+                    measure = metrics.due(self.step + 1)
+                    begun = time.perf_counter()
+                    report = train_step(self.engine, batches, self.step, self.config, self.split, self.group, measure)
+                    self.step += 1
+                    skipped = self._count_skipped(report.applied, skipped)
+                    line = metrics.record(self.engine, self.step, report, time.perf_counter() - begun)
+                    self.reporter.advance(self.step, line)
+                    if self.group.any(stop.requested):
+                        finished = self.step == self.config.schedule.steps
+                        break
+                    if self.step % self.config.checkpoint.every == 0:
+                        self._save()
+        finally:
+            self.reporter.stop()
+            metrics.close()
+        self._save()
+        return finished
+
+    def finish(self) -> None:
+        """Measure on held-out data, write results and the report, and show them."""
+        results = self.folder.read_results()
+        if self.config.data.heldout:
+            self.reporter.say("Measuring losses and retrieval on held-out data")
+            losses = heldout_losses(self.engine, self.config, self.tokenizer, self.group)
+            results.setdefault("losses", {})["final"] = losses
+            results |= heldout_retrieval(self.engine, self.config, self.tokenizer, self.group)
+        results["steps"] = self.step
+        if self.group.rank == 0:
+            from sclds.profiling.report import write_report
+
+            self.folder.write_results(results)
+            write_report(self.folder.root)
+        self.reporter.show_results(results)
+        self.group.barrier()
+
+    def _resume(self) -> None:
+        """Go on from the newest complete checkpoint, if there is one."""
+        checkpoint = newest_checkpoint(self.folder.checkpoints)
+        self.group.barrier()
+        if checkpoint is not None:
+            load_checkpoint(self.engine, checkpoint)
+            self.step = self.saved_step = checkpoint.step
+            self.reporter.say(f"Resuming after step {self.step} from {checkpoint.folder}")
+        if self.group.rank == 0:
+            self.folder.open(self.config, self.step)
+        self.group.barrier()
+
+    def _describe(self) -> None:
+        """Print what this run uses."""
+        from sclds.model.attention import attention_backend
+
+        engine, split = self.config.engine, self.split
+        kernels = engine.kernels
+        if kernels == "auto":
+            kernels = "triton" if self.group.device.type == "cuda" else "torch"
+        self.reporter.say(
+            f"Model        {count_parameters(self.engine.module) / 1e6:.2f} M parameters\n"
+            f"Batch        {self.config.batch.global_size} = {split.micro} samples × {split.world_size} processes × "
+            f"{split.accumulation} accumulation steps\n"
+            f"DeepSpeed    ZeRO stage {engine.zero_stage}, {engine.precision}, on {self.group.device.type}\n"
+            f"Kernels      {kernels};  attention {attention_backend(engine.attention, self.group.device)}\n"
+            f"Run folder   {self.folder.root}"
+        )
+
+    def _measure_start(self) -> None:
+        """Measure the held-out losses of the initial weights, once in a run."""
+        if self.step or not self.config.data.heldout or "losses" in self.folder.read_results():
+            return
+        losses = heldout_losses(self.engine, self.config, self.tokenizer, self.group)
+        if self.group.rank == 0:
+            self.folder.write_results({"losses": {"initial": losses}})
+
+    def _batches(self) -> Any:
+        """Return the training batches from the current step on."""
+        from sclds.data.loader import Quarantine, TrainingBatches
+
+        return iter(
+            TrainingBatches(
+                self.config,
+                self.tokenizer,
+                self.group.rank,
+                self.split.world_size,
+                self.split.micro,
+                self.split.accumulation,
+                start_step=self.step,
+                quarantine=Quarantine(self.folder.quarantine),
+            )
+        )
+
+    def _count_skipped(self, applied: bool, skipped: int) -> int:
+        """Return the number of steps on end that changed nothing; stop the run when they are too many."""
+        if applied:
+            return 0
+        skipped += 1
+        self.reporter.say(f"Step {self.step} is skipped: its gradient is not finite ({skipped} in a row)")
+        if skipped == MAX_SKIPPED_IN_A_ROW:
+            raise UserError(
+                f"Training stopped at step {self.step}: {skipped} steps in a row had a gradient that is not finite. "
+                f"Lower optimizer.learning_rate or lengthen schedule.warmup_share; the run goes on from its last "
+                f"checkpoint in {self.folder.checkpoints}"
+            )
+        return skipped
+
+    def _save(self) -> None:
+        """Write a checkpoint, unless this step has one."""
+        if self.saved_step != self.step:
+            save_checkpoint(
+                self.engine,
+                self.folder.checkpoints,
+                self.step,
+                self.config,
+                self.group,
+                self.config.checkpoint.keep,
+            )
+            self.saved_step = self.step

@@ -1,0 +1,132 @@
+"""AdamW with the method's parameter groups, from torch, DeepSpeed or NVIDIA Apex."""
+
+import importlib.util
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+from sclds.config import OptimizerConfig
+from sclds.errors import ConfigError
+
+FUSION_PREFIXES = ("cross_modal", "token_type_embeddings")
+"""First part of the names of everything that learns at `fusion_multiplier`."""
+HEAD_PREFIXES = ("mlm_score", "itm_score")
+"""First part of the names of everything that learns at `heads_multiplier`."""
+
+
+def group_of(name: str, dimensions: int) -> tuple[str, bool]:
+    """Return the part (`encoders`, `fusion` or `heads`) of a parameter, and whether weight decay applies to it."""
+    decays = dimensions > 1 and not name.endswith("bias") and "temperature" not in name
+    if name.startswith(FUSION_PREFIXES):
+        return "fusion", decays
+    if name.startswith(HEAD_PREFIXES):
+        return "heads", decays
+    return "encoders", decays
+
+
+def dimensions_of(parameter: nn.Parameter) -> int:
+    """Return the number of dimensions of a parameter, also of one that ZeRO-3 has partitioned."""
+    return len(getattr(parameter, "ds_shape", parameter.shape))
+
+
+def parameter_groups(
+    parameters: Iterable[tuple[str, nn.Parameter]], optimizer: OptimizerConfig
+) -> list[dict[str, Any]]:
+    """Return AdamW's groups: three parts, each with and without decay; `peak` is a group's peak learning rate."""
+    multiplier = {"encoders": 1.0, "fusion": optimizer.fusion_multiplier, "heads": optimizer.heads_multiplier}
+    groups: dict[tuple[str, bool], dict[str, Any]] = {}
+    for name, parameter in parameters:
+        if not parameter.requires_grad:
+            continue
+        part, decays = key = group_of(name, dimensions_of(parameter))
+        if key not in groups:
+            peak = optimizer.learning_rate * multiplier[part]
+            groups[key] = {
+                "params": [],
+                "name": f"{part}{'' if decays else '-no-decay'}",
+                "peak": peak,
+                "lr": peak,
+                "weight_decay": optimizer.weight_decay if decays else 0.0,
+            }
+        groups[key]["params"].append(parameter)
+    return [groups[key] for key in sorted(groups)]
+
+
+def set_learning_rate(optimizer: Any, factor: float) -> None:
+    """Set every group of a torch or DeepSpeed optimiser to `factor` of its peak."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["peak"] * factor
+
+
+class GuardedAdamW(torch.optim.AdamW):
+    """AdamW for ZeRO stage 0: clips, and skips a step whose gradient is not finite, as DeepSpeed's ZeRO stages do.
+
+    The engine reads `overflow` and `_global_grad_norm` from whatever optimiser it holds.
+    """
+
+    def __init__(self, params: Any, clip_norm: float, **kwargs: Any):
+        super().__init__(params, **kwargs)
+        self.clip_norm = clip_norm
+        self.overflow = False
+        self._global_grad_norm = 0.0
+
+    def step(self, closure: Any = None) -> Any:
+        """Clip to `clip_norm` (0 does not clip), then update, unless the norm is not finite."""
+        parameters = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        self._global_grad_norm = float(norm)
+        self.overflow = not bool(torch.isfinite(norm))
+        if self.overflow:
+            return None
+        if self.clip_norm > 0:
+            torch.nn.utils.clip_grads_with_norm_(parameters, self.clip_norm, norm)
+        return super().step(closure)
+
+
+def nvidia_apex_installed() -> bool:
+    """Return whether `apex` is NVIDIA's: the package of that name on PyPI is unrelated and has no `optimizers`."""
+    if importlib.util.find_spec("apex") is None:
+        return False
+    try:
+        return importlib.util.find_spec("apex.optimizers") is not None
+    except (ImportError, AttributeError):
+        return False
+
+
+def implementation_problems(optimizer: OptimizerConfig) -> list[str]:
+    """Return a sentence if the chosen implementation cannot run here."""
+    if optimizer.implementation == "apex" and not nvidia_apex_installed():
+        return [
+            "optimizer.implementation=apex needs NVIDIA Apex, which is not installed (the `apex` on PyPI is another "
+            "package); build it from NVIDIA's repository, or use optimizer.implementation=torch"
+        ]
+    if optimizer.implementation != "torch" and not torch.cuda.is_available():
+        return [
+            f"optimizer.implementation={optimizer.implementation} needs a CUDA device, and there is none; "
+            f"use optimizer.implementation=torch"
+        ]
+    return []
+
+
+def build_optimizer(
+    parameters: Iterable[tuple[str, nn.Parameter]], optimizer: OptimizerConfig, guard: bool
+) -> torch.optim.Optimizer:
+    """Return AdamW over the method's groups; `guard` clips and checks in the optimiser itself (ZeRO stage 0, fp32)."""
+    problems = implementation_problems(optimizer)
+    if problems:
+        raise ConfigError(problems)
+    groups = parameter_groups(parameters, optimizer)
+    settings: dict[str, Any] = {"betas": optimizer.betas, "eps": optimizer.eps}
+    if guard:
+        return GuardedAdamW(groups, clip_norm=optimizer.clip_norm, **settings)
+    if optimizer.implementation == "apex":
+        from apex.optimizers import FusedAdam as ApexAdam
+
+        return ApexAdam(groups, adam_w_mode=True, **settings)
+    if optimizer.implementation == "deepspeed":
+        from deepspeed.ops.adam import FusedAdam
+
+        return FusedAdam(groups, adam_w_mode=True, **settings)
+    return torch.optim.AdamW(groups, fused=torch.cuda.is_available(), **settings)

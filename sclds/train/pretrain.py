@@ -1,0 +1,51 @@
+"""Pre-training as a whole: train, go on, or show what a finished run found."""
+
+from sclds.config import Config
+from sclds.train.checkpoint import newest_checkpoint
+from sclds.train.progress import Reporter, drop_banners
+from sclds.train.run_folder import RunFolder
+
+
+def pretrain(config: Config) -> int:
+    """Bring the run of `config` to its end; return the exit code."""
+    from sclds.train.distributed import ProcessGroup, launched_rank
+
+    drop_banners(launched_rank())
+    reporter = Reporter(launched_rank(), config.schedule.steps)
+    folder = RunFolder(config.run_dir)
+    if is_finished(folder, config):
+        reporter.say(f"This run is done ({config.schedule.steps} steps); its results:")
+        reporter.show_results(folder.read_results())
+        _name_files(reporter, folder)
+        return 0
+    from sclds.train.loop import Run
+
+    group = ProcessGroup()
+    try:
+        run = Run(config, group, folder, reporter)
+        if not run.train():
+            reporter.say(
+                f"Stopped after step {run.step} of {config.schedule.steps}, saved in {folder.checkpoints}; "
+                f"the same command goes on from there"
+            )
+            return 0
+        run.finish()
+        _name_files(reporter, folder)
+        return 0
+    finally:
+        group.close()
+
+
+def is_finished(folder: RunFolder, config: Config) -> bool:
+    """Return whether the run has its last checkpoint and its results."""
+    checkpoint = newest_checkpoint(folder.checkpoints)
+    if checkpoint is None or checkpoint.step < config.schedule.steps:
+        return False
+    return folder.read_results().get("steps") == config.schedule.steps and folder.report.is_file()
+
+
+def _name_files(reporter: Reporter, folder: RunFolder) -> None:
+    reporter.say(
+        f"Report       {folder.report}\nResults      {folder.results}\n"
+        f"TensorBoard  {folder.tensorboard}\nCheckpoints  {folder.checkpoints}"
+    )

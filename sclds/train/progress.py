@@ -1,0 +1,109 @@
+"""What a person sees during a run: a bar in a terminal, plain lines elsewhere; ranks other than 0 are quiet."""
+
+import logging
+import os
+import sys
+import time
+import warnings
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+
+def drop_banners(rank: int) -> None:
+    """Keep the libraries' warnings, on rank 0 only; drop their announcements."""
+    level = logging.WARNING if rank == 0 else logging.ERROR
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    for name in ("DeepSpeed", "transformers", "torch.distributed"):
+        logger = logging.getLogger(name)
+        logger.setLevel(level)
+        for handler in logger.handlers:
+            handler.setLevel(level)
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", message=".*barrier\\(\\): using the device.*")
+
+
+class Reporter:
+    """Prints on rank 0: sentences, the state of training, tables.
+
+    Args:
+        rank: This process's rank; all but 0 are quiet.
+        total_steps: Optimiser steps of the run.
+    """
+
+    def __init__(self, rank: int, total_steps: int):
+        self.console = Console(quiet=rank != 0, soft_wrap=not sys.stdout.isatty(), highlight=False)
+        self._total = total_steps
+        self._bar: Progress | None = None
+        self._started: tuple[float, int] | None = None
+        self._live = rank == 0 and self.console.is_terminal
+
+    def say(self, sentence: str) -> None:
+        """Print a sentence."""
+        self.console.print(sentence, markup=False)
+        self.console.file.flush()
+
+    def start(self, step: int) -> None:
+        """Begin to show steps, of which `step` are done."""
+        self._started = (time.perf_counter(), step)
+        if self._live:
+            columns = (
+                TextColumn("training"),
+                BarColumn(bar_width=24),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TextColumn("{task.fields[state]}"),
+            )
+            self._bar = Progress(*columns, console=self.console)
+            self._bar.start()
+            self._bar.add_task("training", total=self._total, completed=step, state="")
+
+    def advance(self, step: int, line: dict[str, Any] | None) -> None:
+        """Show that `step` steps are done; `line` is the metrics line where one was written."""
+        state = None if line is None else self._describe(step, line)
+        if self._bar is not None:
+            task = self._bar.tasks[0]
+            self._bar.update(task.id, completed=step, state=task.fields["state"] if state is None else state)
+        elif state is not None:
+            self.say(f"step {step}/{self._total}  {state}")
+
+    def stop(self) -> None:
+        """End the progress display."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def _describe(self, step: int, line: dict[str, Any]) -> str:
+        """Return loss terms, speed and time left in one line."""
+        assert self._started is not None
+        begun, first = self._started
+        left = (time.perf_counter() - begun) / max(1, step - first) * (self._total - step)
+        losses = "  ".join(f"{name} {value:.3f}" for name, value in line["loss"].items() if "accuracy" not in name)
+        return f"{losses}  {line['samples_per_second']:.0f} samples/s  {_clock(left)} left"
+
+    def show_results(self, results: dict[str, Any]) -> None:
+        """Print held-out losses and retrieval beside chance."""
+        losses = results.get("losses", {})
+        if losses.get("final"):
+            table = Table("held-out loss", "at step 0", "at the end", title="Losses")
+            for name, value in losses["final"].items():
+                before = losses.get("initial", {}).get(name)
+                table.add_row(name, "" if before is None else f"{before:.3f}", f"{value:.3f}")
+            self.console.print(table)
+        if results.get("retrieval"):
+            table = Table("held-out", "direction", "pairs", "R@1", "R@5", "R@10", "chance R@10", title="Retrieval")
+            for kind, directions in results["retrieval"].items():
+                for direction, row in directions.items():
+                    recalls = [f"{row[key]:.3f}" for key in ("r1", "r5", "r10", "chance_r10")]
+                    table.add_row(kind, direction.replace("_", " "), str(row["n"]), *recalls)
+            self.console.print(table)
+
+
+def _clock(seconds: float) -> str:
+    """Return a duration as h:mm:ss or m:ss."""
+    hours, rest = divmod(int(seconds), 3600)
+    minutes, seconds_left = divmod(rest, 60)
+    return f"{hours}:{minutes:02d}:{seconds_left:02d}" if hours else f"{minutes}:{seconds_left:02d}"
