@@ -19,9 +19,10 @@ _EPOCHS_KEPT = 2
 
 @dataclass(frozen=True)
 class Place:
-    """One place of the global batch: which sample, and in which epoch it is seen."""
+    """One place of the global batch: which sample, in which epoch, and for the how-many-th time in it."""
 
     epoch: int
+    repeat: int
     sample: int
 
 
@@ -64,7 +65,11 @@ class Order:
         return counts
 
     def epoch(self, epoch: int) -> NDArray[np.int64]:
-        """Return the samples of an epoch in the order in which they are seen, (epoch_size,)."""
+        """Return the samples of an epoch in the order in which they are seen.
+
+        Returns:
+            (epoch_size,) sample + samples · repeat, where repeat counts how often the epoch has had the sample.
+        """
         if epoch not in self._cache:
             self._cache[epoch] = self._shuffled(epoch)
             while len(self._cache) > _EPOCHS_KEPT:
@@ -94,9 +99,10 @@ class Order:
         }
         for i, shard in enumerate(self._index.shards):
             samples = np.arange(self._index.starts[i], self._index.starts[i + 1])
-            pieces += [samples] * repeats[shard.dataset][0]
-            more = extra[shard.dataset]
-            pieces.append(np.array([s for s in samples.tolist() if s in more], np.int64) if more else samples[:0])
+            whole = repeats[shard.dataset][0]
+            pieces += [samples + repeat * len(self._index) for repeat in range(whole)]
+            more = [sample for sample in samples.tolist() if sample in extra[shard.dataset]]
+            pieces.append(np.array(more, np.int64) + whole * len(self._index))
         return [piece for piece in pieces if len(piece)]
 
     def global_batch(self, step: int) -> list[Place]:
@@ -109,7 +115,8 @@ class Order:
         places = []
         for position in range(first, first + self._global_size):
             epoch, row = divmod(position, self.epoch_size)
-            places.append(Place(epoch, int(self.epoch(epoch)[row])))
+            repeat, sample = divmod(int(self.epoch(epoch)[row]), len(self._index))
+            places.append(Place(epoch, repeat, sample))
         return places
 
 
