@@ -3,13 +3,16 @@
 import time
 from typing import Any
 
+import torch
+
+from scl_kernels.backend import resolve, set_backend
 from sclds.config import Config
 from sclds.data.tokenizer import Tokenizer, load_tokenizer
 from sclds.errors import UserError
+from sclds.model.attention import set_attention_backend
 from sclds.train.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
 from sclds.train.distributed import ProcessGroup
 from sclds.train.engine import build_engine, count_parameters
-from sclds.train.evaluation import heldout_losses, heldout_retrieval
 from sclds.train.interrupt import StopRequest
 from sclds.train.metrics import MetricsWriter
 from sclds.train.progress import Reporter
@@ -36,6 +39,9 @@ class Run:
         self.group = group
         self.folder = folder
         self.reporter = reporter
+        self.attention = set_attention_backend(config.engine.attention)
+        set_backend(config.engine.kernels)
+        self.kernels = resolve("auto", torch.empty(0, device=group.device))
         self.split: Split = split_batch(config.batch, group.world_size)
         self.tokenizer: Tokenizer = load_tokenizer(config.data.tokenizer)
         self.engine = build_engine(config, self.tokenizer, self.split, group)
@@ -78,9 +84,9 @@ class Run:
         results = self.folder.read_results()
         if self.config.data.heldout:
             self.reporter.say("Measuring losses and retrieval on held-out data")
-            losses = heldout_losses(self.engine, self.config, self.tokenizer, self.group)
-            results.setdefault("losses", {})["final"] = losses
-            results |= heldout_retrieval(self.engine, self.config, self.tokenizer, self.group)
+            measured = self._measure()
+            results["losses"] = results.get("losses", {}) | {"final": measured.pop("losses")}
+            results |= measured
         results["steps"] = self.step
         if self.group.rank == 0:
             from sclds.profiling.report import write_report
@@ -104,18 +110,13 @@ class Run:
 
     def _describe(self) -> None:
         """Print what this run uses."""
-        from sclds.model.attention import attention_backend
-
         engine, split = self.config.engine, self.split
-        kernels = engine.kernels
-        if kernels == "auto":
-            kernels = "triton" if self.group.device.type == "cuda" else "torch"
         self.reporter.say(
             f"Model        {count_parameters(self.engine.module) / 1e6:.2f} M parameters\n"
             f"Batch        {self.config.batch.global_size} = {split.micro} samples × {split.world_size} processes × "
             f"{split.accumulation} accumulation steps\n"
             f"DeepSpeed    ZeRO stage {engine.zero_stage}, {engine.precision}, on {self.group.device.type}\n"
-            f"Kernels      {kernels};  attention {attention_backend(engine.attention, self.group.device)}\n"
+            f"Kernels      {self.kernels};  attention {self.attention}\n"
             f"Run folder   {self.folder.root}"
         )
 
@@ -123,9 +124,16 @@ class Run:
         """Measure the held-out losses of the initial weights, once in a run."""
         if self.step or not self.config.data.heldout or "losses" in self.folder.read_results():
             return
-        losses = heldout_losses(self.engine, self.config, self.tokenizer, self.group)
+        self.reporter.say("Measuring losses on held-out data before the first step")
+        losses = self._measure()["losses"]
         if self.group.rank == 0:
             self.folder.write_results({"losses": {"initial": losses}})
+
+    def _measure(self) -> dict[str, Any]:
+        """Return losses and retrieval on held-out data; every rank takes part and gets all."""
+        from sclds.downstream.retrieval import evaluate
+
+        return evaluate(self.engine, self.config, self.tokenizer, self.group.device, self.group)
 
     def _batches(self) -> Any:
         """Return the training batches from the current step on."""

@@ -25,6 +25,7 @@ def checked_config(path: str | Path, overrides: list[str], world_size: int) -> C
         lambda: _tokenizer_problems(config),
         lambda: RunFolder(config.run_dir).problems(),
         lambda: _optimizer_problems(config),
+        lambda: _backend_problems(config),
         lambda: _resume_problems(config, world_size),
     ]
     problems = [problem for check in checks for problem in check()]
@@ -73,6 +74,16 @@ def _optimizer_problems(config: Config) -> list[str]:
     from sclds.train.optimizer import implementation_problems
 
     return implementation_problems(config.optimizer)
+
+
+def _backend_problems(config: Config) -> list[str]:
+    from sclds.model.attention import set_attention_backend
+
+    try:
+        set_attention_backend(config.engine.attention)
+    except ValueError as fault:
+        return [str(fault)]
+    return []
 
 
 def _resume_problems(config: Config, world_size: int) -> list[str]:
