@@ -266,7 +266,8 @@ def infonce(
         backend: `auto`, `triton` or `torch`.
 
     Returns:
-        One () tensor per problem.
+        One () tensor per problem; one node of the graph serves all, so go backward through their sum (or keep the
+        graph to go through them one by one).
 
     Raises:
         ValueError: A field has the wrong shape, dtype, device or offset, or the lists differ in length.

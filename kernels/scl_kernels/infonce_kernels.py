@@ -17,33 +17,40 @@ import triton.language as tl
 # Columns of the task table.
 X = tl.constexpr(0)  # address of x (n, D)
 Y = tl.constexpr(1)  # address of y_all (N, D)
-INVERSE_X = tl.constexpr(2)  # address of 1 / |x_i| (n,) fp32
+INVERSE_X = tl.constexpr(2)  # address of 1 / |x_i| (n,) fp32; this and the next three are padded to PADDING rows
 INVERSE_Y = tl.constexpr(3)  # address of 1 / |y_j| (N,) fp32
-LOCAL = tl.constexpr(4)  # n
-GLOBAL = tl.constexpr(5)  # N
-WIDTH = tl.constexpr(6)  # D
-OFFSET = tl.constexpr(7)  # global index of x_0's partner
-PROBLEM = tl.constexpr(8)  # which temperature
-SPAN = tl.constexpr(9)  # global rows of a split
-SPLITS = tl.constexpr(10)  # how many splits
-BASE = tl.constexpr(11)  # first row of this task in the arrays over all local rows
-PARTIAL = tl.constexpr(12)  # first element of this task in the array of partial results
-D_X = tl.constexpr(13)  # address of the gradient (n, D)
-WEIGHT = tl.constexpr(14)  # address of w (N,) fp32
+SHIFT_X = tl.constexpr(4)  # address of LSE_X - log w (n,) fp32
+SHIFT_Y = tl.constexpr(5)  # address of LSE_Y - log w (N,) fp32
+LOCAL = tl.constexpr(6)  # n
+GLOBAL = tl.constexpr(7)  # N
+WIDTH = tl.constexpr(8)  # D
+OFFSET = tl.constexpr(9)  # global index of x_0's partner
+PROBLEM = tl.constexpr(10)  # which temperature
+SPAN = tl.constexpr(11)  # global rows of a split
+SPLITS = tl.constexpr(12)  # how many splits
+BASE = tl.constexpr(13)  # first row of this task in the arrays over all local rows
+PARTIAL = tl.constexpr(14)  # first element of this task in the array of partial results
 LSE_X = tl.constexpr(15)  # address of the local log-sum-exps (n,) fp32
 LSE_Y = tl.constexpr(16)  # address of the global log-sum-exps of the other direction (N,) fp32
-FIELDS = tl.constexpr(17)
+WEIGHT = tl.constexpr(17)  # address of w (N,) fp32
+D_X = tl.constexpr(18)  # address of the gradient (n, D)
+FIELDS = tl.constexpr(19)
+PADDING = tl.constexpr(128)  # a multiple of every block of rows, so that the arrays padded to it need no masks
 
 
 @triton.jit
-def inverse_norms_kernel(
+def prepare_kernel(
     table,  # (tasks, FIELDS) int64
     DTYPE: tl.constexpr,
     MINIMUM: tl.constexpr,
+    SHIFTS: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    """Write 1 / max(norm, MINIMUM) of every local and every global row; grid (row blocks, 2 * tasks)."""
+    """Write 1 / max(norm, MINIMUM) and, for SHIFTS, lse - log w of every row; grid (row blocks, 2 * tasks).
+
+    w_i exp(S - lse) is then exp(S - shift): a vector less to hold for every tile. Padding gets 0 and infinity.
+    """
     task = table + (tl.program_id(1) // 2) * FIELDS
     side = tl.program_id(1) % 2
     count = tl.load(task + LOCAL + side).to(tl.int32)
@@ -51,13 +58,22 @@ def inverse_norms_kernel(
     x = tl.load(task + X + side).to(tl.pointer_type(DTYPE))
     out = tl.load(task + INVERSE_X + side).to(tl.pointer_type(tl.float32))
     rows = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+    real, padded = rows < count, rows < tl.cdiv(count, PADDING) * PADDING
     total = tl.zeros((BLOCK_ROWS,), dtype=tl.float32)
     for start in range(0, width, BLOCK_K):
         k = start + tl.arange(0, BLOCK_K)
-        inside = (rows[:, None] < count) & (k[None, :] < width)
+        inside = real[:, None] & (k[None, :] < width)
         tile = tl.load(x + rows[:, None].to(tl.int64) * width + k[None, :], mask=inside, other=0.0).to(tl.float32)
         total += tl.sum(tile * tile, 1)
-    tl.store(out + rows, 1.0 / tl.maximum(tl.sqrt(total), MINIMUM), mask=rows < count)
+    tl.store(out + rows, tl.where(real, 1.0 / tl.maximum(tl.sqrt(total), MINIMUM), 0.0), mask=padded)
+    if SHIFTS:
+        own = rows + tl.load(task + OFFSET).to(tl.int32) * (1 - side)
+        weight = tl.load(task + WEIGHT).to(tl.pointer_type(tl.float32))
+        lse = tl.load(task + LSE_X + side).to(tl.pointer_type(tl.float32))
+        w = tl.load(weight + own, mask=real, other=0.0)
+        shift = tl.load(lse + rows, mask=real, other=0.0) - tl.log(tl.where(w > 0, w, 1.0))
+        out = tl.load(task + SHIFT_X + side).to(tl.pointer_type(tl.float32))
+        tl.store(out + rows, tl.where(w > 0, shift, float("inf")), mask=padded)
 
 
 @triton.jit
@@ -75,7 +91,7 @@ def _similarity(
     rows,
     columns,
     DTYPE: tl.constexpr,
-    ALIGNED: tl.constexpr,
+    EVEN: tl.constexpr,
     PRECISION: tl.constexpr,
     WIDEN: tl.constexpr,
     BLOCK_M: tl.constexpr,
@@ -86,23 +102,22 @@ def _similarity(
     x = tl.load(task + X).to(tl.pointer_type(DTYPE))
     y = tl.load(task + Y).to(tl.pointer_type(DTYPE))
     width = tl.load(task + WIDTH).to(tl.int32)
-    if ALIGNED:
-        x, y, width = tl.multiple_of(x, 16), tl.multiple_of(y, 16), tl.multiple_of(width, 16)
-    row_inside = rows < tl.load(task + LOCAL)
-    column_inside = columns < tl.load(task + GLOBAL)
-    x_rows = x + rows[:, None].to(tl.int64) * width
-    y_rows = y + columns[None, :].to(tl.int64) * width
+    if EVEN:
+        x, y, width = tl.multiple_of(x, 16), tl.multiple_of(y, 16), width // BLOCK_K * BLOCK_K
+    # Rows outside read the last row instead of needing a mask, which costs registers; their scale below is 0.
+    x_rows = x + tl.minimum(rows, tl.load(task + LOCAL).to(tl.int32) - 1)[:, None].to(tl.int64) * width
+    y_rows = y + tl.minimum(columns, tl.load(task + GLOBAL).to(tl.int32) - 1)[None, :].to(tl.int64) * width
     tile = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
     for start in range(0, width, BLOCK_K):
         k = start + tl.arange(0, BLOCK_K)
-        k_inside = k < width
-        left = tl.load(x_rows + k[None, :], mask=row_inside[:, None] & k_inside[None, :], other=0.0)
-        right = tl.load(y_rows + k[:, None], mask=k_inside[:, None] & column_inside[None, :], other=0.0)
+        if EVEN:
+            left, right = tl.load(x_rows + k[None, :]), tl.load(y_rows + k[:, None])
+        else:
+            left = tl.load(x_rows + k[None, :], mask=(k < width)[None, :], other=0.0)
+            right = tl.load(y_rows + k[:, None], mask=(k < width)[:, None], other=0.0)
         tile = _product(left, right, tile, PRECISION, WIDEN)
-    inverse_x = tl.load(task + INVERSE_X).to(tl.pointer_type(tl.float32))
-    inverse_y = tl.load(task + INVERSE_Y).to(tl.pointer_type(tl.float32))
-    scale_x = tl.load(inverse_x + rows, mask=row_inside, other=0.0) / temperature
-    scale_y = tl.load(inverse_y + columns, mask=column_inside, other=0.0)
+    scale_x = tl.load(tl.load(task + INVERSE_X).to(tl.pointer_type(tl.float32)) + rows) / temperature
+    scale_y = tl.load(tl.load(task + INVERSE_Y).to(tl.pointer_type(tl.float32)) + columns)
     return tile * scale_x[:, None] * scale_y[None, :]
 
 
@@ -113,7 +128,7 @@ def forward_kernel(
     partial,  # (4, plane) fp32: running maximum, sum, diagonal, largest other similarity
     plane,
     DTYPE: tl.constexpr,
-    ALIGNED: tl.constexpr,
+    EVEN: tl.constexpr,
     PRECISION: tl.constexpr,
     WIDEN: tl.constexpr,
     BLOCK_M: tl.constexpr,
@@ -139,9 +154,7 @@ def forward_kernel(
     diagonal = tl.zeros((BLOCK_M,), dtype=tl.float32)
     for start in range(split * span, tl.minimum(total, (split + 1) * span), BLOCK_N):
         columns = start + tl.arange(0, BLOCK_N)
-        tile = _similarity(
-            task, temperature, rows, columns, DTYPE, ALIGNED, PRECISION, WIDEN, BLOCK_M, BLOCK_N, BLOCK_K
-        )
+        tile = _similarity(task, temperature, rows, columns, DTYPE, EVEN, PRECISION, WIDEN, BLOCK_M, BLOCK_N, BLOCK_K)
         is_own = columns[None, :] == own[:, None]
         tile = tl.where(columns[None, :] < total, tile, float("-inf"))
         diagonal += tl.sum(tl.where(is_own, tile, 0.0), 1)
@@ -198,7 +211,7 @@ def backward_kernel(
     partial,  # fp32, per task (splits, n, D): sum over the split of dS_ij y_j / |y_j|
     DTYPE: tl.constexpr,
     DOT_DTYPE: tl.constexpr,
-    ALIGNED: tl.constexpr,
+    EVEN: tl.constexpr,
     PRECISION: tl.constexpr,
     WIDEN: tl.constexpr,
     BLOCK_M: tl.constexpr,
@@ -219,35 +232,30 @@ def backward_kernel(
     span = tl.load(task + SPAN).to(tl.int32)
     temperature = tl.load(temperatures + tl.load(task + PROBLEM))
     y = tl.load(task + Y).to(tl.pointer_type(DTYPE))
-    if ALIGNED:
-        y, width = tl.multiple_of(y, 16), tl.multiple_of(width, 16)
+    if EVEN:
+        y, width = tl.multiple_of(y, 16), width // BLOCK_D * BLOCK_D
     inverse_y = tl.load(task + INVERSE_Y).to(tl.pointer_type(tl.float32))
+    shift_y = tl.load(task + SHIFT_Y).to(tl.pointer_type(tl.float32))
     weight = tl.load(task + WEIGHT).to(tl.pointer_type(tl.float32))
-    lse_y = tl.load(task + LSE_Y).to(tl.pointer_type(tl.float32))
     rows = first_row + tl.arange(0, BLOCK_M)
     own = rows + tl.load(task + OFFSET).to(tl.int32)
     d = tl.program_id(2) * BLOCK_D + tl.arange(0, BLOCK_D)
-    row_lse = tl.load(tl.load(task + LSE_X).to(tl.pointer_type(tl.float32)) + rows, mask=rows < count, other=0.0)
-    row_weight = tl.load(weight + own, mask=rows < count, other=0.0)
+    row_shift = tl.load(tl.load(task + SHIFT_X).to(tl.pointer_type(tl.float32)) + rows)
+    twice_weight = 2.0 * tl.load(weight + own, mask=rows < count, other=0.0)
     gradient = tl.zeros((BLOCK_M, BLOCK_D), dtype=tl.float32)
     for start in range(split * span, tl.minimum(total, (split + 1) * span), BLOCK_N):
         columns = start + tl.arange(0, BLOCK_N)
-        inside = columns < total
         tile = _similarity(
-            task, temperature, rows, columns, DTYPE, ALIGNED, PRECISION, WIDEN, BLOCK_M, BLOCK_N, BLOCK_K
-        )
-        column_lse = tl.load(lse_y + columns, mask=inside, other=float("inf"))
-        column_weight = tl.load(weight + columns, mask=inside, other=0.0)
-        scale = tl.load(inverse_y + columns, mask=inside, other=0.0)
-        d_tile = row_weight[:, None] * tl.exp(tile - row_lse[:, None])
-        d_tile += column_weight[None, :] * tl.exp(tile - column_lse[None, :])
-        d_tile -= tl.where(columns[None, :] == own[:, None], 2.0 * row_weight[:, None], 0.0)
-        d_tile *= scale[None, :]
-        y_tile = tl.load(
-            y + columns[:, None].to(tl.int64) * width + d[None, :],
-            mask=inside[:, None] & (d[None, :] < width),
-            other=0.0,
-        )
+            task, temperature, rows, columns, DTYPE, EVEN, PRECISION, WIDEN, BLOCK_M, BLOCK_N, BLOCK_K
+        )  # fmt: skip
+        d_tile = tl.exp(tile - row_shift[:, None]) + tl.exp(tile - tl.load(shift_y + columns)[None, :])
+        d_tile -= tl.where(columns[None, :] == own[:, None], twice_weight[:, None], 0.0)
+        d_tile *= tl.load(inverse_y + columns)[None, :]
+        y_rows = y + tl.minimum(columns, total - 1)[:, None].to(tl.int64) * width
+        if EVEN:
+            y_tile = tl.load(y_rows + d[None, :])
+        else:
+            y_tile = tl.load(y_rows + d[None, :], mask=(d < width)[None, :], other=0.0)
         gradient = _product(d_tile.to(DOT_DTYPE), y_tile.to(DOT_DTYPE), gradient, PRECISION, WIDEN)
     out = partial + tl.load(task + PARTIAL) + (split.to(tl.int64) * count + rows[:, None]) * width + d[None, :]
     tl.store(out, gradient, mask=(rows[:, None] < count) & (d[None, :] < width))

@@ -15,6 +15,8 @@ from scl_kernels.infonce_reference import MINIMUM_NORM
 TRITON_DTYPE = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
 WANTED_PROGRAMS = 264
 """Programs that fill a device (two per multiprocessor of an H100). A constant, so that results do not depend on it."""
+MULTIPLE = 256
+"""Widths that are multiples of it (all published ones) need no masks over D; a multiple of every block over D."""
 MAXIMUM_SPLITS = 32
 PARTIAL_BYTES = 16 * 2**20
 """Bound on the memory of partial gradients as far as more than one split is concerned."""
@@ -35,18 +37,21 @@ class Tiles(NamedTuple):
     num_stages: int
 
 
-def forward_tiles(dtype: torch.dtype) -> Tiles:
-    """Return the forward kernel's tiles; fp32 runs three tf32 products per tile, which wants registers."""
+def forward_tiles(dtype: torch.dtype, even: bool) -> Tiles:
+    """Return the forward kernel's tiles, the largest found that spill nowhere; masks and fp32 want registers."""
     if dtype == torch.float32:
-        return Tiles(64, 64, 32, 0, 4, 2)
-    return Tiles(128, 128, 64, 0, 8, 3)
+        return Tiles(64, 64, 32, 0, 8, 2) if even else Tiles(64, 32, 32, 0, 8, 2)
+    return Tiles(128, 128, 64, 0, 8, 3) if even else Tiles(64, 64, 64, 0, 8, 2)
 
 
-def backward_tiles(dtype: torch.dtype) -> Tiles:
-    """Return the backward kernel's tiles."""
-    if dtype == torch.bfloat16:
-        return Tiles(128, 64, 64, 256, 8, 2)
-    return Tiles(64, 32, 32, 128, 8, 2)
+def backward_tiles(dtype: torch.dtype, even: bool) -> Tiles:
+    """Return the backward kernel's tiles, the largest found that spill nowhere.
+
+    128 local rows spill at every block_d tried (128, 256), as do 64 columns at block_d 256 on an H100.
+    """
+    if dtype == torch.bfloat16 and even:
+        return Tiles(64, 32, 64, 256, 8, 2)
+    return Tiles(32, 32, 32, 128, 8, 2)
 
 
 def precision(dtype: torch.dtype) -> str:
@@ -54,9 +59,9 @@ def precision(dtype: torch.dtype) -> str:
     return "tf32x3" if dtype == torch.float32 else "tf32"
 
 
-def constants(dtype: torch.dtype, tiles: Tiles, *, aligned: bool) -> dict[str, Any]:
-    """Return the tile kernels' compile-time arguments; `aligned`: every D and address is a multiple of 16."""
-    common = {"DTYPE": TRITON_DTYPE[dtype], "ALIGNED": aligned, "PRECISION": precision(dtype), "WIDEN": interpreting()}
+def constants(dtype: torch.dtype, tiles: Tiles, *, even: bool) -> dict[str, Any]:
+    """Return the tile kernels' compile-time arguments; `even`: see `Sides`."""
+    common = {"DTYPE": TRITON_DTYPE[dtype], "EVEN": even, "PRECISION": precision(dtype), "WIDEN": interpreting()}
     common |= {"BLOCK_M": tiles.block_m, "BLOCK_N": tiles.block_n, "BLOCK_K": tiles.block_k}
     if tiles.block_d:
         common |= {"BLOCK_D": tiles.block_d, "DOT_DTYPE": tl.bfloat16 if dtype == torch.bfloat16 else tl.float32}
@@ -70,6 +75,11 @@ class Sides(NamedTuple):
     y: list[Tensor]
     offset: list[int]
     problem: list[int]
+
+    @property
+    def even(self) -> bool:
+        """Whether tiles need no masks over D."""
+        return all(t.shape[1] % MULTIPLE == 0 and t.data_ptr() % 16 == 0 for t in [*self.x, *self.y])
 
     @property
     def local(self) -> int:
@@ -109,9 +119,8 @@ class Plan(NamedTuple):
 
     table: Tensor
     """(tasks, FIELDS) int64."""
-    inverse: Tensor
-    """fp32 inverse norms of all local, then all global rows; held here because the table has its address."""
-    aligned: bool
+    vectors: Tensor
+    """(2, rows) fp32: inverse norms and shifts, padded, task by task; held here because the table has its address."""
     work: int
     """Largest (row blocks * splits) of a task."""
     elements: int
@@ -119,37 +128,39 @@ class Plan(NamedTuple):
 
 
 def plan(tasks: Sides, tiles: Tiles, pointers: Sequence[Sequence[Tensor]] = ()) -> Plan:
-    """Build the table for tasks; `pointers` are the backward's columns D_X, WEIGHT, LSE_X and LSE_Y.
+    """Build the table for tasks; `pointers` are the backward's columns LSE_X, LSE_Y, WEIGHT and D_X.
 
     Args:
         tasks: What to compute.
         tiles: Sizes of the tile kernel.
         pointers: Four lists with one tensor per task, or nothing in the forward pass.
     """
-    total = sum(y.shape[0] for y in tasks.y)
-    inverse = tasks.x[0].new_empty(tasks.local + total, dtype=torch.float32)
-    table, base, y_base, partial, work = [], 0, tasks.local, 0, 1
+    pad = kernels.PADDING.value
     sizes = [(x.shape[0], y.shape[0], x.shape[1]) for x, y in zip(tasks.x, tasks.y, strict=True)]
-    for k, (x, y, (span, parts)) in enumerate(zip(tasks.x, tasks.y, splits(sizes, tiles), strict=True)):
-        n, width = x.shape
-        start = inverse.data_ptr()
-        row = [x.data_ptr(), y.data_ptr(), start + 4 * base, start + 4 * y_base, n, y.shape[0], width]
-        row += [tasks.offset[k], tasks.problem[k], span, parts, base, partial]
+    total = sum(triton.cdiv(n, pad) * pad + triton.cdiv(everything, pad) * pad for n, everything, _ in sizes)
+    vectors = tasks.x[0].new_empty(2, total, dtype=torch.float32)
+    table, base, partial, work = [], 0, 0, 1
+    x_at = vectors.data_ptr()
+    for k, ((n, everything, width), (span, parts)) in enumerate(zip(sizes, splits(sizes, tiles), strict=True)):
+        y_at = x_at + 4 * triton.cdiv(n, pad) * pad
+        row = [tasks.x[k].data_ptr(), tasks.y[k].data_ptr(), x_at, y_at, x_at + 4 * total, y_at + 4 * total]
+        row += [n, everything, width, tasks.offset[k], tasks.problem[k], span, parts, base, partial]
         table.append(row + ([column[k].data_ptr() for column in pointers] or [0] * 4))
-        base, y_base = base + n, y_base + y.shape[0]
+        base, x_at = base + n, y_at + 4 * triton.cdiv(everything, pad) * pad
         partial += parts * n * (width if tiles.block_d else 1)
         work = max(work, triton.cdiv(n, tiles.block_m) * parts)
-    aligned = all(t.shape[1] % 16 == 0 and t.data_ptr() % 16 == 0 for t in [*tasks.x, *tasks.y])
-    on_device = torch.tensor(table, dtype=torch.int64).to(inverse.device, non_blocking=True)
-    return Plan(on_device, inverse, aligned, work, max(1, partial))
+    on_device = torch.tensor(table, dtype=torch.int64).to(vectors.device, non_blocking=True)
+    return Plan(on_device, vectors, work, max(1, partial))
 
 
-def _inverse_norms(tasks: Sides, planned: Plan) -> None:
-    rows = max(t.shape[0] for t in [*tasks.x, *tasks.y])
-    kernels.inverse_norms_kernel[(triton.cdiv(rows, BLOCK_ROWS), 2 * len(tasks.x))](
+def _prepare(tasks: Sides, planned: Plan, *, shifts: bool) -> None:
+    pad = kernels.PADDING.value
+    rows = triton.cdiv(max(t.shape[0] for t in [*tasks.x, *tasks.y]), pad) * pad
+    kernels.prepare_kernel[(triton.cdiv(rows, BLOCK_ROWS), 2 * len(tasks.x))](
         planned.table,
         TRITON_DTYPE[tasks.x[0].dtype],
         MINIMUM_NORM,
+        SHIFTS=shifts,
         BLOCK_ROWS=BLOCK_ROWS,
         BLOCK_K=BLOCK_STREAM,
         num_warps=4,
@@ -170,16 +181,16 @@ def statistics(tasks: Sides, temperature: Tensor) -> Tensor:
     if tasks.local == 0:
         return out
     dtype = tasks.x[0].dtype
-    tiles = forward_tiles(dtype)
+    tiles = forward_tiles(dtype, tasks.even)
     planned = plan(tasks, tiles)
     partial = temperature.new_empty(4, planned.elements)
-    _inverse_norms(tasks, planned)
+    _prepare(tasks, planned, shifts=False)
     kernels.forward_kernel[(planned.work, len(tasks.x))](
         planned.table,
         temperature,
         partial,
         planned.elements,
-        **constants(dtype, tiles, aligned=planned.aligned),
+        **constants(dtype, tiles, even=tasks.even),
         num_warps=tiles.num_warps,
         num_stages=tiles.num_stages,
     )
@@ -217,16 +228,16 @@ def gradients(
     if tasks.local == 0:
         return d_x, d_temperature
     dtype = tasks.x[0].dtype
-    tiles = backward_tiles(dtype)
-    planned = plan(tasks, tiles, (d_x, weight_all, x_lse, y_lse_all))
+    tiles = backward_tiles(dtype, tasks.even)
+    planned = plan(tasks, tiles, (x_lse, y_lse_all, weight_all, d_x))
     partial = temperature.new_empty(planned.elements)
-    _inverse_norms(tasks, planned)
+    _prepare(tasks, planned, shifts=True)
     slices = triton.cdiv(max(x.shape[1] for x in tasks.x), tiles.block_d)
     kernels.backward_kernel[(planned.work, len(tasks.x), slices)](
         planned.table,
         temperature,
         partial,
-        **constants(dtype, tiles, aligned=planned.aligned),
+        **constants(dtype, tiles, even=tasks.even),
         num_warps=tiles.num_warps,
         num_stages=tiles.num_stages,
     )

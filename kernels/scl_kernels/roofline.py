@@ -94,8 +94,8 @@ def infonce_memory_terms(local: int, ranks: int, width: int) -> tuple[list[Term]
     """
     everything = local * ranks
     sizes = [(local, everything, width)] * 2
-    forward = sum(parts * local for _, parts in splits(sizes, forward_tiles(torch.bfloat16)))
-    backward = sum(parts * local * width for _, parts in splits(sizes, backward_tiles(torch.bfloat16)))
+    forward = sum(parts * local for _, parts in splits(sizes, forward_tiles(torch.bfloat16, even=True)))
+    backward = sum(parts * local * width for _, parts in splits(sizes, backward_tiles(torch.bfloat16, even=True)))
     matrix, outputs = local * everything, Term("gradients of a and b, bf16", 2 * local * width * 2)
     ours = [
         Term("partial log-sum-exps, four fp32 planes", 4 * 4 * forward),
