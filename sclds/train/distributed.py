@@ -47,11 +47,11 @@ class ProcessGroup:
         dist.all_reduce(total)
         return total
 
-    def any(self, flag: bool) -> bool:
-        """Return whether `flag` is set on any rank."""
-        mark = torch.tensor([float(flag)], device=self.device)
-        dist.all_reduce(mark, op=dist.ReduceOp.MAX)
-        return bool(mark.item())
+    def any(self, *flags: bool) -> list[bool]:
+        """Return for each flag whether it is set on any rank."""
+        marks = torch.tensor(flags, dtype=torch.float32, device=self.device)
+        dist.all_reduce(marks, op=dist.ReduceOp.MAX)
+        return [bool(mark) for mark in marks.tolist()]
 
     def barrier(self) -> None:
         """Wait for all ranks."""

@@ -57,9 +57,7 @@ def build_model(config: Config, tokenizer: Tokenizer, settings: dict[str, Any], 
             config.model,
             vocab_size=config.model.text.vocab_size or tokenizer.vocab_size,
             grids=grids_of(config),
-            pad_id=tokenizer.pad_id,
-            losses=config.losses,
-            activation_checkpointing=config.engine.activation_checkpointing,
+            recompute=config.engine.activation_checkpointing,
         )
     weights = _read_weights(Path(config.model.init_from), model) if config.model.init_from else {}
     fill_parameters(model, config.seed, weights, sharded, group.rank)

@@ -1,6 +1,7 @@
 """A run from its first step, or its newest checkpoint, to its results."""
 
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from sclds.errors import UserError
 from sclds.model.attention import set_attention_backend
 from sclds.train.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
 from sclds.train.distributed import ProcessGroup
-from sclds.train.engine import build_engine, count_parameters
+from sclds.train.engine import Batch, build_engine, count_parameters
 from sclds.train.interrupt import StopRequest
 from sclds.train.metrics import MetricsWriter
 from sclds.train.progress import Reporter
@@ -61,16 +62,21 @@ class Run:
         try:
             with StopRequest() as stop:
                 while self.step < self.config.schedule.steps:
-                    measure = metrics.due(self.step + 1)
                     begun = time.perf_counter()
-                    report = train_step(self.engine, batches, self.step, self.config, self.split, self.group, measure)
+                    micro_batches = self._fetch(batches, stop)
+                    if micro_batches is None:
+                        finished = False
+                        break
+                    fetched = time.perf_counter()
+                    measure = metrics.due(self.step + 1)
+                    report = train_step(
+                        self.engine, micro_batches, self.step, self.config, self.split, self.group, measure
+                    )
+                    report.seconds["data"] += fetched - begun
                     self.step += 1
                     skipped = self._count_skipped(report.applied, skipped)
                     line = metrics.record(self.engine, self.step, report, time.perf_counter() - begun)
                     self.reporter.advance(self.step, line)
-                    if self.group.any(stop.requested):
-                        finished = self.step == self.config.schedule.steps
-                        break
                     if self.step % self.config.checkpoint.every == 0:
                         self._save()
         finally:
@@ -135,7 +141,7 @@ class Run:
 
         return evaluate(self.engine, self.config, self.tokenizer, self.group.device, self.group)
 
-    def _batches(self) -> Any:
+    def _batches(self) -> Iterator[list[Batch]]:
         """Return the training batches from the current step on."""
         from sclds.data.loader import Quarantine, TrainingBatches
 
@@ -151,6 +157,23 @@ class Run:
                 quarantine=Quarantine(self.folder.quarantine),
             )
         )
+
+    def _fetch(self, batches: Iterator[list[Batch]], stop: StopRequest) -> list[Batch] | None:
+        """Return the next step's micro-batches, or nothing if any rank was asked to stop.
+
+        Raises:
+            UserError: On every rank, if any rank's data cannot be used.
+        """
+        fault = None
+        micro_batches: list[Batch] = []
+        try:
+            micro_batches = next(batches)
+        except UserError as error:
+            fault = error
+        stopping, failing = self.group.any(stop.requested, fault is not None)
+        if failing:
+            raise fault or UserError("Another process's data cannot be used; its message says why")
+        return None if stopping else micro_batches
 
     def _count_skipped(self, applied: bool, skipped: int) -> int:
         """Return the number of steps on end that changed nothing; stop the run when they are too many."""

@@ -35,11 +35,11 @@ def checked_config(path: str | Path, overrides: list[str], world_size: int) -> C
 
 
 def exit_code(work: Callable[[], int], rank: int) -> int:
-    """Return `work()`, or 2 after printing what the user has to mend (on rank 0 only)."""
+    """Return `work()`, or 2 after printing what the user has to mend; settings, which all ranks share, on rank 0."""
     try:
         return work()
     except UserError as fault:
-        if rank == 0:
+        if rank == 0 or not isinstance(fault, ConfigError):
             print(f"error: {fault}", file=sys.stderr, flush=True)  # noqa: T201
         return USER_ERROR
 

@@ -1,7 +1,6 @@
 """One optimiser step: fetch, features, forward, gather, loss, backward, update."""
 
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -54,19 +53,19 @@ class Stopwatch:
 
 def train_step(
     engine: Any,
-    batches: Iterator[list[Batch]],
+    batches: list[Batch],
     step: int,
     config: Config,
     split: Split,
     group: ProcessGroup,
     measure: bool,
 ) -> StepReport:
-    """Run optimiser step `step` (from 0) on the next global batch; a gradient that is not finite changes no weight."""
+    """Run optimiser step `step` (from 0) on this rank's micro-batches; without a finite gradient it changes nothing."""
     from sclds.losses.objectives import GlobalBatch, features_of, step_loss
 
     report = StepReport()
     watch = Stopwatch(report.seconds, measure)
-    micro_batches = [to_device(batch, group, config.engine.precision) for batch in next(batches)]
+    micro_batches = [to_device(batch, group, config.engine.precision) for batch in batches]
     set_learning_rate(engine.optimizer, learning_rate_factor(step, config.schedule))
     watch.charge("data")
 
