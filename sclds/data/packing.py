@@ -77,11 +77,23 @@ def roles_of(losses: LossesConfig) -> tuple[str, ...]:
     return tuple(role for role, on in wanted.items() if on)
 
 
-_PAIR_VIEWS = {"mlm": ("t1", "v0"), "mvsc": ("t0", "v1"), "mlsc": ("t2", "v0"), "itm": ("t0", "v0"), "mltc": ("t0", "v2")}
+_PAIR_VIEWS = {
+    "mlm": ("t1", "v0"),
+    "mvsc": ("t0", "v1"),
+    "mlsc": ("t2", "v0"),
+    "itm": ("t0", "v0"),
+    "mltc": ("t0", "v2"),
+}
 
 
 def pack(
-    views: Sequence[SampleViews], patches: Tensor, *, pad_id: int, losses: LossesConfig, grids: tuple[int, ...]
+    views: Sequence[SampleViews],
+    patches: Tensor,
+    *,
+    pad_id: int,
+    losses: LossesConfig,
+    grids: tuple[int, ...],
+    group_size: int,
 ) -> Batch:
     """Pack a micro-batch.
 
@@ -91,6 +103,7 @@ def pack(
         pad_id: Padding id of the tokenizer; RoBERTa's positions start at `pad_id + 1`.
         losses: Objectives in use; what none of them reads is not packed.
         grids: Patch grids of the run, see `grids_of`.
+        group_size: Neighbours whose replaced patches are one another's negatives.
 
     Returns:
         The batch: index tensors (int64, cumulative lengths int32), ints and tuples.
@@ -107,10 +120,17 @@ def pack(
         "captions": tuple(v.caption for v in views),
         "kinds": tuple(v.kind for v in views),
         "roles": roles,
+        "most_frames": max(v.frames for v in views),
+        "replaced_per_group": _replaced_per_group(views, group_size) if "mltc" in roles else (),
         "itm_label": np.array([v.itm_label for v in views]),
         "mlm_label": _concat([v.mlm_labels for v in views]),
     }
     return {key: torch.from_numpy(value) if isinstance(value, np.ndarray) else value for key, value in batch.items()}
+
+
+def _replaced_per_group(views: Sequence[SampleViews], group_size: int) -> tuple[int, ...]:
+    rows = [v.frames * len(v.replaced) for v in views]
+    return tuple(sum(rows[i : i + group_size]) for i in range(0, len(rows), group_size))
 
 
 @dataclass
@@ -198,9 +218,12 @@ def _pack_pairs(
     views: Sequence[SampleViews], roles: tuple[str, ...], text: _Buffer, vision: _Buffer, losses: LossesConfig
 ) -> Batch:
     """Pack the fusion pairs: their rows in the view buffers, and what heads read of the last layer's output."""
-    text_rows, vision_rows, text_reads, vision_reads = [], [], [], []
+    text_rows: list[Ints] = []
+    vision_rows: list[Ints] = []
+    text_reads: list[Ints] = []
+    vision_reads: list[Ints] = []
     text_row = vision_row = 0
-    first_vision_pair, active_text_rows = 0, 0
+    first_vision_pair = 0
     heads: dict[str, list[Ints]] = {}
 
     def read(buffer: list[Ints], counter: list[int], name: str, rows: Ints) -> None:
@@ -237,7 +260,6 @@ def _pack_pairs(
             text_row += len(t_rows)
             vision_row += len(v_rows)
         first_vision_pair += len(views) * (role == "mlm")
-        active_text_rows = text_row if role != "mltc" else active_text_rows
     text_pairs = len(views) * len([r for r in roles if r != "mltc"])
     batch: Batch = {
         "pair_text": _concat(text_rows),

@@ -1,0 +1,74 @@
+"""Building blocks that both encoders and fusion share. Shape suffixes: N rows, C channels."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sclds.model.attention import AttentionPlan, attend
+
+
+class QKVLinear(nn.Linear):
+    """Queries, keys and values of self-attention in one matrix; queries only for chosen rows where that is enough."""
+
+    def __init__(self, width: int):
+        super().__init__(width, 3 * width)
+        self.width = width
+
+    def forward(self, x_NC: Tensor, query_rows: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
+        """Return q (rows, C), k (N, C), v (N, C); `query_rows` limits the queries."""
+        if query_rows is None:
+            q, k, v = F.linear(x_NC, self.weight, self.bias).split(self.width, dim=-1)
+            return q, k, v
+        w, b = self.weight, self.bias
+        q = F.linear(x_NC[query_rows], w[: self.width], b[: self.width])
+        k, v = F.linear(x_NC, w[self.width :], b[self.width :]).split(self.width, dim=-1)
+        return q, k, v
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention over packed rows."""
+
+    def __init__(self, width: int, heads: int, dropout: float = 0.0):
+        super().__init__()
+        self.heads = heads
+        self.dropout = dropout
+        self.qkv = QKVLinear(width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x_NC: Tensor, plan: AttentionPlan, query_rows: Tensor | None = None) -> Tensor:
+        """Return (N, C), or one row per query row."""
+        q, k, v = (t.unflatten(-1, (self.heads, -1)) for t in self.qkv(x_NC, query_rows))
+        return self.out(attend(q, k, v, plan, self.dropout if self.training else 0.0).flatten(1))
+
+
+class MLP(nn.Module):
+    """Two linear maps with an activation between them."""
+
+    def __init__(self, width: int, inner: int, activation: str):
+        super().__init__()
+        self.up = nn.Linear(width, inner)
+        self.down = nn.Linear(inner, width)
+        self.activation = activation
+
+    def forward(self, x_NC: Tensor) -> Tensor:
+        """Return (N, C)."""
+        x = self.up(x_NC)
+        return self.down(quick_gelu(x) if self.activation == "quick_gelu" else F.gelu(x))
+
+
+class PostNorm(nn.Module):
+    """`LayerNorm(dropout(branch) + residual)`, the sub-layer end of RoBERTa and of fusion (METHOD.md §2)."""
+
+    def __init__(self, width: int, eps: float, dropout: float):
+        super().__init__()
+        self.norm = nn.LayerNorm(width, eps=eps)
+        self.dropout = dropout
+
+    def forward(self, branch_NC: Tensor, residual_NC: Tensor) -> Tensor:
+        """Return (N, C)."""
+        return self.norm(F.dropout(branch_NC, self.dropout, self.training) + residual_NC)
+
+
+def quick_gelu(x: Tensor) -> Tensor:
+    """CLIP's activation, `x · sigmoid(1.702 x)`."""
+    return x * torch.sigmoid(1.702 * x)

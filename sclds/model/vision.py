@@ -1,0 +1,118 @@
+"""CLIP's vision transformer for pictures and clips in one packed buffer (METHOD.md §2).
+
+Shape suffixes: R patch rows, N packed tokens, C channels.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from scl_kernels import masked_gather
+from sclds.config import VisionConfig
+from sclds.data.packing import Batch
+from sclds.model.attention import AttentionPlan, attend, plan_attention
+from sclds.model.layers import MLP, QKVLinear
+from sclds.model.recompute import recomputed
+
+
+class VisionEmbedding(nn.Module):
+    """Patch rows to packed tokens: patch, [CLS] or mask token, plus position and frame, then `ln_pre`."""
+
+    def __init__(self, config: VisionConfig, grids: tuple[int, ...]):
+        super().__init__()
+        width = config.width
+        self.native_grid = config.pretrained_image_size // config.patch_size
+        self.grids = grids
+        self.eps = config.layer_norm_eps
+        self.patch_weight = nn.Parameter(torch.empty(width, 3 * config.patch_size**2))
+        self.class_embedding = nn.Parameter(torch.empty(width))
+        self.mask_token = nn.Parameter(torch.empty(width))
+        self.position_embedding = nn.Parameter(torch.empty(self.native_grid**2 + 1, width))
+        self.temporal_embedding = nn.Parameter(torch.empty(config.max_frames, width))
+        self.norm_weight = nn.Parameter(torch.empty(width))
+        self.norm_bias = nn.Parameter(torch.empty(width))
+
+    def forward(self, patches: Tensor, source: Tensor, position: Tensor, frame: Tensor) -> Tensor:
+        """Embed (R, 3·p·p) pixels into (N, C) tokens; every frame is projected once, however many views read it."""
+        rows = F.linear(patches.to(self.patch_weight.dtype), self.patch_weight)
+        table = torch.cat([interpolate_positions(self.position_embedding, grid) for grid in self.grids])
+        return masked_gather(
+            rows,
+            table,
+            self.temporal_embedding,
+            self.class_embedding,
+            self.mask_token,
+            self.norm_weight,
+            self.norm_bias,
+            source,
+            position,
+            frame,
+            self.eps,
+        )
+
+
+class VisionPlan:
+    """Attention of the encoder: all tokens within their frame, [CLS] tokens of clips over all frames of the clip."""
+
+    def __init__(self, batch: Batch, device: torch.device):
+        self.frames = plan_attention(batch["frame_cu"], batch["frame_cu"], device)
+        self.clips: AttentionPlan | None = None
+        if len(batch["clip_cu"]) > 1:
+            self.clips = plan_attention(batch["clip_cls_cu"], batch["clip_cu"], device)
+        self.clip_start: int = batch["clip_start"]
+        self.clip_cls: Tensor = batch["clip_cls"]
+
+
+class VisionBlock(nn.Module):
+    """Pre-norm transformer block; one attention module serves pictures, frames and clips."""
+
+    def __init__(self, config: VisionConfig):
+        super().__init__()
+        width, eps = config.width, config.layer_norm_eps
+        self.heads = config.heads
+        self.norm_1 = nn.LayerNorm(width, eps=eps)
+        self.qkv = QKVLinear(width)
+        self.out = nn.Linear(width, width)
+        self.norm_2 = nn.LayerNorm(width, eps=eps)
+        self.mlp = MLP(width, 4 * width, "quick_gelu")
+
+    def forward(self, x_NC: Tensor, plan: VisionPlan) -> Tensor:
+        """Return (N, C)."""
+        q, k, v = (t.unflatten(-1, (self.heads, -1)) for t in self.qkv(self.norm_1(x_NC)))
+        mixed = attend(q, k, v, plan.frames)
+        if plan.clips is not None:
+            start = plan.clip_start
+            over_clip = attend(q[plan.clip_cls], k[start:], v[start:], plan.clips)
+            mixed = mixed.index_copy(0, plan.clip_cls, over_clip)
+        x = x_NC + self.out(mixed.flatten(1))
+        return x + self.mlp(self.norm_2(x))
+
+
+class VisionEncoder(nn.Module):
+    """All vision views of a micro-batch in one call."""
+
+    def __init__(self, config: VisionConfig, grids: tuple[int, ...], recompute: bool):
+        super().__init__()
+        self.recompute = recompute
+        self.embedding = VisionEmbedding(config, grids)
+        self.blocks = nn.ModuleList(VisionBlock(config) for _ in range(config.layers))
+        self.norm = nn.LayerNorm(config.width, eps=config.layer_norm_eps)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Return (N, C) tokens after `ln_post`, in the packed order of `vision_source`."""
+        x = self.embedding(batch["patches"], batch["vision_source"], batch["vision_position"], batch["vision_frame"])
+        plan = VisionPlan(batch, x.device)
+        for block in self.blocks:
+            x = recomputed(block, self.recompute and self.training, x, plan)
+        return self.norm(x)
+
+
+def interpolate_positions(table: Tensor, grid: int) -> Tensor:
+    """Resize a (1 + P, C) position table to a grid of `grid` patches per side, [CLS] kept (METHOD.md §2)."""
+    native = round((table.shape[0] - 1) ** 0.5)
+    if native == grid:
+        return table
+    plane = table[1:].T.reshape(1, -1, native, native)
+    # The CPU has no bicubic kernel for half types, and rounding positions twice would buy nothing elsewhere.
+    resized = F.interpolate(plane.float(), size=(grid, grid), mode="bicubic", align_corners=False)
+    return torch.cat((table[:1], resized.flatten(2)[0].T.to(table.dtype)))
