@@ -189,7 +189,14 @@ class _Assembler:
 
     def _pack(self, views: list[SampleViews], patches: torch.Tensor) -> Batch:
         config = self._config
-        return pack(views, patches, pad_id=self._tokenizer.pad_id, losses=config.losses, grids=grids_of(config))
+        return pack(
+            views,
+            patches,
+            pad_id=self._tokenizer.pad_id,
+            losses=config.losses,
+            grids=grids_of(config),
+            group_size=config.batch.group_size,
+        )
 
     def _with_partners(self, views: list[SampleViews], occasion: Occasion, first_group: int) -> list[SampleViews]:
         """Draw the ITM partners of a micro-batch, group by group."""

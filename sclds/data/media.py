@@ -40,9 +40,9 @@ def _inspect_image(content: bytes) -> MediaInfo:
     try:
         with Image.open(io.BytesIO(content)) as image:
             width, height = image.size
-            if image.getexif().get(_ORIENTATION) in _TURNED:
-                width, height = height, width
             codec = image.format or "unknown"
+            if codec == "JPEG" and image.getexif().get(_ORIENTATION) in _TURNED:  # Pillow decodes a PNG to tell
+                width, height = height, width
             if not _complete(codec, content):
                 image.load()  # the end is not where it should be: trailing bytes are harmless, missing ones raise here
     except Image.DecompressionBombError as fault:

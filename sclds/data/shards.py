@@ -134,12 +134,13 @@ def open_index(configs: list[DatasetConfig]) -> SampleIndex:
         for path in files:
             try:
                 samples = list(_samples(path, config.kind))
-            except (OSError, tarfile.TarError):
-                samples = []
+            except (OSError, tarfile.TarError) as fault:
+                problems.append(_unreadable(config, path, fault))
+                continue
             if any(sample.media for sample in samples):
                 shards.append(Shard(config.name, config.kind, path, samples))
             else:
-                problems.append(_shard_problem(config, path) or _unreadable(config, path, "it ends too early"))
+                problems.append(_hollow(config, path))
     if problems:
         raise DataError("\n".join(problems))
     return SampleIndex(shards)
@@ -156,24 +157,26 @@ def _nothing_found(config: DatasetConfig) -> str:
     return f"{place}: no .tar file is there; give a folder of .tar shards, or a glob such as 'data/*.tar'"
 
 
-def _unreadable(config: DatasetConfig, path: Path, reason: str) -> str:
+def _unreadable(config: DatasetConfig, path: Path, fault: Exception) -> str:
+    reason = "it is empty (0 bytes)" if path.is_file() and path.stat().st_size == 0 else str(fault)
     return f"shard {path} of data set '{config.name}' cannot be read: {reason}; fetch it again or remove it"
 
 
-def _shard_problem(config: DatasetConfig, path: Path) -> str | None:
-    """Return what is wrong with a shard, judged by its first sample, or None."""
-    try:
-        if path.stat().st_size == 0:
-            return f"shard {path} of data set '{config.name}' is empty (0 bytes); fetch it again or remove it"
-        if any(sample.media for sample in _samples(path, config.kind)):
-            return None
-    except (OSError, tarfile.TarError) as fault:
-        return _unreadable(config, path, str(fault))
+def _hollow(config: DatasetConfig, path: Path) -> str:
     expected = ", ".join(sorted(EXTENSIONS[config.kind]))
     return (
         f"shard {path} of data set '{config.name}' holds no sample of kind '{config.kind}' ({expected}); "
         f"remove it, or correct the data set's kind"
     )
+
+
+def _shard_problem(config: DatasetConfig, path: Path) -> str | None:
+    """Return what is wrong with a shard, judged by its first sample, or None."""
+    try:
+        sound = any(sample.media for sample in _samples(path, config.kind))
+    except (OSError, tarfile.TarError) as fault:
+        return _unreadable(config, path, fault)
+    return None if sound else _hollow(config, path)
 
 
 def _samples(path: Path, kind: Kind) -> Iterator[Sample]:

@@ -63,7 +63,7 @@ def test_scl_text_draws_with_replacement(tokenizer):
     for trial in range(100):
         masked, positions = scl_text_mask(ids, tokenizer, 0.4, generator(0, trial))
         sizes.add(len(positions))
-        assert 1 <= positions.min()
+        assert positions.min() >= 1
         assert positions.max() <= n - 2
         assert np.array_equal(np.flatnonzero(masked == tokenizer.mask_id), positions)
         assert np.array_equal(np.delete(masked, positions), np.delete(ids, positions))

@@ -1,0 +1,147 @@
+"""Batches follow from the configuration and the step alone, and unusable samples are set aside, not fatal."""
+
+import json
+import threading
+
+import pytest
+import torch
+
+from sclds.data.loader import Quarantine, TrainingBatches, heldout_batches
+from sclds.data.tokenizer import load_tokenizer
+from sclds.errors import DataError
+
+from .synthetic import caption, clip, image_members, picture
+
+BATCH = {"global_size": 8, "max_micro_size": 8, "group_size": 2}
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return load_tokenizer("embedded")
+
+
+def clip_members(keys):
+    moving = clip(6)
+    return {name: part for k in keys for name, part in ((f"{k}.webm", moving), (f"{k}.json", caption(f"clip {k}")))}
+
+
+@pytest.fixture
+def config(make_config):
+    images = [image_members([f"{s}{k}" for k in range(9)]) for s in "abc"]
+    return make_config(images, [clip_members(["u", "v", "w"])], BATCH, augmentation="shift")
+
+
+def batches(config, tokenizer, steps, rank=0, world=1, micro=8, accumulation=1, start=0, quarantine=None):
+    iterator = iter(TrainingBatches(config, tokenizer, rank, world, micro, accumulation, start, quarantine))
+    found = [next(iterator) for _ in range(steps)]
+    iterator.close()
+    return found
+
+
+def assert_equal(first, second):
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        same = torch.equal(value, second[name]) if isinstance(value, torch.Tensor) else value == second[name]
+        assert same, name
+
+
+def test_a_run_that_resumes_sees_the_same_batches(config, tokenizer):
+    whole = batches(config, tokenizer, 7)
+    for (one,), (again,) in zip(whole[4:], batches(config, tokenizer, 3, start=4), strict=True):
+        assert_equal(one, again)
+    assert whole[0][0]["sample_ids"] != whole[4][0]["sample_ids"]
+
+
+@pytest.mark.parametrize("world", [1, 2, 4])
+def test_every_world_size_computes_the_same_global_batch(config, tokenizer, world):
+    (((whole,),),) = [batches(config, tokenizer, 1)]
+    micro = 2
+    accumulation = 8 // world // micro
+    ranks = [batches(config, tokenizer, 1, rank, world, micro, accumulation)[0] for rank in range(world)]
+    parts = [ranks[rank][a] for a in range(accumulation) for rank in range(world)]
+    assert sum((part["sample_ids"] for part in parts), ()) == whole["sample_ids"]
+    assert torch.equal(torch.cat([part["itm_label"] for part in parts]), whole["itm_label"])
+    assert torch.equal(torch.cat([part["mlm_label"] for part in parts]), whole["mlm_label"])
+    assert torch.equal(torch.cat([part["patches"] for part in parts]), whole["patches"])
+    assert whole["itm_label"].sum() == 4
+
+
+def test_pictures_change_from_epoch_to_epoch(config, tokenizer):
+    seen: dict[str, list[torch.Tensor]] = {}
+    for (batch,) in batches(config, tokenizer, 8):
+        rows = batch["patches"].split([16 * int(frames) for frames in batch["frame_count"]])
+        for sample, part in zip(batch["sample_ids"], rows, strict=True):
+            seen.setdefault(sample, []).append(part)
+    twice = [parts for parts in seen.values() if len(parts) > 1]
+    assert len(twice) > 20
+    assert any(not torch.equal(parts[0], parts[1]) for parts in twice)
+
+
+def test_the_thread_ends_with_its_iterator(config, tokenizer):
+    iterator = iter(TrainingBatches(config, tokenizer, 0, 1, 8, 1))
+    next(iterator)
+    assert any(thread.name == "decode-ahead" for thread in threading.enumerate())
+    del iterator
+    assert not any(thread.name == "decode-ahead" for thread in threading.enumerate())
+
+
+def faulty(make_config, good=60, **data):
+    images = image_members([f"{k:02d}" for k in range(good)])
+    damaged = bytearray(picture(9, "PNG", (200, 200)))
+    damaged[200:400] = bytes(200)
+    images |= {"half.png": picture(1)[:-40], "half.json": caption("half a picture")}
+    images |= {"worm.png": bytes(damaged), "worm.json": caption("a worm in the apple")}
+    images |= {"mute.png": picture(1), "mute.json": caption("")}
+    images |= {"odd.png": picture(1), "odd.txt": b"\xff\xff"}
+    clips = clip_members(["u", "v", "w"]) | {"none.webm": clip(3)[:120], "none.json": caption("no frames")}
+    return make_config([images], [clips], BATCH, **data)
+
+
+BAD = {"pictures/00000/half", "pictures/00000/worm", "pictures/00000/mute", "pictures/00000/odd", "clips/00000/none"}
+
+
+def test_unusable_samples_are_named_and_replaced_by_their_kind(make_config, tokenizer, tmp_path):
+    config = faulty(make_config, max_bad_share=0.5)
+    quarantine = Quarantine(tmp_path / "run" / "quarantine.jsonl")
+    found = batches(config, tokenizer, 9, quarantine=quarantine)
+    order = TrainingBatches(config, tokenizer, 0, 1, 8, 1)
+    for step, (batch,) in enumerate(found):
+        assert not BAD & set(batch["sample_ids"])
+        places = order.order.global_batch(step)
+        assert batch["kinds"] == tuple(order.index.kind(place.sample) for place in places)
+    lines = [json.loads(line) for line in (tmp_path / "run" / "quarantine.jsonl").read_text().splitlines()]
+    assert {line["sample"] for line in lines} == BAD
+    assert all(line.keys() == {"sample", "shard", "dataset", "reason", "step"} for line in lines)
+    assert quarantine.bad == len(lines)
+    for (one,), (again,) in zip(found, batches(config, tokenizer, 9), strict=True):
+        assert_equal(one, again)
+
+
+def test_a_run_stops_when_too_much_is_unusable(make_config, tokenizer, tmp_path):
+    config = faulty(make_config, good=20, max_bad_share=0.05)
+    quarantine = Quarantine(tmp_path / "quarantine.jsonl")
+    with pytest.raises(DataError, match=r"samples read are unusable, more than data\.max_bad_share=0\.05.*quarantine"):
+        batches(config, tokenizer, 60, quarantine=quarantine)
+    assert quarantine.seen >= 200
+
+
+def test_a_kind_without_a_usable_sample_ends_the_run(make_config, tokenizer):
+    images = {f"{k}.png": b"no picture" for k in range(4)} | {f"{k}.json": caption("words") for k in range(4)}
+    config = make_config([images], [], BATCH, max_bad_share=1.0)
+    with pytest.raises(DataError, match="drawn in its place are unusable"):
+        batches(config, tokenizer, 1)
+
+
+def test_heldout_batches_are_the_same_each_time(make_config, tokenizer):
+    config = faulty(make_config, good=7)
+    data = config.data.model_copy(update={"heldout": config.data.train, "train": config.data.train[:1]})
+    config = config.model_copy(update={"data": data})
+    first, second = (list(heldout_batches(config, tokenizer, batch_size=4)) for _ in range(2))
+    for one, again in zip(first, second, strict=True):
+        assert_equal(one, again)
+    ids = [sample for batch in first for sample in batch["sample_ids"]]
+    assert len(ids) == len(set(ids)) == 7 + 3
+    assert not BAD & set(ids)
+    (clips,) = heldout_batches(config, tokenizer, data.heldout[1], 4)
+    assert clips["sample_ids"] == ("clips/00000/u", "clips/00000/v", "clips/00000/w")
+    assert clips["captions"][0] == "clip u"
