@@ -25,10 +25,10 @@ class StepReport:
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))
     applied: bool = True
 
-    def add(self, terms: dict[str, Tensor], share: float) -> None:
+    def add(self, terms: dict[str, Tensor]) -> None:
         """Add one micro-batch's terms."""
         for name, value in terms.items():
-            self.terms[name] = self.terms.get(name, torch.zeros_like(value)) + value * share
+            self.terms[name] = self.terms.get(name, torch.zeros_like(value)) + value
 
 
 class Stopwatch:
@@ -71,16 +71,17 @@ def train_step(
 
     whole = split.accumulation > 1 and config.losses.negatives == "global_batch"
     shared = gather_whole_batch(engine, micro_batches, step, config, group) if whole else None
-    share = 1.0 if whole else 1.0 / split.accumulation
     for index, batch in enumerate(micro_batches):
         seed_dropout(config.seed, step, index, group.rank)
         outputs = engine(batch)
-        negatives = shared or GlobalBatch.gather([features_of(outputs)], [batch], config.losses, group)
+        negatives = shared or GlobalBatch.gather(
+            [features_of(outputs)], [batch], config.losses, group, step_batches=micro_batches
+        )
         loss, terms = step_loss(outputs, batch, negatives, index if whole else 0, config.losses)
-        report.add(terms, share)
+        report.add(terms)
         watch.charge("forward")
         # DeepSpeed averages over ranks and accumulation steps; the shares are to be summed.
-        engine.backward(loss * (share * split.world_size * split.accumulation))
+        engine.backward(loss * (split.world_size * split.accumulation))
         watch.charge("backward")
         engine.step()
         watch.charge("optimizer")

@@ -1,0 +1,100 @@
+import json
+
+import pytest
+import torch
+
+from sclds.config import parse_config
+from sclds.train.checkpoint import STATE_FILE, newest_checkpoint, resume_problems, save_checkpoint
+
+
+class OneProcess:
+    rank = 0
+    world_size = 1
+    device = torch.device("cpu")
+
+    def barrier(self):
+        pass
+
+
+class Engine:
+    """Writes one file, or dies half-way."""
+
+    def __init__(self, dies=False):
+        self.dies = dies
+
+    def save_checkpoint(self, folder, tag, save_latest):
+        from pathlib import Path
+
+        (Path(folder) / tag).mkdir()
+        (Path(folder) / tag / "weights.pt").write_text("weights")
+        if self.dies:
+            raise OSError("disk full")
+
+
+def config(**changes):
+    return parse_config({"name": "a", "data": {"train": [{"name": "x", "shards": "y"}]}} | changes)
+
+
+def save(folder, step, keep=2, **kwargs):
+    return save_checkpoint(Engine(**kwargs), folder, step, config(), OneProcess(), keep)
+
+
+def test_the_newest_complete_checkpoint_is_found_and_old_ones_go(tmp_path):
+    assert newest_checkpoint(tmp_path / "absent") is None
+    for step in (5, 10, 15):
+        save(tmp_path, step)
+    assert newest_checkpoint(tmp_path).step == 15
+    assert (tmp_path / "latest").read_text() == "step-0000015"
+    assert sorted(p.name for p in tmp_path.glob("step-*")) == ["step-0000010", "step-0000015"]
+
+
+def test_a_half_written_checkpoint_is_ignored_and_later_removed(tmp_path):
+    save(tmp_path, 5)
+    with pytest.raises(OSError, match="disk full"):
+        save(tmp_path, 10, dies=True)
+    assert newest_checkpoint(tmp_path).step == 5
+    assert (tmp_path / "step-0000010.tmp").is_dir()
+    (tmp_path / "step-0000020").mkdir()
+    assert newest_checkpoint(tmp_path).step == 5
+    (tmp_path / "step-0000020" / STATE_FILE).write_text('{"step": 20')
+    assert newest_checkpoint(tmp_path).step == 5
+    save(tmp_path, 10)
+    assert newest_checkpoint(tmp_path).step == 10
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_saving_a_step_twice_replaces_it(tmp_path):
+    save(tmp_path, 5)
+    save(tmp_path, 5)
+    assert newest_checkpoint(tmp_path).step == 5
+
+
+def test_resuming_the_same_run_is_allowed_with_harmless_changes(tmp_path):
+    save(tmp_path, 5)
+    changed = config(
+        name="b",
+        log={"every": 3},
+        checkpoint={"every": 7},
+        engine={"attention": "sdpa", "activation_checkpointing": True},
+        evaluation={"batch_size": 3},
+    )
+    assert resume_problems(newest_checkpoint(tmp_path), changed, world_size=1) == []
+
+
+def test_every_incompatible_key_is_named(tmp_path):
+    save(tmp_path, 5)
+    changed = config(seed=3, optimizer={"betas": (0.9, 0.99)}, engine={"zero_stage": 2})
+    problems = resume_problems(newest_checkpoint(tmp_path), changed, world_size=4)
+    assert [problem.split(" ")[0] for problem in problems[:3]] == [
+        "engine.zero_stage=2",
+        "optimizer.betas.1=0.99",
+        "seed=3",
+    ]
+    assert "written by 1 processes and this start has 4" in problems[3]
+    assert all("anew with another run_dir" in problem for problem in problems)
+
+
+def test_the_state_names_step_processes_and_settings(tmp_path):
+    state = json.loads((save(tmp_path, 5) / STATE_FILE).read_text())
+    assert (state["step"], state["world_size"]) == (5, 1)
+    assert parse_config(state["config"]) == config()
