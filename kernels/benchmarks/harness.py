@@ -1,0 +1,147 @@
+"""What every benchmark shares: timing, memory, and the long CSV that all plots read."""
+
+import csv
+import json
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import triton
+import triton.testing
+
+from scl_kernels.backend import interpreting
+
+PROVIDERS = ("ours", "eager", "compile")
+MODES = ("forward", "backward", "full")
+
+
+class Row(NamedTuple):
+    """One line of the CSV."""
+
+    kernel: str
+    provider: str
+    mode: str
+    metric: str
+    """`milliseconds` or `peak_bytes` (above the inputs; GPU only)."""
+    x: int
+    median: float
+    q20: float
+    q80: float
+    config: str
+    """JSON."""
+    device: str
+    versions: str
+    commit: str
+
+
+class Workload(NamedTuple):
+    """One size of one kernel: functions from nothing to the output to differentiate, per provider."""
+
+    x: int
+    config: dict[str, Any]
+    inputs: list[torch.Tensor]
+    """What gradients are taken of."""
+    providers: dict[str, Callable[[], torch.Tensor]]
+
+
+def refuse_interpreter() -> None:
+    """Stop where Triton's interpreter would be measured instead of a kernel.
+
+    Raises:
+        RuntimeError: TRITON_INTERPRET=1 is set.
+    """
+    if interpreting():
+        raise RuntimeError("TRITON_INTERPRET=1 is set, and the interpreter's time says nothing; unset it to measure")
+
+
+def device() -> str:
+    """Return `cuda` where there is a GPU, else `cpu`."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def device_name() -> str:
+    """Return the GPU's name, or `cpu (N threads)`."""
+    return torch.cuda.get_device_name() if device() == "cuda" else f"cpu ({torch.get_num_threads()} threads)"
+
+
+def commit() -> str:
+    """Return the checked-out commit, or `unknown` outside a repository."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def _milliseconds(function: Callable[[], Any], seconds: float) -> tuple[float, float, float]:
+    """Return median, 20 % and 80 % quantile of a call's time."""
+    if device() == "cuda":
+        median, q20, q80 = triton.testing.do_bench(
+            function, warmup=25, rep=int(1000 * seconds), quantiles=[0.5, 0.2, 0.8]
+        )
+        return median, q20, q80
+    function()
+    times, end = [], time.perf_counter() + seconds
+    while time.perf_counter() < end or len(times) < 5:
+        start = time.perf_counter()
+        function()
+        times.append(1e3 * (time.perf_counter() - start))
+    fifths = statistics.quantiles(times, n=5)
+    return statistics.median(times), fifths[0], fifths[3]
+
+
+def _peak_bytes(function: Callable[[], Any]) -> int:
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    function()
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated() - before
+
+
+def _calls(forward: Callable[[], torch.Tensor], inputs: list[torch.Tensor]) -> dict[str, Callable[[], Any]]:
+    out = forward()
+    d_out = torch.ones_like(out)
+    return {
+        "forward": forward,
+        "backward": lambda: torch.autograd.grad(out, inputs, d_out, retain_graph=True),
+        "full": lambda: torch.autograd.grad(forward(), inputs, d_out),
+    }
+
+
+def measure(kernel: str, workload: Workload, providers: Sequence[str], seconds: float) -> Iterator[Row]:
+    """Measure one workload with every provider in every mode.
+
+    A provider that runs out of memory has no rows, which is itself a result; others go on.
+
+    Args:
+        kernel: The operation's name.
+        workload: What to run.
+        providers: Which providers.
+        seconds: How long to repeat each call.
+    """
+    common = (json.dumps(workload.config), device_name(), f"torch {torch.__version__}, triton {triton.__version__}")
+    for provider in providers:
+        try:
+            for mode, call in _calls(workload.providers[provider], workload.inputs).items():
+                times = _milliseconds(call, seconds)
+                yield Row(kernel, provider, mode, "milliseconds", workload.x, *times, *common, commit())
+                if device() == "cuda":
+                    peak = float(_peak_bytes(call))
+                    yield Row(kernel, provider, mode, "peak_bytes", workload.x, peak, peak, peak, *common, commit())
+        except torch.OutOfMemoryError:
+            print(f"{kernel} x={workload.x} {provider}: out of memory")
+            torch.cuda.empty_cache()
+
+
+def write(path: Path, rows: Sequence[Row]) -> None:
+    """Write rows as CSV with a header, replacing the file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(Row._fields)
+        writer.writerows(rows)

@@ -1,0 +1,158 @@
+"""InfoNCE's twin: the global loss and its exact gradient out of what each rank computes alone."""
+
+import itertools
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from scl_kernels import InfoNCEProblem, infonce, infonce_single, infonce_statistics
+from scl_kernels import infonce_reference as reference
+from scl_kernels.threeway import plain_infonce
+
+DOUBLE = {"dtype": torch.float64}
+
+
+def draw(count, width=5, seed=0):
+    torch.manual_seed(seed)
+    a, b = (torch.randn(count, width, **DOUBLE, requires_grad=True) for _ in range(2))
+    return a, b, torch.tensor(0.3, **DOUBLE, requires_grad=True), torch.rand(count, **DOUBLE)
+
+
+def on_ranks(a, b, temperature, weight, bounds):
+    """Run one process's batch as ranks with unequal shares would, gathering by hand."""
+    problems = []
+    for first, last in itertools.pairwise(bounds):
+        local = (x.detach()[first:last].requires_grad_() for x in (a, b))
+        own = temperature.detach().clone().requires_grad_()
+        problems.append(InfoNCEProblem(*local, a.detach(), b.detach(), own, first, weight))
+    statistics = [infonce_statistics([problem])[0] for problem in problems]
+    row, col = (torch.cat([getattr(s, name) for s in statistics]) for name in ("row_lse", "col_lse"))
+    return problems, [infonce([p], [row], [col], [s])[0] for p, s in zip(problems, statistics, strict=True)]
+
+
+def test_ranks_add_up_to_the_loss_of_one_process():
+    """Values, gradients of features and of the temperature: the sum over ranks is the global one, exactly."""
+    a, b, temperature, weight = draw(9)
+    loss = plain_infonce(a, b, temperature, weight)
+    wanted = torch.autograd.grad(loss, (a, b, temperature))
+    problems, values = on_ranks(a, b, temperature, weight, [0, 2, 2, 7, 9])
+    torch.testing.assert_close(sum(values), loss)
+    for value in values:
+        value.backward()
+    torch.testing.assert_close(torch.cat([p.a.grad for p in problems]), wanted[0])
+    torch.testing.assert_close(torch.cat([p.b.grad for p in problems]), wanted[1])
+    torch.testing.assert_close(sum(p.temperature.grad for p in problems), wanted[2])
+
+
+def test_several_problems_of_other_sizes_equal_each_alone():
+    batches = [draw(4), draw(7, 3, seed=1), draw(1, 6, seed=2)]
+    problems = [InfoNCEProblem(a, b, a.detach(), b.detach(), t, 0, w) for a, b, t, w in batches]
+    statistics = infonce_statistics(problems)
+    lse = [[getattr(s, name) for s in statistics] for name in ("row_lse", "col_lse")]
+    values = infonce(problems, *lse, statistics)
+    for value, (a, b, temperature, weight) in zip(values, batches, strict=True):
+        torch.testing.assert_close(value, plain_infonce(a, b, temperature, weight))
+
+
+def test_gradcheck(monkeypatch):
+    monkeypatch.setattr(reference, "CHUNK_BYTES", 8 * 2 * 7)  # two rows a chunk and an uneven last one
+    a, b, temperature, weight = draw(7)
+    assert torch.autograd.gradcheck(lambda *args: infonce_single(*args, weight), (a, b, temperature))
+    assert torch.autograd.gradcheck(lambda *args: infonce_single(*args, 0.2, weight), (a, b))
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_no_sample_and_one_sample_are_a_zero_loss_with_zero_gradients(count):
+    a, b, temperature, _ = draw(count)
+    infonce_single(a, b, temperature).backward()
+    for tensor in (a, b, temperature):
+        torch.testing.assert_close(tensor.grad, torch.zeros_like(tensor))
+
+
+def test_a_row_of_zeros_is_finite_and_equals_plain():
+    a, b, temperature, weight = draw(4)
+    a.data[2] = 0
+    got = torch.autograd.grad(infonce_single(a, b, temperature, weight), (b, temperature))
+    torch.testing.assert_close(got, torch.autograd.grad(plain_infonce(a, b, temperature, weight), (b, temperature)))
+
+
+def test_accuracy_counts_rows_whose_own_partner_is_nearest():
+    a = torch.eye(3)
+    b = torch.tensor([[1.0, 0, 0], [0, 0, 1], [0, 1, 0.5]])
+    problem = InfoNCEProblem(a, b, a, b, 0.1, 0, torch.ones(3))
+    (statistics,) = infonce_statistics([problem])
+    assert statistics.row_correct.tolist() == [True, False, False]
+    assert statistics.col_correct.tolist() == [True, False, False]
+    assert statistics.row_lse.dtype == torch.float32
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_inputs_are_summed_in_fp32(dtype):
+    a, b, _, weight = draw(40, 16)
+    a, b = (x.detach().to(dtype).requires_grad_() for x in (a, b))
+    got = infonce_single(a, b, 0.07, weight.float())
+    torch.testing.assert_close(got.double(), plain_infonce(a.double(), b.double(), 0.07, weight), rtol=1e-5, atol=1e-5)
+    got.backward()
+    assert a.grad.dtype == dtype
+
+
+def test_compiles_whole_and_counts_its_flops():
+    a, b, temperature, weight = draw(8)
+    compiled = torch.compile(lambda *args: 2 * infonce_single(*args), backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(a, b, temperature, weight), 2 * infonce_single(a, b, temperature, weight))
+    with FlopCounterMode(display=False) as counter:
+        infonce_single(a, b, temperature, weight).backward()
+    assert counter.get_total_flops() == 6 * 2 * 8 * 8 * 5
+
+
+MEMORY = """
+import json, resource, torch
+from scl_kernels import InfoNCEProblem, infonce, infonce_statistics
+torch.set_num_threads(1)
+local, total, width = {local}, 32768, 512
+a_all, b_all = torch.randn(total, width), torch.randn(total, width)
+a, b = (x[:local].clone().requires_grad_() for x in (a_all, b_all))
+problem = InfoNCEProblem(a, b, a_all, b_all, 0.07, 0, torch.full((total,), 1 / total))
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+statistics = infonce_statistics([problem])
+lse = torch.full((total,), 15.0)
+infonce([problem], [lse], [lse], statistics)[0].backward()
+print(json.dumps((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024))
+"""
+
+
+@pytest.mark.slow
+def test_memory_above_the_inputs_stays_under_a_gibibyte():
+    """32,768 global rows of 512; 1,536 local ones are three chunks, and more would add only their own gradient."""
+    out = subprocess.run([sys.executable, "-c", MEMORY.format(local=1536)], capture_output=True, text=True, check=True)
+    all_rows = 2 * 4 * (32768 - 1536) * 512  # the gradients that 32,768 local rows would have on top
+    assert json.loads(out.stdout) + all_rows < 2**30
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"b": torch.zeros(2, 5, **DOUBLE)}, r"problems\[0\].b has shape \(2, 5\); wanted \(3, 5\)"),
+        ({"a_all": torch.zeros(4, 6, **DOUBLE)}, r"problems\[0\].a_all has shape \(4, 6\); wanted \(any, 5\)"),
+        ({"b_all": torch.zeros(4, 5)}, r"problems\[0\].b_all has dtype torch.float32; wanted torch.float64"),
+        ({"offset": 2}, r"problems\[0\].offset is 2; wanted 0 to 1, so that 3 local rows lie within 4"),
+        ({"temperature": 0.0}, r"problems\[0\].temperature is 0.0; wanted a number greater than 0"),
+        ({"weight_all": torch.zeros(3)}, r"problems\[0\].weight_all has shape \(3,\); wanted \(4\)"),
+    ],
+)
+def test_bad_input_is_named(change, message):
+    a, b, temperature, weight = (x.detach() for x in draw(4))
+    problem = InfoNCEProblem(a[:3], b[:3], a, b, temperature, 1, weight)
+    with pytest.raises(ValueError, match=message):
+        infonce_statistics([problem._replace(**change)])
+
+
+def test_lists_of_other_lengths_are_refused():
+    a, b, temperature, weight = draw(4)
+    problem = InfoNCEProblem(a, b, a.detach(), b.detach(), temperature, 0, weight)
+    with pytest.raises(ValueError, match="row_lse_all has 0 entries for 1 problems; wanted one each"):
+        infonce([problem], [], [weight], infonce_statistics([problem]))

@@ -1,0 +1,126 @@
+"""The gathers' twins: definition, gradients, awkward sizes, bad input, and what sees through them."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from scl_kernels import CLASS_ROW, MASK_ROW, gather_rows, masked_gather
+
+EPS = 1e-5
+
+
+def tables(rows=6, positions=5, extras=3, width=4, dtype=torch.float64):
+    torch.manual_seed(0)
+    shapes = [(rows, width), (positions, width), (extras, width), *[(width,)] * 4]
+    return [torch.randn(shape, dtype=dtype, requires_grad=True) for shape in shapes]
+
+
+def indices(source, positions=5, extras=3):
+    count = len(source)
+    return [
+        torch.tensor(source, dtype=torch.int64),
+        torch.arange(count) % positions,
+        torch.arange(count) % (extras + 1) - 1,
+    ]
+
+
+def test_equals_a_loop_over_tokens():
+    parts, ids = tables(), indices([0, CLASS_ROW, MASK_ROW, 5, 5, 2, CLASS_ROW])
+    rows, position, extra, class_row, mask_row, weight, bias = parts
+    wanted = []
+    for source, position_id, extra_id in zip(*(i.tolist() for i in ids), strict=True):
+        x = {CLASS_ROW: class_row, MASK_ROW: mask_row}.get(source, rows[max(source, 0)]) + position[position_id]
+        wanted.append(F.layer_norm(x if extra_id < 0 else x + extra[extra_id], (4,), weight, bias, EPS))
+    torch.testing.assert_close(masked_gather(*parts, *ids, EPS), torch.stack(wanted))
+
+
+def test_gradcheck():
+    ids = indices([0, CLASS_ROW, MASK_ROW, 5, 5, 2])
+    assert torch.autograd.gradcheck(lambda *parts: masked_gather(*parts, *ids, EPS), tables())
+    assert torch.autograd.gradcheck(lambda r, e: gather_rows(r, ids[1], e, ids[2]), tables()[:1] + tables()[2:3])
+
+
+@pytest.mark.parametrize(("source", "rows", "extras"), [([], 6, 3), ([CLASS_ROW] * 3, 0, 0), ([], 0, 0)])
+def test_every_parameter_gets_a_gradient_even_if_nothing_reads_it(source, rows, extras):
+    parts = tables(rows=rows, extras=extras)
+    out = masked_gather(*parts, *indices(source, extras=0), EPS)
+    out.square().sum().backward()
+    assert all(part.grad is not None and part.grad.shape == part.shape for part in parts)
+    assert not parts[4].grad.any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_sums_are_at_least_fp32(dtype):
+    """A temporal row that 4,096 tokens read gets the sum of their gradients, which half precision would lose."""
+    extra = torch.zeros(1, 2, dtype=dtype, requires_grad=True)
+    rows = torch.zeros(1, 2, dtype=dtype, requires_grad=True)
+    zero = torch.zeros(4096, dtype=torch.int64)
+    gather_rows(rows, zero, extra, zero).sum().backward()
+    assert extra.grad.tolist() == [[4096.0, 4096.0]]
+
+
+def test_repeats_bitwise():
+    ids = [torch.randint(0, 5, (500,)) for _ in range(2)] + [torch.randint(0, 3, (500,))]
+
+    def run():
+        parts = tables(dtype=torch.float32)
+        masked_gather(*parts, *ids, EPS).square().sum().backward()
+        return [part.grad for part in parts]
+
+    assert all(torch.equal(one, other) for one, other in zip(run(), run(), strict=True))
+
+
+def test_compiles_whole_and_runs_without_data():
+    ids = indices([0, CLASS_ROW, MASK_ROW])
+    compiled = torch.compile(lambda *p: masked_gather(*p, *ids, EPS), backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(*tables()), masked_gather(*tables(), *ids, EPS))
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        assert masked_gather(*tables(), *(torch.zeros(9, dtype=torch.int64) for _ in range(3)), EPS).shape == (9, 4)
+
+
+def test_checkpointing_gives_the_same_gradient():
+    ids = indices([0, CLASS_ROW, MASK_ROW, 1])
+
+    def gradient(call):
+        parts = tables()
+        call(lambda *p: masked_gather(*p, *ids, EPS), *parts).square().sum().backward()
+        return parts[0].grad
+
+    kept = gradient(lambda function, *p: function(*p))
+    again = gradient(lambda function, *p: torch.utils.checkpoint.checkpoint(function, *p, use_reentrant=False))
+    assert torch.equal(kept, again)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({0: torch.zeros(3)}, r"rows has shape \(3,\); wanted \(any, any\)"),
+        ({1: torch.zeros(5, 7)}, r"position has shape \(5, 7\); wanted \(any, 4\)"),
+        ({2: torch.zeros(3, 4, dtype=torch.int32)}, "extra has dtype torch.int32; wanted torch.float16 or"),
+        ({3: None}, r"source asks for class_row \(-1\) and class_row is None"),
+        ({4: None}, r"source asks for mask_row \(-2\) and mask_row is None"),
+        ({5: torch.zeros(4, device="meta")}, "weight is on meta; wanted cpu"),
+        ({7: torch.tensor([0, 6, 0])}, "source holds values from 0 to 6; wanted at least -2 and less than 6"),
+        ({7: torch.tensor([0, -3, 0])}, "source holds values from -3 to 0"),
+        ({7: torch.tensor([0, 1, 0], dtype=torch.int32)}, "source has dtype torch.int32; wanted torch.int64"),
+        ({8: torch.tensor([0, 5, 0])}, "position_id holds values from 0 to 5; wanted at least 0 and less than 5"),
+        ({8: torch.tensor([0])}, r"position_id has shape \(1,\); wanted \(3\)"),
+        ({9: torch.tensor([0, 3, 0])}, "extra_id holds values from 0 to 3; wanted at least -1 and less than 3"),
+        ({10: 0.0}, "eps is 0.0; wanted a number greater than 0"),
+    ],
+)
+def test_bad_input_is_named(change, message):
+    arguments = [*tables(), *indices([0, CLASS_ROW, MASK_ROW]), EPS]
+    for at, value in change.items():
+        arguments[at] = value
+    with pytest.raises(ValueError, match=message):
+        masked_gather(*arguments)
+
+
+def test_gather_rows_refuses_half_an_embedding_and_bad_rows():
+    rows = torch.zeros(2, 3)
+    with pytest.raises(ValueError, match="only one of extra and extra_id is given"):
+        gather_rows(rows, torch.tensor([0]), torch.zeros(1, 3))
+    with pytest.raises(ValueError, match="index holds values from 0 to 2; wanted at least 0 and less than 2"):
+        gather_rows(rows, torch.tensor([0, 2]))

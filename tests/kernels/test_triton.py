@@ -1,0 +1,145 @@
+"""The Triton kernels against plain PyTorch and fp64, on a GPU or under Triton's interpreter."""
+
+import pytest
+import torch
+
+from scl_kernels import InfoNCEProblem, gather_rows, infonce, infonce_statistics, masked_gather
+from scl_kernels.backend import interpreting
+from scl_kernels.infonce_launch import Tiles, splits
+from scl_kernels.masked_gather import forward_op
+from scl_kernels.segment_sum import CHUNK, segment_sum
+from scl_kernels.threeway import (
+    EPS,
+    GATHER_CASES,
+    INFONCE_CASES,
+    GatherCase,
+    compare_gather_rows,
+    compare_infonce,
+    compare_masked_gather,
+    gather_inputs,
+    infonce_problem,
+)
+
+pytestmark = pytest.mark.skipif(
+    not torch.cuda.is_available() and not interpreting(),
+    reason="needs a GPU here; without one test_interpreter.py runs this file under Triton's interpreter",
+)
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+DTYPES = [torch.float32, torch.bfloat16]
+
+
+def assert_all_pass(comparisons):
+    assert comparisons
+    assert [comparison for comparison in comparisons if not comparison.passed] == []
+
+
+@pytest.mark.parametrize("dtype", [*DTYPES, torch.float16])
+@pytest.mark.parametrize("case", GATHER_CASES)
+def test_gathers_are_as_good_as_plain_pytorch(case, dtype):
+    assert_all_pass(compare_masked_gather(case, dtype, DEVICE, "triton"))
+    assert_all_pass(compare_gather_rows(case, dtype, DEVICE, "triton"))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("cases", INFONCE_CASES)
+def test_infonce_is_as_good_as_plain_pytorch(cases, dtype):
+    assert_all_pass(compare_infonce(cases, dtype, DEVICE, "triton"))
+
+
+def test_infonce_in_fp16():
+    assert_all_pass(compare_infonce(INFONCE_CASES[1], torch.float16, DEVICE, "triton"))
+
+
+def test_no_tokens_give_zero_gradients():
+    tables, indices = gather_inputs(GatherCase(1, 3, 2, 2, 8), DEVICE, torch.float32)
+    tables = [t.requires_grad_() for t in tables]
+    masked_gather(*tables, *(i[:0] for i in indices), EPS, backend="triton").sum().backward()
+    assert all(t.grad is not None and not t.grad.any() for t in tables)
+
+
+def test_an_index_out_of_range_is_nan_and_never_a_wrong_number():
+    tables, _ = gather_inputs(GatherCase(1, 3, 2, 2, 8), DEVICE, torch.float32)
+    source = torch.tensor([0, 3, -1, -2, -3, 0, 0, 0], device=DEVICE)
+    position_id = torch.tensor([0, 0, 0, 0, 0, 2, -1, 0], device=DEVICE)
+    extra_id = torch.tensor([-1, 0, 0, 0, 0, 0, 0, 2], device=DEVICE)
+    bad = forward_op(*tables, source, position_id, extra_id, EPS)[0].isnan().all(1)
+    assert bad.tolist() == [False, True, False, False, True, True, True, True]
+    tables[3] = None
+    assert forward_op(*tables, source, position_id, extra_id, EPS)[0].isnan().all(1).tolist()[:4] == [
+        False,
+        True,
+        True,
+        False,
+    ]
+
+
+def test_segment_sum_leaves_out_what_belongs_nowhere():
+    source = torch.ones(3 * CHUNK + 5, 4, device=DEVICE)
+    index = torch.full((3 * CHUNK + 5,), 1, device=DEVICE)
+    index[:4] = torch.tensor([-1, 3, 0, 2**40])
+    assert segment_sum(source, index, 3)[:, 0].tolist() == [1.0, 3 * CHUNK + 1.0, 0.0]
+
+
+def test_kernels_repeat_bitwise():
+    problem = infonce_problem(INFONCE_CASES[1][2], torch.float32, DEVICE)
+    tables, indices = gather_inputs(GATHER_CASES[5], DEVICE, torch.float32)
+    tables = [t.requires_grad_() for t in tables]
+
+    def run():
+        statistics = infonce_statistics([problem], backend="triton")
+        lse = torch.full_like(problem.weight_all, 5.0)
+        value = infonce([problem], [lse], [lse], statistics, backend="triton")[0]
+        out = masked_gather(*tables, *indices, EPS, backend="triton").square().sum()
+        return [*statistics[0], *torch.autograd.grad(value, problem[:2]), *torch.autograd.grad(out, tables)]
+
+    assert all(torch.equal(one, other) for one, other in zip(run(), run(), strict=True))
+
+
+@pytest.mark.parametrize("zero", [0, 4])
+def test_a_weight_of_zero_takes_a_sample_out(zero):
+    """A sample of weight 0 still is a negative of the others, but its own loss pulls nothing."""
+    torch.manual_seed(0)
+    a, b = (torch.randn(5, 6, device=DEVICE, requires_grad=True) for _ in range(2))
+    weight = torch.rand(5, device=DEVICE)
+    weight[zero] = 0
+    results = []
+    for backend in ("torch", "triton"):
+        problem = InfoNCEProblem(a, b, a.detach(), b.detach(), 0.1, 0, weight)
+        statistics = infonce_statistics([problem], backend=backend)
+        lse = ([statistics[0].row_lse], [statistics[0].col_lse])
+        results.append(torch.autograd.grad(infonce([problem], *lse, statistics, backend=backend)[0], (a, b)))
+    torch.testing.assert_close(results[1], results[0], rtol=1e-4, atol=1e-5)
+
+
+def test_a_row_of_zeros_equals_the_twin():
+    torch.manual_seed(0)
+    a, b = (torch.randn(5, 6, device=DEVICE) for _ in range(2))
+    a[1] = 0
+    problem = InfoNCEProblem(a.clone().requires_grad_(), b, a, b, 0.1, 0, torch.ones(5, device=DEVICE))
+    gradients = []
+    for backend in ("torch", "triton"):
+        statistics = infonce_statistics([problem], backend=backend)
+        lse = ([statistics[0].row_lse], [statistics[0].col_lse])
+        gradients += torch.autograd.grad(infonce([problem], *lse, statistics, backend=backend)[0], problem.a)
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-4, atol=1e-4)
+
+
+def test_operators_follow_the_rules_of_custom_operators():
+    """Fake implementations, aliasing and autograd registration, as torch.compile relies on them."""
+    tables, indices = gather_inputs(GATHER_CASES[1], DEVICE, torch.float32)
+    leaves = [None if t is None else t.requires_grad_() for t in tables]
+    torch.library.opcheck(forward_op, (*leaves, *indices, EPS), test_utils=("test_schema", "test_faketensor"))
+    compiled = torch.compile(
+        lambda *t: gather_rows(t[1], indices[1], backend="triton"), backend="aot_eager", fullgraph=True
+    )
+    torch.testing.assert_close(compiled(*leaves), leaves[1][indices[1]])
+
+
+def test_splits_cover_all_columns_within_the_memory_bound():
+    for sizes in ([(1, 1, 512)], [(1024, 65536, 512)] * 2, [(64, 4096, 768)] * 6, [(0, 5, 16), (300, 301, 512)]):
+        for block_d in (0, 256):
+            for (_, total, _), (span, parts) in zip(
+                sizes, splits(sizes, Tiles(64, 32, 64, block_d, 8, 2)), strict=True
+            ):
+                assert span % 32 == 0
+                assert (parts - 1) * span < total <= parts * span
