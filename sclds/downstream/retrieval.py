@@ -7,7 +7,7 @@ rank runs equally many forwards (ZeRO-3 needs that), and features are put back i
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ from sclds.config import Config
 from sclds.data.loader import heldout_batches
 from sclds.data.packing import Batch
 from sclds.data.tokenizer import Tokenizer
-from sclds.losses.communicator import SingleProcess
+from sclds.losses.communicator import Communicator, SingleProcess
 from sclds.losses.objectives import GlobalBatch, features_of, step_loss
 
 EXAMPLES = 8
@@ -25,17 +25,6 @@ EXAMPLES = 8
 RETRIEVED = 5
 """Best matches shown for each."""
 RECALLS = (1, 5, 10)
-
-
-class Communicator(Protocol):
-    """What evaluation asks of the other processes."""
-
-    rank: int
-    world_size: int
-
-    def all_gather(self, tensor: Tensor) -> Tensor:
-        """Return the tensors of all ranks, (W, ...), in rank order."""
-        ...
 
 
 @dataclass
@@ -151,7 +140,7 @@ def _run_window(
     encoded: Encoded,
 ) -> None:
     """Run one batch a rank (ranks beyond the end repeat the last one) and take in everybody's results in order."""
-    batch = to_device(window[min(communicator.rank, len(window) - 1)], device)
+    batch = to_device(window[min(communicator.rank, len(window) - 1)], device, config.engine.precision)
     outputs = model(batch)
     everybody = GlobalBatch.gather([features_of(outputs)], [batch], config.losses, SingleProcess())
     _, terms = step_loss(outputs, batch, everybody, 0, config.losses)
@@ -176,9 +165,12 @@ def _run_window(
                 encoded.losses.setdefault(name, []).append(value)
 
 
-def to_device(batch: Batch, device: torch.device) -> Batch:
-    """Return the batch with its tensors on `device`."""
-    return {key: value.to(device) if isinstance(value, Tensor) else value for key, value in batch.items()}
+def to_device(batch: Batch, device: torch.device, precision: str) -> Batch:
+    """Return the batch with its tensors on `device`, pixels in the compute type."""
+    moved = {key: value.to(device) if isinstance(value, Tensor) else value for key, value in batch.items()}
+    if "patches" in moved:
+        moved["patches"] = moved["patches"].to(torch.bfloat16 if precision == "bf16" else torch.float32)
+    return moved
 
 
 def _pad_rows(tensor: Tensor, rows: int) -> Tensor:

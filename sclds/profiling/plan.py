@@ -6,6 +6,7 @@ activations, speed and days are estimates from the constants below, and are prin
 
 import argparse
 import json
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sclds.config import Config, load_config
+from sclds.data.tokenizer import load_tokenizer
 from sclds.errors import ConfigError, UserError
 from sclds.profiling.counts import Kind, packed_forward, parameter_counts, published_forward, views_of
 from sclds.train.split import Split, split_batch
@@ -166,8 +168,6 @@ def vocabulary_size(config: Config) -> int:
     """Return the rows of the word embedding; 0 in the configuration means the tokenizer's."""
     if config.model.text.vocab_size:
         return config.model.text.vocab_size
-    from sclds.data.tokenizer import load_tokenizer
-
     return load_tokenizer(config.data.tokenizer).vocab_size
 
 
@@ -285,13 +285,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that replace those of the file")
 
 
-def main(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> int:
     """Print the plan of a configuration; returns the exit code."""
     config = load_config(args.config, args.overrides)
     result = plan(config, args.gpus, args.gpu, args.utilisation, args.text_tokens)
     console = Console()
     if args.json:
-        console.file.write(json.dumps(result, indent=2) + "\n")
+        sys.stdout.write(json.dumps(result, indent=2) + "\n")
     else:
         _print(console, result)
     return 0

@@ -71,6 +71,9 @@ class Rank:
             place.append(tensor)
         return torch.stack([place[min(r, len(place) - 1)] for r in range(self.world_size)])
 
+    def all_reduce_sum(self, tensor: Tensor) -> Tensor:
+        raise AssertionError("evaluation sums nothing over ranks")
+
 
 class Model(nn.Module):
     def __init__(self) -> None:

@@ -23,7 +23,7 @@ def parser() -> argparse.ArgumentParser:
 def test_json_names_what_people_rely_on(
     path: Path, parser: argparse.ArgumentParser, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert plan.main(parser.parse_args(["--config", str(path), "--json"])) == 0
+    assert plan.run(parser.parse_args(["--config", str(path), "--json"])) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["flops"]["forward_per_sample"] > 0
     assert result["memory"]["bytes_per_gpu"] < result["memory"]["gpu_bytes"]
@@ -33,7 +33,7 @@ def test_json_names_what_people_rely_on(
 
 
 def test_tables_fit_a_terminal(parser: argparse.ArgumentParser, capsys: pytest.CaptureFixture[str]) -> None:
-    plan.main(parser.parse_args(["--config", str(CONFIGS[0]), "--gpus", "32", "--gpu", "a100"]))
+    plan.run(parser.parse_args(["--config", str(CONFIGS[0]), "--gpus", "32", "--gpu", "a100"]))
     out = capsys.readouterr().out
     assert "32 × A100" in out
     assert "estimate" in out
