@@ -19,7 +19,7 @@ _PREFIXES = [
     (r"vision_encoder\.embedding\.class_embedding", "vision_transformer.visual.class_embedding"),
     (r"vision_encoder\.embedding\.mask_token", "vision_transformer.visual.visual_mask_token"),
     (r"vision_encoder\.embedding\.position_embedding", "vision_transformer.visual.positional_embedding"),
-    (r"vision_encoder\.embedding\.temporal_embedding", "vision_transformer.visual.temporal_embedding"),
+    (r"vision_encoder\.embedding\.temporal_embedding", "vision_transformer.visual.temporal_embed"),
     (r"vision_encoder\.embedding\.patch_weight", "vision_transformer.visual.conv1.weight"),
     (r"vision_encoder\.embedding\.norm_", "vision_transformer.visual.ln_pre."),
     (r"vision_encoder\.blocks\.(\d+)\.norm_", r"vision_transformer.visual.transformer.resblocks.\1.ln_"),

@@ -7,7 +7,7 @@ pairs of one view share that one mask).
 Shape suffixes: N rows of the own stream, M rows of the other stream, C channels.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -26,9 +26,9 @@ class StreamPlan:
 
     self_attention: AttentionPlan
     cross_attention: AttentionPlan
-    own: slice = slice(None)
+    own: slice = field(default_factory=lambda: slice(None))
     """Input rows that take part: in the last layer, those of pairs whose output is read."""
-    other: slice = slice(None)
+    other: slice = field(default_factory=lambda: slice(None))
     """Rows of the other stream's input that serve as keys, after `expand_other`."""
     query_rows: Tensor | None = None
     """Rows of `own` that become queries of self-attention; None is all."""
