@@ -143,20 +143,15 @@ def parameter_counts(config: Config, vocab_size: int) -> dict[str, int]:
     model = config.model
     v, t, f = model.vision, model.text, model.fusion
     grid = (v.pretrained_image_size // v.patch_size) ** 2
-    vision_tables = (1 + grid + 1 + v.max_frames) * v.width  # [CLS], positions, temporal
+    vision_tables = (2 + 1 + grid + v.max_frames) * v.width  # [CLS], mask token, positions, temporal
     text_tables = (vocab_size + t.max_positions + 1 + 2) * t.width  # words, positions, one token type, norm
-    mask_token = v.width if config.losses.mltc_image else 0
     vision_block = 4 * (v.width**2 + v.width) + 2 * 4 * v.width**2 + 5 * v.width + 4 * v.width
     text_block = 4 * (t.width**2 + t.width) + 2 * 4 * t.width**2 + 5 * t.width + 4 * t.width
     inner = f.mlp_ratio * f.width
     fusion_layer = 8 * (f.width**2 + f.width) + 2 * f.width * inner + f.width + inner + 6 * f.width
     projection = f.width**2 + f.width + 2 * f.width + f.width * model.projection + model.projection
     return {
-        "vision encoder": 3 * v.patch_size**2 * v.width
-        + vision_tables
-        + mask_token
-        + v.layers * vision_block
-        + 4 * v.width,
+        "vision encoder": 3 * v.patch_size**2 * v.width + vision_tables + v.layers * vision_block + 4 * v.width,
         "text encoder": text_tables + t.layers * text_block,
         "fusion": (v.width + 1) * f.width
         + (t.width + 1) * f.width
