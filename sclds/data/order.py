@@ -89,20 +89,15 @@ class Order:
         """Return the samples of an epoch shard by shard; a shard that is seen twice is two pieces."""
         pieces = []
         repeats = self._repeats()
-        extra = {
-            name: set(
-                generator(self._seed, "subset", epoch, name)
-                .choice(members, size=repeats[name][1], replace=False)
-                .tolist()
-            )
-            for name, members in self._members.items()
-        }
+        again = np.zeros(len(self._index), bool)
+        for name, members in self._members.items():
+            draw = generator(self._seed, "subset", epoch, name)
+            again[draw.choice(members, size=repeats[name][1], replace=False)] = True
         for i, shard in enumerate(self._index.shards):
             samples = np.arange(self._index.starts[i], self._index.starts[i + 1])
             whole = repeats[shard.dataset][0]
             pieces += [samples + repeat * len(self._index) for repeat in range(whole)]
-            more = [sample for sample in samples.tolist() if sample in extra[shard.dataset]]
-            pieces.append(np.array(more, np.int64) + whole * len(self._index))
+            pieces.append(samples[again[samples]] + whole * len(self._index))
         return [piece for piece in pieces if len(piece)]
 
     def global_batch(self, step: int) -> list[Place]:

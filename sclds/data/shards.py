@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sclds.config import DatasetConfig
 from sclds.errors import DataError
@@ -26,44 +27,38 @@ EXTENSIONS: dict[Kind, frozenset[str]] = {
     "image": frozenset({"jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "jp2"}),
     "video": frozenset({"webm", "mp4", "mkv", "avi", "mov", "m4v"}),
 }
-_MEDIA = "media"
+_MEDIA, _TXT, _JSON = range(3)
+_MISSING = (0, -1)
+_BLOCK = 512  # bytes; a tar consists of whole blocks
 _OPEN_FILES = 128
+Places = list[tuple[int, int]]
+"""Offset and size of the members of one sample, by role."""
 
 
 class BadSampleError(Exception):
     """One sample cannot be used; the message says why, in a few words that end a sentence."""
 
 
-@dataclass(frozen=True, slots=True)
-class Member:
-    """Where a member's bytes lie in its tar."""
-
-    offset: int
-    size: int
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """One sample of a shard; a member that is missing is None."""
-
-    key: str
-    media: Member | None
-    txt: Member | None
-    json: Member | None
-
-
 @dataclass(frozen=True)
 class Shard:
-    """One tar with its samples in the order of the file."""
+    """One tar with its n samples in the order of the file; columns, since a run may have millions of samples."""
 
     dataset: str
     kind: Kind
     path: Path
-    samples: list[Sample]
+    name: str
+    """Its path below the folder that all shards of the data set share, without suffix."""
+    samples: list[str]
+    """(n,) key of each sample."""
+    members: NDArray[np.int64]
+    """(n, 3, 2) offset and size in bytes of the media, `.txt` and `.json` members; size -1 where there is none."""
+
+    def __len__(self) -> int:
+        return len(self.samples)
 
     def sample_id(self, row: int) -> str:
         """Return the name of a sample, unique in the run: data set, shard and key."""
-        return f"{self.dataset}/{self.path.stem}/{self.samples[row].key}"
+        return f"{self.dataset}/{self.name}/{self.samples[row]}"
 
 
 @dataclass
@@ -71,11 +66,11 @@ class SampleIndex:
     """All samples of some data sets, numbered from 0 by data set, shard (by name) and place in the shard."""
 
     shards: list[Shard]
-    starts: np.ndarray = field(init=False)
+    starts: NDArray[np.int64] = field(init=False)
     """(shards + 1,) number of the first sample of each shard, and the count of all."""
 
     def __post_init__(self) -> None:
-        self.starts = np.cumsum([0, *(len(shard.samples) for shard in self.shards)], dtype=np.int64)
+        self.starts = np.cumsum([0, *map(len, self.shards)], dtype=np.int64)
 
     def __len__(self) -> int:
         return int(self.starts[-1])
@@ -89,7 +84,7 @@ class SampleIndex:
         """Return what a sample shows."""
         return self.locate(sample)[0].kind
 
-    def of_kind(self, kind: Kind) -> np.ndarray:
+    def of_kind(self, kind: Kind) -> NDArray[np.int64]:
         """Return the numbers of all samples of a kind, ascending."""
         ranges = [
             np.arange(self.starts[i], self.starts[i + 1]) for i, shard in enumerate(self.shards) if shard.kind == kind
@@ -137,8 +132,9 @@ def open_index(configs: list[DatasetConfig]) -> SampleIndex:
             except (OSError, tarfile.TarError) as fault:
                 problems.append(_unreadable(config, path, fault))
                 continue
-            if any(sample.media for sample in samples):
-                shards.append(Shard(config.name, config.kind, path, samples))
+            keys, members = [key for key, _ in samples], np.array([places for _, places in samples], np.int64)
+            if len(keys) and (members[:, _MEDIA, 1] >= 0).any():
+                shards.append(Shard(config.name, config.kind, path, _name(path, files), keys, members))
             else:
                 problems.append(_hollow(config, path))
     if problems:
@@ -171,38 +167,47 @@ def _hollow(config: DatasetConfig, path: Path) -> str:
 
 
 def _shard_problem(config: DatasetConfig, path: Path) -> str | None:
-    """Return what is wrong with a shard, judged by its first sample, or None."""
+    """Return what is wrong with a shard, judged by its size and its first sample, or None."""
     try:
-        sound = any(sample.media for sample in _samples(path, config.kind))
+        sound = any(members[_MEDIA] != _MISSING for _, members in _samples(path, config.kind))
+        if path.stat().st_size % _BLOCK:
+            raise tarfile.ReadError("it is truncated")
     except (OSError, tarfile.TarError) as fault:
         return _unreadable(config, path, fault)
     return None if sound else _hollow(config, path)
 
 
-def _samples(path: Path, kind: Kind) -> Iterator[Sample]:
-    """Yield the samples of a tar as their last member has been passed."""
+def _name(path: Path, files: list[Path]) -> str:
+    shared = os.path.commonpath([file.parent for file in files])
+    return path.relative_to(shared).with_suffix("").as_posix()
+
+
+def _samples(path: Path, kind: Kind) -> Iterator[tuple[str, Places]]:
+    """Yield key and members of the samples of a tar, each when its last member has been passed."""
     key: str | None = None
-    members: dict[str, Member] = {}
+    places = [_MISSING] * 3
     with tarfile.open(path, "r:") as tar:
         for info in tar:
             if not info.isfile():
                 continue
-            folder, _, name = info.name.rpartition("/")
+            folder, slash, name = info.name.rpartition("/")
             stem, _, extension = name.partition(".")
-            found = f"{folder}/{stem}" if folder else stem
+            found = folder + slash + stem
             if found != key:
                 if key is not None:
-                    yield _sample(key, members)
-                key, members = found, {}
-            extension = extension.lower()
-            role = _MEDIA if extension in EXTENSIONS[kind] else extension
-            members.setdefault(role, Member(info.offset_data, info.size))
+                    yield key, places
+                key, places = found, [_MISSING] * 3
+            role = _role(extension.lower(), kind)
+            if role is not None and places[role] == _MISSING:
+                places[role] = (info.offset_data, info.size)
     if key is not None:
-        yield _sample(key, members)
+        yield key, places
 
 
-def _sample(key: str, members: dict[str, Member]) -> Sample:
-    return Sample(key, members.get(_MEDIA), members.get("txt"), members.get("json"))
+def _role(extension: str, kind: Kind) -> int | None:
+    if extension in EXTENSIONS[kind]:
+        return _MEDIA
+    return {"txt": _TXT, "json": _JSON}.get(extension)
 
 
 class ShardReader:
@@ -217,10 +222,9 @@ class ShardReader:
         Raises:
             BadSampleError: It has none, or its bytes are not all there.
         """
-        member = shard.samples[row].media
-        if member is None:
+        if shard.members[row, _MEDIA, 1] < 0:
             raise BadSampleError(f"it has no {'picture' if shard.kind == 'image' else 'clip'}")
-        return self._read(shard, member)
+        return self._read(shard, row, _MEDIA)
 
     def caption(self, shard: Shard, row: int) -> str:
         """Return the caption of a sample, with runs of white space made one space.
@@ -228,12 +232,11 @@ class ShardReader:
         Raises:
             BadSampleError: There is none, it is empty, or it is not text.
         """
-        sample = shard.samples[row]
         try:
-            if sample.txt is not None:
-                text = self._read(shard, sample.txt).decode("utf-8")
-            elif sample.json is not None:
-                text = _caption_of(json.loads(self._read(shard, sample.json)))
+            if shard.members[row, _TXT, 1] >= 0:
+                text = self._read(shard, row, _TXT).decode("utf-8")
+            elif shard.members[row, _JSON, 1] >= 0:
+                text = _caption_of(json.loads(self._read(shard, row, _JSON)))
             else:
                 raise BadSampleError("it has no caption (.txt, or .json with 'caption')")
         except (UnicodeDecodeError, json.JSONDecodeError) as fault:
@@ -248,19 +251,20 @@ class ShardReader:
         while self._files:
             os.close(self._files.popitem()[1])
 
-    def _read(self, shard: Shard, member: Member) -> bytes:
+    def _read(self, shard: Shard, row: int, role: int) -> bytes:
+        offset, size = shard.members[row, role].tolist()
         handle = self._files.pop(shard.path, None)
         try:
             if handle is None:
                 handle = os.open(shard.path, os.O_RDONLY)
-            content = os.pread(handle, member.size, member.offset)
+            content = os.pread(handle, size, offset)
         except OSError as fault:
             raise BadSampleError(f"its shard cannot be read ({fault.strerror})") from fault
         self._files[shard.path] = handle
         if len(self._files) > _OPEN_FILES:
             os.close(self._files.popitem(last=False)[1])
-        if len(content) != member.size:
-            raise BadSampleError(f"its shard ends after {len(content)} of {member.size} bytes")
+        if len(content) != size:
+            raise BadSampleError(f"its shard ends after {len(content)} of {size} bytes")
         return content
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from sclds.data.keys import generator
 from sclds.data.order import Order, Place, itm_partners, positions_of
-from sclds.data.shards import Sample, SampleIndex, Shard
+from sclds.data.shards import SampleIndex, Shard
 
 
 def index_of(**sizes: list[int]) -> SampleIndex:
@@ -15,8 +15,9 @@ def index_of(**sizes: list[int]) -> SampleIndex:
     for dataset, counts in sizes.items():
         kind = "video" if dataset == "clips" else "image"
         for i, count in enumerate(counts):
-            samples = [Sample(f"{k:03d}", None, None, None) for k in range(count)]
-            shards.append(Shard(dataset, kind, Path(f"{dataset}/{i}.tar"), samples))
+            keys = [f"{k:03d}" for k in range(count)]
+            members = np.zeros((count, 3, 2), np.int64)
+            shards.append(Shard(dataset, kind, Path(f"{dataset}/{i}.tar"), str(i), keys, members))
     return SampleIndex(shards)
 
 

@@ -30,11 +30,18 @@ def test_samples_are_numbered_and_read_by_offset(tmp_path):
     reader.close()
 
 
+def test_shards_of_one_name_in_two_folders_have_two_names(tmp_path):
+    for folder in ("x", "y"):
+        write_tar(tmp_path / folder / "0.tar", image_members(["k"]))
+    index = open_index([dataset(tmp_path / "*" / "*.tar")])
+    assert [shard.sample_id(0) for shard in index.shards] == ["set/x/0/k", "set/y/0/k"]
+
+
 def test_long_names_are_read(tmp_path):
     key = "k" * 150
     write_tar(tmp_path / "a.tar", image_members([key]))
     index = open_index([dataset(tmp_path / "*.tar")])
-    assert index.locate(0)[0].samples[0].key == key
+    assert index.locate(0)[0].samples == [key]
 
 
 @pytest.mark.parametrize(
@@ -75,7 +82,11 @@ def test_every_faulty_shard_is_named(tmp_path):
         open_index([dataset(tmp_path)])
     assert all(problem in str(caught.value) for problem in problems)
     assert shard_problems(dataset(good)) == []
-    good.write_bytes(good.read_bytes()[:1500])
+    whole = good.read_bytes()
+    for cut, reason in ((1500, "unexpected end of data"), (6000, "it is truncated")):
+        good.write_bytes(whole[:cut])
+        (problem,) = shard_problems(dataset(good))
+        assert reason in problem
     with pytest.raises(DataError, match="unexpected end of data; fetch it again"):
         open_index([dataset(good)])
 
