@@ -1,0 +1,142 @@
+"""Real DeepSpeed processes over gloo give what a plain AdamW on the whole global batch gives."""
+
+import functools
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from sclds.data.packing import grids_of
+from sclds.losses.communicator import SingleProcess
+from sclds.losses.objectives import GlobalBatch, features_of, step_loss
+from sclds.model.scl import SCLModel
+from sclds.train.optimizer import parameter_groups, set_learning_rate
+from sclds.train.schedule import learning_rate_factor
+from tests.train.synthetic import MAKE_UPS, VOCABULARY, batch_of, tiny_config
+from tests.train.zero_worker import STEPS
+
+ROOT = Path(__file__).resolve().parents[2]
+ACCUMULATED = {"batch": {"max_micro_size": 4}}
+GLSCL = {"losses": {"mltc_image": 0.2, "mltc_text": 0.2}}
+SAME_AS_PLAIN = {
+    "zero3": {"config": {}, "make_up": "mixed"},
+    "zero3_accumulated": {"config": ACCUMULATED, "make_up": "mixed"},
+    "zero3_recompute": {"config": {"engine": {"activation_checkpointing": True}}, "make_up": "mixed"},
+    "zero3_glscl": {"config": GLSCL, "make_up": "mixed"},
+    "zero2": {"config": {"engine": {"zero_stage": 2}}, "make_up": "mixed"},
+    "zero1": {"config": {"engine": {"zero_stage": 1}}, "make_up": "mixed"},
+    "zero0": {"config": {"engine": {"zero_stage": 0}}, "make_up": "mixed"},
+    "pictures_beside_clips": {"config": {}, "make_up": "pictures_beside_clips"},
+    "pictures_beside_clips_accumulated": {"config": ACCUMULATED | GLSCL, "make_up": "pictures_beside_clips"},
+    "no_masked_word_on_one_rank": {"config": {}, "make_up": "no_masked_word_on_one_rank"},
+    "clips_only_in_one_of_four": {"config": ACCUMULATED, "make_up": "clips_only_in_one_of_four"},
+}
+STAGES = {"zero3": 3, "zero2": 2, "zero1": 1, "zero0": 0}
+POISONED = {
+    f"poisoned_{name}": {"config": {"engine": {"zero_stage": stage}}, "make_up": "mixed", "poison": 1}
+    for name, stage in STAGES.items()
+}
+BF16 = {
+    f"bf16_{name}": {"config": {"engine": {"zero_stage": stage, "precision": "bf16"}}, "make_up": "mixed"}
+    for name, stage in STAGES.items()
+}
+
+
+def processes(count, cases, folder):
+    """Run the cases in `count` processes and return what rank 0 found."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    (folder / "cases.json").write_text(json.dumps(cases))
+    command = [sys.executable, "-m", "tests.train.zero_worker", folder / "cases.json", folder / "out.pt"]
+    shared = {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    logs = [folder / f"rank{rank}.log" for rank in range(count)]
+    children = []
+    for rank, log in enumerate(logs):
+        own = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count)}
+        with log.open("w") as file:
+            environment = os.environ | shared | own
+            children.append(subprocess.Popen(command, cwd=ROOT, env=environment, stdout=file, stderr=file))
+    try:
+        codes = [child.wait(timeout=300) for child in children]
+    finally:
+        for child in children:
+            child.kill()
+    assert codes == [0] * count, "\n".join(log.read_text()[-3000:] for log in logs)
+    return torch.load(folder / "out.pt", weights_only=True)
+
+
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory):
+    return processes(2, SAME_AS_PLAIN | POISONED | BF16, tmp_path_factory.mktemp("zero"))
+
+
+@functools.cache
+def plain(name):
+    """Train the whole global batch as one micro-batch with torch alone."""
+    case = SAME_AS_PLAIN[name]
+    config = tiny_config(**case["config"])
+    model = SCLModel(config.model, VOCABULARY, grids_of(config))
+    model.initialise(config.seed)
+    optimizer = torch.optim.AdamW(
+        parameter_groups(model.named_parameters(), config.optimizer),
+        betas=config.optimizer.betas,
+        eps=config.optimizer.eps,
+    )
+    kinds, words = MAKE_UPS[case["make_up"]]
+    history = []
+    for step in range(STEPS):
+        batch = batch_of(config, step, range(config.batch.global_size), kinds, words)
+        set_learning_rate(optimizer, learning_rate_factor(step, config.schedule))
+        outputs = model(batch)
+        everybody = GlobalBatch.gather([features_of(outputs)], [batch], config.losses, SingleProcess())
+        loss, terms = step_loss(outputs, batch, everybody, 0, config.losses)
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.optimizer.clip_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+        history.append({"terms": {name: float(value) for name, value in terms.items()}, "norm": float(norm)})
+    return history, dict(model.named_parameters())
+
+
+@pytest.mark.multiprocess
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SAME_AS_PLAIN)
+def test_two_processes_equal_plain_adamw(two_processes, name):
+    """Losses, gradient norm and weights of three steps agree to 1e-5, whatever the stage and the make-up."""
+    history, weights = plain(name)
+    found = two_processes[name]
+    for ours, theirs in zip(found["history"], history, strict=True):
+        assert ours["applied"]
+        assert ours["terms"] == pytest.approx(theirs["terms"], rel=1e-5, abs=1e-6)
+        assert ours["norm"] == pytest.approx(theirs["norm"], rel=1e-4)
+    assert found["weights"].keys() == weights.keys()
+    for key, weight in weights.items():
+        torch.testing.assert_close(
+            found["weights"][key], weight.detach(), rtol=1e-5, atol=1e-5, msg=lambda m, k=key: f"{k}: {m}"
+        )
+
+
+@pytest.mark.multiprocess
+@pytest.mark.slow
+@pytest.mark.parametrize("name", POISONED)
+def test_a_step_that_is_not_finite_is_skipped_by_all_ranks(two_processes, name):
+    found = two_processes[name]
+    assert [line["applied"] for line in found["history"]] == [True, False, True]
+    assert all(torch.isfinite(weight).all() for weight in found["weights"].values())
+
+
+@pytest.mark.multiprocess
+@pytest.mark.slow
+@pytest.mark.parametrize("name", BF16)
+def test_bf16_follows_fp32(two_processes, name):
+    history, weights = plain("zero3")
+    for ours, theirs in zip(two_processes[name]["history"], history, strict=True):
+        assert ours["terms"]["total"] == pytest.approx(theirs["terms"]["total"], rel=0.02)
+    for key, weight in weights.items():
+        torch.testing.assert_close(two_processes[name]["weights"][key], weight.detach(), rtol=0.02, atol=0.01)
