@@ -235,14 +235,16 @@ def _packed_fusion(
 def _shared_first_layer(
     d: int, layers: int, pairs: Mapping[str, Pair], text_tokens: Mapping[str, int], vision_tokens: Mapping[str, int]
 ) -> int:
-    """Return what running the first layer's self-attention and cross-attention Q, K, V once per view saves."""
+    """Return what running the first layer's self-attention and cross-attention Q, K, V once per view saves.
+
+    A view that no pair shows runs through them all the same.
+    """
     if layers < 2:
         return 0  # the only layer is then the last, which is computed for the rows of each pair
     saved = 0
     for side, tokens in (("text", text_tokens), ("vision", vision_tokens)):
         used = [getattr(pair, side) for pair in pairs.values()]
-        for view in set(used):
-            n = tokens[view]
+        for view, n in tokens.items():
             saved += (used.count(view) - 1) * (_self_attention(n, d, n) + linear(n, d, 3 * d))
     return saved
 

@@ -89,7 +89,7 @@ def view_of(kind: str, frames: int, row: int) -> SampleViews:
 def test_linear_maps_of_a_real_forward(
     kind: Kind, frames: int, weights: dict[str, float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The built model runs the linear maps that are counted, and 1 % more at most: the last layer may project keys and
+    """The built model runs the linear maps that are counted, and 2 % more at most: the last layer may project keys and
     values of pairs that nobody reads. Attention is left out, since backends pad differently.
     """
     config = with_losses(load_config(CONFIGS / "quickstart.yaml"), **weights)
@@ -104,7 +104,7 @@ def test_linear_maps_of_a_real_forward(
     measured = sum(v for op, v in counter.get_flop_counts()["Global"].items() if str(op) in ("aten.addmm", "aten.mm"))
     monkeypatch.setattr(counts, "attention", lambda *_: 0)
     counted = len(rows) * sum(packed_forward(config, kind, 12, 1000).values())
-    assert counted <= measured <= 1.01 * counted
+    assert counted <= measured <= 1.02 * counted
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("pretrain/*.yaml")), ids=lambda p: p.stem)
