@@ -162,3 +162,17 @@ def test_decoding_on_a_gpu_needs_one(config):
     data = config.data.model_copy(update={"device": "mixed"})
     with pytest.raises(ConfigError, match=r"data\.device=mixed"):
         Decoder(config.model_copy(update={"data": data}), 1)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_the_gpu_decodes_what_the_cpu_does(config):
+    moving = clip(12)
+    film = Encoded("video", moving, inspect("video", moving), np.array([1, 3, 6, 9], np.int32))
+    samples = [image(picture(k, format)) for k, format in enumerate(("PNG", "JPEG", "WEBP"))] + [film]
+    on_gpu = config.model_copy(update={"data": config.data.model_copy(update={"device": "mixed"})})
+    found, expected = Decoder(on_gpu, 4, 0)(samples), Decoder(config, 4)(samples)
+    assert found.is_cuda
+    difference = np.abs(pixels(config, found.cpu(), frames=7) - pixels(config, expected, frames=7))
+    assert difference.mean() < 2
+    assert difference.max() < 24
