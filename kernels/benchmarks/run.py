@@ -62,9 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             parser.error(f"no benchmark named {name!r}; choose from {', '.join(KERNELS)}")
     harness.refuse_interpreter()
     if harness.device() == "cpu":
-        print(
-            "No GPU: small sizes on the CPU, PyTorch twins instead of Triton kernels; not a measurement of the kernels."
-        )
+        print("No GPU: small sizes on the CPU, PyTorch twins instead of kernels; this measures no kernel.")
     rows = run(options.names or KERNELS, options.providers, options.seconds, options.limit)
     harness.write(options.output, rows)
     print(f"{len(rows)} rows in {options.output}")
