@@ -1,7 +1,8 @@
 """All views of a micro-batch as packed buffers without padding, and the index of every row that something reads.
 
-Numpy in, flat dictionary of tensors out: the same function serves training, held-out evaluation and the check against
-published numbers. CONTRIBUTING.md ("The batch") describes the layout; METHOD.md §3 is where views and pairs come from.
+Numpy in, a flat dictionary of tensors out: the same function serves training, held-out evaluation and the check against
+published numbers. CONTRIBUTING.md ("The batch") describes the layout; docs/method.md §3 is where views and pairs come
+from.
 """
 
 from collections.abc import Sequence

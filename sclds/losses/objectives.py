@@ -1,4 +1,4 @@
-"""The objectives of METHOD.md §4, exact over the global batch, and the one place that forms their total.
+"""The objectives of docs/method.md §4, exact over the global batch, and the one place that forms their total.
 
 `nce(A, B; τ)` normalises rows, divides similarities by τ, and sums both directions' mean cross-entropies with the
 diagonal as the positive. Every rank computes the share of its own rows; shares, and their gradients, add up over ranks
@@ -178,7 +178,7 @@ def _own_rows(
     """Return the own rows of every nce in use.
 
     MVSC is one nce per frame number: frame f competes with frame f of all samples that have one, and a sample's frames
-    share its weight, which for clips of equal length is the mean over frames of METHOD.md §4.
+    share its weight, which for clips of equal length is the mean over frames of docs/method.md §4.
     """
     own = {}
     for name, (left, right) in _PAIRS.items():

@@ -116,9 +116,7 @@ def attend(q_NHD: Tensor, k_MHD: Tensor, v_MHD: Tensor, plan: AttentionPlan, dro
     if backend == "torch_varlen" and dropout == 0.0:
         from torch.nn.attention.varlen import varlen_attn
 
-        return cast(
-            Tensor, varlen_attn(q_NHD, k_MHD, v_MHD, plan.cu_q, plan.cu_k, plan.max_q, plan.max_k)
-        )
+        return cast(Tensor, varlen_attn(q_NHD, k_MHD, v_MHD, plan.cu_q, plan.cu_k, plan.max_q, plan.max_k))
     if backend == "flash_attn":
         from flash_attn import flash_attn_varlen_func
 

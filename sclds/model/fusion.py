@@ -1,4 +1,4 @@
-"""The fusion encoder: two streams that read each other, on all pairs of a micro-batch at once (METHOD.md §2).
+"""The fusion encoder: two streams that read each other, on all pairs of a micro-batch at once (docs/method.md §2).
 
 What no head reads is not computed: the first self-attention and the first projections run once per *view*, not once
 per pair that shows it, and the last layer runs only for the rows that a head reads. Both are exact (with dropout the

@@ -1,4 +1,4 @@
-"""Poolers, heads, token types and projections (METHOD.md §2)."""
+"""Poolers, heads, token types and projections (docs/method.md §2)."""
 
 import torch
 import torch.nn.functional as F

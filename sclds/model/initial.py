@@ -12,7 +12,7 @@ def initialise_parameter(name: str, tensor: Tensor, seed: int, config: ModelConf
     """Fill a parameter in place.
 
     Vision from scratch follows CLIP's own scheme (arXiv 2103.00020, released code); text and what follows the
-    encoders is normal with `init_std`; projections keep the framework's default (METHOD.md §2).
+    encoders is normal with `init_std`; projections keep the framework's default (docs/method.md §2).
     """
     leaf = name.rsplit(".", 1)[-1]
     if name.startswith("temperature."):

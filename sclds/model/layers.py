@@ -57,7 +57,7 @@ class MLP(nn.Module):
 
 
 class PostNorm(nn.Module):
-    """`LayerNorm(dropout(branch) + residual)`, the sub-layer end of RoBERTa and of fusion (METHOD.md §2)."""
+    """`LayerNorm(dropout(branch) + residual)`, the sub-layer end of RoBERTa and of fusion (docs/method.md §2)."""
 
     def __init__(self, width: int, eps: float, dropout: float):
         super().__init__()

@@ -1,4 +1,4 @@
-"""The step's forward: three text views, two or three vision views, four or five fusion pairs (METHOD.md §3)."""
+"""The step's forward: three text views, two or three vision views, four or five fusion pairs (docs/method.md §3)."""
 
 from collections.abc import Sequence
 
@@ -96,7 +96,7 @@ class SCLModel(nn.Module):
         return self.text_projection(text_cls), self.vision_projection(frame_mean(vision, batch["vision_cls"]))
 
     def read_heads(self, text: Tensor, vision: Tensor, batch: Batch) -> Outputs:
-        """Read the rows of the last fusion layer that objectives compare; targets are detached (METHOD.md §3)."""
+        """Read the rows of the last fusion layer that objectives compare; targets are detached (docs/method.md §3)."""
         outputs: Outputs = {}
         roles = batch["roles"]
         if "mlm" in roles:

@@ -1,4 +1,4 @@
-"""RoBERTa over packed texts (METHOD.md §2). Shape suffixes: N packed tokens, C channels."""
+"""RoBERTa over packed texts (docs/method.md §2). Shape suffixes: N packed tokens, C channels."""
 
 import torch
 import torch.nn.functional as F

@@ -1,4 +1,4 @@
-"""CLIP's vision transformer for pictures and clips in one packed buffer (METHOD.md §2).
+"""CLIP's vision transformer for pictures and clips in one packed buffer (docs/method.md §2).
 
 Shape suffixes: R patch rows, N packed tokens, C channels.
 """
@@ -108,7 +108,7 @@ class VisionEncoder(nn.Module):
 
 
 def interpolate_positions(table: Tensor, grid: int) -> Tensor:
-    """Resize a (1 + P, C) position table to a grid of `grid` patches per side, [CLS] kept (METHOD.md §2)."""
+    """Resize a (1 + P, C) position table to a grid of `grid` patches per side, [CLS] kept (docs/method.md §2)."""
     native = round((table.shape[0] - 1) ** 0.5)
     if native == grid:
         return table

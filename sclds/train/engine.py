@@ -116,11 +116,14 @@ def count_parameters(model: nn.Module) -> int:
 
 
 def to_device(batch: Batch, group: ProcessGroup, precision: str) -> Batch:
-    """Return the batch on this process's device, pixels in the compute type."""
+    """Return the batch on this process's device, pixels in the compute type; cumulative lengths stay on the host.
+
+    Attention is planned from the lengths, and reading them back from the device would hold up every step.
+    """
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     return {
         key: value.to(group.device, dtype if value.is_floating_point() else value.dtype, non_blocking=True)
-        if isinstance(value, Tensor)
+        if isinstance(value, Tensor) and not key.endswith("_cu")
         else value
         for key, value in batch.items()
     }
