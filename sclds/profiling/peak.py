@@ -41,6 +41,8 @@ def measure_peak_flops(dtype: torch.dtype, device: torch.device | None = None) -
 def machine_profile(config: Config, processes: int, text_tokens: float | None = None) -> dict[str, Any]:
     """Return what the report needs beside the metrics, to be stored as `profile` in results.json.
 
+    Call it on all ranks at once, so that they share the machine as they do in training, and keep rank 0's.
+
     Args:
         config: The run.
         processes: Processes that trained.

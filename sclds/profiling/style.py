@@ -35,7 +35,7 @@ align-items:center;gap:8px;font-variant-numeric:tabular-nums}.legend i{width:11p
 .data{background:var(--amber)}.forward{background:var(--blue)}.backward{background:var(--teal)}
 .optimizer{background:var(--violet)}.other{background:var(--grey)}
 .queries{display:grid;grid-template-columns:repeat(auto-fill,minmax(470px,1fr));gap:12px}
-@media(max-width:560px){.queries{grid-template-columns:1fr}}
+@media(max-width:560px){.queries{grid-template-columns:1fr}.hits{flex-wrap:wrap}}
 .query{padding:14px 16px}.query p{margin:0 0 2px;font-weight:600}.query .note{font-weight:400;margin:0 0 12px}
 .hits{display:flex;gap:8px;align-items:flex-start}.hit{width:76px;text-align:center;font-size:12px;color:var(--faint);margin:0}
 .hit .frame{height:76px;border-radius:8px;background:#fff;display:grid;place-items:center;overflow:hidden;

@@ -41,7 +41,7 @@ def _places(index: SampleIndex, wanted: set[str]) -> dict[str, tuple[Shard, int]
     return {
         name: (shard, row)
         for shard in index.shards
-        for row in range(len(shard.samples))
+        for row in range(len(shard))
         if (name := shard.sample_id(row)) in wanted
     }
 
