@@ -4,6 +4,11 @@ import argparse
 import os
 import sys
 
+# Python puts a script's folder first, and the profile.py beside this file would hide Python's own module of that name
+sys.path = [
+    folder for folder in sys.path if os.path.abspath(folder or ".") != os.path.dirname(os.path.abspath(__file__))
+]
+
 
 def arguments() -> argparse.Namespace:
     """Read the command line; `--local_rank` comes from the launcher."""
