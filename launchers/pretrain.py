@@ -3,11 +3,10 @@
 import argparse
 import os
 import sys
+from pathlib import Path
 
-# Python puts a script's folder first, and the profile.py beside this file would hide Python's own module of that name
-sys.path = [
-    folder for folder in sys.path if os.path.abspath(folder or ".") != os.path.dirname(os.path.abspath(__file__))
-]
+# a script's own folder comes first on the path, where the profile.py beside this file would hide Python's `profile`
+sys.path[:] = [p for p in sys.path if Path(p or ".").resolve() != Path(__file__).resolve().parent]
 
 
 def arguments() -> argparse.Namespace:
