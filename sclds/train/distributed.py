@@ -77,3 +77,10 @@ def _without_launcher() -> None:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+
+
+def available_collectives() -> list[str]:
+    """Return which of gloo and nccl this torch has."""
+    if not dist.is_available():
+        return []
+    return [name for name, has in (("gloo", dist.is_gloo_available), ("nccl", dist.is_nccl_available)) if has()]

@@ -9,14 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from sclds.config import Config
-from sclds.data.packing import grids_of
+from sclds.data.packing import Batch, grids_of
 from sclds.data.tokenizer import Tokenizer
 from sclds.errors import CheckpointError
 from sclds.train.distributed import ProcessGroup
 from sclds.train.optimizer import build_optimizer
 from sclds.train.split import Split
-
-Batch = dict[str, Any]
 
 
 def deepspeed_settings(config: Config, split: Split) -> dict[str, Any]:

@@ -8,12 +8,13 @@ import torch
 
 from scl_kernels.backend import resolve, set_backend
 from sclds.config import Config
+from sclds.data.packing import Batch
 from sclds.data.tokenizer import Tokenizer, load_tokenizer
 from sclds.errors import UserError
 from sclds.model.attention import set_attention_backend
 from sclds.train.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
 from sclds.train.distributed import ProcessGroup
-from sclds.train.engine import Batch, build_engine, count_parameters
+from sclds.train.engine import build_engine, count_parameters
 from sclds.train.interrupt import StopRequest
 from sclds.train.metrics import MetricsWriter
 from sclds.train.progress import Reporter
@@ -76,6 +77,7 @@ class Run:
                     self.step += 1
                     skipped = self._count_skipped(report.applied, skipped)
                     line = metrics.record(self.engine, self.step, report, time.perf_counter() - begun)
+                    metrics.show_inputs(self.step, micro_batches[0], self.tokenizer)
                     self.reporter.advance(self.step, line)
                     if self.step % self.config.checkpoint.every == 0:
                         self._save()

@@ -8,7 +8,10 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from sclds.config import Config
+from sclds.data.packing import Batch
+from sclds.data.tokenizer import Tokenizer
 from sclds.train.distributed import ProcessGroup
+from sclds.train.pictures import masked_inputs
 from sclds.train.run_folder import RunFolder
 from sclds.train.schedule import learning_rate_factor
 from sclds.train.step import StepReport
@@ -62,6 +65,15 @@ class MetricsWriter:
             self._folder.append_metrics(line)
             self._write_scalars(line)
         return line
+
+    def show_inputs(self, step: int, batch: Batch, tokenizer: Tokenizer) -> None:
+        """Write masked inputs of step number `step` to TensorBoard, where they are due."""
+        every = self._config.log.pictures_every
+        if self._board is None or not every or (step != 1 and step % every):
+            return
+        for shown in masked_inputs(batch, self._config, tokenizer):
+            self._board.add_image(f"inputs/{shown.name}", shown.picture, step)
+            self._board.add_text(f"inputs/{shown.name}", shown.text, step)
 
     def close(self) -> None:
         """Flush TensorBoard."""

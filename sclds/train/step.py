@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from sclds.config import Config
+from sclds.data.packing import Batch
 from sclds.train.distributed import ProcessGroup, synchronize
-from sclds.train.engine import Batch, to_device
+from sclds.train.engine import to_device
 from sclds.train.optimizer import set_learning_rate
 from sclds.train.schedule import learning_rate_factor
 from sclds.train.split import Split

@@ -1,0 +1,54 @@
+"""The whole weights of a checkpoint in fp32, whatever ZeRO stage and number of processes wrote it."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from sclds.errors import CheckpointError
+from sclds.train.checkpoint import ENGINE_TAG, STATE_FILE
+
+MODEL_FILE = "mp_rank_00_model_states.pt"
+"""DeepSpeed's file of the weights that no process shards."""
+KNOWN_PACKAGES = ("deepspeed.", "torch.", "collections.")
+"""Packages whose classes DeepSpeed's own files name; a file that names others is not opened."""
+
+
+def consolidated_weights(folder: str | Path) -> dict[str, Tensor]:
+    """Return every parameter of a checkpoint folder (`step-…`) by name, whole and in fp32 on the CPU.
+
+    Raises:
+        CheckpointError: If the folder is no complete checkpoint, or its files name code of other packages.
+    """
+    folder = Path(folder)
+    if not (folder / STATE_FILE).is_file():
+        raise CheckpointError(f"{folder} is not a complete checkpoint: it has no {STATE_FILE}; name a folder `step-…`")
+    files = sorted((folder / ENGINE_TAG).glob("*.pt"))
+    for file in files:
+        _refuse_foreign_code(file)
+    if any(file.name.endswith("_optim_states.pt") for file in files):
+        from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
+
+        try:
+            state = get_fp32_state_dict_from_zero_checkpoint(str(folder), tag=ENGINE_TAG)
+        except (OSError, ValueError, KeyError, RuntimeError) as fault:
+            raise CheckpointError(f"{folder} cannot be put together out of its shards: {fault}") from fault
+    elif (folder / ENGINE_TAG / MODEL_FILE).is_file():
+        # DeepSpeed keeps objects of its own beside the weights, hence the check above in place of weights_only
+        state = torch.load(folder / ENGINE_TAG / MODEL_FILE, map_location="cpu", weights_only=False)["module"]
+    else:
+        raise CheckpointError(f"{folder} has no weights: {MODEL_FILE} is missing; take an older checkpoint")
+    return {name: tensor[...].detach().float().contiguous() for name, tensor in state.items()}
+
+
+def _refuse_foreign_code(file: Path) -> None:
+    """Look through a pickle without running it, and refuse one that names what DeepSpeed would not."""
+    try:
+        named = torch.serialization.get_unsafe_globals_in_checkpoint(file)
+    except (OSError, RuntimeError, ValueError, EOFError) as fault:
+        raise CheckpointError(f"{file} cannot be read ({fault}); take an older checkpoint") from fault
+    foreign = [name for name in named if not name.startswith(KNOWN_PACKAGES)]
+    if foreign:
+        raise CheckpointError(
+            f"{file} names code that no checkpoint of a run contains ({', '.join(foreign)}); it is not opened"
+        )
