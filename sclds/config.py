@@ -375,9 +375,13 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
     if malformed:
         raise ConfigError([f"'{o}' is not of the form key=value (for example schedule.steps=100)" for o in malformed])
     try:
-        merged = OmegaConf.merge(OmegaConf.load(path), OmegaConf.from_dotlist(list(overrides or [])))
+        merged = OmegaConf.load(path)
+        for override in overrides or []:
+            _override(merged, override)
         merged.setdefault("run_dir", Config.model_fields["run_dir"].default)
         tree = OmegaConf.to_container(merged, resolve=True)
+    except ConfigError:
+        raise
     except (OmegaConfBaseException, ValueError, AttributeError) as fault:
         raise ConfigError([f"{path} cannot be read as YAML settings: {fault}"]) from fault
     except Exception as fault:  # PyYAML's errors share no base with OmegaConf's
@@ -385,6 +389,15 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
             raise ConfigError([f"{path} is not valid YAML: {' '.join(str(fault).split())}"]) from fault
         raise
     return parse_config(tree)
+
+
+def _override(tree: Any, override: str) -> None:
+    """Put `key=value` into a tree; unlike a merge, this reaches into lists (`data.train.0.shards=…`)."""
+    key, _, value = override.partition("=")
+    try:
+        OmegaConf.update(tree, key, OmegaConf.from_dotlist([f"value={value}"])["value"], force_add=True)
+    except (OmegaConfBaseException, ValueError, AttributeError, IndexError, TypeError) as fault:
+        raise ConfigError([f"{override}: does not fit the file ({str(fault).splitlines()[0]})"]) from fault
 
 
 def parse_config(tree: Any) -> Config:

@@ -1,0 +1,130 @@
+"""Every shipped configuration: loads, saves and loads equal, builds on the meta device, and takes a step when small."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from sclds.config import Config, dump_config, load_config, parse_config
+from sclds.data.packing import SampleViews, grids_of, pack
+from sclds.errors import ConfigError
+from sclds.losses.communicator import SingleProcess
+from sclds.losses.objectives import GlobalBatch, features_of, step_loss
+from sclds.model.scl import SCLModel
+
+CONFIGS = sorted(Path("configs").rglob("*.yaml"))
+PAD = 1
+
+
+def tiny(config: Config) -> Config:
+    """The same settings with few and narrow layers: what a CPU can step in a second."""
+    tree = config.model_dump(mode="json")
+    for part in ("vision", "text", "fusion"):
+        tree["model"][part] |= {"width": 32, "heads": 2, "layers": 2}
+    tree["model"]["text"]["vocab_size"] = 100
+    return parse_config(tree)
+
+
+def sample(config: Config, number: int, kind: str) -> SampleViews:
+    rng = np.random.default_rng(number)
+    size = config.data.video_size if kind == "video" else config.data.image_size
+    grid = size // config.model.vision.patch_size
+    text = np.concatenate(([0], rng.integers(5, 90, 3 + number), [2]))
+    masked = text.copy()
+    masked[2] = 99
+    return SampleViews(
+        sample_id=str(number),
+        caption="",
+        kind=kind,
+        frames=config.data.frames if kind == "video" else 1,
+        grid=grid,
+        text=text,
+        text_mlm=masked,
+        mlm_positions=np.array([2]),
+        mlm_labels=text[2:3],
+        text_scl=masked,
+        scl_positions=np.array([2]),
+        keep=np.sort(rng.permutation(grid**2)[: int(grid**2 * (1 - config.masking.scl_vision_ratio))]),
+        replaced=rng.permutation(grid**2)[: int(grid**2 * config.masking.mltc_vision_ratio)],
+        itm_partner=number ^ 1,
+        itm_label=0,
+    )
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=str)
+def test_config_survives_saving(path: Path, tmp_path: Path) -> None:
+    config = load_config(path)
+    saved = tmp_path / "config.yaml"
+    saved.write_text(dump_config(config))
+    assert load_config(saved) == config
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=str)
+def test_config_builds_at_full_size(path: Path) -> None:
+    config = load_config(path)
+    with torch.device("meta"):
+        model = SCLModel(config.model, config.model.text.vocab_size or 4096, grids_of(config))
+    assert sum(p.numel() for p in model.parameters()) > 1e6
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=str)
+def test_tiny_variant_takes_a_step(path: Path) -> None:
+    config = tiny(load_config(path))
+    kinds = {d.kind for d in config.data.train}
+    views = [sample(config, i, sorted(kinds)[i % len(kinds)]) for i in range(2)]
+    rows = sum(v.frames * v.grid**2 for v in views)
+    patches = torch.randn(rows, 3 * config.model.vision.patch_size**2)
+    batch = pack(views, patches, pad_id=PAD, losses=config.losses, grids=grids_of(config), group_size=2)
+    model = SCLModel(config.model, 100, grids_of(config), config.engine.activation_checkpointing)
+    model.initialise(config.seed)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    outputs = model(batch)
+    everybody = GlobalBatch.gather([features_of(outputs)], [batch], config.losses, SingleProcess())
+    loss, terms = step_loss(outputs, batch, everybody, 0, config.losses)
+    loss.backward()
+    optimizer.step()
+    assert torch.isfinite(loss)
+    assert {"contrastive", "itm", "mlm", "mvsc", "mlsc"} <= set(terms)
+    idle = [name for name, p in model.named_parameters() if p.grad is None]
+    assert idle == [], "under ZeRO-3 every parameter must take part on every rank"
+    assert not torch.equal(before["itm_score.weight"], model.itm_score.weight)
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("losess.mlm=1", ["losess", "did you mean 'losses'"]),
+        ("data.imagesize=3", ["data.imagesize", "did you mean 'image_size'"]),
+        ("schedule.steps=abc", ["schedule.steps='abc'", "integer"]),
+        ("model.text.dropout=3", ["model.text.dropout=3", "less than 1"]),
+        ("batch.global_size=100", ["batch.global_size=100", "batch.group_size=16", "use 96"]),
+        ("batch.max_micro_size=2", ["batch.max_micro_size=2", "group"]),
+        ("data.frames=9", ["data.frames=9", "model.vision.max_frames"]),
+        ("data.image_size=65", ["data.image_size=65", "use 64"]),
+        ("model.text.width=130", ["model.text.width=130", "heads"]),
+        ("losses.published_world_size=8", ["no effect"]),
+        ("schedule.steps", ["not of the form key=value"]),
+        ("data.heldout.0.name=pictures", ["two data sets are named 'pictures'"]),
+    ],
+)
+def test_faults_are_sentences(override: str, words: list[str]) -> None:
+    with pytest.raises(ConfigError) as fault:
+        load_config("configs/quickstart.yaml", [override])
+    assert all(word in str(fault.value) for word in words)
+
+
+def test_several_faults_come_at_once() -> None:
+    with pytest.raises(ConfigError) as fault:
+        load_config("configs/quickstart.yaml", ["losess.mlm=1", "data.frames=-1", "model.text.dropout=3"])
+    assert len(fault.value.problems) == 3
+
+
+def test_missing_file_and_broken_yaml(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="does not exist"):
+        load_config(tmp_path / "none.yaml")
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("a: [1,\nb: {")
+    with pytest.raises(ConfigError, match="YAML"):
+        load_config(broken)
