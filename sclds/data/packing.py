@@ -215,53 +215,46 @@ def _pack_vision(views: Sequence[SampleViews], grids: tuple[int, ...], names: tu
     return _Buffer(tensors, start, length, frames)
 
 
+class _Reads:
+    """The rows of one stream's last layer that heads read, pair by pair, and where each head finds its own."""
+
+    def __init__(self) -> None:
+        self.rows: list[Ints] = []
+        self.lengths: list[int] = []
+        self.heads: dict[str, list[Ints]] = {}
+        self._count = 0
+
+    def next_pair(self, wanted: dict[str, Ints]) -> None:
+        """Note what heads read of the next pair: head name and rows of the pair buffer."""
+        before = self._count
+        for name, rows in wanted.items():
+            self.heads.setdefault(name, []).append(self._count + np.arange(len(rows)))
+            self.rows.append(rows)
+            self._count += len(rows)
+        self.lengths.append(self._count - before)
+
+
 def _pack_pairs(
     views: Sequence[SampleViews], roles: tuple[str, ...], text: _Buffer, vision: _Buffer, losses: LossesConfig
 ) -> Batch:
     """Pack the fusion pairs: their rows in the view buffers, and what heads read of the last layer's output."""
     text_rows: list[Ints] = []
     vision_rows: list[Ints] = []
-    text_reads: list[Ints] = []
-    vision_reads: list[Ints] = []
+    text_reads, vision_reads = _Reads(), _Reads()
     text_row = vision_row = 0
-    first_vision_pair = 0
-    heads: dict[str, list[Ints]] = {}
-
-    def read(buffer: list[Ints], counter: list[int], name: str, rows: Ints) -> None:
-        heads.setdefault(name, []).append(counter[0] + np.arange(len(rows)))
-        counter[0] += len(rows)
-        buffer.append(rows)
-
-    text_count, vision_count = [0], [0]
-    text_read_lengths: list[int] = []
-    vision_read_lengths: list[int] = []
     for role in roles:
         text_view, vision_view = _PAIR_VIEWS[role]
         for i, sample in enumerate(views):
             partner = sample.itm_partner if role == "itm" else i
-            t_rows, v_rows = text.rows(text_view, i), vision.rows(vision_view, partner)
-            text_rows.append(t_rows)
-            vision_rows.append(v_rows)
-            before_text, before_vision = text_count[0], vision_count[0]
-            per_frame = len(v_rows) // vision.frames[partner]
-            frame_cls = vision_row + _cls_rows(0, len(v_rows), vision.frames[partner])
-            replaced = (frame_cls[:, None] + 1 + sample.replaced).ravel()
-            if role == "mlm":
-                read(text_reads, text_count, "mlm", text_row + sample.mlm_positions)
-            elif role != "mltc":
-                read(text_reads, text_count, f"{role}_text", np.array([text_row]))
-                read(vision_reads, vision_count, f"{role}_vision", frame_cls)
-            if role in ("mvsc", "mlsc") and losses.mltc_text > 0:
-                read(text_reads, text_count, f"{role}_text_tokens", text_row + sample.scl_positions)
-            if losses.mltc_image > 0 and role in ("mlsc", "mltc"):
-                assert per_frame == sample.grid**2 + 1
-                read(vision_reads, vision_count, f"{role}_vision_tokens", replaced)
-            text_read_lengths.append(text_count[0] - before_text)
-            vision_read_lengths.append(vision_count[0] - before_vision)
-            text_row += len(t_rows)
-            vision_row += len(v_rows)
-        first_vision_pair += len(views) * (role == "mlm")
+            text_rows.append(text.rows(text_view, i))
+            vision_rows.append(vision.rows(vision_view, partner))
+            frame_cls = vision_row + _cls_rows(0, len(vision_rows[-1]), vision.frames[partner])
+            text_reads.next_pair(_text_reads(role, sample, text_row, losses))
+            vision_reads.next_pair(_vision_reads(role, sample, frame_cls, losses))
+            text_row += len(text_rows[-1])
+            vision_row += len(vision_rows[-1])
     text_pairs = len(views) * len([r for r in roles if r != "mltc"])
+    first_vision_pair = len(views) * ("mlm" in roles)
     batch: Batch = {
         "pair_text": _concat(text_rows),
         "pair_vision": _concat(vision_rows),
@@ -269,17 +262,34 @@ def _pack_pairs(
         "pair_vision_cu": _cumulative([len(r) for r in vision_rows]),
         "text_pairs": text_pairs,
         "first_vision_pair": first_vision_pair,
-        "read_text": _concat(text_reads),
-        "read_text_cu": _cumulative(text_read_lengths[:text_pairs]),
-        "read_vision": _concat(vision_reads),
-        "read_vision_cu": _cumulative(vision_read_lengths[first_vision_pair:]),
+        "read_text": _concat(text_reads.rows),
+        "read_text_cu": _cumulative(text_reads.lengths[:text_pairs]),
+        "read_vision": _concat(vision_reads.rows),
+        "read_vision_cu": _cumulative(vision_reads.lengths[first_vision_pair:]),
     }
-    for name, rows in heads.items():
-        batch[f"head_{name}"] = _concat(rows)
-    if "itm" in roles:
-        partners = [heads["itm_vision"][i] for i in range(len(views))]
-        batch["head_itm_vision"] = _padded(partners)
+    for name, rows in (text_reads.heads | vision_reads.heads).items():
+        batch[f"head_{name}"] = _padded(rows) if name == "itm_vision" else _concat(rows)
     return batch
+
+
+def _text_reads(role: str, sample: SampleViews, start: int, losses: LossesConfig) -> dict[str, Ints]:
+    """Return what is read of a pair's text, which starts at row `start`."""
+    if role == "mlm":
+        return {"mlm": start + sample.mlm_positions}
+    if role == "mltc":
+        return {}
+    wanted = {f"{role}_text": np.array([start])}
+    if role in ("mvsc", "mlsc") and losses.mltc_text > 0:
+        wanted[f"{role}_text_tokens"] = start + sample.scl_positions
+    return wanted
+
+
+def _vision_reads(role: str, sample: SampleViews, frame_cls: Ints, losses: LossesConfig) -> dict[str, Ints]:
+    """Return what is read of a pair's picture or clip, whose frame [CLS] tokens lie at `frame_cls`."""
+    wanted = {f"{role}_vision": frame_cls} if role in ("mvsc", "mlsc", "itm") else {}
+    if role in ("mlsc", "mltc") and losses.mltc_image > 0:
+        wanted[f"{role}_vision_tokens"] = (frame_cls[:, None] + 1 + sample.replaced).ravel()
+    return wanted
 
 
 def _cls_rows(start: int, length: int, frames: int) -> Ints:
