@@ -84,77 +84,89 @@ class FusionLayer(nn.Module):
         return self.mlp_norm(self.mlp(x), x)
 
 
+@dataclass(frozen=True)
+class _Stream:
+    """Segments and rows of one stream, as the batch gives them."""
+
+    views_cu: Tensor
+    pair_cu: Tensor
+    pair_rows: Tensor
+    """From view rows to pair rows."""
+    read_cu: Tensor
+    """Of the pairs whose output is read."""
+    read_rows: Tensor
+    """Pair rows that heads read."""
+    active: slice
+    """Pairs whose output is read: one contiguous range."""
+
+    def active_cu(self, pairs: slice) -> tuple[slice, Tensor]:
+        """Return the rows of a range of pairs, and its cumulative lengths counted from its start."""
+        first, last, _ = pairs.indices(len(self.pair_cu) - 1)
+        start, end = int(self.pair_cu[first]), int(self.pair_cu[last])
+        return slice(start, end), self.pair_cu[first : last + 1] - self.pair_cu[first]
+
+
 class FusionPlan:
     """Plans of every layer and stream, from the batch's cumulative lengths."""
 
     def __init__(self, batch: Batch, layers: int, device: torch.device):
-        self.layers = layers
-        cu_text, cu_vision = batch["pair_text_cu"], batch["pair_vision_cu"]
-        text_pairs, first_vision = batch["text_pairs"], batch["first_vision_pair"]
-        text_end, vision_start = int(cu_text[text_pairs]), int(cu_vision[first_vision])
-        head_text, head_vision = cu_text[: text_pairs + 1], cu_vision[: text_pairs + 1]
-        tail_text = cu_text[first_vision:] - cu_text[first_vision]
-        tail_vision = cu_vision[first_vision:] - cu_vision[first_vision]
-        text_views = plan_attention(batch["text_cu"], batch["text_cu"], device)
-        vision_views = plan_attention(batch["vision_cu"], batch["vision_cu"], device)
-        self.first_text = StreamPlan(
-            text_views,
-            plan_attention(cu_text, cu_vision, device),
-            expand_own=batch["pair_text"],
-            expand_other=batch["pair_vision"],
-        )
-        self.first_vision = StreamPlan(
-            vision_views,
-            plan_attention(cu_vision, cu_text, device),
-            expand_own=batch["pair_vision"],
-            expand_other=batch["pair_text"],
-        )
-        self.middle_text = StreamPlan(
-            plan_attention(cu_text, cu_text, device) if layers > 2 else text_views, self.first_text.cross_attention
-        )
-        self.middle_vision = StreamPlan(
-            plan_attention(cu_vision, cu_vision, device) if layers > 2 else vision_views,
-            self.first_vision.cross_attention,
-        )
-        read_text, read_vision = batch["read_text"], batch["read_vision"]
-        text_cross = plan_attention(batch["read_text_cu"], head_vision, device)
-        vision_cross = plan_attention(batch["read_vision_cu"], tail_text, device)
-        if layers == 1:
-            self.last_text = StreamPlan(
-                text_views,
-                text_cross,
-                other=slice(int(head_vision[-1])),
-                expand_own=batch["pair_text"][read_text],
-                expand_other=batch["pair_vision"],
-            )
-            self.last_vision = StreamPlan(
-                vision_views,
-                vision_cross,
-                other=slice(int(cu_text[first_vision]), None),
-                expand_own=batch["pair_vision"][read_vision],
-                expand_other=batch["pair_text"],
-            )
-            return
-        self.last_text = StreamPlan(
-            plan_attention(batch["read_text_cu"], head_text, device),
-            text_cross,
-            own=slice(text_end),
-            other=slice(int(head_vision[-1])),
-            query_rows=read_text,
-        )
-        self.last_vision = StreamPlan(
-            plan_attention(batch["read_vision_cu"], tail_vision, device),
-            vision_cross,
-            own=slice(vision_start, None),
-            other=slice(int(cu_text[first_vision]), None),
-            query_rows=read_vision - vision_start,
-        )
+        self._layers = layers
+        self._device = device
+        text = _stream(batch, "text", slice(batch["text_pairs"]))
+        vision = _stream(batch, "vision", slice(batch["first_vision_pair"], None))
+        streams = ((text, vision), (vision, text))
+        self._first = [self._first_layer(own, other) for own, other in streams] if layers > 1 else []
+        self._middle = [self._middle_layer(own, other) for own, other in streams] if layers > 2 else []
+        self._last = [self._last_layer(own, other) for own, other in streams]
 
     def of(self, layer: int) -> tuple[StreamPlan, StreamPlan]:
         """Return the text and vision plan of a layer."""
-        if layer == self.layers - 1:
-            return self.last_text, self.last_vision
-        return (self.first_text, self.first_vision) if layer == 0 else (self.middle_text, self.middle_vision)
+        if layer == self._layers - 1:
+            text, vision = self._last
+        else:
+            text, vision = self._first if layer == 0 else self._middle
+        return text, vision
+
+    def _first_layer(self, own: _Stream, other: _Stream) -> StreamPlan:
+        return StreamPlan(
+            self._plan(own.views_cu, own.views_cu),
+            self._plan(own.pair_cu, other.pair_cu),
+            expand_own=own.pair_rows,
+            expand_other=other.pair_rows,
+        )
+
+    def _middle_layer(self, own: _Stream, other: _Stream) -> StreamPlan:
+        return StreamPlan(self._plan(own.pair_cu, own.pair_cu), self._plan(own.pair_cu, other.pair_cu))
+
+    def _last_layer(self, own: _Stream, other: _Stream) -> StreamPlan:
+        own_rows, own_cu = own.active_cu(own.active)
+        other_rows, other_cu = other.active_cu(own.active)
+        cross = self._plan(own.read_cu, other_cu)
+        if self._layers == 1:
+            views = self._plan(own.views_cu, own.views_cu)
+            read = own.pair_rows[own.read_rows]
+            return StreamPlan(views, cross, other=other_rows, expand_own=read, expand_other=other.pair_rows)
+        return StreamPlan(
+            self._plan(own.read_cu, own_cu),
+            cross,
+            own=own_rows,
+            other=other_rows,
+            query_rows=own.read_rows - own_rows.start,
+        )
+
+    def _plan(self, cu_q: Tensor, cu_k: Tensor) -> AttentionPlan:
+        return plan_attention(cu_q, cu_k, self._device)
+
+
+def _stream(batch: Batch, name: str, active: slice) -> _Stream:
+    return _Stream(
+        batch[f"{name}_cu"],
+        batch[f"pair_{name}_cu"],
+        batch[f"pair_{name}"],
+        batch[f"read_{name}_cu"],
+        batch[f"read_{name}"],
+        active,
+    )
 
 
 def fuse(

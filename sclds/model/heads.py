@@ -18,7 +18,7 @@ class TokenType(nn.Embedding):
 class Pooler(nn.Linear):
     """Linear and tanh."""
 
-    def forward(self, x_NC: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, x_NC: Tensor) -> Tensor:
         """Return (N, C)."""
         return super().forward(x_NC).tanh()
 
