@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from html import escape
 
 WIDTH, HEIGHT = 300, 150
-LEFT, RIGHT, TOP, BOTTOM = 38, 10, 10, 22
+LEFT, RIGHT, TOP, BOTTOM = 46, 10, 10, 22
 SMOOTHING_SHARE = 0.05
 """Window of the running mean, as a share of the points."""
 TICKS = 4

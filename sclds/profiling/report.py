@@ -276,13 +276,22 @@ def _heldout_losses(run: Run) -> str:
         return _note("Held-out losses before and after are written when the run ends.")
     rows = "".join(
         f"<tr><td>{LOSS_NAMES[n]}</td><td>{first[n]:.3f}</td><td>{last[n]:.3f}</td>"
-        f"<td>{(last[n] - first[n]) / (abs(first[n]) or 1):+.0%}</td></tr>"
+        f"<td>{(last[n] - first[n]) / (abs(first[n]) or 1):+.0%}</td>"
+        f"<td>{_percent(first.get(f'{n}_accuracy'))}</td><td>{_percent(last.get(f'{n}_accuracy'))}</td></tr>"
         for n in names
     )
-    return (
-        '<div class="card scroll" style="margin-top:12px"><table><thead><tr><th>On held-out data</th><th>step 0</th>'
-        f"<th>end</th><th>change</th></tr></thead><tbody>{rows}</tbody></table></div>"
+    head = (
+        "<th>On held-out data</th><th>step 0</th><th>end</th><th>change</th><th>right, step 0</th><th>right, end</th>"
     )
+    return (
+        f'<div class="card scroll" style="margin-top:12px"><table><thead><tr>{head}</tr></thead>'
+        f"<tbody>{rows}</tbody></table></div>"
+    )
+
+
+def _percent(share: float | None) -> str:
+    """Return a share as text; nothing where it was not measured."""
+    return "" if share is None else f"{share:.1%}"
 
 
 def _time(run: Run) -> str:

@@ -1,0 +1,35 @@
+import re
+from pathlib import Path
+
+import pytest
+
+from sclds.config import load_config
+from sclds.profiling.counts import packed_forward, published_forward
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", ROOT / "docs" / "costs.md"]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_what_a_page_names_exists(page: Path) -> None:
+    text = page.read_text()
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", text) if "://" not in link]
+    paths = re.findall(r"(?:configs|launchers|sclds|kernels)/[\w/]+\.(?:yaml|py|md)", text)
+    missing = [name for name in links if not (page.parent / name).exists()]
+    missing += [name for name in paths if not (ROOT / name).exists()]
+    assert missing == []
+
+
+@pytest.mark.parametrize("target", re.findall(r"`make ([\w-]+)`", PAGES[0].read_text()))
+def test_make_targets_exist(target: str) -> None:
+    assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+
+
+def test_figures_are_those_that_are_counted() -> None:
+    config = load_config(ROOT / "configs" / "pretrain" / "scl_base_mixed.yaml")
+    readme, costs = (page.read_text() for page in PAGES)
+    for kind in ("image", "video"):
+        for parts in (packed_forward(config, kind, 12, 50265), published_forward(config, kind, 50265)):
+            assert f"{sum(parts.values()) / 1e9:.0f} GFLOP" in readme
+            for value in (*parts.values(), sum(parts.values())):
+                assert f"{value / 1e9:.1f}" in costs
