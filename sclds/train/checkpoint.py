@@ -4,9 +4,13 @@ import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from sclds.config import Config
 from sclds.errors import CheckpointError
@@ -16,6 +20,8 @@ STATE_FILE = "state.json"
 """Written last; a folder without it is not a checkpoint."""
 ENGINE_TAG = "engine"
 """DeepSpeed's own files lie in this folder of a checkpoint."""
+UNIVERSAL_TAG = "universal"
+"""The same in DeepSpeed's universal format, made when another number of processes goes on."""
 MAY_CHANGE = (
     "name",
     "run_dir",
@@ -52,13 +58,19 @@ def newest_checkpoint(checkpoints: Path) -> Checkpoint | None:
         return None
     found = []
     for folder in checkpoints.iterdir():
-        if re.fullmatch(r"step-\d+", folder.name) and (folder / STATE_FILE).is_file():
-            try:
-                state = json.loads((folder / STATE_FILE).read_text())
-                found.append(Checkpoint(folder, int(state["step"]), int(state["world_size"]), state["config"]))
-            except (ValueError, KeyError, TypeError):
-                continue
+        checkpoint = read_checkpoint(folder) if re.fullmatch(r"step-\d+", folder.name) else None
+        if checkpoint is not None:
+            found.append(checkpoint)
     return max(found, key=lambda checkpoint: checkpoint.step, default=None)
+
+
+def read_checkpoint(folder: Path) -> Checkpoint | None:
+    """Return the checkpoint that `folder` is, or nothing if it is none or not complete."""
+    try:
+        state = json.loads((folder / STATE_FILE).read_text())
+        return Checkpoint(folder, int(state["step"]), int(state["world_size"]), state["config"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def save_checkpoint(engine: Any, checkpoints: Path, step: int, config: Config, group: ProcessGroup, keep: int) -> Path:
@@ -83,14 +95,53 @@ def save_checkpoint(engine: Any, checkpoints: Path, step: int, config: Config, g
     return final
 
 
-def load_checkpoint(engine: Any, checkpoint: Checkpoint) -> None:
+def needs_conversion(checkpoint: Checkpoint, config: Config, world_size: int) -> bool:
+    """Return whether the checkpoint's shards are those of another number of processes."""
+    return config.engine.zero_stage > 0 and checkpoint.world_size != world_size
+
+
+def convert_to_universal(checkpoint: Checkpoint) -> None:
+    """Write the checkpoint's state in DeepSpeed's universal format, which any number of processes loads, beside it."""
+    final = checkpoint.folder / UNIVERSAL_TAG
+    if final.is_dir():
+        return
+    partial = final.with_suffix(".tmp")
+    shutil.rmtree(partial, ignore_errors=True)
+    converter = [sys.executable, "-m", "deepspeed.checkpoint.ds_to_universal", "--inject_missing_state"]
+    folders = ["--input_folder", str(checkpoint.folder / ENGINE_TAG), "--output_folder", str(partial)]
+    done = subprocess.run([*converter, *folders], capture_output=True, text=True)
+    if done.returncode:
+        last = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1:]
+        raise CheckpointError(
+            f"{checkpoint.folder} cannot be converted for another number of processes ({' '.join(last)}); "
+            f"start {checkpoint.world_size} processes"
+        )
+    partial.rename(final)
+
+
+def load_checkpoint(engine: Any, checkpoint: Checkpoint, universal: bool) -> None:
     """Put a checkpoint's weights and optimiser state into the engine."""
-    path, _ = engine.load_checkpoint(str(checkpoint.folder), tag=ENGINE_TAG)
+    settings = [{k: v for k, v in group.items() if k != "params"} for group in engine.optimizer.param_groups]
+    path, _ = engine.load_checkpoint(str(checkpoint.folder), tag=UNIVERSAL_TAG if universal else ENGINE_TAG)
     if path is None:
         raise CheckpointError(f"{checkpoint.folder} cannot be read; remove it, and the one before is taken")
+    if universal:
+        _mend_universal(engine.optimizer, settings)
 
 
-def resume_problems(checkpoint: Checkpoint, config: Config, world_size: int) -> list[str]:
+def _mend_universal(optimizer: Any, settings: list[dict[str, Any]]) -> None:
+    """Undo what DeepSpeed's universal load does to several parameter groups.
+
+    It gives all groups the first one's settings, and all states one step counter, which each group would then advance.
+    """
+    for group, own in zip(optimizer.param_groups, settings, strict=True):
+        group.update(own)
+    for state in optimizer.optimizer.state.values():
+        if isinstance(state.get("step"), Tensor):
+            state["step"] = state["step"].clone()
+
+
+def resume_problems(checkpoint: Checkpoint, config: Config) -> list[str]:
     """Return a sentence for everything in which the run differs from the checkpoint that it would resume."""
     before, now = _flat(checkpoint.config), _flat(config.model_dump(mode="json"))
     missing = object()
@@ -101,17 +152,11 @@ def resume_problems(checkpoint: Checkpoint, config: Config, world_size: int) -> 
         and not any(key == free or key.startswith(free + ".") for free in MAY_CHANGE)
     )
     start_anew = f"set it back, or start anew with another run_dir (or after removing {checkpoint.folder.parent})"
-    problems = [
+    return [
         f"{key}={now.get(key, 'absent')} differs from {before.get(key, 'absent')}, with which {checkpoint.folder} was "
         f"written; {start_anew}"
         for key in differing
     ]
-    if checkpoint.world_size != world_size:
-        problems.append(
-            f"{checkpoint.folder} was written by {checkpoint.world_size} processes and this start has {world_size}; "
-            f"start {checkpoint.world_size}, or start anew with another run_dir"
-        )
-    return problems
 
 
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """The whole weights of a checkpoint in fp32, whatever ZeRO stage and number of processes wrote it."""
 
+import contextlib
+import io
 from pathlib import Path
 
 import torch
@@ -29,8 +31,10 @@ def consolidated_weights(folder: str | Path) -> dict[str, Tensor]:
     if any(file.name.endswith("_optim_states.pt") for file in files):
         from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
+        quiet = io.StringIO()
         try:
-            state = get_fp32_state_dict_from_zero_checkpoint(str(folder), tag=ENGINE_TAG)
+            with contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet):
+                state = get_fp32_state_dict_from_zero_checkpoint(str(folder), tag=ENGINE_TAG)
         except (OSError, ValueError, KeyError, RuntimeError) as fault:
             raise CheckpointError(f"{folder} cannot be put together out of its shards: {fault}") from fault
     elif (folder / ENGINE_TAG / MODEL_FILE).is_file():

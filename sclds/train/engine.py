@@ -17,7 +17,7 @@ from sclds.train.optimizer import build_optimizer
 from sclds.train.split import Split
 
 
-def deepspeed_settings(config: Config, split: Split) -> dict[str, Any]:
+def deepspeed_settings(config: Config, split: Split, load_universal: bool = False) -> dict[str, Any]:
     """Return DeepSpeed's configuration for a run."""
     on_cuda = torch.cuda.is_available()
     stage = config.engine.zero_stage
@@ -34,6 +34,7 @@ def deepspeed_settings(config: Config, split: Split) -> dict[str, Any]:
             "stage3_gather_16bit_weights_on_model_save": False,
         },
         "zero_allow_untested_optimizer": True,
+        "checkpoint": {"load_universal": load_universal},
         "steps_per_print": 10**12,
         "wall_clock_breakdown": False,
     }
@@ -97,9 +98,11 @@ def _read_weights(path: Path, model: nn.Module) -> dict[str, Tensor]:
     return weights
 
 
-def build_engine(config: Config, tokenizer: Tokenizer, split: Split, group: ProcessGroup) -> Any:
+def build_engine(
+    config: Config, tokenizer: Tokenizer, split: Split, group: ProcessGroup, load_universal: bool = False
+) -> Any:
     """Return the DeepSpeed engine of a run, model and optimiser inside."""
-    settings = deepspeed_settings(config, split)
+    settings = deepspeed_settings(config, split, load_universal)
     model = build_model(config, tokenizer, settings, group)
     if config.engine.zero_stage < 3 and config.engine.precision == "bf16":
         model.to(torch.bfloat16)

@@ -12,7 +12,13 @@ from sclds.data.packing import Batch
 from sclds.data.tokenizer import Tokenizer, load_tokenizer
 from sclds.errors import UserError
 from sclds.model.attention import set_attention_backend
-from sclds.train.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
+from sclds.train.checkpoint import (
+    convert_to_universal,
+    load_checkpoint,
+    needs_conversion,
+    newest_checkpoint,
+    save_checkpoint,
+)
 from sclds.train.distributed import ProcessGroup
 from sclds.train.engine import build_engine, count_parameters
 from sclds.train.interrupt import StopRequest
@@ -41,12 +47,18 @@ class Run:
         self.group = group
         self.folder = folder
         self.reporter = reporter
-        self.attention = set_attention_backend(config.engine.attention)
+        self.attention = set_attention_backend(
+            config.engine.attention,
+            config.engine.precision,
+            max(config.model.text.dropout, config.model.fusion.dropout),
+        )
         set_backend(config.engine.kernels)
         self.kernels = resolve("auto", torch.empty(0, device=group.device))
         self.split: Split = split_batch(config.batch, group.world_size)
         self.tokenizer: Tokenizer = load_tokenizer(config.data.tokenizer)
-        self.engine = build_engine(config, self.tokenizer, self.split, group)
+        self.checkpoint = newest_checkpoint(folder.checkpoints)
+        self.universal = self._prepare_checkpoint()
+        self.engine = build_engine(config, self.tokenizer, self.split, group, self.universal)
         self.step = 0
         self.saved_step = -1
 
@@ -104,14 +116,26 @@ class Run:
         self.reporter.show_results(results)
         self.group.barrier()
 
+    def _prepare_checkpoint(self) -> bool:
+        """Convert the newest checkpoint if another number of processes wrote it; return whether that was so."""
+        checkpoint = self.checkpoint
+        self.group.barrier()
+        if checkpoint is None or not needs_conversion(checkpoint, self.config, self.group.world_size):
+            return False
+        self.reporter.say(
+            f"Converting {checkpoint.folder} from {checkpoint.world_size} processes to {self.group.world_size}"
+        )
+        if self.group.rank == 0:
+            convert_to_universal(checkpoint)
+        self.group.barrier()
+        return True
+
     def _resume(self) -> None:
         """Go on from the newest complete checkpoint, if there is one."""
-        checkpoint = newest_checkpoint(self.folder.checkpoints)
-        self.group.barrier()
-        if checkpoint is not None:
-            load_checkpoint(self.engine, checkpoint)
-            self.step = self.saved_step = checkpoint.step
-            self.reporter.say(f"Resuming after step {self.step} from {checkpoint.folder}")
+        if self.checkpoint is not None:
+            load_checkpoint(self.engine, self.checkpoint, self.universal)
+            self.step = self.saved_step = self.checkpoint.step
+            self.reporter.say(f"Resuming after step {self.step} from {self.checkpoint.folder}")
         if self.group.rank == 0:
             self.folder.open(self.config, self.step)
         self.group.barrier()

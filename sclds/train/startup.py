@@ -26,7 +26,7 @@ def checked_config(path: str | Path, overrides: list[str], world_size: int) -> C
         lambda: RunFolder(config.run_dir).problems(),
         lambda: _optimizer_problems(config),
         lambda: _backend_problems(config),
-        lambda: _resume_problems(config, world_size),
+        lambda: _resume_problems(config),
     ]
     problems = [problem for check in checks for problem in check()]
     if problems:
@@ -80,14 +80,18 @@ def _backend_problems(config: Config) -> list[str]:
     from sclds.model.attention import set_attention_backend
 
     try:
-        set_attention_backend(config.engine.attention)
+        set_attention_backend(
+            config.engine.attention,
+            config.engine.precision,
+            max(config.model.text.dropout, config.model.fusion.dropout),
+        )
     except ValueError as fault:
         return [str(fault)]
     return []
 
 
-def _resume_problems(config: Config, world_size: int) -> list[str]:
+def _resume_problems(config: Config) -> list[str]:
     from sclds.train.checkpoint import newest_checkpoint, resume_problems
 
     checkpoint = newest_checkpoint(RunFolder(config.run_dir).checkpoints)
-    return [] if checkpoint is None else resume_problems(checkpoint, config, world_size)
+    return [] if checkpoint is None else resume_problems(checkpoint, config)

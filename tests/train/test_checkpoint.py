@@ -78,19 +78,19 @@ def test_resuming_the_same_run_is_allowed_with_harmless_changes(tmp_path):
         engine={"attention": "sdpa", "activation_checkpointing": True},
         evaluation={"batch_size": 3},
     )
-    assert resume_problems(newest_checkpoint(tmp_path), changed, world_size=1) == []
+    assert resume_problems(newest_checkpoint(tmp_path), changed) == []
 
 
 def test_every_incompatible_key_is_named(tmp_path):
     save(tmp_path, 5)
     changed = config(seed=3, optimizer={"betas": (0.9, 0.99)}, engine={"zero_stage": 2})
-    problems = resume_problems(newest_checkpoint(tmp_path), changed, world_size=4)
-    assert [problem.split(" ")[0] for problem in problems[:3]] == [
+    problems = resume_problems(newest_checkpoint(tmp_path), changed)
+    assert [problem.split(" ")[0] for problem in problems] == [
         "engine.zero_stage=2",
         "optimizer.betas.1=0.99",
         "seed=3",
     ]
-    assert "written by 1 processes and this start has 4" in problems[3]
+    assert len(problems) == 3
     assert all("anew with another run_dir" in problem for problem in problems)
 
 
