@@ -44,7 +44,11 @@ def measure(config: Any, steps: int) -> dict[str, Any] | None:
 
     group = ProcessGroup()
     try:
-        set_attention_backend(config.engine.attention)
+        set_attention_backend(
+            config.engine.attention,
+            config.engine.precision,
+            max(config.model.text.dropout, config.model.fusion.dropout),
+        )
         set_backend(config.engine.kernels)
         split = split_batch(config.batch, group.world_size)
         tokenizer = load_tokenizer(config.data.tokenizer)

@@ -49,25 +49,34 @@ class AttentionPlan:
     """Only for `sdpa`: where each query row lies in the concatenated results of the buckets."""
 
 
-def available_backends() -> list[Backend]:
-    """Return the backends of this machine, best first."""
+def available_backends(precision: str = "fp32", dropout: float = 0.0) -> list[Backend]:
+    """Return the backends of this machine that can run such a model, best first.
+
+    Args:
+        precision: `bf16` or `fp32`; both variable-length kernels take half types only.
+        dropout: Dropout of attention weights, which torch's variable-length kernel lacks.
+    """
     found: list[Backend] = []
-    if torch.cuda.is_available() and importlib.util.find_spec("flash_attn") is not None:
+    on_cuda = torch.cuda.is_available() and precision == "bf16"
+    if on_cuda and importlib.util.find_spec("flash_attn") is not None:
         found.append("flash_attn")
-    if torch.cuda.is_available() and importlib.util.find_spec("torch.nn.attention.varlen") is not None:
+    if on_cuda and dropout == 0 and importlib.util.find_spec("torch.nn.attention.varlen") is not None:
         found.append("torch_varlen")
     return [*found, "sdpa"]
 
 
-def set_attention_backend(name: str) -> Backend:
+def set_attention_backend(name: str, precision: str = "fp32", dropout: float = 0.0) -> Backend:
     """Choose the backend for this process and return the one in use.
 
     Raises:
-        ValueError: If a backend is forced that this machine does not have.
+        ValueError: If a backend is forced that this machine does not have, or that cannot run such a model.
     """
-    found = available_backends()
+    found = available_backends(precision, dropout)
     if name != "auto" and name not in found:
-        raise ValueError(f"engine.attention={name} is not available here; this machine has: {', '.join(found)}")
+        raise ValueError(
+            f"engine.attention={name} is not available here with engine.precision={precision} and attention dropout "
+            f"{dropout:g}; this machine has: {', '.join(found)}"
+        )
     _active[:] = [found[0] if name == "auto" else name]  # type: ignore[list-item]
     return _active[0]
 
@@ -113,20 +122,13 @@ def attend(q_NHD: Tensor, k_MHD: Tensor, v_MHD: Tensor, plan: AttentionPlan, dro
     backend = attention_backend()
     if backend == "sdpa":
         return _attend_sdpa(q_NHD, k_MHD, v_MHD, plan, dropout)
-    if backend == "torch_varlen" and dropout == 0.0:
+    if backend == "torch_varlen":
         from torch.nn.attention.varlen import varlen_attn
 
         return cast(Tensor, varlen_attn(q_NHD, k_MHD, v_MHD, plan.cu_q, plan.cu_k, plan.max_q, plan.max_k))
-    if backend == "flash_attn":
-        from flash_attn import flash_attn_varlen_func
+    from flash_attn import flash_attn_varlen_func
 
-        return flash_attn_varlen_func(
-            q_NHD, k_MHD, v_MHD, plan.cu_q, plan.cu_k, plan.max_q, plan.max_k, dropout_p=dropout
-        )
-    raise ValueError(
-        "engine.attention=torch_varlen has no attention dropout; set model.text.dropout=0 and model.fusion.dropout=0, "
-        "or install flash-attn, or force engine.attention=sdpa"
-    )
+    return flash_attn_varlen_func(q_NHD, k_MHD, v_MHD, plan.cu_q, plan.cu_k, plan.max_q, plan.max_k, dropout_p=dropout)
 
 
 def _attend_sdpa(q_NHD: Tensor, k_MHD: Tensor, v_MHD: Tensor, plan: AttentionPlan, dropout: float) -> Tensor:
