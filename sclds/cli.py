@@ -7,6 +7,9 @@ import sys
 from sclds.errors import UserError
 
 COMMANDS = {
+    "doctor": ("sclds.doctor", "say what is installed, what is missing, what that costs and how to mend it"),
+    "convert": ("sclds.interop.convert", "bring weights in and out: released, Hugging Face, a run's checkpoint"),
+    "verify": ("sclds.verify", "compare with published numbers, and one split over processes with another"),
     "report": ("sclds.profiling.report", "write the throughput and learning page of a run"),
     "prepare": ("sclds.data.prepare.command", "turn a public data set into shards"),
 }

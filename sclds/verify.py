@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sclds import invariance
 from sclds.config import FusionConfig, LossesConfig, ModelConfig, TextConfig, VisionConfig
 from sclds.data.packing import Batch, SampleViews, pack
 from sclds.errors import UserError
@@ -251,6 +252,25 @@ def _compare(name: str, ours: Tensor, published: np.ndarray) -> Comparison:
     return Comparison(name, error, error / max(scale, 1e-12))
 
 
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare `sclds verify reference` and `sclds verify invariance`."""
+    kinds = parser.add_subparsers(dest="kind", required=True, metavar="kind")
+    line = "compare one step with the published implementation's outputs, losses and gradients"
+    reference = kinds.add_parser("reference", help=line, description=line)
+    reference.add_argument("file", metavar="FILE.npz", help="reference vector")
+    reference.add_argument("--json", action="store_true", help="print one JSON object")
+    reference.set_defaults(verify=main_reference)
+    line = "compare losses and weights of the same steps in several splits over processes and ZeRO stages"
+    splits = kinds.add_parser("invariance", help=line, description=line)
+    invariance.add_arguments(splits)
+    splits.set_defaults(verify=invariance.run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the chosen comparison; the exit code is 1 if anything differs."""
+    return int(arguments.verify(arguments))
+
+
 def main_reference(arguments: argparse.Namespace) -> int:
     """Run `sclds verify reference`; the exit code is 1 if anything differs."""
     comparisons = compare_reference(Path(arguments.file))
@@ -264,12 +284,12 @@ def main_reference(arguments: argparse.Namespace) -> int:
         )
         return 0 if passed else 1
     for kind in ("out_", "loss_", "gradnorm."):
-        rows = [c for c in comparisons if c.name.startswith(kind)]
-        shown = rows if kind != "gradnorm." else sorted(rows, key=lambda c: -c.relative)[:5]
+        chosen = [c for c in comparisons if c.name.startswith(kind)]
+        shown = chosen if kind != "gradnorm." else sorted(chosen, key=lambda c: -c.relative)[:5]
         for c in shown:
             mark = "ok  " if c.passed else "FAIL"
             sys.stdout.write(f"{mark} {c.name:48s} absolute {c.absolute:.2e}  relative {c.relative:.2e}\n")
         if kind == "gradnorm.":
-            sys.stdout.write(f"     ({len(rows)} gradient norms, the five worst shown)\n")
+            sys.stdout.write(f"     ({len(chosen)} gradient norms, the five worst shown)\n")
     sys.stdout.write(f"{'all within' if passed else 'NOT within'} {TOLERANCE:.0e} relative\n")
     return 0 if passed else 1

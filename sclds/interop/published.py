@@ -4,6 +4,7 @@ Released weights keep queries, keys and values of text and fusion apart; here th
 but names, a few leading axes of one, and the patch filter, which is a linear map here.
 """
 
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 
@@ -99,9 +100,11 @@ def from_published(
             missing.append(name)
             continue
         read.update(sources)
-        value = torch.cat([state[source].reshape(_rows(shape, len(sources))) for source in sources])
-        if value.numel() != shape.numel():
-            raise ValueError(f"{sources[0]} has shape {tuple(state[sources[0]].shape)}; {name} wants {tuple(shape)}")
+        rows = _rows(shape, len(sources))
+        for source in sources:
+            if state[source].numel() != math.prod(rows):
+                raise ValueError(f"{source} has shape {tuple(state[source].shape)}; {name} wants {tuple(shape)}")
+        value = torch.cat([state[source].reshape(rows) for source in sources])
         found[name] = value.reshape(shape)
     unexpected = [name for name in state if name not in read and not UNUSED.match(name)]
     return found, missing, unexpected

@@ -1,0 +1,130 @@
+"""The folder that `sclds convert` writes and `model.init_from` reads: weights, architecture, and where they came from.
+
+* `model.safetensors`: every parameter of `SCLModel` by name
+* `config.yaml`: the `model` section that fits them
+* `origin.json`: the source, and what going back needs: released names in order, shapes, parts drawn by seed
+* `unused.safetensors`: released tensors that nothing here reads, kept so that going back is complete
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from sclds.config import ModelConfig
+from sclds.errors import CheckpointError
+from sclds.model.scl import SCLModel
+
+WEIGHTS, CONFIG, ORIGIN, UNUSED = "model.safetensors", "config.yaml", "origin.json", "unused.safetensors"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where weights came from."""
+
+    source: str
+    """`released`, `run`, `encoders`, …"""
+    seed: int = 0
+    """Keyed the draw of `initialised`."""
+    initialised: list[str] = field(default_factory=list)
+    """Parameters that the source did not have."""
+    released_shapes: dict[str, list[int]] = field(default_factory=dict)
+    """Name and shape of every tensor of a released state, in its order."""
+    dropped: list[str] = field(default_factory=list)
+    """Tensors of the source that are not kept, by permission or because the method has no use for them."""
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """What such a folder holds."""
+
+    config: ModelConfig
+    weights: dict[str, Tensor]
+    origin: Origin
+    unused: dict[str, Tensor] = field(default_factory=dict)
+
+
+def parameter_shapes(config: ModelConfig) -> dict[str, torch.Size]:
+    """Return name and shape of every parameter, without allocating one."""
+    with torch.device("meta"):
+        return {name: p.shape for name, p in _model(config).named_parameters()}
+
+
+def build_model(config: ModelConfig, weights: Mapping[str, Tensor] | None = None, seed: int = 0) -> SCLModel:
+    """Return the model with `weights`; parameters that they lack are drawn by seed and name."""
+    model = _model(config)
+    model.initialise(seed)
+    if weights:
+        model.load_state_dict(dict(weights), strict=False)
+    return model
+
+
+def _model(config: ModelConfig) -> SCLModel:
+    grid = config.vision.pretrained_image_size // config.vision.patch_size
+    return SCLModel(config, config.text.vocab_size, (grid,))
+
+
+def completed(config: ModelConfig, weights: Mapping[str, Tensor], missing: list[str], seed: int) -> dict[str, Tensor]:
+    """Return `weights` with the missing parameters drawn by seed and name."""
+    drawn = dict(build_model(config, seed=seed).named_parameters()) if missing else {}
+    return {**weights, **{name: drawn[name].detach().clone() for name in missing}}
+
+
+def write_folder(path: Path, content: ModelFolder) -> None:
+    """Write a new folder.
+
+    Raises:
+        CheckpointError: If there is something at `path` already.
+    """
+    if path.exists():
+        raise CheckpointError(f"{path} exists already; name a new folder, or remove it")
+    path.mkdir(parents=True)
+    save_file(_own(content.weights), path / WEIGHTS, metadata={"format": "pt"})
+    if content.unused:
+        save_file(_own(content.unused), path / UNUSED, metadata={"format": "pt"})
+    section = content.config.model_copy(update={"init_from": None}).model_dump(mode="json")
+    (path / CONFIG).write_text(OmegaConf.to_yaml(OmegaConf.create(section)))
+    (path / ORIGIN).write_text(json.dumps(asdict(content.origin), indent=1) + "\n")
+
+
+def read_folder(path: Path) -> ModelFolder:
+    """Read a folder that `write_folder` wrote.
+
+    Raises:
+        CheckpointError: If a file is missing or damaged, or the weights do not fit the architecture.
+    """
+    for name in (WEIGHTS, CONFIG, ORIGIN):
+        if not (path / name).is_file():
+            raise CheckpointError(f"{path} has no {name}; give a folder that `sclds convert` wrote")
+    try:
+        weights = load_file(path / WEIGHTS)
+        unused = load_file(path / UNUSED) if (path / UNUSED).is_file() else {}
+        config = ModelConfig.model_validate(OmegaConf.to_container(OmegaConf.load(path / CONFIG)))
+        origin = Origin(**_mapping(json.loads((path / ORIGIN).read_text())))
+    except (SafetensorError, OSError, ValidationError, ValueError, TypeError, OmegaConfBaseException) as fault:
+        raise CheckpointError(f"{path} cannot be read ({' '.join(str(fault).split())}); convert anew") from fault
+    shapes = parameter_shapes(config)
+    wrong = sorted(n for n in shapes.keys() | weights.keys() if shapes.get(n) != getattr(weights.get(n), "shape", None))
+    if wrong:
+        raise CheckpointError(f"{path}: {CONFIG} and {WEIGHTS} do not fit one another: {', '.join(wrong[:5])}")
+    return ModelFolder(config, weights, origin, unused)
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError(f"{ORIGIN} holds no object")
+    return value
+
+
+def _own(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Give every tensor its own memory, as safetensors asks."""
+    return {name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}

@@ -1,0 +1,182 @@
+"""Released SCL and GLSCL checkpoints into ours and back, bit by bit."""
+
+import pickle
+import re
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import ValidationError
+from torch import Tensor
+
+from sclds.config import ModelConfig
+from sclds.errors import CheckpointError, UserError
+from sclds.interop.folder import ModelFolder, Origin, completed, parameter_shapes
+from sclds.interop.published import UNUSED, from_published, published_names, to_published
+
+WRAPPINGS = ("state_dict", "model")
+"""Keys under which checkpoints keep their weights."""
+ABSENT_BY_DESIGN = frozenset({"vision_encoder.embedding.temporal_embedding", "vision_encoder.embedding.mask_token"})
+"""Released image models have no temporal embedding, and those without local completion no mask token."""
+HEAD_WIDTH = 64
+"""Channels of an attention head in every released model; the tensors do not tell."""
+_VISION = "vision_transformer.visual."
+_TEXT = "text_transformer."
+
+
+def read_released(path: Path) -> dict[str, Tensor]:
+    """Read the tensors of a released checkpoint without running code that it may carry.
+
+    Raises:
+        CheckpointError: If it cannot be read so, or holds no named tensors.
+    """
+    try:
+        content: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as fault:
+        raise CheckpointError(
+            f"{path} is damaged, or holds more than tensors and plain values, which is not opened, since a pickle can "
+            f"run code ({str(fault).splitlines()[0]}); save its state_dict alone"
+        ) from fault
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as fault:
+        raise CheckpointError(f"{path} cannot be read as a torch file ({str(fault).splitlines()[0]})") from fault
+    for wrapping in WRAPPINGS:
+        if isinstance(content, dict) and isinstance(content.get(wrapping), dict):
+            content = content[wrapping]
+            break
+    if not isinstance(content, dict) or not content or not all(isinstance(v, Tensor) for v in content.values()):
+        raise CheckpointError(f"{path} holds no dictionary of tensors, plain or under {' or '.join(WRAPPINGS)}")
+    return {str(name): tensor for name, tensor in content.items()}
+
+
+def architecture_of(state: Mapping[str, Tensor], overrides: list[str]) -> ModelConfig:
+    """Return the sizes that released tensors have; `overrides` (`text.heads=4`) give what they do not tell.
+
+    Raises:
+        UserError: If a tensor that tells a size is missing, or an override is wrong.
+    """
+    try:
+        vision_width, _, patch, _ = state[f"{_VISION}conv1.weight"].shape
+        positions = state[f"{_VISION}positional_embedding"].shape[0]
+        vocabulary, text_width = state[f"{_TEXT}embeddings.word_embeddings.weight"].shape
+        text_positions = state[f"{_TEXT}embeddings.position_embeddings.weight"].shape[0]
+        fusion_inner, fusion_width = state["cross_modal_text_layers.0.intermediate.dense.weight"].shape
+        token_types = state["token_type_embeddings.weight"].shape[0]
+        projection = state["vision_proj.3.weight"].shape[0]
+    except (KeyError, ValueError) as fault:
+        raise CheckpointError(f"This is no released SCL checkpoint: {fault} is missing or has another shape") from fault
+    vision: dict[str, Any] = {
+        "width": vision_width,
+        "layers": _count(state, rf"{re.escape(_VISION)}transformer\.resblocks\.(\d+)\."),
+        "heads": max(1, vision_width // HEAD_WIDTH),
+        "patch_size": patch,
+        "pretrained_image_size": round((positions - 1) ** 0.5) * patch,
+    }
+    temporal = state.get(f"{_VISION}temporal_embed")
+    if temporal is not None:
+        vision["max_frames"] = temporal.shape[-2]
+    tree = {
+        "vision": vision,
+        "text": {
+            "width": text_width,
+            "layers": _count(state, rf"{re.escape(_TEXT)}encoder\.layer\.(\d+)\."),
+            "heads": max(1, text_width // HEAD_WIDTH),
+            "vocab_size": vocabulary,
+            "max_positions": text_positions,
+        },
+        "fusion": {
+            "width": fusion_width,
+            "layers": _count(state, r"cross_modal_text_layers\.(\d+)\."),
+            "heads": max(1, fusion_width // HEAD_WIDTH),
+            "mlp_ratio": fusion_inner // fusion_width,
+            "token_types": token_types,
+        },
+        "projection": projection,
+    }
+    return with_overrides(tree, overrides)
+
+
+def with_overrides(tree: dict[str, Any], overrides: list[str]) -> ModelConfig:
+    """Return the architecture of `tree` with `key=value` pairs of the `model` section over it.
+
+    Raises:
+        UserError: If a pair is malformed, or names no setting.
+    """
+    try:
+        merged = OmegaConf.merge(OmegaConf.create(tree), OmegaConf.from_dotlist(overrides))
+        return ModelConfig.model_validate(OmegaConf.to_container(merged))
+    except (ValidationError, OmegaConfBaseException, ValueError) as fault:
+        raise UserError(f"the architecture is not valid: {' '.join(str(fault).split())}; see --model") from fault
+
+
+def _count(state: Mapping[str, Tensor], pattern: str) -> int:
+    """Return the number of layers whose names match."""
+    return 1 + max((int(m[1]) for name in state if (m := re.match(pattern, name))), default=0)
+
+
+def from_released(
+    state: Mapping[str, Tensor], config: ModelConfig, allowed: Collection[str] = (), seed: int = 0
+) -> ModelFolder:
+    """Turn released tensors into ours.
+
+    Args:
+        state: Released tensors by name.
+        config: Their architecture.
+        allowed: Parameters of ours that may be missing, and released names that may be unknown.
+        seed: Keys the draw of what is missing.
+
+    Raises:
+        CheckpointError: If names are missing or unknown that are not allowed, or shapes do not fit.
+    """
+    try:
+        found, missing, unexpected = from_published(parameter_shapes(config), state)
+    except (ValueError, RuntimeError) as fault:
+        raise CheckpointError(f"The checkpoint does not fit the architecture: {fault}") from fault
+    refused = [n for n in missing if n not in ABSENT_BY_DESIGN and n not in allowed]
+    # What is left of a parameter of several released tensors cannot be read, and goes along unused.
+    orphans = {part for name in missing for part in published_names(name) if part in state}
+    unknown = [n for n in unexpected if n not in allowed and n not in orphans]
+    if refused or unknown:
+        raise CheckpointError(refusal(refused, unknown))
+    kept = {name: tensor for name, tensor in state.items() if UNUSED.match(name) or name in unexpected}
+    shapes = {name: list(tensor.shape) for name, tensor in state.items()}
+    origin = Origin("released", seed, missing, shapes)
+    return ModelFolder(config, completed(config, found, missing, seed), origin, kept)
+
+
+def refusal(missing: list[str], unknown: list[str]) -> str:
+    """Return the sentence that lists what stands in the way."""
+    lines = []
+    if missing:
+        lines.append(f"{len(missing)} parameters are missing: {', '.join(missing)}")
+    if unknown:
+        lines.append(f"{len(unknown)} names are unknown: {', '.join(unknown)}")
+    return "; ".join(lines) + "; allow each with --allow NAME (what is missing is then drawn by seed)"
+
+
+def to_released(folder: ModelFolder) -> dict[str, Tensor]:
+    """Return the state under released names; one that came from there comes back whole, in its order and shapes."""
+    shapes = folder.origin.released_shapes
+    if not shapes:
+        return to_published(folder.weights, _default_shape)
+    own = {name: tensor for name, tensor in folder.weights.items() if name not in folder.origin.initialised}
+    state = to_published(own, lambda name, _: shapes[name]) | folder.unused
+    lost = [name for name in shapes if name not in state]
+    if lost:
+        raise CheckpointError(f"the folder no longer holds {', '.join(lost)}; convert the released checkpoint anew")
+    return {name: state[name].contiguous() for name in shapes}
+
+
+def _default_shape(name: str, tensor: Tensor) -> tuple[int, ...]:
+    """Return the released shape of one of our tensors where no released checkpoint told it."""
+    shape = tuple(tensor.shape)
+    if name == "cl_temp":
+        return ()
+    if name.endswith("visual.visual_mask_token"):
+        return (1, *shape)
+    if name.endswith("visual.conv1.weight"):
+        side = round((shape[1] // 3) ** 0.5)
+        return (shape[0], 3, side, side)
+    return shape
