@@ -140,3 +140,21 @@ def test_bf16_follows_fp32(two_processes, name):
         assert ours["terms"]["total"] == pytest.approx(theirs["terms"]["total"], rel=0.02)
     for key, weight in weights.items():
         torch.testing.assert_close(two_processes[name]["weights"][key], weight.detach(), rtol=0.02, atol=0.01)
+
+
+@pytest.mark.multiprocess
+@pytest.mark.slow
+def test_another_number_of_processes_goes_on_where_the_last_stopped(tmp_path):
+    """Two processes save after two steps; one, and two again, take the third as if nothing had happened."""
+    stages = {name: SAME_AS_PLAIN[name] for name in STAGES}
+    saved = {n: c | {"steps": 2, "folder": str(tmp_path / n)} for n, c in stages.items()}
+    resumed = {n: c | {"folder": str(tmp_path / n)} for n, c in stages.items()}
+    processes(2, saved, tmp_path)
+    for count in (1, 2):
+        found = processes(count, resumed, tmp_path)
+        for name in stages:
+            history, weights = plain(name)
+            [third] = found[name]["history"]
+            assert third["terms"] == pytest.approx(history[2]["terms"], rel=1e-5, abs=1e-6)
+            for key, weight in weights.items():
+                torch.testing.assert_close(found[name]["weights"][key], weight.detach(), rtol=1e-5, atol=1e-5)

@@ -2,11 +2,19 @@
 
 import json
 import sys
+from pathlib import Path
 
 import deepspeed
 import torch
 
 from sclds.data.tokenizer import load_tokenizer
+from sclds.train.checkpoint import (
+    convert_to_universal,
+    load_checkpoint,
+    needs_conversion,
+    newest_checkpoint,
+    save_checkpoint,
+)
 from sclds.train.distributed import ProcessGroup
 from sclds.train.engine import build_engine
 from sclds.train.split import split_batch
@@ -20,10 +28,18 @@ def run_case(case, group):
     """Train `STEPS` steps through the real engine and step; return summed losses and the full weights."""
     config = tiny_config(**case["config"])
     split = split_batch(config.batch, group.world_size)
-    engine = build_engine(config, load_tokenizer("embedded"), split, group)
+    folder = Path(case["folder"]) if "folder" in case else None
+    checkpoint = newest_checkpoint(folder) if folder else None
+    universal = checkpoint is not None and needs_conversion(checkpoint, config, group.world_size)
+    if universal and group.rank == 0:
+        convert_to_universal(checkpoint)
+    group.barrier()
+    engine = build_engine(config, load_tokenizer("embedded"), split, group, universal)
+    if checkpoint is not None:
+        load_checkpoint(engine, checkpoint, universal)
     kinds, words = MAKE_UPS[case["make_up"]]
     history = []
-    for step in range(case.get("steps", STEPS)):
+    for step in range(checkpoint.step if checkpoint else 0, case.get("steps", STEPS)):
         batches = []
         for a in range(split.accumulation):
             first = (a * group.world_size + group.rank) * split.micro
@@ -33,6 +49,8 @@ def run_case(case, group):
         report = train_step(engine, batches, step, config, split, group, measure=True)
         terms = {name: group.all_reduce_sum(value.float()).item() for name, value in sorted(report.terms.items())}
         history.append({"terms": terms, "norm": float(engine.get_global_grad_norm()), "applied": report.applied})
+    if folder and checkpoint is None:
+        save_checkpoint(engine, folder, case["steps"], config, group, keep=1)
     weights = {}
     for name, parameter in engine.module.named_parameters():
         with deepspeed.zero.GatheredParameters([parameter]):

@@ -1,0 +1,65 @@
+import pytest
+
+from sclds.errors import ConfigError, DataError
+from sclds.train.startup import USER_ERROR, checked_config, exit_code
+
+QUICKSTART = "configs/quickstart.yaml"
+
+
+@pytest.fixture(autouse=True)
+def _in_the_repository(monkeypatch, pytestconfig):
+    monkeypatch.chdir(pytestconfig.rootpath)
+
+
+def test_the_shipped_quickstart_may_start(tmp_path):
+    config = checked_config(QUICKSTART, [f"run_dir={tmp_path / 'run'}"], world_size=2)
+    assert config.name == "quickstart"
+    assert not (tmp_path / "run").exists()
+
+
+def test_everything_that_stands_in_the_way_is_told_at_once(tmp_path):
+    (tmp_path / "file").touch()
+    overrides = [
+        f"run_dir={tmp_path / 'file' / 'run'}",
+        f"data.train.0.shards={tmp_path / 'nothing'}",
+        "data.tokenizer=/no/such/tokenizer",
+        "optimizer.implementation=apex",
+        "engine.attention=flash_attn",
+    ]
+    with pytest.raises(ConfigError) as fault:
+        checked_config(QUICKSTART, overrides, world_size=3)
+    told = "\n".join(fault.value.problems)
+    for part in (
+        "over 3 processes",
+        "nothing",
+        "data.tokenizer",
+        "run_dir",
+        "NVIDIA Apex",
+        "engine.attention=flash_attn",
+    ):
+        assert part in told
+    assert len(fault.value.problems) == 6
+
+
+def raises(fault):
+    def work():
+        raise fault
+
+    return work
+
+
+def test_settings_are_told_by_rank_0_only(capsys):
+    assert exit_code(raises(ConfigError(["a is wrong"])), rank=1) == USER_ERROR
+    assert capsys.readouterr().err == ""
+    assert exit_code(raises(ConfigError(["a is wrong"])), rank=0) == USER_ERROR
+    assert "a is wrong" in capsys.readouterr().err
+
+
+def test_a_fault_of_one_ranks_data_is_told_by_that_rank(capsys):
+    assert exit_code(raises(DataError("shard 3 is broken")), rank=1) == USER_ERROR
+    assert "shard 3 is broken" in capsys.readouterr().err
+
+
+def test_our_own_mistakes_keep_their_traceback():
+    with pytest.raises(AssertionError):
+        exit_code(raises(AssertionError()), rank=0)
