@@ -10,6 +10,7 @@ COMMANDS = {
     "doctor": ("sclds.doctor", "say what is installed, what is missing, what that costs and how to mend it"),
     "convert": ("sclds.interop.convert", "bring weights in and out: released, Hugging Face, a run's checkpoint"),
     "verify": ("sclds.verify", "compare with published numbers, and one split over processes with another"),
+    "plan": ("sclds.profiling.plan", "compute speed, memory and communication of a configuration on a cluster"),
     "report": ("sclds.profiling.report", "write the throughput and learning page of a run"),
     "prepare": ("sclds.data.prepare.command", "turn a public data set into shards"),
 }

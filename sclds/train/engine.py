@@ -72,28 +72,44 @@ def fill_parameters(model: nn.Module, seed: int, weights: dict[str, Tensor], sha
         with context, torch.no_grad():
             if sharded and rank != 0:
                 continue
-            if name in weights:
+            if weights:
                 parameter.data.copy_(weights[name])
             else:
                 model.initialise_parameter(name, parameter.data, seed)  # type: ignore[operator]
 
 
+def weights_file(path: Path) -> Path:
+    """Return the safetensors file that `model.init_from` names, itself or by its folder."""
+    file = path / "model.safetensors" if path.is_dir() else path
+    if not file.is_file():
+        raise CheckpointError(f"model.init_from: {file} does not exist; write it with `sclds convert`")
+    return file
+
+
 def _read_weights(path: Path, model: nn.Module) -> dict[str, Tensor]:
     """Return the weights of a safetensors file or folder; every parameter must be there, with its shape."""
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     file = path / "model.safetensors" if path.is_dir() else path
     if not file.is_file():
         raise CheckpointError(f"model.init_from: {file} does not exist; write it with `sclds convert`")
-    weights = load_file(file)
+    try:
+        weights = load_file(file)
+    except (SafetensorError, OSError) as fault:
+        raise CheckpointError(f"model.init_from: {file} cannot be read ({fault}); write it anew") from fault
     shapes = {n: tuple(getattr(p, "ds_shape", p.shape)) for n, p in model.named_parameters()}
     wrong = sorted(n for n in shapes.keys() & weights.keys() if shapes[n] != tuple(weights[n].shape))
-    unknown = sorted(weights.keys() - shapes.keys())
-    if wrong or unknown:
+    faults = {
+        "have another shape": wrong,
+        "are missing": sorted(shapes.keys() - weights.keys()),
+        "are unknown": sorted(weights.keys() - shapes.keys()),
+    }
+    told = [f"{len(names)} parameters {what} ({', '.join(names[:3])})" for what, names in faults.items() if names]
+    if told:
         raise CheckpointError(
-            f"model.init_from: {file} does not fit the model: {len(wrong)} parameters have another shape "
-            f"({', '.join(wrong[:3]) or 'none'}), {len(unknown)} are unknown ({', '.join(unknown[:3]) or 'none'}); "
-            f"check the `model` section against the checkpoint"
+            f"model.init_from: {file} does not fit the model: {'; '.join(told)}; compare the `model` section with the "
+            f"one beside the weights, or convert them again with `sclds convert`"
         )
     return weights
 

@@ -26,6 +26,7 @@ def checked_config(path: str | Path, overrides: list[str], world_size: int) -> C
         lambda: RunFolder(config.run_dir).problems(),
         lambda: _optimizer_problems(config),
         lambda: _backend_problems(config),
+        lambda: _weights_problems(config),
         lambda: _resume_problems(config),
     ]
     problems = [problem for check in checks for problem in check()]
@@ -86,6 +87,17 @@ def _backend_problems(config: Config) -> list[str]:
             max(config.model.text.dropout, config.model.fusion.dropout),
         )
     except ValueError as fault:
+        return [str(fault)]
+    return []
+
+
+def _weights_problems(config: Config) -> list[str]:
+    from sclds.train.engine import weights_file
+
+    try:
+        if config.model.init_from:
+            weights_file(Path(config.model.init_from))
+    except UserError as fault:
         return [str(fault)]
     return []
 

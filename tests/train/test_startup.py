@@ -25,6 +25,7 @@ def test_everything_that_stands_in_the_way_is_told_at_once(tmp_path):
         "data.tokenizer=/no/such/tokenizer",
         "optimizer.implementation=apex",
         "engine.attention=flash_attn",
+        "model.init_from=no-such-folder",
     ]
     with pytest.raises(ConfigError) as fault:
         checked_config(QUICKSTART, overrides, world_size=3)
@@ -38,7 +39,7 @@ def test_everything_that_stands_in_the_way_is_told_at_once(tmp_path):
         "engine.attention=flash_attn",
     ):
         assert part in told
-    assert len(fault.value.problems) == 6
+    assert len(fault.value.problems) == 7
 
 
 def raises(fault):
