@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from sclds.cli import COMMANDS
 from sclds.config import load_config
 from sclds.profiling.counts import packed_forward, published_forward
 
@@ -33,3 +34,8 @@ def test_figures_are_those_that_are_counted() -> None:
             assert f"{sum(parts.values()) / 1e9:.0f} GFLOP" in readme
             for value in (*parts.values(), sum(parts.values())):
                 assert f"{value / 1e9:.1f}" in costs
+
+
+@pytest.mark.parametrize("command", sorted(set(re.findall(r"`sclds (\w+)", PAGES[0].read_text()))))
+def test_subcommands_exist(command: str) -> None:
+    assert command in COMMANDS
