@@ -368,6 +368,15 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
     Raises:
         ConfigError: With one sentence for every fault found.
     """
+    return parse_config(read_settings(path, overrides))
+
+
+def read_settings(path: str | Path, overrides: list[str] | None = None) -> Any:
+    """Read a YAML file and merge `key=value` overrides over it; nothing is validated.
+
+    Raises:
+        ConfigError: The file or an override cannot be read.
+    """
     path = Path(path)
     if not path.is_file():
         raise ConfigError([f"configuration file {path} does not exist; `ls configs` lists those that ship"])
@@ -388,7 +397,7 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
         if type(fault).__module__.startswith("yaml"):
             raise ConfigError([f"{path} is not valid YAML: {' '.join(str(fault).split())}"]) from fault
         raise
-    return parse_config(tree)
+    return tree
 
 
 def _override(tree: Any, override: str) -> None:

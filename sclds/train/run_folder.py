@@ -2,6 +2,7 @@
 
 import json
 import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +33,11 @@ class RunFolder:
             existing = existing.parent
         if not existing.is_dir():
             return [f"run_dir={self.root}: {existing} is a file; name another folder"]
-        if not os.access(existing, os.W_OK | os.X_OK):
-            return [f"run_dir={self.root}: {existing} cannot be written; name another folder or change its permissions"]
-        return []
+        try:
+            with tempfile.TemporaryFile(dir=existing):
+                return []
+        except OSError as fault:
+            return [f"run_dir={self.root}: {existing} cannot be written ({fault.strerror}); name another folder"]
 
     def open(self, config: Config, step: int) -> None:
         """Create the folder, save the resolved settings, and drop metric lines past `step`, where the run goes on."""

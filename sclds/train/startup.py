@@ -1,10 +1,24 @@
 """Start of a run: everything that can be wrong is found and told at once, before any process does work."""
 
+import contextlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from sclds.config import Config, load_config
+from pydantic import ValidationError
+
+from sclds.config import (
+    BatchConfig,
+    Config,
+    DataConfig,
+    EngineConfig,
+    ModelConfig,
+    OptimizerConfig,
+    Section,
+    parse_config,
+    read_settings,
+)
 from sclds.errors import ConfigError, UserError
 from sclds.train.run_folder import RunFolder
 
@@ -18,21 +32,41 @@ def checked_config(path: str | Path, overrides: list[str], world_size: int) -> C
     Raises:
         ConfigError: With a sentence for everything that stands in the way.
     """
-    config = load_config(path, overrides)
+    settings = read_settings(path, overrides)
+    try:
+        config = parse_config(settings)
+    except ConfigError as fault:
+        raise ConfigError(fault.problems + _problems_of_valid_sections(settings)) from fault
     checks: list[Callable[[], list[str]]] = [
-        lambda: _split_problems(config, world_size),
-        lambda: _data_problems(config),
-        lambda: _tokenizer_problems(config),
+        lambda: _split_problems(config.batch, world_size),
+        lambda: _data_problems(config.data),
         lambda: RunFolder(config.run_dir).problems(),
-        lambda: _optimizer_problems(config),
-        lambda: _backend_problems(config),
-        lambda: _weights_problems(config),
+        lambda: _optimizer_problems(config.optimizer),
+        lambda: _backend_problems(config.engine),
+        lambda: _weights_problems(config.model),
         lambda: _resume_problems(config),
     ]
     problems = [problem for check in checks for problem in check()]
     if problems:
         raise ConfigError(problems)
     return config
+
+
+def _problems_of_valid_sections(settings: Any) -> list[str]:
+    """Return what is wrong outside the configuration with those of its sections that are valid by themselves."""
+    sections: dict[str, tuple[type[Section], Callable[[Any], list[str]]]] = {
+        "data": (DataConfig, _data_problems),
+        "optimizer": (OptimizerConfig, _optimizer_problems),
+        "engine": (EngineConfig, _backend_problems),
+        "model": (ModelConfig, _weights_problems),
+    }
+    problems = []
+    for name, (section, check) in sections.items():
+        with contextlib.suppress(ValidationError):
+            problems += check(section.model_validate(settings.get(name, {})))
+    if isinstance(settings.get("run_dir"), str):
+        problems += RunFolder(settings["run_dir"]).problems()
+    return problems
 
 
 def exit_code(work: Callable[[], int], rank: int) -> int:
@@ -45,58 +79,50 @@ def exit_code(work: Callable[[], int], rank: int) -> int:
         return USER_ERROR
 
 
-def _split_problems(config: Config, world_size: int) -> list[str]:
+def _split_problems(batch: BatchConfig, world_size: int) -> list[str]:
     from sclds.train.split import split_batch
 
     try:
-        split_batch(config.batch, world_size)
+        split_batch(batch, world_size)
     except ConfigError as fault:
         return fault.problems
     return []
 
 
-def _data_problems(config: Config) -> list[str]:
+def _data_problems(data: DataConfig) -> list[str]:
     from sclds.data.shards import shard_problems
-
-    return [problem for dataset in (*config.data.train, *config.data.heldout) for problem in shard_problems(dataset)]
-
-
-def _tokenizer_problems(config: Config) -> list[str]:
     from sclds.data.tokenizer import load_tokenizer
 
+    problems = [problem for dataset in (*data.train, *data.heldout) for problem in shard_problems(dataset)]
     try:
-        load_tokenizer(config.data.tokenizer)
+        load_tokenizer(data.tokenizer)
     except UserError as fault:
-        return [f"data.tokenizer={config.data.tokenizer}: {fault}"]
-    return []
+        problems.append(f"data.tokenizer={data.tokenizer}: {fault}")
+    return problems
 
 
-def _optimizer_problems(config: Config) -> list[str]:
+def _optimizer_problems(optimizer: OptimizerConfig) -> list[str]:
     from sclds.train.optimizer import implementation_problems
 
-    return implementation_problems(config.optimizer)
+    return implementation_problems(optimizer)
 
 
-def _backend_problems(config: Config) -> list[str]:
+def _backend_problems(engine: EngineConfig) -> list[str]:
     from sclds.model.attention import set_attention_backend
 
     try:
-        set_attention_backend(
-            config.engine.attention,
-            config.engine.precision,
-            max(config.model.text.dropout, config.model.fusion.dropout),
-        )
+        set_attention_backend(engine.attention)
     except ValueError as fault:
         return [str(fault)]
     return []
 
 
-def _weights_problems(config: Config) -> list[str]:
+def _weights_problems(model: ModelConfig) -> list[str]:
     from sclds.train.engine import weights_file
 
     try:
-        if config.model.init_from:
-            weights_file(Path(config.model.init_from))
+        if model.init_from:
+            weights_file(Path(model.init_from))
     except UserError as fault:
         return [str(fault)]
     return []

@@ -42,6 +42,21 @@ def test_everything_that_stands_in_the_way_is_told_at_once(tmp_path):
     assert len(fault.value.problems) == 7
 
 
+def test_faults_of_the_settings_do_not_hide_those_of_the_files(tmp_path):
+    (tmp_path / "file").touch()
+    overrides = [
+        f"run_dir={tmp_path / 'file' / 'run'}",
+        f"data.train.0.shards={tmp_path / 'nothing'}",
+        "optimizer.learning_rat=1e-3",
+        "schedule.steps=0",
+    ]
+    with pytest.raises(ConfigError) as fault:
+        checked_config(QUICKSTART, overrides, world_size=2)
+    told = "\n".join(fault.value.problems)
+    for part in ("did you mean 'learning_rate'", "schedule.steps=0", "nothing", "run_dir"):
+        assert part in told
+
+
 def raises(fault):
     def work():
         raise fault
