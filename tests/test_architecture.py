@@ -76,7 +76,7 @@ def test_the_rules_see_what_they_forbid(tmp_path):
 
 
 def test_files_stay_short():
-    """A file that grows past 450 lines has more than one role."""
+    """A file that grows past 500 lines has more than one role."""
     folders = ("sclds", "kernels/scl_kernels", "launchers")
     lengths = {p: len(p.read_text().splitlines()) for folder in folders for p in (ROOT / folder).rglob("*.py")}
-    assert [f"{p.relative_to(ROOT)}: {n} lines" for p, n in lengths.items() if n > 450] == []
+    assert [f"{p.relative_to(ROOT)}: {n} lines" for p, n in lengths.items() if n > 500] == []
