@@ -51,12 +51,14 @@ class CrossAttention(nn.Module):
 
     def forward(self, x_NC: Tensor, other_MC: Tensor, plan: StreamPlan) -> Tensor:
         """Return (pair rows, C)."""
-        q, kv = self.q(x_NC), self.kv(other_MC)
+        q = self.q(x_NC)
         if plan.expand_own is not None:
             q = gather_rows(q, plan.expand_own)
-        if plan.expand_other is not None:
-            kv = gather_rows(kv, plan.expand_other)
-        k, v = kv[plan.other].unflatten(-1, (2, self.heads, -1)).unbind(1)
+        if plan.expand_other is None:
+            kv = self.kv(other_MC[plan.other])
+        else:
+            kv = gather_rows(self.kv(other_MC), plan.expand_other[plan.other])
+        k, v = kv.unflatten(-1, (2, self.heads, -1)).unbind(1)
         dropout = self.dropout if self.training else 0.0
         return self.out(attend(q.unflatten(-1, (self.heads, -1)), k, v, plan.cross_attention, dropout).flatten(1))
 
