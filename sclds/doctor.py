@@ -156,12 +156,12 @@ def _choices() -> list[Finding]:
     import torch
 
     from scl_kernels.backend import resolve
+    from sclds.config import EngineConfig, TextConfig
     from sclds.model.attention import available_backends
 
-    device = "cuda" if _on_cuda() else "cpu"
-    kernels = resolve("auto", torch.empty(0, device=device))
+    kernels = resolve("auto", torch.empty(0, device="cuda" if _on_cuda() else "cpu"))
     # without a process on a CUDA device, the attention that serves CUDA tensors is of no use
-    attention = available_backends()[0] if device == "cuda" else "sdpa"
+    attention = available_backends(EngineConfig().precision, TextConfig().dropout)[0] if _on_cuda() else "sdpa"
     return [
         Finding("engine.kernels=auto", "ok", kernels),
         Finding("engine.attention=auto", "ok", attention),

@@ -12,15 +12,22 @@ from sclds.train.checkpoint import ENGINE_TAG, STATE_FILE
 
 MODEL_FILE = "mp_rank_00_model_states.pt"
 """DeepSpeed's file of the weights that no process shards."""
-KNOWN_PACKAGES = ("deepspeed.", "torch.", "collections.")
-"""Packages whose classes DeepSpeed's own files name; a file that names others is not opened."""
+OWN_CLASSES = frozenset(
+    {
+        "deepspeed.utils.tensor_fragment.fragment_address",
+        "deepspeed.runtime.fp16.loss_scaler.LossScaler",
+        "deepspeed.runtime.fp16.loss_scaler.DynamicLossScaler",
+        "deepspeed.runtime.zero.config.ZeroStageEnum",
+    }
+)
+"""What DeepSpeed's own files name beside tensors and plain values; a file that names anything else is not opened."""
 
 
 def consolidated_weights(folder: str | Path) -> dict[str, Tensor]:
     """Return every parameter of a checkpoint folder (`step-…`) by name, whole and in fp32 on the CPU.
 
     Raises:
-        CheckpointError: If the folder is no complete checkpoint, or its files name code of other packages.
+        CheckpointError: If the folder is no complete checkpoint, or its files name code that no run writes.
     """
     folder = Path(folder)
     if not (folder / STATE_FILE).is_file():
@@ -51,7 +58,7 @@ def _refuse_foreign_code(file: Path) -> None:
         named = torch.serialization.get_unsafe_globals_in_checkpoint(file)
     except (OSError, RuntimeError, ValueError, EOFError) as fault:
         raise CheckpointError(f"{file} cannot be read ({fault}); take an older checkpoint") from fault
-    foreign = [name for name in named if not name.startswith(KNOWN_PACKAGES)]
+    foreign = [name for name in named if name not in OWN_CLASSES]
     if foreign:
         raise CheckpointError(
             f"{file} names code that no checkpoint of a run contains ({', '.join(foreign)}); it is not opened"

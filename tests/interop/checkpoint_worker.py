@@ -1,0 +1,46 @@
+"""One of two processes that take a step and save, once per case: `python -m tests.interop.checkpoint_worker FOLDER`."""
+
+import sys
+from pathlib import Path
+
+import deepspeed
+import torch
+
+from sclds.data.tokenizer import load_tokenizer
+from sclds.train.checkpoint import save_checkpoint
+from sclds.train.distributed import ProcessGroup
+from sclds.train.engine import build_engine
+from sclds.train.split import split_batch
+from sclds.train.step import train_step
+from tests.train.synthetic import MAKE_UPS, batch_of, tiny_config
+
+CASES = [(0, "fp32"), (1, "fp32"), (2, "fp32"), (3, "fp32"), (0, "bf16"), (3, "bf16")]
+
+
+def save_case(folder, stage, precision, group):
+    """Write a run's checkpoint, and beside it the weights that the processes hold."""
+    config = tiny_config(engine={"zero_stage": stage, "precision": precision})
+    split = split_batch(config.batch, group.world_size)
+    engine = build_engine(config, load_tokenizer("embedded"), split, group)
+    first = group.rank * split.micro
+    batch = batch_of(config, 1, range(first, first + split.micro), *MAKE_UPS["mixed"])
+    train_step(engine, [batch], 1, config, split, group, measure=False)
+    save_checkpoint(engine, folder / "checkpoints", 1, config, group, keep=1)
+    weights = {}
+    for name, parameter in engine.module.named_parameters():
+        with deepspeed.zero.GatheredParameters([parameter]):
+            weights[name] = parameter.detach().clone()
+    if group.rank == 0:
+        torch.save(weights, folder / "weights.pt")
+    engine.destroy()
+
+
+def main():
+    group = ProcessGroup()
+    for stage, precision in CASES:
+        save_case(Path(sys.argv[1]) / f"{precision}-{stage}", stage, precision, group)
+    group.close()
+
+
+if __name__ == "__main__":
+    main()
