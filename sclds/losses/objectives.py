@@ -231,7 +231,7 @@ def _gather_candidates(
         for s, step in enumerate(own)
     ]
     flat = [
-        torch.stack((x.row_lse.float(), x.col_lse.float(), step[key].weight), dim=1)
+        torch.stack((x.row_lse, x.col_lse, step[key].weight.to(x.row_lse.dtype)), dim=1)
         for step, of_step in zip(own, statistics, strict=True)
         for key, x in zip(keys, of_step, strict=True)
     ]

@@ -1,0 +1,224 @@
+"""Shares of ranks and accumulation steps add up to one process on the whole batch, values and gradients."""
+
+import threading
+
+import pytest
+import torch
+
+from sclds.config import LossesConfig
+from sclds.losses.communicator import SingleProcess, gather_ragged
+from sclds.losses.objectives import GlobalBatch, features_of, step_loss
+from sclds.profiling.published_schedule import nce
+
+WIDTH, TAU = 6, 0.25
+ALL = LossesConfig(mltc_image=0.2, mltc_text=0.3, completion_temperature=0.1)
+
+
+class Threads:
+    """Ranks as threads of one process, which meet at a barrier."""
+
+    def __init__(self, rank, world_size, shared):
+        self.rank, self.world_size, self._shared = rank, world_size, shared
+
+    def all_gather(self, tensor):
+        slots, barrier = self._shared
+        slots[self.rank] = tensor
+        barrier.wait()
+        gathered = torch.stack(slots)
+        barrier.wait()
+        return gathered
+
+    def all_reduce_sum(self, tensor):
+        return self.all_gather(tensor).sum(0)
+
+
+def run_ranks(world_size, function):
+    """Call `function(communicator)` on every rank at once and return the results."""
+    shared = ([None] * world_size, threading.Barrier(world_size, timeout=30))
+    results = [None] * world_size
+
+    def work(rank):
+        try:
+            results[rank] = function(Threads(rank, world_size, shared))
+        except BaseException:
+            shared[1].abort()
+            raise
+
+    threads = [threading.Thread(target=work, args=(rank,)) for rank in range(world_size)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(r is not None for r in results)
+    return results
+
+
+def piece(seed, frames, words):
+    """Return leaves and batch of one micro-batch: `frames` per sample, `words` masked words."""
+    generator = torch.Generator().manual_seed(seed)
+    rows, cells = len(frames), sum(frames)
+
+    def leaf(n, width=WIDTH):
+        return torch.randn(n, width, dtype=torch.float64, generator=generator).requires_grad_()
+
+    outputs = {n: leaf(rows) for n in ("text_proj", "vision_proj", "text_recovered", "text_target")}
+    outputs |= {"vision_recovered": leaf(cells), "vision_target": leaf(cells), "itm_logits": leaf(rows, 2)}
+    outputs |= {"mlm_logits": leaf(words, 9), "text_tokens_recovered": leaf(words + 1)}
+    outputs |= {"text_tokens_target": leaf(words + 1), "vision_tokens_recovered": leaf(2 * cells)}
+    outputs["vision_tokens_target"] = leaf(2 * cells)
+    batch = {
+        "sample_ids": tuple(range(rows)),
+        "mlm_label": torch.randint(9, (words,), generator=generator),
+        "itm_label": torch.randint(2, (rows,), generator=generator),
+        "head_mlsc_text_tokens": torch.zeros(words + 1),
+        "replaced_per_group": (2 * cells,),
+        "most_frames": max(frames),
+        "frame_count": torch.tensor(frames),
+    }
+    return outputs, batch
+
+
+def detached_targets(outputs, tau):
+    """Return what the model hands over: targets without gradient, and a temperature leaf."""
+    found = {n: x.detach() if n.endswith("target") else x for n, x in outputs.items()}
+    return found | {"temperature": tau}
+
+
+def joined(pieces):
+    """Return the pieces as one process would hold them."""
+    outputs = {n: torch.cat([o[n].detach() for o, _ in pieces]).requires_grad_() for n in pieces[0][0]}
+    batch = {n: torch.cat([b[n] for _, b in pieces]) for n in ("mlm_label", "itm_label", "frame_count")}
+    batch |= {"sample_ids": tuple(range(len(batch["itm_label"]))), "most_frames": int(batch["frame_count"].max())}
+    batch |= {"head_mlsc_text_tokens": torch.cat([b["head_mlsc_text_tokens"] for _, b in pieces])}
+    return outputs, batch | {"replaced_per_group": sum((b["replaced_per_group"] for _, b in pieces), ())}
+
+
+def step(pieces, losses, communicator):
+    """Return terms, leaf gradients and the temperature's of one rank's accumulation steps."""
+    tau = torch.tensor(TAU, requires_grad=True)
+    outputs = [detached_targets(o, tau) for o, _ in pieces]
+    batches = [b for _, b in pieces]
+    everybody = GlobalBatch.gather([features_of(o) for o in outputs], batches, losses, communicator)
+    terms = {}
+    gradients = []
+    for index, (o, b) in enumerate(zip(outputs, batches, strict=True)):
+        total, found = step_loss(o, b, everybody, index, losses)
+        leaves = {n: x for n, x in pieces[index][0].items() if not n.endswith("target")}
+        # All ranks work at once in one process: .grad of a leaf is its rank's alone.
+        total.backward()
+        gradients.append({n: x.grad.clone() for n, x in leaves.items()})
+        for name, value in found.items():
+            terms[name] = terms.get(name, 0) + value
+    return terms, gradients, tau.grad.clone()
+
+
+SPLITS = {
+    "pictures_and_clips_apart": [[((1, 1, 1), 2)], [((4, 4), 0)], [((1, 8), 3)]],
+    "one_row_ranks": [[((1,), 1)], [((2,), 0)], [((1,), 0)]],
+    "accumulation": [[((1, 3), 2), ((1, 1), 0), ((5,), 1)]],
+    "ranks_and_accumulation": [[((1, 1), 1), ((2, 1), 0)], [((4,), 0), ((1, 1, 1), 2)]],
+}
+"""Per rank, per accumulation step: frames of the samples and masked words."""
+
+
+@pytest.mark.parametrize("name", SPLITS)
+def test_shares_add_up_to_one_process_on_the_whole_batch(name):
+    split = SPLITS[name]
+    ranks = [[piece(10 * r + s, *shape) for s, shape in enumerate(of_rank)] for r, of_rank in enumerate(split)]
+    found = run_ranks(len(ranks), lambda c: step(ranks[c.rank], ALL, c))
+    order = [(r, s) for s in range(len(split[0])) for r in range(len(split))]
+    wanted_terms, (wanted_gradients,), wanted_tau = step(
+        [joined([ranks[r][s] for r, s in order])], ALL, SingleProcess()
+    )
+    for term, value in wanted_terms.items():
+        torch.testing.assert_close(sum(f[0][term] for f in found), value, rtol=1e-6, atol=1e-7, check_dtype=False)
+    for leaf, value in wanted_gradients.items():
+        parts = torch.cat([found[r][1][s][leaf] for r, s in order])
+        torch.testing.assert_close(parts, value, rtol=1e-5, atol=1e-8)
+    torch.testing.assert_close(sum(f[2] for f in found), wanted_tau, rtol=1e-5, atol=1e-7)
+
+
+def test_terms_are_those_of_the_method():
+    outputs, batch = piece(3, (2, 2, 2), 2)
+    terms, _, _ = step([(outputs, batch)], ALL, SingleProcess())
+    frames = [outputs[n].unflatten(0, (3, 2)) for n in ("vision_recovered", "vision_target")]
+    wanted = {
+        "contrastive": nce(outputs["text_proj"], outputs["vision_proj"], TAU),
+        "mvsc": (nce(frames[0][:, 0], frames[1][:, 0], 0.1) + nce(frames[0][:, 1], frames[1][:, 1], 0.1)) / 2,
+        "mlsc": nce(outputs["text_recovered"], outputs["text_target"], 0.1),
+        "mltc_text": nce(outputs["text_tokens_recovered"], outputs["text_tokens_target"], 0.1),
+        "mltc_image": nce(outputs["vision_tokens_recovered"], outputs["vision_tokens_target"], 0.1),
+    }
+    for name, value in wanted.items():
+        torch.testing.assert_close(terms[name].double(), value.detach(), rtol=1e-6, atol=1e-6)
+
+
+class _PublishedGather(torch.autograd.Function):
+    """Everybody's rows; the backward returns the own slice of this rank's gradient, without a reduction."""
+
+    @staticmethod
+    def forward(ctx, own, everybody, first):
+        ctx.rows = slice(first, first + len(own))
+        return everybody.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient[ctx.rows], None, None
+
+
+def published_gradients(rank, ranks, weight):
+    """Return gradients of one rank of the published run: the whole global loss, through its gather, not yet averaged."""
+    leaves = {n: x.detach().clone().requires_grad_() for n, x in ranks[rank][0].items()}
+    tau = torch.tensor(TAU, dtype=torch.float64, requires_grad=True)
+    rows = {}
+    for n in leaves:
+        first = sum(len(o[n]) for o, _ in ranks[:rank])
+        own = leaves[n].detach() if n.endswith("target") else leaves[n]
+        rows[n] = _PublishedGather.apply(own, torch.cat([o[n].detach() for o, _ in ranks]), first)
+    total = weight["contrastive"] * nce(rows["text_proj"], rows["vision_proj"], tau)
+    total = total + nce(rows["text_recovered"], rows["text_target"], 0.1)
+    total = total + nce(rows["vision_recovered"], rows["vision_target"], 0.1)
+    total = total + weight["mltc_text"] * nce(rows["text_tokens_recovered"], rows["text_tokens_target"], 0.1)
+    total.backward()
+    return {n: x.grad for n, x in leaves.items()}, tau.grad
+
+
+def test_published_scaling_is_that_of_the_published_gather():
+    """Averaged over two ranks: own-row gradients are half of the true ones, the temperature's is whole."""
+    ranks = [piece(seed, (1, 1, 1), 2) for seed in (1, 2)]
+    losses = LossesConfig(
+        itm=0, mlm=0, mltc_text=0.3, completion_temperature=0.1, scaling="published", published_world_size=2
+    )
+    literal = [published_gradients(rank, ranks, {"contrastive": 0.5, "mltc_text": 0.3}) for rank in range(2)]
+    outputs = [{n: x for n, x in o.items() if "logits" not in n} for o, _ in ranks]
+    found = run_ranks(2, lambda c: _published_step(outputs[c.rank], ranks[c.rank][1], losses, c))
+    for rank in range(2):
+        for name, gradient in found[rank][0].items():
+            torch.testing.assert_close(gradient, literal[rank][0][name] / 2, rtol=1e-5, atol=1e-8)
+    mean = (literal[0][1] + literal[1][1]) / 2
+    torch.testing.assert_close((found[0][1] + found[1][1]).double(), mean, rtol=1e-5, atol=1e-7)
+    exact = losses.model_copy(update={"scaling": "exact"})
+    doubled = run_ranks(2, lambda c: _published_step(outputs[c.rank], ranks[c.rank][1], exact, c))
+    for name, gradient in doubled[0][0].items():
+        torch.testing.assert_close(gradient, 2 * found[0][0][name], rtol=1e-5, atol=1e-8)
+
+
+def _published_step(outputs, batch, losses, communicator):
+    leaves = {n: x.detach().clone().requires_grad_() for n, x in outputs.items()}
+    tau = torch.tensor(TAU, requires_grad=True)
+    own = detached_targets(leaves, tau)
+    everybody = GlobalBatch.gather([features_of(own)], [batch], losses, communicator)
+    total, _ = step_loss(own, batch, everybody, 0, losses)
+    total.backward()
+    return {n: x.grad for n, x in leaves.items() if x.grad is not None}, tau.grad
+
+
+def test_ragged_gather_returns_every_ranks_tensors():
+    def work(communicator):
+        n = communicator.rank
+        return gather_ragged([torch.full((n, 2), n), torch.full((3 - n,), -n)], communicator)
+
+    for ranks in run_ranks(3, work):
+        for n, (a, b) in enumerate(ranks):
+            assert torch.equal(a, torch.full((n, 2), n))
+            assert torch.equal(b, torch.full((3 - n,), -n))

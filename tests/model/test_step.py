@@ -1,0 +1,103 @@
+"""The packed step against its plain definition: five or six full passes over padded inputs, nothing shared."""
+
+import pytest
+import torch
+
+from sclds.config import LossesConfig
+from sclds.data.packing import roles_of
+from tests.model.samples import ALL, assert_equal, model_of, pack_samples, packed, plain, sample
+
+MIXED = [
+    sample(0, partner=1),
+    sample(1, "video", 3, inner=1, hidden=1, partner=0),
+    sample(2, "video", 1, inner=9, words=0, hidden=8, partner=2),
+    sample(3, inner=2, words=2, partner=1),
+]
+BATCHES = {
+    "one_inner_token": [sample(0, inner=1, hidden=1), sample(1, inner=8, partner=0)],
+    "no_inner_token": [sample(0, inner=0, words=0, hidden=0), sample(1, partner=0), sample(2, inner=9)],
+    "one_row": [sample(0)],
+    "prime": [sample(i, inner=1 + i, hidden=1, partner=(i + i % 2) % 7) for i in range(7)],
+    "clips_of_one_frame": [sample(i, "video", 1, partner=0) for i in range(3)],
+    "clips_of_eight_frames": [sample(i, "video", 8, partner=1) for i in range(2)],
+    "interpolated_positions": [sample(i, grid=2, partner=0) for i in range(2)],
+    "no_masked_word": [sample(i, words=0) for i in range(3)],
+    "all_but_cls_masked": [sample(i, inner=4, words=4, hidden=4, partner=0) for i in range(2)],
+    "mixed": MIXED,
+}
+
+
+@pytest.mark.parametrize("name", BATCHES)
+def test_losses_and_gradients_equal_the_plain_definition(name):
+    model = model_of()
+    assert_equal(packed(model, BATCHES[name]), plain(model, BATCHES[name]))
+
+
+@pytest.mark.parametrize("layers", [1, 3])
+def test_with_one_and_three_fusion_layers(layers):
+    model = model_of(layers)
+    assert_equal(packed(model, MIXED), plain(model, MIXED))
+
+
+OFF = {
+    "contrastive_only": {"itm": 0, "mlm": 0, "mvsc": 0, "mlsc": 0},
+    "completion_only": {"contrastive": 0, "itm": 0, "mlm": 0},
+    "one_completion": {"contrastive": 0, "itm": 0, "mlm": 0, "mlsc": 0},
+    "no_mlm": {"mlm": 0, "itm": 2},
+    "itm_only": {"contrastive": 0, "mlm": 0, "mvsc": 0, "mlsc": 0},
+    "local_images_only": {"contrastive": 0, "itm": 0, "mlm": 0, "mvsc": 0, "mlsc": 0, "mltc_image": 1},
+    "local_texts_only": {"contrastive": 0, "itm": 0, "mlm": 0, "mvsc": 0, "mlsc": 0, "mltc_text": 1},
+}
+
+
+@pytest.mark.parametrize("name", OFF)
+@pytest.mark.parametrize("layers", [1, 2])
+def test_an_objective_of_weight_zero_is_not_computed(name, layers):
+    losses = LossesConfig(**OFF[name])
+    model = model_of(layers)
+    found = packed(model, MIXED, losses)
+    assert_equal(found, plain(model, MIXED, losses))
+    assert set(found[0]) == {n for n in LossesConfig.model_fields if _is_on(losses, n)} | {"total"}
+    batch = pack_samples(MIXED, losses)
+    assert len(batch["pair_text_cu"]) - 1 == len(roles_of(losses)) * len(MIXED)
+
+
+def _is_on(losses, name):
+    return name in ("contrastive", "itm", "mlm", "mvsc", "mlsc", "mltc_image", "mltc_text") and getattr(losses, name)
+
+
+def test_local_image_negatives_are_those_of_the_group():
+    model, views = model_of(), [sample(i, partner=0) for i in range(4)]
+    found = packed(model, views, group_size=2)
+    assert_equal(found, plain(model, views, group_size=2))
+    assert abs(found[0]["mltc_image"] - packed(model, views)[0]["mltc_image"]) > 1e-2
+
+
+def test_checkpointing_changes_nothing():
+    plain_model, recomputing = model_of(), model_of(recompute=True)
+    found, wanted = packed(recomputing.train(), MIXED), packed(plain_model.train(), MIXED)
+    assert_equal(found, wanted, 1e-12)
+
+
+def test_order_of_samples_changes_nothing_but_the_order():
+    model = model_of()
+    order = [2, 0, 3, 1]
+    turned = [_renumbered(MIXED[i], order.index(MIXED[i].itm_partner)) for i in order]
+    views = model(pack_samples(MIXED))["itm_logits"]
+    pieces = model(pack_samples(MIXED))["text_proj"]
+    rows = torch.cat([_pixels_of(i) for i in order])
+    outputs = model(pack_samples(turned, ALL, patches=rows))
+    torch.testing.assert_close(outputs["itm_logits"], views[order])
+    torch.testing.assert_close(outputs["text_proj"], pieces[order])
+
+
+def _renumbered(view, partner):
+    from dataclasses import replace
+
+    return replace(view, itm_partner=partner)
+
+
+def _pixels_of(i):
+    from tests.model.samples import pixels
+
+    return pixels(MIXED).split([v.frames * v.grid**2 for v in MIXED])[i]
