@@ -1,10 +1,10 @@
 """`sclds doctor`: what this machine has, what it lacks, what that costs, and the command that mends it."""
 
 import argparse
+import contextlib
 import importlib.metadata
 import importlib.util
 import json
-import logging
 import os
 import platform
 import shutil
@@ -126,8 +126,8 @@ def _compilers() -> list[Finding]:
 
 
 def _collectives() -> list[Finding]:
-    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)  # it warns of what is said below, on standard output
-    from sclds.train.distributed import available_collectives
+    with contextlib.redirect_stdout(sys.stderr):  # DeepSpeed warns on what is standard output when it is imported
+        from sclds.train.distributed import available_collectives
 
     found = available_collectives()
     findings = []

@@ -11,6 +11,7 @@ precedence and shows the difference. Weights are compared per tensor, relative t
 """
 
 import argparse
+import contextlib
 import json
 import os
 import socket
@@ -117,9 +118,10 @@ def run_way(way: Way, config: Path, overrides: list[str], folder: Path) -> Outco
     Raises:
         UserError: If the run fails; the message carries the end of its output.
     """
-    from sclds.train.checkpoint import newest_checkpoint
-    from sclds.train.consolidate import consolidated_weights
-    from sclds.train.run_folder import read_metrics
+    with contextlib.redirect_stdout(sys.stderr):  # DeepSpeed warns on what is standard output when it is imported
+        from sclds.train.checkpoint import newest_checkpoint
+        from sclds.train.consolidate import consolidated_weights
+        from sclds.train.run_folder import read_metrics
 
     if not LAUNCHER.is_file():
         raise UserError(f"{LAUNCHER} does not exist; run this in a clone of the repository")

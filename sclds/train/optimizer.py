@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sclds.config import OptimizerConfig
 from sclds.errors import ConfigError
@@ -60,6 +60,15 @@ def set_learning_rate(optimizer: Any, factor: float) -> None:
         group["lr"] = group["peak"] * factor
 
 
+def total_norm(gradients: list[Tensor]) -> Tensor:
+    """Return the norm of all gradients together, summed in fp64.
+
+    A sum in fp32 was off by 6e-6 of the norm at 3.6 M parameters. ZeRO's stages sum per shard and do better, and what
+    they clip by has to be the same number.
+    """
+    return torch.stack([torch.linalg.vector_norm(g, dtype=torch.float64) for g in gradients]).norm()
+
+
 class GuardedAdamW(torch.optim.AdamW):
     """AdamW for ZeRO stage 0: clips, and skips a step whose gradient is not finite, as DeepSpeed's ZeRO stages do.
 
@@ -75,7 +84,7 @@ class GuardedAdamW(torch.optim.AdamW):
     def step(self, closure: Any = None) -> Any:
         """Clip to `clip_norm` (0 does not clip), then update, unless the norm is not finite."""
         parameters = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        norm = total_norm([p.grad for p in parameters if p.grad is not None])
         self._global_grad_norm = float(norm)
         self.overflow = not bool(torch.isfinite(norm))
         if self.overflow:

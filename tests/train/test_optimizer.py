@@ -96,3 +96,9 @@ def test_an_unrelated_package_named_apex_is_not_nvidias(tmp_path, monkeypatch):
 def test_a_fused_implementation_without_its_device_is_refused():
     [problem] = implementation_problems(OptimizerConfig(implementation="deepspeed"))
     assert "optimizer.implementation=torch" in problem
+
+
+def test_the_norm_that_clips_is_summed_in_fp64():
+    gradients = [torch.full((3_000_000,), 1e-4), torch.full((3,), 1.0), torch.full((1_000_000,), 3e-5)]
+    exact = sum(float((g.double() ** 2).sum()) for g in gradients) ** 0.5
+    assert float(module.total_norm(gradients)) == pytest.approx(exact, rel=1e-12)
