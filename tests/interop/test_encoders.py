@@ -2,10 +2,18 @@
 
 import pytest
 import torch
-from transformers import CLIPVisionConfig, CLIPVisionModel, RobertaConfig, RobertaModel
+from transformers import (
+    CLIPConfig,
+    CLIPModel,
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    RobertaConfig,
+    RobertaForMaskedLM,
+    RobertaModel,
+)
 
 from sclds.cli import main
-from sclds.interop.encoders import from_models
+from sclds.interop.encoders import from_hugging_face, from_models
 from sclds.interop.folder import build_model, read_folder
 from sclds.interop.huggingface import patchify
 from sclds.model.vision import VisionEncoder
@@ -126,3 +134,17 @@ def test_a_folder_without_a_model_is_a_sentence(tmp_path, capsys):
     names = ["--vision", str(tmp_path / "empty"), "--text", str(tmp_path / "roberta")]
     assert main(["convert", "encoders", str(tmp_path / "a"), *names]) == 2
     assert "cannot be loaded as CLIPVisionModel" in capsys.readouterr().err
+
+
+def test_whole_models_give_their_encoders(tmp_path):
+    """Hub folders hold CLIP with its text tower, and RoBERTa with its language-model head and without a pooler."""
+    clip, roberta = small_clip(), small_roberta()
+    tower = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    whole = CLIPModel(CLIPConfig(vision_config=clip.config.to_dict(), text_config=tower | {"vocab_size": 20}))
+    whole.save_pretrained(tmp_path / "clip")
+    RobertaForMaskedLM(roberta.config).save_pretrained(tmp_path / "roberta")
+    folder = from_hugging_face(str(tmp_path / "clip"), str(tmp_path / "roberta"), FUSION)
+    state = {name: tensor for name, tensor in whole.state_dict().items() if name.startswith("vision_model.")}
+    wanted = state["vision_model.encoder.layers.1.mlp.fc1.weight"]
+    assert torch.equal(folder.weights["vision_encoder.blocks.1.mlp.up.weight"], wanted)
+    assert folder.config.vision.layers == 2
