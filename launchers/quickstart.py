@@ -22,19 +22,26 @@ def free_port() -> int:
         return int(free.getsockname()[1])
 
 
+def precision() -> str:
+    """Return bf16 where the processor multiplies it in hardware, which is about twice as fast here, else fp32."""
+    flags = Path("/proc/cpuinfo").read_text().split() if Path("/proc/cpuinfo").exists() else []
+    return "bf16" if {"avx512_bf16", "amx_bf16"} & set(flags) else "fp32"
+
+
 def main() -> int:
     """Say what will happen, train, and leave the launcher's exit code."""
     print(
         f"Quickstart: {PROCESSES} processes train on the pictures and clips inside the package, on CPU, sharded by\n"
-        f"DeepSpeed ZeRO-3, as {CONFIG} says (about 6 minutes on 2 cores). Then retrieval is measured on held-out\n"
-        f"pairs and a report page is written. Ctrl-C stops and saves; the same command goes on or shows the result.\n",
+        f"DeepSpeed ZeRO-3, as {CONFIG} says, in {precision()} (about 6 minutes on 2 cores). Then retrieval is\n"
+        f"measured on held-out pairs and a report page is written. Ctrl-C stops and saves; the same command goes on or shows the result.\n",
         flush=True,
     )
     binaries = Path(sys.executable).parent
     command = [
         *(sys.executable, str(binaries / "deepspeed")),
         *("--num_gpus", str(PROCESSES), "--master_port", str(free_port())),
-        *(str(ROOT / "launchers" / "pretrain.py"), "--config", str(CONFIG), *sys.argv[1:]),
+        *(str(ROOT / "launchers" / "pretrain.py"), "--config", str(CONFIG)),
+        *(f"engine.precision={precision()}", *sys.argv[1:]),
     ]
     settings = {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
     environment = os.environ | settings | {"PATH": f"{binaries}{os.pathsep}{os.environ.get('PATH', '')}"}

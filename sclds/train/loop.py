@@ -12,6 +12,7 @@ from sclds.data.packing import Batch
 from sclds.data.tokenizer import Tokenizer, load_tokenizer
 from sclds.errors import UserError
 from sclds.model.attention import set_attention_backend
+from sclds.profiling.peak import machine_profile
 from sclds.train.checkpoint import (
     convert_to_universal,
     load_checkpoint,
@@ -108,6 +109,7 @@ class Run:
             results["losses"] = results.get("losses", {}) | {"final": measured.pop("losses")}
             results |= measured
         results["steps"] = self.step
+        results["profile"] = machine_profile(self.config, self.group.world_size)
         if self.group.rank == 0:
             from sclds.profiling.report import write_report
 
