@@ -61,7 +61,10 @@ class ReferenceVector:
         missing = [name for name in required if name not in self.arrays]
         if missing:
             raise UserError(f"{path} is not a reference vector: it has no {', '.join(missing)}")
-        self.meta: dict[str, Any] = json.loads(str(self.arrays["meta_json"]))
+        try:
+            self.meta: dict[str, Any] = json.loads(str(self.arrays["meta_json"]))
+        except ValueError as fault:
+            raise UserError(f"{path}: meta_json is not JSON ({fault}); give a reference vector") from fault
         self.state = {
             name.removeprefix("state."): torch.from_numpy(np.ascontiguousarray(value))
             for name, value in self.arrays.items()
@@ -182,7 +185,11 @@ def patchify(frames: Tensor, patch: int) -> Tensor:
 def compare_reference(path: Path) -> list[Comparison]:
     """Run one step on the file's weights and inputs and compare everything that it holds."""
     reference = ReferenceVector(path)
-    model, batch, losses = reference.model().eval(), reference.batch(), reference.losses
+    try:
+        model, batch, losses = reference.model().eval(), reference.batch(), reference.losses
+    except (KeyError, IndexError, TypeError, ValueError, ArithmeticError) as fault:
+        reason = " ".join(f"{type(fault).__name__}: {fault}".split())
+        raise UserError(f"{path}: sizes, weights and inputs are incomplete or do not fit ({reason})") from fault
     outputs = model(batch)
     everybody = GlobalBatch.gather([features_of(outputs)], [batch], losses, SingleProcess())
     published_total = losses.model_copy(update={"mltc_image": 0.0, "mltc_text": 0.0})

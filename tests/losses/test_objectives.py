@@ -167,7 +167,7 @@ class _PublishedGather(torch.autograd.Function):
 
 
 def published_gradients(rank, ranks, weight):
-    """Return gradients of one rank of the published run: the whole global loss, through its gather, not yet averaged."""
+    """Return gradients of one rank of the published run: the whole global loss through its gather, not averaged."""
     leaves = {n: x.detach().clone().requires_grad_() for n, x in ranks[rank][0].items()}
     tau = torch.tensor(TAU, dtype=torch.float64, requires_grad=True)
     rows = {}
