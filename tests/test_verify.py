@@ -42,7 +42,7 @@ SIZES = {
     "long_texts": {"text_len": 20, "fusion_layers": 3, "text_layers": 2},
     "half_masked": {"mask_ratio": 0.5, "scl_temperature": 0.1, "contrastive_weight_in_total": 1.0},
     "one_patch_kept": {"mask_ratio": 0.93, "vision_blocks": 2},
-    "long_clips": {"frames": 8, "max_frames": 8, "batch": 2, "mask_ratio": 0.6},
+    "long_clips": {"frames": 8, "max_frames": 8, "batch": 5, "mask_ratio": 0.6},
 }
 
 

@@ -188,9 +188,10 @@ def rows_of(seconds: dict[str, list[float]], samples: int, sizes: dict[str, Any]
     rates = {name: [samples / s for s in times] for name, times in seconds.items()}
     ratios = [a / b for a, b in zip(rates["packed"], rates["published"], strict=True)]
     place = torch.cuda.get_device_name() if device == "cuda" else f"cpu ({torch.get_num_threads()} threads)"
-    about = (len(ratios), json.dumps(sizes), place, f"torch {torch.__version__}")
-    found = [Row(name, "samples_per_second", *_quantiles(values), *about) for name, values in rates.items()]
-    return [*found, Row("packed/published", "ratio", *_quantiles(ratios), *about)]
+    config, versions, runs = json.dumps(sizes), f"torch {torch.__version__}", len(ratios)
+    measured = [(name, "samples_per_second", values) for name, values in rates.items()]
+    measured.append(("packed/published", "ratio", ratios))
+    return [Row(name, metric, *_quantiles(x), runs, config, place, versions) for name, metric, x in measured]
 
 
 def _quantiles(values: list[float]) -> tuple[float, float, float]:

@@ -20,6 +20,7 @@ from sclds.data.packing import SampleViews
 from sclds.model.fusion import CrossAttention, FusionLayer
 from sclds.model.layers import SelfAttention
 from sclds.model.scl import SCLModel
+from sclds.model.text import TextLayer
 from sclds.model.vision import VisionBlock
 
 
@@ -121,6 +122,7 @@ def encode_text(model: SCLModel, batch: PaddedBatch, view: str) -> Encoded:
         F.layer_norm(x, x.shape[-1:], e.norm_weight, e.norm_bias, e.eps), encoder.embedding.dropout, model.training
     )
     for layer in encoder.layers:
+        assert isinstance(layer, TextLayer)
         x = layer.attention_norm(_self_attention(layer.attention, x, batch.text_mask), x)
         x = layer.mlp_norm(layer.mlp(x), x)
     return Encoded(model.cross_modal_text_transform(x), batch.text_mask)
@@ -160,6 +162,7 @@ def _encode_group(model: SCLModel, group: VisionGroup, view: str) -> Tensor:
     x = F.layer_norm(x, x.shape[-1:], e.norm_weight, e.norm_bias, e.eps)
     mask = _frame_mask(frames, per_frame, x.device) if frames > 1 else None
     for block in encoder.blocks:
+        assert isinstance(block, VisionBlock)
         x = _vision_block(block, x, mask)
     return encoder.norm(x)
 

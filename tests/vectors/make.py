@@ -1,8 +1,9 @@
 """Write the project's own reference vectors: `python -m tests.vectors.make`, from the repository's root.
 
 Each file holds one step of a tiny model in the format that `sclds verify reference` reads: weights under the released
-names, inputs with the masks drawn, outputs, losses, and norm and sum of every gradient. They are computed in fp64 by the
-plain definition (`sclds/profiling/published_schedule.py`), not by the packed code that they test, and stored in fp32.
+names, inputs with the masks drawn, outputs, losses, and norm and sum of every gradient. They are computed in fp64 by
+the plain definition (`sclds/profiling/published_schedule.py`), not by the packed code that they test, and stored in
+fp32.
 """
 
 import json
