@@ -48,7 +48,8 @@ SIZES = {
 
 @pytest.mark.parametrize("name", SIZES)
 def test_other_sizes_pass(name, tmp_path):
-    make(tmp_path / "other.npz", SIZES[name], seed=5)
+    # A warm temperature: where a loss is all but zero, its gradient is rounding noise in fp32.
+    make(tmp_path / "other.npz", SIZES[name], seed=5, temperature=0.5)
     assert max(c.relative for c in compare_reference(tmp_path / "other.npz")) < TOLERANCE
 
 

@@ -47,7 +47,7 @@ DEFAULT = {
 FILES = {"image": {}, "clip": {"frames": 3, "max_frames": 4, "batch": 3}}
 
 
-def build(meta, seed):
+def build(meta, seed, temperature):
     """Return a random model in fp64 whose values are exact in fp32."""
     width = meta["hidden"]
     config = ModelConfig(
@@ -71,7 +71,7 @@ def build(meta, seed):
     with torch.no_grad():
         for parameter in model.parameters():
             parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
-        model.temperature.value.fill_(0.125)
+        model.temperature.value.fill_(temperature)
     return model.double()
 
 
@@ -104,12 +104,12 @@ def draw(meta, i, rng):
     )
 
 
-def make(path, changes, seed=0):
+def make(path, changes, seed=0, temperature=0.125):
     """Compute one file."""
     meta = DEFAULT | changes
     local = meta["frames"] == 0
     rng = np.random.default_rng(seed)
-    model = build(meta, seed)
+    model = build(meta, seed, temperature)
     views = [draw(meta, i, rng) for i in range(meta["batch"])]
     size = meta["image_size"]
     pixels = rng.standard_normal((meta["batch"] * max(1, meta["frames"]), 3, size, size)).astype(np.float32)
