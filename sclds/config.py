@@ -191,8 +191,6 @@ class LossesConfig(Section):
     negatives: Literal["global_batch", "micro_batch"] = "global_batch"
     """Which samples are negatives under gradient accumulation: the whole global batch (a second forward pass), or the
     micro-batches that run at the same time."""
-    itm_negatives: Literal["counter", "hard"] = "counter"
-    """Wrong images of ITM: drawn by counter, or by contrastive similarity, out of the sample's group."""
     scaling: Literal["exact", "published"] = "exact"
     """`exact`: weights mean what they say. `published`: contrastive, mvsc, mlsc and mltc_text gradients are divided by
     `published_world_size`, as the published gather did (not the temperature's)."""
