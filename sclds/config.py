@@ -4,6 +4,7 @@ A YAML file is merged over these defaults (OmegaConf, so `${name}` interpolates)
 that, and the result is validated here in one go. `load_config` reports every fault at once.
 """
 
+import copy
 import difflib
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -416,11 +417,30 @@ def parse_config(tree: Any) -> Config:
     try:
         config = Config.model_validate(tree)
     except ValidationError as fault:
-        raise ConfigError([_sentence(error) for error in fault.errors()]) from fault
+        problems = [_sentence(error) for error in fault.errors()]
+        raise ConfigError(problems + _other_problems(tree, fault)) from fault
     problems = cross_field_problems(config)
     if problems:
         raise ConfigError(problems)
     return config
+
+
+def _other_problems(tree: Any, fault: ValidationError) -> list[str]:
+    """Return what contradicts itself once the faulty settings are at their defaults, so that all comes at once."""
+    rest = copy.deepcopy(tree)
+    for error in fault.errors():
+        *parents, key = [part for part in error["loc"] if not str(part).startswith("function-")] or [""]
+        place = rest
+        try:
+            for part in parents:
+                place = place[part]
+            del place[key]
+        except (KeyError, IndexError, TypeError):
+            continue
+    try:
+        return cross_field_problems(Config.model_validate(rest))
+    except ValidationError:
+        return []
 
 
 def dump_config(config: Config) -> str:

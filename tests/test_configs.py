@@ -117,7 +117,7 @@ def test_faults_are_sentences(override: str, words: list[str]) -> None:
 
 def test_several_faults_come_at_once() -> None:
     with pytest.raises(ConfigError) as fault:
-        load_config("configs/quickstart.yaml", ["losess.mlm=1", "data.frames=-1", "model.text.dropout=3"])
+        load_config("configs/quickstart.yaml", ["losess.mlm=1", "data.frames=-1", "batch.global_size=100"])
     assert len(fault.value.problems) == 3
 
 
