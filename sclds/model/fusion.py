@@ -118,7 +118,14 @@ class FusionPlan:
         vision = _stream(batch, "vision", slice(batch["first_vision_pair"], None))
         streams = ((text, vision), (vision, text))
         self._first = [self._first_layer(own, other) for own, other in streams] if layers > 1 else []
-        self._middle = [self._middle_layer(own, other) for own, other in streams] if layers > 2 else []
+        self._middle = (
+            [
+                StreamPlan(self._plan(own.pair_cu, own.pair_cu), first.cross_attention)
+                for own, first in zip((text, vision), self._first, strict=True)
+            ]
+            if layers > 2
+            else []
+        )
         self._last = [self._last_layer(own, other) for own, other in streams]
 
     def of(self, layer: int) -> tuple[StreamPlan, StreamPlan]:
@@ -136,9 +143,6 @@ class FusionPlan:
             expand_own=own.pair_rows,
             expand_other=other.pair_rows,
         )
-
-    def _middle_layer(self, own: _Stream, other: _Stream) -> StreamPlan:
-        return StreamPlan(self._plan(own.pair_cu, own.pair_cu), self._plan(own.pair_cu, other.pair_cu))
 
     def _last_layer(self, own: _Stream, other: _Stream) -> StreamPlan:
         own_rows, own_cu = own.active_cu(own.active)
