@@ -27,8 +27,9 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from sclds.config import Config, load_config
+from sclds.config import Config
 from sclds.errors import UserError
+from sclds.settings import load_config
 
 LAUNCHER = Path(__file__).resolve().parent.parent / "launchers" / "pretrain.py"
 PARTS = 4

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from sclds.config import Config, dump_config, load_config, parse_config
+from sclds.config import Config
 from sclds.data.packing import SampleViews, grids_of, pack
 from sclds.errors import ConfigError
 from sclds.losses.communicator import SingleProcess
 from sclds.losses.objectives import GlobalBatch, features_of, step_loss
 from sclds.model.scl import SCLModel
+from sclds.settings import dump_config, load_config, parse_config
 
 CONFIGS = sorted(Path("configs").rglob("*.yaml"))
 PAD = 1

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import torch
 
-from sclds.config import Config, parse_config
+from sclds.config import Config
 from sclds.errors import CheckpointError, UserError
 from sclds.interop.encoders import from_hugging_face
 from sclds.interop.folder import ModelFolder, Origin, parameter_shapes, read_folder, write_folder
 from sclds.interop.released import architecture_of, from_released, read_released, to_released
+from sclds.settings import parse_config
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -13,10 +13,11 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from sclds.config import Config, load_config
+from sclds.config import Config
 from sclds.data.tokenizer import load_tokenizer
 from sclds.errors import ConfigError, UserError
 from sclds.profiling.counts import Kind, packed_forward, parameter_counts, published_forward, views_of
+from sclds.settings import load_config
 from sclds.train.split import Split, split_batch
 
 DEFAULT_TEXT_TOKENS = 12

@@ -14,12 +14,13 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from sclds.config import Config, load_config
+from sclds.config import Config
 from sclds.errors import ConfigError, UserError
 from sclds.profiling.charts import line_chart, share_bar, stacked_bar
 from sclds.profiling.peak import summarise_steps
 from sclds.profiling.style import SCRIPT, STYLE
 from sclds.profiling.thumbnails import thumbnails
+from sclds.settings import load_config
 
 KINDS = {"image": "pictures", "video": "clips"}
 ONE = {"image": "picture", "video": "clip"}

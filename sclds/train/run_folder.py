@@ -6,7 +6,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from sclds.config import Config, dump_config
+from sclds.config import Config
+from sclds.settings import dump_config
 
 
 class RunFolder:

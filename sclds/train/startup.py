@@ -8,18 +8,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from sclds.config import (
-    BatchConfig,
-    Config,
-    DataConfig,
-    EngineConfig,
-    ModelConfig,
-    OptimizerConfig,
-    Section,
-    parse_config,
-    read_settings,
-)
+from sclds.config import BatchConfig, Config, DataConfig, EngineConfig, ModelConfig, OptimizerConfig, Section
 from sclds.errors import ConfigError, UserError
+from sclds.settings import parse_config, read_settings
 from sclds.train.run_folder import RunFolder
 
 USER_ERROR = 2

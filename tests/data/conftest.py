@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from sclds.config import Config, parse_config
+from sclds.config import Config
+from sclds.settings import parse_config
 
 from .synthetic import Members, write_tar
 

@@ -5,11 +5,12 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from sclds.config import Config, load_config
+from sclds.config import Config
 from sclds.data.packing import SampleViews, grids_of, pack
 from sclds.model.scl import SCLModel
 from sclds.profiling import counts
 from sclds.profiling.counts import Kind, packed_forward, pairs_of, parameter_counts, published_forward, views_of
+from sclds.settings import load_config
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 VOCABULARY = 50265

@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 
 from sclds.cli import COMMANDS
-from sclds.config import load_config
 from sclds.profiling.counts import packed_forward, published_forward
+from sclds.settings import load_config
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "docs" / "costs.md"]

@@ -3,9 +3,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from sclds.config import load_config
 from sclds.profiling import peak
 from sclds.profiling.counts import packed_forward
+from sclds.settings import load_config
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 

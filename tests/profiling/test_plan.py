@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from sclds.config import load_config
 from sclds.errors import ConfigError, UserError
 from sclds.profiling import plan
+from sclds.settings import load_config
 
 PRETRAIN = Path(__file__).parents[2] / "configs" / "pretrain"
 CONFIGS = sorted(PRETRAIN.glob("*.yaml"))

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from sclds.config import load_config
 from sclds.data.shards import shard_files
 from sclds.errors import UserError
 from sclds.profiling import charts
 from sclds.profiling.peak import summarise_steps
 from sclds.profiling.report import read_run, write_report
+from sclds.settings import load_config
 from tests.profiling.runs import QUICKSTART, make_run
 
 

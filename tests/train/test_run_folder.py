@@ -1,4 +1,4 @@
-from sclds.config import load_config, parse_config
+from sclds.settings import load_config, parse_config
 from sclds.train.run_folder import RunFolder, read_metrics
 
 CONFIG = parse_config({"name": "a", "run_dir": "r", "data": {"train": [{"name": "x", "shards": "y"}]}})
