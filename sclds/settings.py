@@ -1,7 +1,7 @@
 """Settings from a YAML file and the command line to a validated configuration, with every fault as a sentence.
 
-A file is merged over the defaults of `sclds.config` (OmegaConf, so `${name}` interpolates), `key=value` pairs over that,
-and the result is validated in one go.
+A file is merged over the defaults of `sclds.config` (OmegaConf, so `${name}` interpolates), `key=value` pairs over
+that, and the result is validated in one go.
 """
 
 import copy
