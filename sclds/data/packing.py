@@ -36,9 +36,9 @@ class SampleViews:
     text: Ints
     """(n,) ids of t0, BOS and EOS included."""
     text_mlm: Ints
-    """(n,) ids of t1."""
+    """(n,) ids of t1; not read where `losses.mlm_view` is t2."""
     mlm_positions: Ints
-    """(k,) positions of t1 that MLM predicts."""
+    """(k,) positions of `losses.mlm_view` that MLM predicts."""
     mlm_labels: Ints
     """(k,) ids to predict there."""
     text_scl: Ints
@@ -69,9 +69,9 @@ def roles_of(losses: LossesConfig) -> tuple[str, ...]:
     """
     completion = losses.mvsc > 0 or losses.mlsc > 0 or losses.mltc_text > 0
     wanted = {
-        "mlm": losses.mlm > 0,
+        "mlm": losses.mlm > 0 and losses.mlm_view == "t1",
         "mvsc": completion,
-        "mlsc": completion or losses.mltc_image > 0,
+        "mlsc": completion or losses.mltc_image > 0 or (losses.mlm > 0 and losses.mlm_view == "t2"),
         "itm": losses.itm > 0,
         "mltc": losses.mltc_image > 0,
     }
@@ -85,6 +85,13 @@ _PAIR_VIEWS = {
     "itm": ("t0", "v0"),
     "mltc": ("t0", "v2"),
 }
+
+
+def view_names(losses: LossesConfig) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the text and the vision views that are packed: the complete ones, and what the pairs in use show."""
+    pairs = [_PAIR_VIEWS[role] for role in roles_of(losses)]
+    texts, pictures = ({"t0"} | {t for t, _ in pairs}, {"v0"} | {v for _, v in pairs})
+    return tuple(sorted(texts)), tuple(sorted(pictures))
 
 
 def pack(
@@ -114,8 +121,9 @@ def pack(
     """
     order = order_by_size(views) if order is None else tuple(order)
     roles = roles_of(losses)
-    text = _pack_text(views, order, pad_id)
-    vision = _pack_vision(views, order, grids, ("v0", "v1", "v2") if "mltc" in roles else ("v0", "v1"))
+    text_names, vision_names = view_names(losses)
+    text = _pack_text(views, order, text_names, pad_id)
+    vision = _pack_vision(views, order, grids, vision_names)
     batch: Batch = {
         "patches": patches,
         **text.tensors,
@@ -125,6 +133,8 @@ def pack(
         "captions": tuple(v.caption for v in views),
         "kinds": tuple(v.kind for v in views),
         "roles": roles,
+        "text_names": text_names,
+        "vision_names": vision_names,
         "order": order,
         "most_frames": max(v.frames for v in views),
         "replaced_per_group": _replaced_per_group(views, group_size) if "mltc" in roles else (),
@@ -162,12 +172,12 @@ class _Buffer:
         return np.arange(first, first + self.length[view][sample])
 
 
-def _pack_text(views: Sequence[SampleViews], order: Sequence[int], pad_id: int) -> _Buffer:
-    laid_out = [views[i] for i in order]
-    texts = [v.text for v in laid_out] + [v.text_mlm for v in laid_out] + [v.text_scl for v in laid_out]
+def _pack_text(views: Sequence[SampleViews], order: Sequence[int], names: tuple[str, ...], pad_id: int) -> _Buffer:
+    field_of = {"t0": "text", "t1": "text_mlm", "t2": "text_scl"}
+    texts = [getattr(views[i], field_of[name]) for name in names for i in order]
     cu = _cumulative([len(t) for t in texts])
     count = len(views)
-    starts = {name: np.zeros(count, np.int64) for name in ("t0", "t1", "t2")}
+    starts = {name: np.zeros(count, np.int64) for name in names}
     for k, name in enumerate(starts):
         starts[name][list(order)] = cu[k * count : (k + 1) * count]
     lengths = np.array([len(v.text) for v in views])
@@ -302,6 +312,8 @@ def _text_reads(role: str, sample: SampleViews, start: int, losses: LossesConfig
     if role == "mltc":
         return {}
     wanted = {f"{role}_text": np.array([start])}
+    if role == "mlsc" and losses.mlm > 0 and losses.mlm_view == "t2":
+        wanted["mlm"] = start + sample.mlm_positions
     if role in ("mvsc", "mlsc") and losses.mltc_text > 0:
         wanted[f"{role}_text_tokens"] = start + sample.scl_positions
     return wanted

@@ -1,4 +1,4 @@
-"""The step's forward: three text views, two or three vision views, four or five fusion pairs (docs/method.md §3)."""
+"""The step's forward: all text views, all vision views and all fusion pairs, each once (docs/method.md §3)."""
 
 from collections.abc import Sequence
 
@@ -99,7 +99,7 @@ class SCLModel(nn.Module):
         """Read the rows of the last fusion layer that objectives compare; targets are detached (docs/method.md §3)."""
         outputs: Outputs = {}
         roles = batch["roles"]
-        if "mlm" in roles:
+        if "head_mlm" in batch:
             outputs["mlm_logits"] = self.mlm_score(gather_rows(text, batch["head_mlm"]))
         if "itm" in roles:
             pooled_text = self.cross_modal_text_pooler(gather_rows(text, batch["head_itm_text"]))

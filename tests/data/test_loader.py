@@ -66,6 +66,17 @@ def test_every_world_size_computes_the_same_global_batch(config, tokenizer, worl
     assert whole["itm_label"].sum() == 4
 
 
+def test_economy_predicts_the_words_that_completion_hides(config, tokenizer):
+    economy = config.model_copy(update={"losses": config.losses.model_copy(update={"mlm_view": "t2", "mltc_text": 1})})
+    [[batch]] = batches(economy, tokenizer, 1)
+    assert (batch["text_names"], batch["roles"]) == (("t0", "t2"), ("mvsc", "mlsc", "itm"))
+    places = batch["pair_text"][batch["read_text"][batch["head_mlm"]]]
+    assert (batch["text_ids"][places] == tokenizer.mask_id).all()
+    complete = batch["text_ids"][places - batch["text_cu"][len(batch["order"])]]
+    assert torch.equal(complete, batch["mlm_label"])
+    assert torch.equal(places, batch["pair_text"][batch["read_text"][batch["head_mlsc_text_tokens"]]])
+
+
 def test_pictures_change_from_epoch_to_epoch(config, tokenizer):
     seen: dict[str, list[torch.Tensor]] = {}
     for (batch,) in batches(config, tokenizer, 8):
