@@ -204,6 +204,9 @@ class BatchConfig(Section):
     group_size: Positive = 8
     """Neighbours in the global batch that always travel together: ITM and mltc_image negatives come from them, so that
     the result does not depend on the split. Divides every micro-batch."""
+    layout: Literal["by_size", "shuffled"] = "by_size"
+    """Order in which the samples of a micro-batch lie in the packed buffers: equal sizes side by side, or in disorder,
+    slower and equal but for rounding, as `sclds verify invariance` uses it to show just that."""
 
 
 class OptimizerConfig(Section):

@@ -188,7 +188,9 @@ class _Assembler:
         return self._pack(views, patches)
 
     def _pack(self, views: list[SampleViews], patches: torch.Tensor) -> Batch:
-        config = self._config
+        config, order = self._config, None
+        if config.batch.layout == "shuffled":
+            order = generator(config.seed, "layout", views[0].sample_id).permutation(len(views)).tolist()
         return pack(
             views,
             patches,
@@ -196,6 +198,7 @@ class _Assembler:
             losses=config.losses,
             grids=grids_of(config),
             group_size=config.batch.group_size,
+            order=order,
         )
 
     def _with_partners(self, views: list[SampleViews], occasion: Occasion, first_group: int) -> list[SampleViews]:
