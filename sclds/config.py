@@ -169,6 +169,8 @@ class LossesConfig(Section):
     """Text and vision projections, learnable temperature."""
     itm: Weight = 1.0
     """Image-text matching, two classes."""
+    itm_negatives: Literal["group", "hard"] = "group"
+    """Wrong picture of a text, out of its group: any of its kind, or `hard`, one drawn by contrastive similarity."""
     mlm: Weight = 1.0
     """Masked language modelling."""
     mlm_view: Literal["t1", "t2"] = "t1"
@@ -356,6 +358,8 @@ def cross_field_problems(config: Config) -> list[str]:
             f"masking.mlm_ratio={config.masking.mlm_ratio} has no effect with losses.mlm_view=t2, where "
             f"masking.scl_text_ratio says how many words are masked; remove it"
         )
+    if config.losses.itm_negatives == "hard" and config.losses.itm == 0:
+        problems.append("losses.itm_negatives=hard has no effect with losses.itm=0; remove it")
     if config.losses.scaling == "exact" and config.losses.published_world_size != 1:
         problems.append("losses.published_world_size has no effect with losses.scaling=exact; remove it")
     names = [d.name for d in data.train] + [d.name for d in data.heldout]

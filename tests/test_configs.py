@@ -106,6 +106,7 @@ def test_tiny_variant_takes_a_step(path: Path) -> None:
         ("data.image_size=65", ["data.image_size=65", "use 64"]),
         ("model.text.width=130", ["model.text.width=130", "heads"]),
         ("losses.published_world_size=8", ["no effect"]),
+        ("losses={itm: 0, itm_negatives: hard}", ["losses.itm_negatives=hard", "no effect with losses.itm=0"]),
         ("losses={mlm: 0, mlm_view: t2}", ["losses.mlm_view=t2", "no effect with losses.mlm=0"]),
         ("schedule.steps", ["not of the form key=value"]),
         ("data.heldout.0.name=pictures", ["two data sets are named 'pictures'"]),

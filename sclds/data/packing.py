@@ -20,6 +20,8 @@ Ints = np.ndarray
 
 CLASS_ROW, MASK_ROW = -1, -2
 """Markers in `vision_source`: the [CLS] embedding, and the mask token of v2."""
+ITM_DRAWS = 2**31
+"""Values of the counter that chooses hard ITM negatives: a whole number, so that no compute type rounds it."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,8 @@ class SampleViews:
     """Row of the micro-batch whose picture ITM shows beside this text."""
     itm_label: int = 1
     """1 if the partner is the sample itself."""
+    itm_draw: int = 0
+    """Below `ITM_DRAWS`: chooses the partner where `losses.itm_negatives` is hard."""
 
 
 def grids_of(config: Config) -> tuple[int, ...]:
@@ -112,7 +116,7 @@ def pack(
         pad_id: Padding id of the tokenizer; RoBERTa's positions start at `pad_id + 1`.
         losses: Objectives in use; what none of them reads is not packed.
         grids: Patch grids of the run, see `grids_of`.
-        group_size: Neighbours whose replaced patches are one another's negatives.
+        group_size: Neighbours whose replaced patches, and hard ITM pictures, are one another's negatives.
         order: Rows of `views` in the order in which their tokens lie in the buffers; by default see `order_by_size`.
             What heads read, and so what the model returns, is in the order of `views` whatever it is.
 
@@ -121,6 +125,7 @@ def pack(
     """
     order = order_by_size(views) if order is None else tuple(order)
     roles = roles_of(losses)
+    hard = "itm" in roles and losses.itm_negatives == "hard"
     text_names, vision_names = view_names(losses)
     text = _pack_text(views, order, text_names, pad_id)
     vision = _pack_vision(views, order, grids, vision_names)
@@ -129,6 +134,7 @@ def pack(
         **text.tensors,
         **vision.tensors,
         **_pack_pairs(views, order, roles, text, vision, losses),
+        **(_pack_itm_draw(views, order, roles, vision, group_size) if hard else {}),
         "sample_ids": tuple(v.sample_id for v in views),
         "captions": tuple(v.caption for v in views),
         "kinds": tuple(v.kind for v in views),
@@ -303,6 +309,35 @@ def _pack_pairs(
         rows = [of_sample[i] for i in range(len(views))]
         batch[f"head_{name}"] = _padded(rows) if name == "itm_vision" else _concat(rows)
     return batch
+
+
+def _pack_itm_draw(
+    views: Sequence[SampleViews], order: Sequence[int], roles: tuple[str, ...], vision: _Buffer, group_size: int
+) -> Batch:
+    """Pack what the device needs to draw hard ITM negatives: candidates, counter, and the itm pairs' vision rows.
+
+    Candidates are the other members of the group as large as the packed partner, so that every length stays.
+    """
+    count, length = len(views), vision.length["v0"]
+    partner = np.array([v.itm_partner for v in views])
+    members = np.arange(count)[:, None] // group_size * group_size + np.arange(group_size)
+    present = members < count
+    members = np.minimum(members, count - 1)
+    sizes = np.array([(v.kind == "video", v.frames, n) for v, n in zip(views, length, strict=True)])
+    as_large = (sizes[members] == sizes[partner][:, None]).all(2)
+    wrong = np.array([v.itm_label == 0 for v in views])[:, None]
+    shown = length[partner[list(order)]]
+    before = [vision.length[_PAIR_VIEWS[role][1]].sum() for role in roles[: roles.index("itm")]]
+    return {
+        "itm_members": members,
+        "itm_allowed": present & as_large & wrong & (members != np.arange(count)[:, None]),
+        "itm_draw": np.array([v.itm_draw for v in views]),
+        "itm_partner": partner,
+        "itm_vision_start": vision.start["v0"],
+        "itm_row_sample": np.repeat(np.array(order), shown),
+        "itm_row_offset": _concat([np.arange(n) for n in shown]),
+        "itm_first_row": int(sum(before)),
+    }
 
 
 def _text_reads(role: str, sample: SampleViews, start: int, losses: LossesConfig) -> dict[str, Ints]:

@@ -11,6 +11,7 @@ from sclds.data.packing import Batch
 from sclds.model.fusion import FusionLayer, fuse
 from sclds.model.heads import MLMHead, Pooler, Projection, Temperature, TokenType, frame_mean
 from sclds.model.initial import initialise_parameter
+from sclds.model.negatives import with_hard_negatives
 from sclds.model.text import TextEncoder
 from sclds.model.vision import VisionEncoder
 
@@ -74,6 +75,8 @@ class SCLModel(nn.Module):
             "text_views": text,
             "vision_views": vision,
         }
+        if "itm_allowed" in batch:
+            batch = with_hard_negatives(text_proj, vision_proj, outputs["temperature"], batch)
         if batch["roles"]:
             fused_text, fused_vision = fuse(
                 self.cross_modal_text_layers,
