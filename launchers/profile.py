@@ -64,10 +64,10 @@ def measure(config: Any, steps: int) -> dict[str, Any] | None:
             seconds = {**report.seconds, "data": report.seconds["data"] + waited, "total": total}
             pace = config.batch.global_size / total
             lines.append({"step": step, "samples_per_second": pace, "seconds": seconds})
-            tokens += sum(len(batch["text_ids"]) for batch in micro_batches)
+            tokens += sum(int(batch["text_cu"][len(batch["sample_ids"])]) for batch in micro_batches)
         batches.close()
-        # three text views of every sample of this rank
-        mean_tokens = tokens / (3 * (steps + 1) * split.micro * split.accumulation)
+        # t0 of every sample of this rank
+        mean_tokens = tokens / ((steps + 1) * split.micro * split.accumulation)
         profile = {**summarise_steps(lines), **machine_profile(config, group.world_size, mean_tokens)}
         return {"name": config.name, "steps": steps, **profile} if group.rank == 0 else None
     finally:

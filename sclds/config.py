@@ -169,8 +169,13 @@ class LossesConfig(Section):
     """Text and vision projections, learnable temperature."""
     itm: Weight = 1.0
     """Image-text matching, two classes."""
+    itm_negatives: Literal["group", "hard"] = "group"
+    """Wrong picture of a text, out of its group: any of its kind, or `hard`, one drawn by contrastive similarity."""
     mlm: Weight = 1.0
     """Masked language modelling."""
+    mlm_view: Literal["t1", "t2"] = "t1"
+    """Masked text whose words MLM predicts: `t1`, its own as published, or `t2`, MLSC's, which saves a text view and a
+    fusion pair (economy mode)."""
     mvsc: Weight = 1.0
     """Masked vision semantic completion, per frame."""
     mlsc: Weight = 1.0
@@ -201,6 +206,9 @@ class BatchConfig(Section):
     group_size: Positive = 8
     """Neighbours in the global batch that always travel together: ITM and mltc_image negatives come from them, so that
     the result does not depend on the split. Divides every micro-batch."""
+    layout: Literal["by_size", "shuffled"] = "by_size"
+    """Order in which the samples of a micro-batch lie in the packed buffers: equal sizes side by side, or in disorder,
+    slower and equal but for rounding, as `sclds verify invariance` uses it to show just that."""
 
 
 class OptimizerConfig(Section):
@@ -343,6 +351,15 @@ def cross_field_problems(config: Config) -> list[str]:
         )
     if config.losses.itm > 0 and batch.group_size < 2:
         problems.append("batch.group_size=1 leaves ITM without a wrong image; use at least 2, or losses.itm=0")
+    if config.losses.mlm_view == "t2" and config.losses.mlm == 0:
+        problems.append("losses.mlm_view=t2 has no effect with losses.mlm=0; remove it")
+    if config.losses.mlm_view == "t2" and config.masking.mlm_ratio != MaskingConfig().mlm_ratio:
+        problems.append(
+            f"masking.mlm_ratio={config.masking.mlm_ratio} has no effect with losses.mlm_view=t2, where "
+            f"masking.scl_text_ratio says how many words are masked; remove it"
+        )
+    if config.losses.itm_negatives == "hard" and config.losses.itm == 0:
+        problems.append("losses.itm_negatives=hard has no effect with losses.itm=0; remove it")
     if config.losses.scaling == "exact" and config.losses.published_world_size != 1:
         problems.append("losses.published_world_size has no effect with losses.scaling=exact; remove it")
     names = [d.name for d in data.train] + [d.name for d in data.heldout]

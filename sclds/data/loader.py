@@ -14,7 +14,7 @@ from sclds.config import Config, DatasetConfig
 from sclds.data.decode import BadMediaError, Decoder
 from sclds.data.keys import generator
 from sclds.data.order import Order, Place, itm_partners, positions_of, weights_of
-from sclds.data.packing import Batch, SampleViews, grids_of, pack
+from sclds.data.packing import ITM_DRAWS, Batch, SampleViews, grids_of, pack
 from sclds.data.quarantine import Quarantine
 from sclds.data.samples import HELDOUT, Loaded, Occasion, SampleMaker
 from sclds.data.shards import BadSampleError, SampleIndex, open_index
@@ -188,7 +188,9 @@ class _Assembler:
         return self._pack(views, patches)
 
     def _pack(self, views: list[SampleViews], patches: torch.Tensor) -> Batch:
-        config = self._config
+        config, order = self._config, None
+        if config.batch.layout == "shuffled":
+            order = generator(config.seed, "layout", views[0].sample_id).permutation(len(views)).tolist()
         return pack(
             views,
             patches,
@@ -196,6 +198,7 @@ class _Assembler:
             losses=config.losses,
             grids=grids_of(config),
             group_size=config.batch.group_size,
+            order=order,
         )
 
     def _with_partners(self, views: list[SampleViews], occasion: Occasion, first_group: int) -> list[SampleViews]:
@@ -205,9 +208,10 @@ class _Assembler:
             members = views[start : start + size]
             rng = generator(self._config.seed, "itm", *occasion, first_group + start // size)
             partner, label = itm_partners([view.kind for view in members], rng)
+            draw = rng.integers(ITM_DRAWS, size=len(members))
             paired += [
-                replace(view, itm_partner=start + int(p), itm_label=int(matched))
-                for view, p, matched in zip(members, partner, label, strict=True)
+                replace(view, itm_partner=start + int(p), itm_label=int(matched), itm_draw=int(d))
+                for view, p, matched, d in zip(members, partner, label, draw, strict=True)
             ]
         return paired
 

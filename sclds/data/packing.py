@@ -20,6 +20,8 @@ Ints = np.ndarray
 
 CLASS_ROW, MASK_ROW = -1, -2
 """Markers in `vision_source`: the [CLS] embedding, and the mask token of v2."""
+ITM_DRAWS = 2**31
+"""Values of the counter that chooses hard ITM negatives: a whole number, so that no compute type rounds it."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +38,9 @@ class SampleViews:
     text: Ints
     """(n,) ids of t0, BOS and EOS included."""
     text_mlm: Ints
-    """(n,) ids of t1."""
+    """(n,) ids of t1; not read where `losses.mlm_view` is t2."""
     mlm_positions: Ints
-    """(k,) positions of t1 that MLM predicts."""
+    """(k,) positions of `losses.mlm_view` that MLM predicts."""
     mlm_labels: Ints
     """(k,) ids to predict there."""
     text_scl: Ints
@@ -53,6 +55,8 @@ class SampleViews:
     """Row of the micro-batch whose picture ITM shows beside this text."""
     itm_label: int = 1
     """1 if the partner is the sample itself."""
+    itm_draw: int = 0
+    """Below `ITM_DRAWS`: chooses the partner where `losses.itm_negatives` is hard."""
 
 
 def grids_of(config: Config) -> tuple[int, ...]:
@@ -69,9 +73,9 @@ def roles_of(losses: LossesConfig) -> tuple[str, ...]:
     """
     completion = losses.mvsc > 0 or losses.mlsc > 0 or losses.mltc_text > 0
     wanted = {
-        "mlm": losses.mlm > 0,
+        "mlm": losses.mlm > 0 and losses.mlm_view == "t1",
         "mvsc": completion,
-        "mlsc": completion or losses.mltc_image > 0,
+        "mlsc": completion or losses.mltc_image > 0 or (losses.mlm > 0 and losses.mlm_view == "t2"),
         "itm": losses.itm > 0,
         "mltc": losses.mltc_image > 0,
     }
@@ -85,6 +89,13 @@ _PAIR_VIEWS = {
     "itm": ("t0", "v0"),
     "mltc": ("t0", "v2"),
 }
+
+
+def view_names(losses: LossesConfig) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the text and the vision views that are packed: the complete ones, and what the pairs in use show."""
+    pairs = [_PAIR_VIEWS[role] for role in roles_of(losses)]
+    texts, pictures = ({"t0"} | {t for t, _ in pairs}, {"v0"} | {v for _, v in pairs})
+    return tuple(sorted(texts)), tuple(sorted(pictures))
 
 
 def pack(
@@ -105,7 +116,7 @@ def pack(
         pad_id: Padding id of the tokenizer; RoBERTa's positions start at `pad_id + 1`.
         losses: Objectives in use; what none of them reads is not packed.
         grids: Patch grids of the run, see `grids_of`.
-        group_size: Neighbours whose replaced patches are one another's negatives.
+        group_size: Neighbours whose replaced patches, and hard ITM pictures, are one another's negatives.
         order: Rows of `views` in the order in which their tokens lie in the buffers; by default see `order_by_size`.
             What heads read, and so what the model returns, is in the order of `views` whatever it is.
 
@@ -114,17 +125,22 @@ def pack(
     """
     order = order_by_size(views) if order is None else tuple(order)
     roles = roles_of(losses)
-    text = _pack_text(views, order, pad_id)
-    vision = _pack_vision(views, order, grids, ("v0", "v1", "v2") if "mltc" in roles else ("v0", "v1"))
+    hard = "itm" in roles and losses.itm_negatives == "hard"
+    text_names, vision_names = view_names(losses)
+    text = _pack_text(views, order, text_names, pad_id)
+    vision = _pack_vision(views, order, grids, vision_names)
     batch: Batch = {
         "patches": patches,
         **text.tensors,
         **vision.tensors,
         **_pack_pairs(views, order, roles, text, vision, losses),
+        **(_pack_itm_draw(views, order, roles, vision, group_size) if hard else {}),
         "sample_ids": tuple(v.sample_id for v in views),
         "captions": tuple(v.caption for v in views),
         "kinds": tuple(v.kind for v in views),
         "roles": roles,
+        "text_names": text_names,
+        "vision_names": vision_names,
         "order": order,
         "most_frames": max(v.frames for v in views),
         "replaced_per_group": _replaced_per_group(views, group_size) if "mltc" in roles else (),
@@ -162,12 +178,12 @@ class _Buffer:
         return np.arange(first, first + self.length[view][sample])
 
 
-def _pack_text(views: Sequence[SampleViews], order: Sequence[int], pad_id: int) -> _Buffer:
-    laid_out = [views[i] for i in order]
-    texts = [v.text for v in laid_out] + [v.text_mlm for v in laid_out] + [v.text_scl for v in laid_out]
+def _pack_text(views: Sequence[SampleViews], order: Sequence[int], names: tuple[str, ...], pad_id: int) -> _Buffer:
+    field_of = {"t0": "text", "t1": "text_mlm", "t2": "text_scl"}
+    texts = [getattr(views[i], field_of[name]) for name in names for i in order]
     cu = _cumulative([len(t) for t in texts])
     count = len(views)
-    starts = {name: np.zeros(count, np.int64) for name in ("t0", "t1", "t2")}
+    starts = {name: np.zeros(count, np.int64) for name in names}
     for k, name in enumerate(starts):
         starts[name][list(order)] = cu[k * count : (k + 1) * count]
     lengths = np.array([len(v.text) for v in views])
@@ -295,6 +311,35 @@ def _pack_pairs(
     return batch
 
 
+def _pack_itm_draw(
+    views: Sequence[SampleViews], order: Sequence[int], roles: tuple[str, ...], vision: _Buffer, group_size: int
+) -> Batch:
+    """Pack what the device needs to draw hard ITM negatives: candidates, counter, and the itm pairs' vision rows.
+
+    Candidates are the other members of the group as large as the packed partner, so that every length stays.
+    """
+    count, length = len(views), vision.length["v0"]
+    partner = np.array([v.itm_partner for v in views])
+    members = np.arange(count)[:, None] // group_size * group_size + np.arange(group_size)
+    present = members < count
+    members = np.minimum(members, count - 1)
+    sizes = np.array([(v.kind == "video", v.frames, n) for v, n in zip(views, length, strict=True)])
+    as_large = (sizes[members] == sizes[partner][:, None]).all(2)
+    wrong = np.array([v.itm_label == 0 for v in views])[:, None]
+    shown = length[partner[list(order)]]
+    before = [vision.length[_PAIR_VIEWS[role][1]].sum() for role in roles[: roles.index("itm")]]
+    return {
+        "itm_members": members,
+        "itm_allowed": present & as_large & wrong & (members != np.arange(count)[:, None]),
+        "itm_draw": np.array([v.itm_draw for v in views]),
+        "itm_partner": partner,
+        "itm_vision_start": vision.start["v0"],
+        "itm_row_sample": np.repeat(np.array(order), shown),
+        "itm_row_offset": _concat([np.arange(n) for n in shown]),
+        "itm_first_row": int(sum(before)),
+    }
+
+
 def _text_reads(role: str, sample: SampleViews, start: int, losses: LossesConfig) -> dict[str, Ints]:
     """Return what is read of a pair's text, which starts at row `start`."""
     if role == "mlm":
@@ -302,6 +347,8 @@ def _text_reads(role: str, sample: SampleViews, start: int, losses: LossesConfig
     if role == "mltc":
         return {}
     wanted = {f"{role}_text": np.array([start])}
+    if role == "mlsc" and losses.mlm > 0 and losses.mlm_view == "t2":
+        wanted["mlm"] = start + sample.mlm_positions
     if role in ("mvsc", "mlsc") and losses.mltc_text > 0:
         wanted[f"{role}_text_tokens"] = start + sample.scl_positions
     return wanted

@@ -87,12 +87,14 @@ class SampleMaker:
         masking, tokenizer = self._config.masking, self._tokenizer
         encoded, words = tokenizer.encode(caption, self._config.data.max_text_tokens)
         ids = np.array(encoded, np.int64)
-        t1, mlm_positions, mlm_labels = mlm_mask(
-            ids, np.array(words, np.int64), tokenizer, masking.mlm_ratio, self._draw("mlm", occasion, sample_id)
-        )
         t2, scl_positions = scl_text_mask(
             ids, tokenizer, masking.scl_text_ratio, self._draw("scl_text", occasion, sample_id)
         )
+        if self._config.losses.mlm_view == "t1":
+            draw = self._draw("mlm", occasion, sample_id)
+            t1, mlm_positions, mlm_labels = mlm_mask(ids, np.array(words, np.int64), tokenizer, masking.mlm_ratio, draw)
+        else:
+            t1, mlm_positions, mlm_labels = ids, scl_positions, ids[scl_positions]
         rng = self._draw("scl_vision", occasion, sample_id)
         replaced = np.empty(0, np.int64)
         if self._config.losses.mltc_image > 0:

@@ -1,4 +1,4 @@
-"""`sclds benchmark step`: the packed step beside the published schedule, in turns, on this machine."""
+"""`sclds benchmark`: the packed step beside the published schedule, in turns, on this machine; other comparisons."""
 
 import argparse
 import csv
@@ -20,6 +20,7 @@ from sclds.errors import UserError
 from sclds.losses.communicator import SingleProcess
 from sclds.losses.objectives import GlobalBatch, features_of, step_loss
 from sclds.model.scl import SCLModel
+from sclds.profiling import economy
 from sclds.profiling.published_schedule import pad_batch, published_step
 
 PAD, MASK, FIRST_WORD = 1, 4, 5
@@ -225,15 +226,27 @@ def write(rows: list[Row], folder: Path) -> None:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare `sclds benchmark step`."""
-    parser.add_argument("what", choices=["step"], help="step: one optimiser step, beside the published schedule")
-    parser.add_argument("--rounds", type=int, default=10, help="timed steps of each (default 10)")
-    parser.add_argument("--batch", type=int, default=MID_SIZE["batch"], help="samples per step (default %(default)s)")
-    parser.add_argument("--width", type=int, default=MID_SIZE["width"], help="channels (default %(default)s)")
-    parser.add_argument("--out", default="benchmarks", metavar="FOLDER", help="for step.csv and step.png")
+    """Declare `sclds benchmark step` and `sclds benchmark economy`."""
+    kinds = parser.add_subparsers(dest="what", required=True, metavar="what")
+    line = "speed of one optimiser step, beside the published schedule"
+    step = kinds.add_parser("step", help=line, description=line)
+    step.add_argument("--rounds", type=int, default=10, help="timed steps of each (default 10)")
+    step.add_argument("--batch", type=int, default=MID_SIZE["batch"], help="samples per step (default %(default)s)")
+    step.add_argument("--width", type=int, default=MID_SIZE["width"], help="channels (default %(default)s)")
+    step.add_argument("--out", default="benchmarks", metavar="FOLDER", help="for step.csv and step.png")
+    step.set_defaults(benchmark=run_step)
+    line = "retrieval after training in the exact and the economy mode, at equal steps and equal time"
+    modes = kinds.add_parser("economy", help=line, description=line)
+    economy.add_arguments(modes)
+    modes.set_defaults(benchmark=economy.run)
 
 
 def run(arguments: argparse.Namespace) -> int:
+    """Run the chosen benchmark."""
+    return int(arguments.benchmark(arguments))
+
+
+def run_step(arguments: argparse.Namespace) -> int:
     """Measure, print a line per provider and the ratio, and write them down.
 
     Raises:

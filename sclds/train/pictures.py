@@ -11,6 +11,8 @@ from sclds.data.tokenizer import Tokenizer
 
 SHOWN_OF_A_KIND = 2
 """Samples of each kind that are shown."""
+MASKED_TEXTS = {"t1": "MLM", "t2": "SCL"}
+"""Masked text views by name, and how they are called beside a caption."""
 DROPPED = 0.5
 """Grey level of a dropped patch."""
 
@@ -39,7 +41,7 @@ def masked_inputs(batch: Batch, config: Config, tokenizer: Tokenizer) -> list[Sh
 
 
 def _picture(batch: Batch, sample: int, config: Config) -> Tensor:
-    """Return a sample's frames whole and, below, without what v1 drops."""
+    """Return a sample's frames whole and, below, without what v1 drops, if an objective in use reads v1."""
     patch = config.model.vision.patch_size
     grids = [(config.data.image_size if k == "image" else config.data.video_size) // patch for k in batch["kinds"]]
     frames = batch["frame_count"].tolist()
@@ -47,6 +49,8 @@ def _picture(batch: Batch, sample: int, config: Config) -> Tensor:
     count = frames[sample] * grids[sample] ** 2
     mean, std = (torch.tensor(values)[:, None, None] for values in (config.data.mean, config.data.std))
     pixels = batch["patches"][first : first + count].float().view(count, 3, patch, patch) * std + mean
+    if "v1" not in batch["vision_names"]:
+        return _strip(pixels, frames[sample], grids[sample]).clamp(0, 1)
     rows = _masked_view(batch, sample)
     kept = torch.zeros(count, dtype=torch.bool)
     kept[rows[rows >= 0] - first] = True
@@ -57,11 +61,10 @@ def _picture(batch: Batch, sample: int, config: Config) -> Tensor:
 
 def _masked_view(batch: Batch, sample: int) -> Tensor:
     """Return the patch rows of v1 of a sample; views lie pictures before clips, then by view, then in packing order."""
-    kinds, view_cu = batch["kinds"], batch["vision_cu"]
-    views = (len(view_cu) - 1) // len(kinds)
+    kinds, view_cu, names = batch["kinds"], batch["vision_cu"], batch["vision_names"]
     alike = [i for i in batch["order"] if kinds[i] == kinds[sample]]
-    before = (len(kinds) - len(alike)) * views if kinds[sample] == "video" else 0
-    segment = before + len(alike) + alike.index(sample)
+    before = (len(kinds) - len(alike)) * len(names) if kinds[sample] == "video" else 0
+    segment = before + names.index("v1") * len(alike) + alike.index(sample)
     return batch["vision_source"][int(view_cu[segment]) : int(view_cu[segment + 1])]
 
 
@@ -76,8 +79,11 @@ def _strip(patches: Tensor, frames: int, grid: int) -> Tensor:
 
 
 def _texts(batch: Batch, sample: int, tokenizer: Tokenizer) -> str:
-    """Return the caption and what is left of it in t1 and t2."""
+    """Return the caption and what is left of it in the masked views."""
     cu, count, place = batch["text_cu"].tolist(), len(batch["order"]), batch["order"].index(sample)
-    spans = [(cu[view * count + place], cu[view * count + place + 1]) for view in (1, 2)]
-    mlm, scl = (tokenizer.decode(batch["text_ids"][start:end].tolist()) for start, end in spans)
-    return f"caption: `{batch['captions'][sample]}`\n\nMLM: `{mlm}`\n\nSCL: `{scl}`"
+    lines = [f"caption: `{batch['captions'][sample]}`"]
+    for number, name in enumerate(batch["text_names"]):
+        if name in MASKED_TEXTS:
+            start, end = cu[number * count + place : number * count + place + 2]
+            lines.append(f"{MASKED_TEXTS[name]}: `{tokenizer.decode(batch['text_ids'][start:end].tolist())}`")
+    return "\n\n".join(lines)
