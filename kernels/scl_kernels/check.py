@@ -89,6 +89,10 @@ def _gather_variants(name: str, size: str, width: int) -> Iterator[Variant]:
     types |= {"out": pointer, "partial": "*fp32", "segments": "i32"}
     constants = {"width": width, "ROWS": segments.ROWS, "CHUNK_ROWS": segments.CHUNK, "BLOCK_D": block}
     yield Variant(f"segment_sum_chunk/{name}/{size}", segments.chunk_kernel, types, constants)
+    if name == "fp32" and size == "base":
+        types = dict.fromkeys(("first", "second", "third"), "*i64") | {"out": "*i32"}
+        types |= dict.fromkeys(("count", "first_rows", "second_rows", "third_rows"), "i32")
+        yield Variant("joint_destination", segments.joint_destination_kernel, types, {"BLOCK": segments.INDEX_BLOCK})
     types = {"partial": "*fp32", "partial_start": "*i64", "out": pointer}
     constants = {"width": width, "ROWS": segments.ROWS, "BLOCK_D": block}
     yield Variant(f"segment_sum_combine/{name}/{size}", segments.combine_kernel, types, constants)

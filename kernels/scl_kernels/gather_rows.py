@@ -149,7 +149,7 @@ def gather_rows(
             NaN on the Triton path).
     """
     _validate(rows, index, extra, extra_id)
-    if resolve(backend, rows) == "triton":
+    if resolve(backend, rows, "gather_rows", index.shape[0] * rows.shape[1]) == "triton":
         return forward_op(rows, index, extra, extra_id)
     return gather_rows_reference(rows, index, extra, extra_id)
 

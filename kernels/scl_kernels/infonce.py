@@ -238,7 +238,7 @@ def infonce_statistics(problems: Sequence[InfoNCEProblem], *, backend: Backend =
         return []
     a, b, a_all, b_all, temperature, offset = _fields(problems)
     with torch.no_grad():
-        out = statistics_op(a, b, a_all, b_all, temperature, offset, resolve(backend, a[0]))
+        out = statistics_op(a, b, a_all, b_all, temperature, offset, _implementation(problems, backend))
     parts = out.split([x.shape[0] for x in a], dim=1)
     return [InfoNCEStatistics(part[0], part[1], part[2], part[3] > 0, part[4] > 0) for part in parts]
 
@@ -298,7 +298,7 @@ def infonce(
         list(row_lse_all),
         list(col_lse_all),
         stacked,
-        resolve(backend, a[0]),
+        _implementation(problems, backend),
     )
     return list(values.unbind())
 
@@ -346,6 +346,12 @@ def _fields(
         temperature,
         [problem.offset for problem in problems],
     )
+
+
+def _implementation(problems: Sequence[InfoNCEProblem], backend: Backend) -> str:
+    """Return `triton` or `torch`; all problems of a call count together, since one launch serves them."""
+    products = sum(problem.a.shape[0] * problem.a_all.shape[0] * problem.a.shape[1] for problem in problems)
+    return resolve(backend, problems[0].a, "infonce", products)
 
 
 def _validate(problems: Sequence[InfoNCEProblem]) -> None:
