@@ -1,5 +1,7 @@
 """The Triton kernels against plain PyTorch and fp64, on a GPU or under Triton's interpreter."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -133,6 +135,17 @@ def test_operators_follow_the_rules_of_custom_operators():
         lambda *t: gather_rows(t[1], indices[1], backend="triton"), backend="aot_eager", fullgraph=True
     )
     torch.testing.assert_close(compiled(*leaves), leaves[1][indices[1]])
+
+
+def test_a_real_step_is_the_same_with_and_without_each_kernel(monkeypatch):
+    """Loss and the gradient of every parameter, through the model, the losses and the kernels."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "kernels" / "benchmarks"))
+    import packed_step
+    import real_step
+
+    results = real_step.compare(packed_step.SMALL | {"image_size": 32, "batch": 2}, DEVICE, repeats=0)
+    assert [result.without for result in results] == ["all", "none", "masked_gather", "gather_rows", "infonce"]
+    assert [result for result in results if not result.passed] == []
 
 
 def test_splits_cover_all_columns_within_the_memory_bound():
