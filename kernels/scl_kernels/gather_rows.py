@@ -15,7 +15,7 @@ from torch.utils.flop_counter import register_flop_formula
 from scl_kernels.backend import Backend, resolve
 from scl_kernels.masked_gather_reference import gather_rows_reference
 from scl_kernels.segment_sum import segment_sum
-from scl_kernels.validation import check_range, check_tensor
+from scl_kernels.validation import check_matrix, check_range, check_tensor
 
 ROWS = 4
 """Rows of a program."""
@@ -155,7 +155,7 @@ def gather_rows(
 
 
 def _validate(rows: Tensor, index: Tensor, extra: Tensor | None, extra_id: Tensor | None) -> None:
-    check_tensor("rows", rows, shape=(None, None))
+    check_matrix("rows", rows)
     check_tensor("index", index, shape=(None,), dtypes=(torch.int64,), device=rows.device)
     check_range("index", index, 0, rows.shape[0])
     if (extra is None) != (extra_id is None):

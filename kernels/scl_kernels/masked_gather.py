@@ -17,7 +17,7 @@ from torch.utils.flop_counter import register_flop_formula
 from scl_kernels.backend import Backend, resolve
 from scl_kernels.masked_gather_reference import CLASS_ROW, MASK_ROW, masked_gather_reference
 from scl_kernels.segment_sum import joint_destination, segment_sum
-from scl_kernels.validation import check_range, check_tensor, readable
+from scl_kernels.validation import check_matrix, check_range, check_tensor, readable
 
 __all__ = ["CLASS_ROW", "MASK_ROW", "masked_gather"]
 
@@ -371,8 +371,7 @@ def _validate(
 ) -> None:
     rows, position, extra, class_row, mask_row, weight, bias = tables
     source, position_id, extra_id = indices
-    check_tensor("rows", rows, shape=(None, None))
-    width, device = rows.shape[1], rows.device
+    (_, width), device = check_matrix("rows", rows), rows.device
     check_tensor("position", position, shape=(None, width), device=device)
     check_tensor("extra", extra, shape=(None, width), device=device)
     for name, vector in (("class_row", class_row), ("mask_row", mask_row), ("weight", weight), ("bias", bias)):
