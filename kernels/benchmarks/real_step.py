@@ -15,7 +15,7 @@ from torch import Tensor
 
 USES = {
     "masked_gather": (("sclds.model.vision", "masked_gather"), ("sclds.model.text", "masked_gather")),
-    "gather_rows": tuple((f"sclds.model.{part}", "gather_rows") for part in ("fusion", "heads", "scl")),
+    "gather_rows": tuple((f"sclds.model.{part}", "gather_rows") for part in ("attention", "fusion", "heads", "scl")),
     "infonce": (("sclds.losses.objectives", "infonce"), ("sclds.losses.objectives", "infonce_statistics")),
 }
 """Kernel: where the step calls it."""

@@ -95,6 +95,7 @@ def pack(
     losses: LossesConfig,
     grids: tuple[int, ...],
     group_size: int,
+    order: Sequence[int] | None = None,
 ) -> Batch:
     """Pack a micro-batch.
 
@@ -105,28 +106,38 @@ def pack(
         losses: Objectives in use; what none of them reads is not packed.
         grids: Patch grids of the run, see `grids_of`.
         group_size: Neighbours whose replaced patches are one another's negatives.
+        order: Rows of `views` in the order in which their tokens lie in the buffers; by default see `order_by_size`.
+            What heads read, and so what the model returns, is in the order of `views` whatever it is.
 
     Returns:
         The batch: index tensors (int64, cumulative lengths int32), ints and tuples.
     """
+    order = order_by_size(views) if order is None else tuple(order)
     roles = roles_of(losses)
-    text = _pack_text(views, pad_id)
-    vision = _pack_vision(views, grids, ("v0", "v1", "v2") if "mltc" in roles else ("v0", "v1"))
+    text = _pack_text(views, order, pad_id)
+    vision = _pack_vision(views, order, grids, ("v0", "v1", "v2") if "mltc" in roles else ("v0", "v1"))
     batch: Batch = {
         "patches": patches,
         **text.tensors,
         **vision.tensors,
-        **_pack_pairs(views, roles, text, vision, losses),
+        **_pack_pairs(views, order, roles, text, vision, losses),
         "sample_ids": tuple(v.sample_id for v in views),
         "captions": tuple(v.caption for v in views),
         "kinds": tuple(v.kind for v in views),
         "roles": roles,
+        "order": order,
         "most_frames": max(v.frames for v in views),
         "replaced_per_group": _replaced_per_group(views, group_size) if "mltc" in roles else (),
         "itm_label": np.array([v.itm_label for v in views]),
         "mlm_label": _concat([v.mlm_labels for v in views]),
     }
     return {key: torch.from_numpy(value) if isinstance(value, np.ndarray) else value for key, value in batch.items()}
+
+
+def order_by_size(views: Sequence[SampleViews]) -> tuple[int, ...]:
+    """Return the rows so that samples of equal size are neighbours, which dense attention computes without a copy."""
+    keys = [(v.kind, v.frames, v.grid, len(v.text)) for v in views]
+    return tuple(sorted(range(len(views)), key=keys.__getitem__))
 
 
 def _replaced_per_group(views: Sequence[SampleViews], group_size: int) -> tuple[int, ...]:
@@ -151,11 +162,14 @@ class _Buffer:
         return np.arange(first, first + self.length[view][sample])
 
 
-def _pack_text(views: Sequence[SampleViews], pad_id: int) -> _Buffer:
-    texts = [v.text for v in views] + [v.text_mlm for v in views] + [v.text_scl for v in views]
+def _pack_text(views: Sequence[SampleViews], order: Sequence[int], pad_id: int) -> _Buffer:
+    laid_out = [views[i] for i in order]
+    texts = [v.text for v in laid_out] + [v.text_mlm for v in laid_out] + [v.text_scl for v in laid_out]
     cu = _cumulative([len(t) for t in texts])
     count = len(views)
-    starts = {name: cu[k * count : (k + 1) * count].astype(np.int64) for k, name in enumerate(("t0", "t1", "t2"))}
+    starts = {name: np.zeros(count, np.int64) for name in ("t0", "t1", "t2")}
+    for k, name in enumerate(starts):
+        starts[name][list(order)] = cu[k * count : (k + 1) * count]
     lengths = np.array([len(v.text) for v in views])
     tensors = {
         "text_ids": _concat(texts),
@@ -166,7 +180,9 @@ def _pack_text(views: Sequence[SampleViews], pad_id: int) -> _Buffer:
     return _Buffer(tensors, starts, dict.fromkeys(starts, lengths), np.ones(count, np.int64))
 
 
-def _pack_vision(views: Sequence[SampleViews], grids: tuple[int, ...], names: tuple[str, ...]) -> _Buffer:
+def _pack_vision(
+    views: Sequence[SampleViews], order: Sequence[int], grids: tuple[int, ...], names: tuple[str, ...]
+) -> _Buffer:
     count = len(views)
     start = {name: np.zeros(count, np.int64) for name in names}
     length = {name: np.zeros(count, np.int64) for name in names}
@@ -174,8 +190,7 @@ def _pack_vision(views: Sequence[SampleViews], grids: tuple[int, ...], names: tu
     table = np.cumsum([0] + [grid**2 + 1 for grid in grids])
     source, position, frame, frame_lengths, view_lengths = [], [], [], [], []
     row = clip_start = 0
-    order = [(kind, name, i) for kind in ("image", "video") for name in names for i in range(count)]
-    for kind, name, i in order:
+    for kind, name, i in [(kind, name, i) for kind in ("image", "video") for name in names for i in order]:
         sample = views[i]
         if (sample.kind == "video") != (kind == "video"):
             continue
@@ -197,7 +212,7 @@ def _pack_vision(views: Sequence[SampleViews], grids: tuple[int, ...], names: tu
         row += tokens.size
         clip_start = row if kind == "image" else clip_start
     frames = np.array([v.frames for v in views])
-    clips = [(n, i) for n in names for i in range(count) if views[i].kind == "video"]
+    clips = [(n, i) for n in names for i in order if views[i].kind == "video"]
     frame_cls = {name: [_cls_rows(start[name][i], length[name][i], frames[i]) for i in range(count)] for name in names}
     tensors = {
         "vision_source": _concat(source),
@@ -221,21 +236,27 @@ class _Reads:
     def __init__(self) -> None:
         self.rows: list[Ints] = []
         self.lengths: list[int] = []
-        self.heads: dict[str, list[Ints]] = {}
+        self.heads: dict[str, dict[int, Ints]] = {}
+        """Per head and sample."""
         self._count = 0
 
-    def next_pair(self, wanted: dict[str, Ints]) -> None:
-        """Note what heads read of the next pair: head name and rows of the pair buffer."""
+    def next_pair(self, sample: int, wanted: dict[str, Ints]) -> None:
+        """Note what heads read of the next pair, which is one of `sample`: head name and rows of the pair buffer."""
         before = self._count
         for name, rows in wanted.items():
-            self.heads.setdefault(name, []).append(self._count + np.arange(len(rows)))
+            self.heads.setdefault(name, {})[sample] = self._count + np.arange(len(rows))
             self.rows.append(rows)
             self._count += len(rows)
         self.lengths.append(self._count - before)
 
 
 def _pack_pairs(
-    views: Sequence[SampleViews], roles: tuple[str, ...], text: _Buffer, vision: _Buffer, losses: LossesConfig
+    views: Sequence[SampleViews],
+    order: Sequence[int],
+    roles: tuple[str, ...],
+    text: _Buffer,
+    vision: _Buffer,
+    losses: LossesConfig,
 ) -> Batch:
     """Pack the fusion pairs: their rows in the view buffers, and what heads read of the last layer's output."""
     text_rows: list[Ints] = []
@@ -244,13 +265,14 @@ def _pack_pairs(
     text_row = vision_row = 0
     for role in roles:
         text_view, vision_view = _PAIR_VIEWS[role]
-        for i, sample in enumerate(views):
+        for i in order:
+            sample = views[i]
             partner = sample.itm_partner if role == "itm" else i
             text_rows.append(text.rows(text_view, i))
             vision_rows.append(vision.rows(vision_view, partner))
             frame_cls = vision_row + _cls_rows(0, len(vision_rows[-1]), vision.frames[partner])
-            text_reads.next_pair(_text_reads(role, sample, text_row, losses))
-            vision_reads.next_pair(_vision_reads(role, sample, frame_cls, losses))
+            text_reads.next_pair(i, _text_reads(role, sample, text_row, losses))
+            vision_reads.next_pair(i, _vision_reads(role, sample, frame_cls, losses))
             text_row += len(text_rows[-1])
             vision_row += len(vision_rows[-1])
     text_pairs = len(views) * len([r for r in roles if r != "mltc"])
@@ -267,7 +289,8 @@ def _pack_pairs(
         "read_vision": _concat(vision_reads.rows),
         "read_vision_cu": _cumulative(vision_reads.lengths[first_vision_pair:]),
     }
-    for name, rows in (text_reads.heads | vision_reads.heads).items():
+    for name, of_sample in (text_reads.heads | vision_reads.heads).items():
+        rows = [of_sample[i] for i in range(len(views))]
         batch[f"head_{name}"] = _padded(rows) if name == "itm_vision" else _concat(rows)
     return batch
 

@@ -33,12 +33,12 @@ def masked_inputs(batch: Batch, config: Config, tokenizer: Tokenizer) -> list[Sh
     for kind in ("image", "video"):
         members = [i for i, k in enumerate(kinds) if k == kind]
         for turn, sample in enumerate(members[:SHOWN_OF_A_KIND]):
-            text = _texts(batch, sample, len(kinds), tokenizer)
-            shown.append(Shown(f"{kind}_{turn}", _picture(batch, sample, kind, turn, config), text))
+            text = _texts(batch, sample, tokenizer)
+            shown.append(Shown(f"{kind}_{turn}", _picture(batch, sample, config), text))
     return shown
 
 
-def _picture(batch: Batch, sample: int, kind: str, turn: int, config: Config) -> Tensor:
+def _picture(batch: Batch, sample: int, config: Config) -> Tensor:
     """Return a sample's frames whole and, below, without what v1 drops."""
     patch = config.model.vision.patch_size
     grids = [(config.data.image_size if k == "image" else config.data.video_size) // patch for k in batch["kinds"]]
@@ -47,7 +47,7 @@ def _picture(batch: Batch, sample: int, kind: str, turn: int, config: Config) ->
     count = frames[sample] * grids[sample] ** 2
     mean, std = (torch.tensor(values)[:, None, None] for values in (config.data.mean, config.data.std))
     pixels = batch["patches"][first : first + count].float().view(count, 3, patch, patch) * std + mean
-    rows = _masked_view(batch, kind, turn)
+    rows = _masked_view(batch, sample)
     kept = torch.zeros(count, dtype=torch.bool)
     kept[rows[rows >= 0] - first] = True
     masked = torch.where(kept[:, None, None, None], pixels, torch.full_like(pixels, DROPPED))
@@ -55,12 +55,13 @@ def _picture(batch: Batch, sample: int, kind: str, turn: int, config: Config) ->
     return torch.cat(strips, dim=1).clamp(0, 1)
 
 
-def _masked_view(batch: Batch, kind: str, turn: int) -> Tensor:
-    """Return the patch rows of v1 of the `turn`-th sample of a kind; views lie by kind, then view, then sample."""
+def _masked_view(batch: Batch, sample: int) -> Tensor:
+    """Return the patch rows of v1 of a sample; views lie pictures before clips, then by view, then in packing order."""
     kinds, view_cu = batch["kinds"], batch["vision_cu"]
     views = (len(view_cu) - 1) // len(kinds)
-    pictures = kinds.count("image")
-    segment = pictures + turn if kind == "image" else pictures * views + (len(kinds) - pictures) + turn
+    alike = [i for i in batch["order"] if kinds[i] == kinds[sample]]
+    before = (len(kinds) - len(alike)) * views if kinds[sample] == "video" else 0
+    segment = before + len(alike) + alike.index(sample)
     return batch["vision_source"][int(view_cu[segment]) : int(view_cu[segment + 1])]
 
 
@@ -74,9 +75,9 @@ def _strip(patches: Tensor, frames: int, grid: int) -> Tensor:
     )
 
 
-def _texts(batch: Batch, sample: int, count: int, tokenizer: Tokenizer) -> str:
+def _texts(batch: Batch, sample: int, tokenizer: Tokenizer) -> str:
     """Return the caption and what is left of it in t1 and t2."""
-    cu = batch["text_cu"].tolist()
-    spans = [(cu[view * count + sample], cu[view * count + sample + 1]) for view in (1, 2)]
+    cu, count, place = batch["text_cu"].tolist(), len(batch["order"]), batch["order"].index(sample)
+    spans = [(cu[view * count + place], cu[view * count + place + 1]) for view in (1, 2)]
     mlm, scl = (tokenizer.decode(batch["text_ids"][start:end].tolist()) for start, end in spans)
     return f"caption: `{batch['captions'][sample]}`\n\nMLM: `{mlm}`\n\nSCL: `{scl}`"

@@ -1,7 +1,8 @@
 import pytest
+from torch.distributed import DistBackendError
 
 from sclds.errors import ConfigError, DataError
-from sclds.train.startup import USER_ERROR, checked_config, exit_code
+from sclds.train.startup import PEER_LOST, USER_ERROR, checked_config, exit_code
 
 QUICKSTART = "configs/quickstart.yaml"
 
@@ -79,3 +80,20 @@ def test_a_fault_of_one_ranks_data_is_told_by_that_rank(capsys):
 def test_our_own_mistakes_keep_their_traceback():
     with pytest.raises(AssertionError):
         exit_code(raises(AssertionError()), rank=0)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        RuntimeError("[gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:3024"),
+        DistBackendError("NCCL error: remote process exited"),
+    ],
+)
+def test_a_process_that_is_left_alone_says_so(capsys, fault):
+    assert exit_code(raises(fault), rank=1) == PEER_LOST
+    assert "rank 1 lost another process" in capsys.readouterr().err
+
+
+def test_other_faults_of_the_environment_keep_their_traceback():
+    with pytest.raises(RuntimeError, match="out of memory"):
+        exit_code(raises(RuntimeError("out of memory")), rank=0)
