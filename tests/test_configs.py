@@ -118,7 +118,7 @@ def test_faults_are_sentences(override: str, words: list[str]) -> None:
 
 def test_an_optimiser_that_would_not_run_is_refused() -> None:
     overrides = ["engine.zero_stage=0", "engine.precision=fp32", "optimizer.implementation=apex"]
-    with pytest.raises(ConfigError, match="optimizer.implementation=apex has no effect with engine.zero_stage=0"):
+    with pytest.raises(ConfigError, match=r"optimizer\.implementation=apex has no effect with engine\.zero_stage=0"):
         load_config("configs/quickstart.yaml", overrides)
 
 

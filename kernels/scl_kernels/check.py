@@ -133,15 +133,20 @@ def variants() -> Iterator[Variant]:
         yield from _infonce_variants(name)
 
 
-def measure(variant: Variant, architecture: int) -> Usage:
-    """Compile for one architecture (80 or 90) and read registers, shared bytes and spilled bytes from the cubin."""
+def compile_variant(variant: Variant, architecture: int) -> Any:
+    """Compile for one architecture (80 or 90), without a device."""
     names = variant.kernel.arg_names
     signature = {name: variant.types.get(name, "constexpr") for name in names}
     constants = {(names.index(name),): value for name, value in variant.constants.items()}
     aligned = {(i,): [["tt.divisibility", 16]] for i, name in enumerate(names) if signature[name].startswith("*")}
     source = ASTSource(variant.kernel, signature, constants, aligned)
     options = {"num_warps": variant.num_warps, "num_stages": variant.num_stages}
-    compiled = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=options)
+    return triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=options)
+
+
+def measure(variant: Variant, architecture: int) -> Usage:
+    """Compile, and read registers, shared bytes and spilled bytes from the cubin."""
+    compiled = compile_variant(variant, architecture)
     tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as cubin:
         cubin.write(compiled.asm["cubin"])
