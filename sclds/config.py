@@ -251,7 +251,9 @@ class EngineConfig(Section):
     activation_checkpointing: bool = False
     """Recompute every layer in backward instead of keeping its activations."""
     kernels: Literal["auto", "triton", "torch"] = "auto"
-    """Our kernels: `auto` is Triton on CUDA and the PyTorch twins on CPU."""
+    """Our kernels: `auto` is Triton on CUDA, at sizes that gain from it, and the PyTorch twins elsewhere."""
+    norms: Literal["torch", "apex", "liger"] = "torch"
+    """Whose LayerNorm runs: PyTorch's, or the fused one of NVIDIA Apex or Liger Kernel (CUDA)."""
     attention: Literal["auto", "flash_attn", "torch_varlen", "sdpa"] = "auto"
     """Attention backend: `auto` takes the first that this machine has, in this order."""
 
@@ -362,6 +364,12 @@ def cross_field_problems(config: Config) -> list[str]:
         problems.append("losses.itm_negatives=hard has no effect with losses.itm=0; remove it")
     if config.losses.scaling == "exact" and config.losses.published_world_size != 1:
         problems.append("losses.published_world_size has no effect with losses.scaling=exact; remove it")
+    engine, implementation = config.engine, config.optimizer.implementation
+    if implementation != "torch" and engine.zero_stage == 0 and engine.precision == "fp32":
+        problems.append(
+            f"optimizer.implementation={implementation} has no effect with engine.zero_stage=0 and "
+            f"engine.precision=fp32, where our own AdamW clips; remove it"
+        )
     names = [d.name for d in data.train] + [d.name for d in data.heldout]
     for name in sorted({n for n in names if names.count(n) > 1}):
         problems.append(f"data: two data sets are named '{name}'; give each its own name")

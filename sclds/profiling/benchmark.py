@@ -23,6 +23,7 @@ from sclds.model.scl import SCLModel
 from sclds.profiling import economy
 from sclds.profiling.published_schedule import pad_batch, published_step
 
+ModelLoss = Callable[[SCLModel], Tensor]
 PAD, MASK, FIRST_WORD = 1, 4, 5
 PROVIDERS = ("packed", "published")
 MID_SIZE: dict[str, Any] = {
@@ -70,11 +71,22 @@ def workload(sizes: dict[str, Any], device: str) -> Workload:
         sizes: As `MID_SIZE`.
         device: `cpu` or `cuda`.
     """
+    return Workload(sizes["batch"], {n: _step(sizes, total, device) for n, total in totals(sizes, device).items()})
+
+
+def totals(sizes: dict[str, Any], device: str, dtype: torch.dtype = torch.float32) -> dict[str, ModelLoss]:
+    """Draw samples and return, per provider, the loss of a model on them.
+
+    Args:
+        sizes: As `MID_SIZE`.
+        device: `cpu` or `cuda`.
+        dtype: Of the pixels.
+    """
     rng = np.random.default_rng(0)
     views = [_sample(i, sizes, rng) for i in range(sizes["batch"])]
     grid = sizes["image_size"] // sizes["patch"]
     shape = (sizes["batch"] * grid**2, 3 * sizes["patch"] ** 2)
-    patches = torch.from_numpy(rng.standard_normal(shape, dtype=np.float32)).to(device)
+    patches = torch.from_numpy(rng.standard_normal(shape, dtype=np.float32)).to(device, dtype)
     losses = LossesConfig()
     batch = pack(views, patches, pad_id=PAD, losses=losses, grids=(grid,), group_size=len(views))
     kept_on_host = [name for name in batch if name.endswith("_cu")]
@@ -86,11 +98,12 @@ def workload(sizes: dict[str, Any], device: str) -> Workload:
         everybody = GlobalBatch.gather([features_of(outputs)], [batch], losses, SingleProcess())
         return step_loss(outputs, batch, everybody, 0, losses)[0]
 
-    totals = (packed_total, lambda model: published_step(model, padded, losses)["total"])
-    return Workload(len(views), {n: _step(sizes, f, device) for n, f in zip(PROVIDERS, totals, strict=True)})
+    return dict(
+        zip(PROVIDERS, (packed_total, lambda model: published_step(model, padded, losses)["total"]), strict=True)
+    )
 
 
-def _step(sizes: dict[str, Any], total: Callable[[SCLModel], Tensor], device: str) -> Callable[[], Tensor]:
+def _step(sizes: dict[str, Any], total: ModelLoss, device: str) -> Callable[[], Tensor]:
     """Return forward, backward and optimiser step on an own copy of the model."""
     model = build_model(sizes).to(device).train()
     settings = OptimizerConfig()

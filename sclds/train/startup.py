@@ -116,13 +116,16 @@ def _optimizer_problems(optimizer: OptimizerConfig) -> list[str]:
 
 
 def _backend_problems(engine: EngineConfig) -> list[str]:
+    from scl_kernels.norms import norms_problem
     from sclds.model.attention import set_attention_backend
 
+    norms = norms_problem(engine.norms)
+    problems = [f"engine.{norms}"] if norms else []
     try:
         set_attention_backend(engine.attention)
     except ValueError as fault:
-        return [str(fault)]
-    return []
+        problems.append(str(fault))
+    return problems
 
 
 def _weights_problems(model: ModelConfig) -> list[str]:

@@ -26,6 +26,7 @@ def test_everything_that_stands_in_the_way_is_told_at_once(tmp_path):
         "data.tokenizer=/no/such/tokenizer",
         "optimizer.implementation=apex",
         "engine.attention=flash_attn",
+        "engine.norms=liger",
         "model.init_from=no-such-folder",
     ]
     with pytest.raises(ConfigError) as fault:
@@ -38,9 +39,10 @@ def test_everything_that_stands_in_the_way_is_told_at_once(tmp_path):
         "run_dir",
         "NVIDIA Apex",
         "engine.attention=flash_attn",
+        "engine.norms=liger needs Liger Kernel",
     ):
         assert part in told
-    assert len(fault.value.problems) == 7
+    assert len(fault.value.problems) == 8
 
 
 def test_faults_of_the_settings_do_not_hide_those_of_the_files(tmp_path):
