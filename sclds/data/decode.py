@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sclds.config import Config, DataConfig
+from sclds.data.clips import read_frames
 from sclds.data.geometry import WHOLE, Window
-from sclds.data.media import MediaInfo, read_frames
+from sclds.data.media_info import MediaInfo
 from sclds.data.shards import BadSampleError, Kind
 from sclds.errors import ConfigError
 

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from sclds.config import Config
+from sclds.data.clips import choose_frames
 from sclds.data.decode import Encoded
 from sclds.data.geometry import WHOLE, training_window
 from sclds.data.keys import generator
 from sclds.data.masks import mlm_mask, mltc_vision_replace, scl_text_mask, scl_vision_keep
-from sclds.data.media import choose_frames, inspect
+from sclds.data.media import inspect
 from sclds.data.packing import SampleViews
 from sclds.data.shards import SampleIndex, ShardReader
 from sclds.data.tokenizer import Tokenizer

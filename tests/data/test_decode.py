@@ -7,10 +7,12 @@ import pytest
 import torch
 from PIL import Image
 
+from sclds.data.clips import choose_frames
 from sclds.data.decode import BadMediaError, Decoder, Encoded, patchify
 from sclds.data.geometry import WHOLE, Window, training_window
 from sclds.data.keys import generator
-from sclds.data.media import MediaInfo, choose_frames, inspect
+from sclds.data.media import inspect
+from sclds.data.media_info import MediaInfo
 from sclds.data.shards import BadSampleError
 from sclds.errors import ConfigError
 
