@@ -1,4 +1,4 @@
-"""Clips: what their packets say, which frames are taken, and FFmpeg's frames of codecs that DALI decodes on a GPU only."""
+"""Clips: what their packets say, which frames are taken, and the frames of codecs that DALI decodes on a GPU only."""
 
 import io
 from collections.abc import Sequence
@@ -8,23 +8,27 @@ import numpy as np
 from av.error import FFmpegError
 from numpy.typing import NDArray
 
+from sclds.data.clip_faults import check_claim, check_keyframe, check_size, video_stream
 from sclds.data.media_info import MediaInfo
 from sclds.data.shards import BadSampleError
 
 
-def inspect_clip(content: bytes) -> MediaInfo:
+def inspect_clip(content: bytes, max_pixels: int) -> MediaInfo:
     """Read the headers of all packets of a clip, without decoding.
 
     Raises:
-        BadSampleError: The clip cannot be opened, or has no frame.
+        BadSampleError: The clip cannot be opened, is too large, or has no frame.
     """
     try:
         with av.open(io.BytesIO(content), mode="r") as container:
-            if not container.streams.video:
-                raise BadSampleError("its clip has no video stream")
-            stream = container.streams.video[0]
+            stream = video_stream(container)
             context = stream.codec_context
-            frames = sum(1 for packet in container.demux(stream) if packet.size)
+            check_size("clip", context.width, context.height, max_pixels)
+            check_claim(content, context)
+            frames = 0
+            for packet in container.demux(stream):
+                check_keyframe(packet)
+                frames += packet.size > 0
             info = MediaInfo(context.width, context.height, frames, context.name)
     except (FFmpegError, ValueError) as fault:
         raise BadSampleError("its clip cannot be opened or is truncated") from fault
@@ -62,7 +66,7 @@ def read_frames(content: bytes, numbers: Sequence[int]) -> NDArray[np.uint8]:
     newest = None
     try:
         with av.open(io.BytesIO(content), mode="r") as container:
-            stream = container.streams.video[0]
+            stream = video_stream(container)
             stream.thread_count = 1
             for number, frame in enumerate(container.decode(stream)):
                 newest = frame
@@ -75,6 +79,8 @@ def read_frames(content: bytes, numbers: Sequence[int]) -> NDArray[np.uint8]:
     if newest is None:
         raise BadSampleError("its clip has no frames")
     tail = _rgb(newest)
+    if any(pixels.shape != tail.shape for pixels in found.values()):
+        raise BadSampleError("its clip changes size between frames")
     return np.stack([found.get(int(number), tail) for number in numbers])
 
 

@@ -21,8 +21,8 @@ from sclds.data.shards import BadSampleError, Kind
 from sclds.errors import ConfigError
 
 Source = Literal["picture", "clip", "frames"]
-_CPU_CODECS = frozenset({"vp8", "vp9", "mjpeg", "libvpx", "libvpx-vp9"})
-_GPU_CODECS = _CPU_CODECS | {"h264", "hevc", "av1", "libdav1d", "mpeg4"}
+_CPU_CODECS = frozenset({"vp8", "vp9", "libvpx", "libvpx-vp9"})
+_GPU_CODECS = _CPU_CODECS | {"mjpeg", "h264", "hevc", "av1", "libdav1d", "mpeg4"}
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from sclds.data.decode import Encoded
 from sclds.data.geometry import WHOLE, training_window
 from sclds.data.keys import generator
 from sclds.data.masks import mlm_mask, mltc_vision_replace, scl_text_mask, scl_vision_keep
-from sclds.data.media import inspect
+from sclds.data.media import even_chunks, inspect
 from sclds.data.packing import SampleViews
 from sclds.data.shards import SampleIndex, ShardReader
 from sclds.data.tokenizer import Tokenizer
@@ -63,8 +63,8 @@ class SampleMaker:
         sample_id = shard.sample_id(row)
         caption = self._reader.caption(shard, row)
         content = self._reader.media(shard, row)
-        info = inspect(shard.kind, content)
         data = self._config.data
+        info = inspect(shard.kind, content, data.max_pixels)
         size = data.image_size if shard.kind == "image" else data.video_size
         training = occasion != HELDOUT
         window = WHOLE
@@ -76,7 +76,7 @@ class SampleMaker:
             frames = choose_frames(info.frames, data.frames, rng)
         grid = size // self._config.model.vision.patch_size
         views = self._views(sample_id, caption, shard.kind, len(frames), grid, occasion)
-        return Loaded(views, Encoded(shard.kind, content, info, frames, window))
+        return Loaded(views, Encoded(shard.kind, even_chunks(content), info, frames, window))
 
     def _draw(self, purpose: str, occasion: Occasion, sample_id: str) -> np.random.Generator:
         return generator(self._config.seed, purpose, *occasion, sample_id)
