@@ -11,3 +11,7 @@ class MediaInfo:
     height: int
     frames: int
     codec: str
+    times: tuple[float, ...] = ()
+    """(frames + 1,) for a clip: seconds at which each frame appears, from the first, and at which the last one ends."""
+    regular: bool = True
+    """Each packet of the clip is one frame that is shown, the first a key frame: then every decoder numbers alike."""
