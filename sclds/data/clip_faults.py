@@ -1,6 +1,7 @@
 """What makes a clip unusable although it can be opened: no moving pictures, too many pixels, a size that is a lie."""
 
 import io
+from typing import Any
 
 import av
 from av.container import InputContainer
@@ -8,7 +9,7 @@ from av.container import InputContainer
 from sclds.data.shards import BadSampleError
 
 
-def video_stream(container: InputContainer) -> av.VideoStream:
+def video_stream(container: InputContainer) -> Any:
     """Return the stream whose frames are taken: the first that is no cover picture.
 
     Raises:

@@ -112,7 +112,7 @@ class Decoder:
         if sample.kind == "image":
             return "picture"
         known = _CPU_CODECS if self._device_id is None else _GPU_CODECS
-        return "clip" if sample.info.codec in known else "frames"
+        return "clip" if sample.info.codec in known and sample.info.regular else "frames"
 
     def _run(
         self,

@@ -4,13 +4,11 @@ import io
 
 from PIL import Image
 
-from sclds.config import DataConfig
 from sclds.data.clip_faults import check_size
 from sclds.data.clips import inspect_clip
-from sclds.data.media_info import MediaInfo
+from sclds.data.media_info import MAX_PIXELS, MediaInfo
 from sclds.data.shards import BadSampleError, Kind
 
-_MAX_PIXELS: int = DataConfig.model_fields["max_pixels"].default
 _FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "TIFF")
 """What is decoded, by Pillow's names. Not JPEG 2000: damaged files of it crash DALI's decoder, and with it the run."""
 _TIFF_MODES = ("1", "L", "P", "RGB", "RGBA", "CMYK", "I;16")
@@ -21,7 +19,7 @@ _WEBP_FLAGS, _WEBP_HAS_EXIF = 20, 0x08
 _ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)  # EXIF: the picture lies on its side
 
 
-def inspect(kind: Kind, content: bytes, max_pixels: int = _MAX_PIXELS) -> MediaInfo:
+def inspect(kind: Kind, content: bytes, max_pixels: int = MAX_PIXELS) -> MediaInfo:
     """Read the headers of a picture, or of all packets of a clip, without decoding.
 
     Args:

@@ -73,7 +73,7 @@ class SampleMaker:
         frames = np.zeros(1, np.int32)
         if shard.kind == "video":
             rng = self._draw("frames", occasion, sample_id) if training else None
-            frames = choose_frames(info.frames, data.frames, rng)
+            frames = choose_frames(info.times, data.frames, rng)
         grid = size // self._config.model.vision.patch_size
         views = self._views(sample_id, caption, shard.kind, len(frames), grid, occasion)
         return Loaded(views, Encoded(shard.kind, even_chunks(content), info, frames, window))
