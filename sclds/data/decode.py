@@ -86,11 +86,25 @@ class Decoder:
             device for `data.device: mixed`.
 
         Raises:
-            BadMediaError: Some samples cannot be decoded; none of the others is lost by trying again without them.
+            BadMediaError: Some samples cannot be decoded.
+        """
+        patches = self.each(samples)
+        whole = [rows for rows in patches if rows is not None]
+        if len(whole) < len(patches):
+            raise BadMediaError([row for row, rows in enumerate(patches) if rows is None])
+        return torch.cat(whole)
+
+    def each(self, samples: Sequence[Encoded]) -> list[Tensor | None]:
+        """Decode samples that may be damaged.
+
+        Args:
+            samples: At most `batch_size`.
+
+        Returns:
+            The patches of each, as a call gives them; None for one that cannot be decoded.
         """
         frames: dict[int, NDArray[np.uint8]] = {}
         rows: dict[Source, list[int]] = {"picture": [], "clip": [], "frames": []}
-        bad = []
         for row, sample in enumerate(samples):
             source = self._source(sample)
             try:
@@ -98,15 +112,13 @@ class Decoder:
                     frames[row] = read_frames(sample.content, sample.frames.tolist())
                 rows[source].append(row)
             except BadSampleError:
-                bad.append(row)
+                continue
         patches: dict[int, Tensor] = {}
         for source, chosen in rows.items():
             if chosen:
                 inputs = {row: frames.get(row, samples[row].content) for row in chosen}
-                bad += self._run(source, {row: samples[row] for row in chosen}, inputs, patches)
-        if bad:
-            raise BadMediaError(sorted(bad))
-        return torch.cat([patches[row] for row in range(len(samples))])
+                self._run(source, {row: samples[row] for row in chosen}, inputs, patches)
+        return [patches.get(row) for row in range(len(samples))]
 
     def _source(self, sample: Encoded) -> Source:
         if sample.kind == "image":
@@ -120,23 +132,18 @@ class Decoder:
         samples: dict[int, Encoded],
         inputs: dict[int, bytes | NDArray[np.uint8]],
         patches: dict[int, Tensor],
-    ) -> list[int]:
-        """Decode samples of one source into `patches`; return the rows that cannot be, found by halving the batch."""
+    ) -> None:
+        """Decode samples of one source into `patches`, without those that cannot be, found by halving the batch."""
         order = list(samples)
         try:
             decoded = self._decode(source, list(samples.values()), list(inputs.values()))
         except RuntimeError:
             self._pipelines.pop(source)  # DALI leaves a pipeline that failed unusable
-            if len(order) == 1:
-                return order
             half = len(order) // 2
-            return [
-                row
-                for part in (order[:half], order[half:])
-                for row in self._run(source, {r: samples[r] for r in part}, {r: inputs[r] for r in part}, patches)
-            ]
-        patches.update(zip(order, patchify(decoded, self._patch), strict=True))
-        return []
+            for part in (order[:half], order[half:]) if half else ():
+                self._run(source, {r: samples[r] for r in part}, {r: inputs[r] for r in part}, patches)
+        else:
+            patches.update(zip(order, patchify(decoded, self._patch), strict=True))
 
     def _decode(self, source: Source, samples: list[Encoded], inputs: list[bytes | NDArray[np.uint8]]) -> Tensor:
         """Run a pipeline.

@@ -3,6 +3,7 @@
 Every draw is keyed by (seed, purpose, occasion, sample id), so a sample is the same whoever reads it and whenever.
 """
 
+import unicodedata
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,13 +16,20 @@ from sclds.data.keys import generator
 from sclds.data.masks import mlm_mask, mltc_vision_replace, scl_text_mask, scl_vision_keep
 from sclds.data.media import even_chunks, inspect
 from sclds.data.packing import SampleViews
-from sclds.data.shards import SampleIndex, ShardReader
+from sclds.data.shards import BadSampleError, SampleIndex, ShardReader
 from sclds.data.tokenizer import Tokenizer
 
 HELDOUT: tuple[str, ...] = ("heldout",)
 """The occasion of held-out samples: their masks are the same at every measurement."""
 Occasion = tuple[str | int, ...]
 """When a sample is seen: (epoch, repeat) in training, or `HELDOUT`."""
+
+
+_BYTE_ORDER_MARK = "\ufeff"
+_UNSEEN = ("Cf", "Zs")
+"""Unicode's categories of marks and spaces that show nothing by themselves."""
+_MOST_CHARACTERS = 10_000
+"""Of a caption: more than any `data.max_text_tokens` can show, and few enough to tokenize at once."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +69,7 @@ class SampleMaker:
         """
         shard, row = self._index.locate(sample)
         sample_id = shard.sample_id(row)
-        caption = self._reader.caption(shard, row)
+        caption = clean_caption(self._reader.caption(shard, row))
         content = self._reader.media(shard, row)
         data = self._config.data
         info = inspect(shard.kind, content, data.max_pixels)
@@ -114,3 +122,21 @@ class SampleMaker:
             keep=scl_vision_keep(grid**2, masking.scl_vision_ratio, rng),
             replaced=replaced,
         )
+
+
+def clean_caption(text: str) -> str:
+    """Return a caption as it is shown and tokenized.
+
+    Control characters (NUL, escape, ...) count as white space, runs of which become one space; half a surrogate pair,
+    which cannot be written as UTF-8, becomes U+FFFD; what lies behind the first 10,000 characters is cut. Everything
+    else stays: any script, combining marks, joiners in emoji, marks of direction.
+
+    Raises:
+        BadSampleError: No character of it can be seen.
+    """
+    text = text[:_MOST_CHARACTERS].encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    text = "".join(" " if unicodedata.category(character) == "Cc" else character for character in text)
+    text = " ".join(text.removeprefix(_BYTE_ORDER_MARK).split())
+    if all(unicodedata.category(character) in _UNSEEN for character in text):
+        raise BadSampleError("its caption is empty")
+    return text
