@@ -30,7 +30,7 @@ def check_size(what: str, width: int, height: int, max_pixels: int) -> None:
         BadSampleError: It has more than `max_pixels`.
     """
     if width * height > max_pixels:
-        raise BadSampleError(f"its {what} has {width} × {height} pixels, more than data.max_pixels={max_pixels}")
+        raise BadSampleError(f"its {what} has more pixels than data.max_pixels={max_pixels}: {width} × {height}")
 
 
 def check_claim(content: bytes, context: av.VideoCodecContext) -> None:

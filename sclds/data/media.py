@@ -61,6 +61,8 @@ def _inspect_image(content: bytes, max_pixels: int) -> MediaInfo:
 
 def _lies_on_its_side(image: Image.Image, content: bytes) -> bool:
     """Return whether DALI will swap width and height; damaged EXIF turns nothing."""
+    if image.format == "TIFF":
+        return False  # Pillow has turned its size already
     if image.format == "PNG" and b"eXIf" not in content:
         return False  # Pillow would decode the whole picture to look for it
     try:
@@ -75,7 +77,9 @@ def _complete(codec: str, content: bytes) -> bool:
         return False  # DALI makes rubbish of damaged ones without a word, so they are decoded twice
     if codec == "WEBP":
         return len(content) >= int.from_bytes(content[4:8], "little") + 8
-    return _ENDS.get(codec, b"") in content[-_TAIL:]
+    if codec == "BMP":
+        return len(content) >= int.from_bytes(content[2:6], "little")
+    return _ENDS[codec] in content[-_TAIL:]
 
 
 def even_chunks(content: bytes) -> bytes:

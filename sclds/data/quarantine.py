@@ -66,8 +66,9 @@ class Quarantine:
                     fcntl.flock(file, fcntl.LOCK_EX)
                 half = self._catch_up(file)
                 if (sample, reason) not in self._named:
+                    text = json.dumps(entry, ensure_ascii=False)
                     # one write, so that a kill leaves a whole line or none; what another kill left behind is closed
-                    file.write((b"\n" if half else b"") + json.dumps(entry).encode() + b"\n")
+                    file.write((b"\n" if half else b"") + text.encode("utf-8", "backslashreplace") + b"\n")
                     self._named.add((sample, reason))
 
     def _catch_up(self, file: BinaryIO) -> bool:
