@@ -15,7 +15,7 @@ import av
 import numpy as np
 from PIL import Image, ImageCms
 
-from .synthetic import caption, clip, picture
+from .synthetic import REPEATABLE, caption, clip, picture
 
 Sample = list[tuple[str, bytes | None]]
 """Members in the order of the shard: what follows the key in the name, and the content; None is a symbolic link."""
@@ -124,7 +124,7 @@ def sound(cover: bool) -> bytes:
 def hollow(container: str) -> bytes:
     """A clip that was begun and never got a frame."""
     buffer = io.BytesIO()
-    with av.open(buffer, "w", format=container) as output:
+    with av.open(buffer, "w", format=container, options=REPEATABLE) as output:
         stream: Any = output.add_stream("mpeg4", rate=10)
         stream.width, stream.height, stream.pix_fmt = 32, 32, "yuv420p"
         output.start_encoding()
@@ -134,7 +134,7 @@ def hollow(container: str) -> bytes:
 def joined(*clips: bytes) -> bytes:
     """The packets of clips one after the other, under the header of the first."""
     buffer = io.BytesIO()
-    with av.open(io.BytesIO(clips[0])) as first, av.open(buffer, "w", format="webm") as output:
+    with av.open(io.BytesIO(clips[0])) as first, av.open(buffer, "w", format="webm", options=REPEATABLE) as output:
         stream = output.add_stream_from_template(first.streams.video[0])
         time = 0
         for content in clips:
@@ -164,7 +164,7 @@ def longer(content: bytes) -> bytes:
 
 def thin(codec: str, height: int) -> bytes:
     buffer = io.BytesIO()
-    with av.open(buffer, "w", format="webm") as output:
+    with av.open(buffer, "w", format="webm", options=REPEATABLE) as output:
         stream: Any = output.add_stream(codec, rate=10)
         stream.width, stream.height, stream.pix_fmt = 1, height, "yuv420p"
         for _ in range(4):
@@ -282,7 +282,9 @@ CLIPS: dict[str, Callable[[], list[Sample]]] = {
     "zero bytes": lambda: clips(b""),
     "headers without a frame": lambda: clips(hollow("avi"), hollow("matroska")),
     "sound only, with or without a cover picture": lambda: clips(sound(False), sound(True)),
-    "first bytes flipped": lambda: clips(flipped(clip(4), 0, 1, 2), flipped(clip(4, "mpeg4", "mp4"), 4, 5, 6)),
+    "first bytes flipped": lambda: clips(
+        *(flipped(clip(4, *form), 0, 1, 2, 3) for form in [(), ("libvpx",), ("mpeg4", "mp4"), ("mpeg4", "avi")])
+    ),
     "tail missing, and the index of an MP4 with it": lambda: clips(
         clip(12, "mpeg4", "mp4")[:-200], clip(12, "libvpx-vp9", "mp4")[:600]
     ),

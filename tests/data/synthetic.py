@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 Members = dict[str, bytes]
+REPEATABLE = {"fflags": "+bitexact"}
+"""Options of a container that leave out time and random numbers."""
 
 
 def picture(seed: int, format: str = "PNG", size: tuple[int, int] = (40, 30)) -> bytes:
@@ -27,7 +29,7 @@ def picture(seed: int, format: str = "PNG", size: tuple[int, int] = (40, 30)) ->
 def clip(frames: int, codec: str = "libvpx-vp9", container: str = "webm", side: int = 32) -> bytes:
     """A clip whose frame k is uniformly grey at 20·k."""
     buffer = io.BytesIO()
-    with av.open(buffer, "w", format=container) as output:
+    with av.open(buffer, "w", format=container, options=REPEATABLE) as output:
         stream: Any = output.add_stream(codec, rate=10)
         stream.width = stream.height = side
         stream.pix_fmt = "yuv420p"
@@ -58,7 +60,7 @@ def timed_clip(
 ) -> bytes:
     """A clip whose frame k shows k and appears at `milliseconds[k]`; the first `drop` packets are left out."""
     buffer = io.BytesIO()
-    with av.open(buffer, "w", format=container) as output:
+    with av.open(buffer, "w", format=container, options=REPEATABLE) as output:
         stream: Any = output.add_stream(codec, rate=30, options=options or {})
         stream.width, stream.height, stream.pix_fmt = WIDE, HIGH, "yuv420p"
         stream.time_base = stream.codec_context.time_base = Fraction(1, 1000)
