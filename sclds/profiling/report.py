@@ -78,7 +78,7 @@ def write_report(run_dir: Path) -> Path:
     found = read_run(run_dir)
     target = found.folder / "report.html"
     draft = target.with_suffix(".html.part")
-    draft.write_text(page(found), encoding="utf-8")
+    draft.write_text(page(found), encoding="utf-8", errors="backslashreplace")  # names in a tar may be no UTF-8
     os.replace(draft, target)
     return target
 

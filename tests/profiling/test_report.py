@@ -89,12 +89,13 @@ def test_missing_parts_are_sentences(tmp_path: Path) -> None:
         assert sentence in text
 
 
-def test_captions_are_escaped(tmp_path: Path) -> None:
-    example = {"kind": "image", "sample_id": "a/b/c", "caption": "<script>x</script>", "rank": 1, "of": 3}
-    (tmp_path / "results.json").write_text(json.dumps({"examples": [example | {"retrieved": ["a/b/c"]}]}))
+def test_captions_and_names_are_escaped(tmp_path: Path) -> None:
+    example = {"kind": "image", "sample_id": "a/b/\udce9", "caption": "<script>x</script>", "rank": 1, "of": 3}
+    (tmp_path / "results.json").write_text(json.dumps({"examples": [example | {"retrieved": ["a/b/\udce9"]}]}))
     text = write_report(tmp_path).read_text()
     assert "&lt;script&gt;x" in text
     assert "<script>x" not in text
+    assert "a/b/\\udce9" in text
     assert "not on this machine" in text
 
 
