@@ -27,7 +27,8 @@ def _inspect_image(content: bytes) -> MediaInfo:
         with Image.open(io.BytesIO(content)) as image:
             width, height = image.size
             codec = image.format or "unknown"
-            if codec == "JPEG" and image.getexif().get(_ORIENTATION) in _TURNED:  # Pillow decodes a PNG to tell
+            # Pillow would decode a PNG to look for EXIF that stands after the pixels
+            if (codec != "PNG" or "exif" in image.info) and image.getexif().get(_ORIENTATION) in _TURNED:
                 width, height = height, width
             if not _complete(codec, content):
                 image.load()  # the end is not where it should be: trailing bytes are harmless, missing ones raise here
