@@ -161,10 +161,11 @@ class Decoder:
         changed = [i for i, sample in enumerate(samples) if len(sample.augmentation.operations)]
         for size in sorted({decoded[i].shape[1] for i in changed}):
             rows = [i for i in changed if decoded[i].shape[1] == size]
-            arguments = feeds("scaled", self._data, size, [samples[i] for i in rows], [decoded[i] for i in rows])
+            frames = [np.ascontiguousarray(decoded[i]) for i in rows]
+            arguments = feeds("scaled", self._data, size, [samples[i] for i in rows], frames)
             (output,) = self._pipeline("scaled", size).run(**arguments)
-            for i, frames in zip(rows, output, strict=True):
-                decoded[i] = np.array(frames)
+            for i, found in zip(rows, output, strict=True):
+                decoded[i] = np.array(found)
         return decoded
 
     def _pipeline(self, source: Source, size: int) -> Any:
