@@ -92,7 +92,24 @@ def augmented(pixels: Any, operations: Any, negated: Any, data: DataConfig, size
 
 def _suite(size: int) -> list[Any]:
     """Return DALI's operations in the order of `OPERATIONS`, with RandAugment's ranges."""
+    import nvidia.dali.fn
+    from nvidia.dali.auto_aug import augmentations
+    from nvidia.dali.auto_aug.core import augmentation
     from nvidia.dali.auto_aug.rand_augment import get_rand_augment_suite
 
+    fn: Any = nvidia.dali.fn
+
+    # DALI's own two still call operators by names that it has deprecated
+    @augmentation
+    def equalize(pixels: Any, _: Any) -> Any:
+        return fn.equalize(pixels)
+
+    @augmentation(
+        mag_range=(0, 0.9), randomly_negate=True, mag_to_param=augmentations.sharpness_kernel, param_device="auto"
+    )
+    def sharpness(pixels: Any, kernel: Any) -> Any:
+        return fn.filter(pixels, kernel)
+
     suite = {a.name: a for a in get_rand_augment_suite(max_translate_abs=round(TRANSLATE_SHARE * size))}
+    suite |= {a.name: a for a in (equalize, sharpness)}
     return [suite[name] for name in OPERATIONS]

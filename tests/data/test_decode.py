@@ -14,6 +14,7 @@ from sclds.data.geometry import WHOLE, Region, Window, training_window
 from sclds.data.keys import generator
 from sclds.data.media import inspect
 from sclds.data.media_info import MediaInfo
+from sclds.data.pipeline import _definition, feeds
 from sclds.data.scaling import patchify
 from sclds.data.shards import BadSampleError
 from sclds.errors import ConfigError
@@ -245,12 +246,30 @@ def test_decoding_on_a_gpu_needs_one(config):
         Decoder(config.model_copy(update={"data": data}), 1)
 
 
+@pytest.mark.parametrize("nvdec", [True, False])
+@pytest.mark.parametrize("source", ["picture", "clip", "frames"])
+def test_the_pipeline_for_a_gpu_can_be_defined_without_one(config, source, nvdec):
+    """DALI checks operators and their arguments when a pipeline is defined; running it takes a GPU."""
+    settings = {"device": "mixed", "hw_decoder_load": 0.5, "nvdec": nvdec, "randaugment_operations": 2}
+    data = config.data.model_copy(update=settings)
+    options = {"batch_size": 2, "num_threads": 1, "device_id": 0}
+    assert _definition()(source, data, SIZE, **options) is not None
+    content = timed_clip([0, 40], "libvpx-vp9", "webm")
+    film = Encoded("video", content, inspect("video", content), FIRST, Window(Region(4, 8, 16, 32), right=8))
+    given = feeds(source, data, SIZE, [film], [content])
+    # a picture is decoded to its region, a clip whole; both move by a quarter of what is seen
+    expected = [0, -1 / 4] if source == "picture" else [4 / 64, (8 - 32 / 4) / 96]
+    assert given["start"][0] == pytest.approx(expected)
+    assert [len(given[name][0]) for name in ("operations", "negated")] == [2, 2]
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_the_gpu_decodes_what_the_cpu_does(config):
     moving = clip(12)
-    film = Encoded("video", moving, inspect("video", moving), np.array([1, 3, 6, 9], np.int32))
-    samples = [image(picture(k, format)) for k, format in enumerate(("PNG", "JPEG", "WEBP"))] + [film]
+    window = Window(Region(2, 3, 25, 20), mirrored=True)
+    film = Encoded("video", moving, inspect("video", moving), np.array([1, 3, 6, 9], np.int32), window)
+    samples = [image(picture(k, format), window) for k, format in enumerate(("PNG", "JPEG", "WEBP"))] + [film]
     on_gpu = config.model_copy(update={"data": config.data.model_copy(update={"device": "mixed"})})
     found, expected = Decoder(on_gpu, 4, 0)(samples), Decoder(config, 4)(samples)
     assert found.is_cuda
