@@ -17,7 +17,8 @@ import numpy as np
 from av.error import FFmpegError
 from numpy.typing import NDArray
 
-from sclds.data.media_info import MediaInfo
+from sclds.data.clip_faults import check_claim, check_keyframe, check_size, video_stream
+from sclds.data.media_info import MAX_PIXELS, MediaInfo
 from sclds.data.shards import BadSampleError
 
 _UNREADABLE = "its clip cannot be opened or is truncated"
@@ -39,17 +40,23 @@ class _Track:
     regular: bool
 
 
-def inspect_clip(content: bytes) -> MediaInfo:
+def inspect_clip(content: bytes, max_pixels: int = MAX_PIXELS) -> MediaInfo:
     """Read the headers of all packets of a clip, without decoding.
 
+    Args:
+        content: The encoded clip.
+        max_pixels: Most pixels of a frame; by default that of `data.max_pixels`.
+
     Raises:
-        BadSampleError: The clip cannot be opened, or has no frame that can be decoded.
+        BadSampleError: The clip cannot be opened, is too large, or has no frame that can be decoded.
     """
     try:
         with av.open(io.BytesIO(content), mode="r") as container:
-            stream = _video(container)
-            track = _read(container, stream)
+            stream = video_stream(container)
             context = stream.codec_context
+            check_size("clip", context.width, context.height, max_pixels)
+            check_claim(content, context)
+            track = _read(container, stream)
             width, height, codec = context.width, context.height, context.name
             times = _seconds(track, stream.time_base)
     except (FFmpegError, ValueError) as fault:
@@ -59,14 +66,6 @@ def inspect_clip(content: bytes) -> MediaInfo:
     return MediaInfo(width, height, len(track.shown), codec, times, track.regular)
 
 
-def _video(container: Any) -> Any:
-    """Return the video stream that a player would show."""
-    stream = container.streams.best("video")
-    if stream is None:
-        raise BadSampleError("its clip has no video stream")
-    return stream
-
-
 def _read(container: Any, stream: Any) -> _Track:
     """Read all packets.
 
@@ -74,6 +73,8 @@ def _read(container: Any, stream: Any) -> _Track:
         BadSampleError: None can be decoded, or they do not say when they are shown.
     """
     stored = [packet for packet in container.demux(stream) if packet.size]
+    for packet in stored:
+        check_keyframe(packet)
     if not stored:
         raise BadSampleError("its clip has no frames")
     first = next((i for i, packet in enumerate(stored) if packet.is_keyframe), None)
@@ -134,7 +135,7 @@ def read_frames(content: bytes, numbers: Sequence[int]) -> NDArray[np.uint8]:
     """
     try:
         with av.open(io.BytesIO(content), mode="r") as container:
-            stream = _video(container)
+            stream = video_stream(container)
             track = _read(container, stream)
             wanted = sorted({track.shown[number] for number in numbers})
             context = stream.codec_context

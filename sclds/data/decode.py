@@ -20,7 +20,7 @@ from sclds.data.scaling import Frames, PatchLayout, cut, patchify, scale
 from sclds.data.shards import BadSampleError
 from sclds.errors import ConfigError
 
-__all__ = ["BadMediaError", "Decoder", "Encoded"]
+__all__ = ["BadMediaError", "Decoder", "Encoded", "joined"]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -76,32 +76,45 @@ class Decoder:
             device for `data.device: mixed`, else in pinned memory where there is a CUDA device.
 
         Raises:
-            BadMediaError: Some samples cannot be decoded; none of the others is lost by trying again without them.
+            BadMediaError: Some samples cannot be decoded.
+        """
+        patches = self.each(samples)
+        whole = [rows for rows in patches if rows is not None]
+        if len(whole) < len(patches):
+            raise BadMediaError([row for row, rows in enumerate(patches) if rows is None])
+        return joined(whole)
+
+    def each(self, samples: Sequence[Encoded]) -> list[Tensor | None]:
+        """Decode samples that may be damaged.
+
+        Args:
+            samples: At most `batch_size`.
+
+        Returns:
+            The patches of each, as a call gives them; None for one that cannot be decoded. `joined` puts them together.
         """
         rows: dict[Source, list[int]] = {"picture": [], "clip": [], "frames": []}
         for row, sample in enumerate(samples):
             rows[source_of(sample, self._data)].append(row)
         frames = dict(zip(rows["frames"], self._each(_frames, [samples[r] for r in rows["frames"]]), strict=True))
-        bad = [row for row, found in frames.items() if found is None]
-        inputs: Inputs = {row: sample.content for row, sample in enumerate(samples)}
+        inputs: Inputs = {row: sample.content for row, sample in enumerate(samples) if row not in frames}
         inputs |= {row: found for row, found in frames.items() if found is not None}
         decoded: dict[int, Any] = {}
         for source, chosen in rows.items():
             for size in sorted({self._size(samples[row]) for row in chosen}):
-                alike = [row for row in chosen if row not in bad and self._size(samples[row]) == size]
-                bad += self._run(source, size, samples, {row: inputs[row] for row in alike}, decoded)
-        if bad:
-            raise BadMediaError(sorted(bad))
-        ordered = [decoded[row] for row in range(len(samples))]
-        return self._laid_out(samples, ordered) if self._device_id is None else torch.cat(ordered)
+                alike = [row for row in chosen if row in inputs and self._size(samples[row]) == size]
+                self._run(source, size, samples, {row: inputs[row] for row in alike}, decoded)
+        if self._device_id is None:
+            decoded = self._laid_out({row: samples[row] for row in sorted(decoded)}, decoded)
+        return [decoded.get(row) for row in range(len(samples))]
 
     def _size(self, sample: Encoded) -> int:
         return self._data.image_size if sample.kind == "image" else self._data.video_size
 
     def _run(
         self, source: Source, size: int, samples: Sequence[Encoded], inputs: Inputs, decoded: dict[int, Any]
-    ) -> list[int]:
-        """Decode rows of one source and size; return those that cannot be, found by halving the batch.
+    ) -> None:
+        """Decode rows of one source and size, without those that cannot be, found by halving the batch.
 
         Args:
             source: The rows' source.
@@ -110,22 +123,16 @@ class Decoder:
             inputs: Of the rows to decode.
             decoded: Takes (F, size, size, 3) uint8 a row; on a GPU its patches.
         """
-        if not inputs:
-            return []
         rows = list(inputs)
+        if not rows:
+            return
         try:
             self._decode(source, size, [samples[row] for row in rows], inputs, decoded)
         except RuntimeError:
             self._pipelines.pop((source, size), None)  # DALI leaves a pipeline that failed unusable
-            if len(rows) == 1:
-                return rows
             half = len(rows) // 2
-            return [
-                row
-                for part in (rows[:half], rows[half:])
-                for row in self._run(source, size, samples, {r: inputs[r] for r in part}, decoded)
-            ]
-        return []
+            for part in (rows[:half], rows[half:]) if half else ():
+                self._run(source, size, samples, {row: inputs[row] for row in part}, decoded)
 
     def _decode(
         self, source: Source, size: int, samples: list[Encoded], inputs: Inputs, decoded: dict[int, Any]
@@ -147,26 +154,23 @@ class Decoder:
         scaled = self._each(lambda i: scale(frames[i], samples[i].window, size), range(len(samples)))
         decoded.update(zip(inputs, scaled, strict=True))
 
-    def _laid_out(self, samples: Sequence[Encoded], decoded: list[Frames]) -> Tensor:
-        """Augment decoded frames on the CPU, where that is on, and lay them out."""
-        decoded = self._augmented(samples, decoded)
-        counts = [len(frames) * (frames.shape[1] // self._patch) ** 2 for frames in decoded]
-        ends = np.cumsum(counts)
-        patches = torch.empty((int(ends[-1]), 3 * self._patch**2), pin_memory=torch.cuda.is_available())
-        rows = patches.numpy()
-        self._each(lambda i: self._layout.write(decoded[i], rows[ends[i] - counts[i] : ends[i]]), range(len(decoded)))
-        return patches
+    def _laid_out(self, samples: dict[int, Encoded], decoded: dict[int, Frames]) -> dict[int, Tensor]:
+        """Augment decoded frames on the CPU, where that is on, and lay them out in one tensor."""
+        self._augment(samples, decoded)
+        counts = [len(decoded[row]) * (decoded[row].shape[1] // self._patch) ** 2 for row in samples]
+        patches = torch.empty((sum(counts), 3 * self._patch**2), pin_memory=torch.cuda.is_available())
+        parts = dict(zip(samples, patches.split(counts), strict=True))
+        self._each(lambda row: self._layout.write(decoded[row], parts[row].numpy()), list(samples))
+        return parts
 
-    def _augmented(self, samples: Sequence[Encoded], decoded: list[Frames]) -> list[Frames]:
-        changed = [i for i, sample in enumerate(samples) if len(sample.augmentation.operations)]
-        for size in sorted({decoded[i].shape[1] for i in changed}):
-            rows = [i for i in changed if decoded[i].shape[1] == size]
-            frames = [np.ascontiguousarray(decoded[i]) for i in rows]
-            arguments = feeds("scaled", self._data, size, [samples[i] for i in rows], frames)
+    def _augment(self, samples: dict[int, Encoded], decoded: dict[int, Frames]) -> None:
+        changed = [row for row, sample in samples.items() if len(sample.augmentation.operations)]
+        for size in sorted({decoded[row].shape[1] for row in changed}):
+            rows = [row for row in changed if decoded[row].shape[1] == size]
+            frames = [np.ascontiguousarray(decoded[row]) for row in rows]
+            arguments = feeds("scaled", self._data, size, [samples[row] for row in rows], frames)
             (output,) = self._pipeline("scaled", size).run(**arguments)
-            for i, found in zip(rows, output, strict=True):
-                decoded[i] = np.array(found)
-        return decoded
+            decoded.update(zip(rows, map(np.array, output), strict=True))
 
     def _pipeline(self, source: Source, size: int) -> Any:
         if (source, size) not in self._pipelines:
@@ -182,6 +186,16 @@ class Decoder:
         bounds = np.linspace(0, len(items), threads + 1).astype(int)
         stretches = [items[a:b] for a, b in pairwise(bounds.tolist())]
         return [found for part in self._pool.map(lambda part: [function(i) for i in part], stretches) for found in part]
+
+
+def joined(parts: Sequence[Tensor]) -> Tensor:
+    """Concatenate rows; without a copy where they are all rows of one tensor in order, as `Decoder.each` gives them."""
+    whole = parts[0]._base
+    if whole is not None and len(whole) == sum(map(len, parts)) and all(part._base is whole for part in parts):
+        starts = [part.storage_offset() for part in parts]
+        if starts == sorted(starts):
+            return whole
+    return torch.cat(list(parts))
 
 
 def _frames(sample: Encoded) -> Frames | None:

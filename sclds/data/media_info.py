@@ -2,6 +2,11 @@
 
 from dataclasses import dataclass
 
+from sclds.config import DataConfig
+
+MAX_PIXELS: int = DataConfig.model_fields["max_pixels"].default
+"""Most pixels of a picture or frame where no configuration says otherwise."""
+
 
 @dataclass(frozen=True, slots=True)
 class MediaInfo:

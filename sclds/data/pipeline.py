@@ -18,8 +18,8 @@ from sclds.data.geometry import Region
 
 Source = Literal["picture", "clip", "frames", "scaled"]
 """What comes in: an encoded picture, an encoded clip, frames that FFmpeg decoded, or frames scaled on the CPU."""
-_CPU_CODECS = frozenset({"vp8", "vp9", "mjpeg", "libvpx", "libvpx-vp9"})
-_NVDEC_CODECS = _CPU_CODECS | {"h264", "hevc", "av1", "libdav1d", "mpeg4"}
+_CPU_CODECS = frozenset({"vp8", "vp9", "libvpx", "libvpx-vp9"})
+_NVDEC_CODECS = _CPU_CODECS | {"mjpeg", "h264", "hevc", "av1", "libdav1d", "mpeg4"}
 
 
 def source_of(sample: Encoded, data: DataConfig) -> Source:
