@@ -11,7 +11,7 @@ from queue import Full, Queue
 import torch
 
 from sclds.config import Config, DatasetConfig
-from sclds.data.decode import Decoder
+from sclds.data.decode import Decoder, joined
 from sclds.data.keys import generator
 from sclds.data.order import Order, Place, itm_partners, positions_of, weights_of
 from sclds.data.packing import Batch, SampleViews, grids_of, pack
@@ -160,7 +160,7 @@ class _Assembler:
         self._judge(len(places), sum(attempt > 0 for attempt in attempts.values()))
         group = self._config.batch.group_size
         paired = self._with_partners([views[row] for row in samples], ("step", step), first // group)
-        return self._pack(paired, torch.cat([patches[row] for row in samples]))
+        return self._pack(paired, joined([patches[row] for row in samples]))
 
     def heldout(self, samples: list[int], batch_number: int) -> Batch | None:
         """Assemble a held-out batch without its unusable samples; None if no sample is left."""
@@ -170,7 +170,7 @@ class _Assembler:
         if not usable:
             return None
         views = self._with_partners([one for one, _ in usable.values()], (*HELDOUT, batch_number), 0)
-        return self._pack(views, torch.cat([patches for _, patches in usable.values()]))
+        return self._pack(views, joined([patches for _, patches in usable.values()]))
 
     def _pack(self, views: list[SampleViews], patches: torch.Tensor) -> Batch:
         config = self._config

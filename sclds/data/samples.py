@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from sclds.config import Config
+from sclds.data.augment import NOTHING, draw_augmentation
 from sclds.data.clips import choose_frames
-from sclds.data.decode import Encoded
+from sclds.data.encoded import Encoded
 from sclds.data.geometry import WHOLE, training_window
 from sclds.data.keys import generator
 from sclds.data.masks import mlm_mask, mltc_vision_replace, scl_text_mask, scl_vision_keep
@@ -75,16 +76,18 @@ class SampleMaker:
         info = inspect(shard.kind, content, data.max_pixels)
         size = data.image_size if shard.kind == "image" else data.video_size
         training = occasion != HELDOUT
-        window = WHOLE
+        window, augmentation = WHOLE, NOTHING
         if training:
-            window = training_window(data, size, info.width, info.height, self._draw("window", occasion, sample_id))
+            window = training_window(data, info.width, info.height, self._draw("window", occasion, sample_id))
+            if data.randaugment_operations:
+                augmentation = draw_augmentation(data, self._draw("randaugment", occasion, sample_id))
         frames = np.zeros(1, np.int32)
         if shard.kind == "video":
             rng = self._draw("frames", occasion, sample_id) if training else None
             frames = choose_frames(info.times, data.frames, rng)
         grid = size // self._config.model.vision.patch_size
         views = self._views(sample_id, caption, shard.kind, len(frames), grid, occasion)
-        return Loaded(views, Encoded(shard.kind, even_chunks(content), info, frames, window))
+        return Loaded(views, Encoded(shard.kind, even_chunks(content), info, frames, window, augmentation))
 
     def _draw(self, purpose: str, occasion: Occasion, sample_id: str) -> np.random.Generator:
         return generator(self._config.seed, purpose, *occasion, sample_id)
