@@ -286,7 +286,7 @@ CLIPS: dict[str, Callable[[], list[Sample]]] = {
         *(flipped(clip(4, *form), 0, 1, 2, 3) for form in [(), ("libvpx",), ("mpeg4", "mp4"), ("mpeg4", "avi")])
     ),
     "tail missing, and the index of an MP4 with it": lambda: clips(
-        clip(12, "mpeg4", "mp4")[:-200], clip(12, "libvpx-vp9", "mp4")[:600]
+        clip(12, "mpeg4", "mp4")[:-200], clip(12, "libvpx-vp9", "mp4")[:600], clip(12, "mpeg4", "mp4")[:900]
     ),
     "tail of a WebM missing": lambda: clips(*(clip(12)[: int(len(clip(12)) * share)] for share in (0.5, 0.7, 0.9))),
     "header claims another duration": lambda: clips(longer(clip(12))),

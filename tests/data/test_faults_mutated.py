@@ -136,7 +136,7 @@ def test_every_damaged_sample_is_used_or_named(tmp_path):
     assert min(tally["used"], sum(tally.values()) - tally["used"]) > 500, tally
     assert len(set(files[1:])) == 1, files
     # the first round loads codecs; what follows may only jitter
-    assert memory[-1] - memory[1] < 24 << 20, [size >> 20 for size in memory]
+    assert memory[-1] - memory[1] < 32 << 20, [size >> 20 for size in memory]
 
 
 @pytest.mark.timeout(120)
