@@ -10,6 +10,7 @@ from scl_kernels.backend import resolve, set_backend
 from scl_kernels.norms import set_norms
 from sclds.config import Config
 from sclds.data.packing import Batch
+from sclds.data.quarantine import Quarantine
 from sclds.data.tokenizer import Tokenizer, load_tokenizer
 from sclds.errors import UserError
 from sclds.model.attention import set_attention_backend
@@ -170,11 +171,12 @@ class Run:
         """Return losses and retrieval on held-out data; every rank takes part and gets all."""
         from sclds.downstream.retrieval import evaluate
 
-        return evaluate(self.engine, self.config, self.tokenizer, self.group.device, self.group)
+        quarantine = Quarantine(self.folder.quarantine)
+        return evaluate(self.engine, self.config, self.tokenizer, self.group.device, self.group, quarantine)
 
     def _batches(self) -> Iterator[list[Batch]]:
         """Return the training batches from the current step on."""
-        from sclds.data.loader import Quarantine, TrainingBatches
+        from sclds.data.loader import TrainingBatches
 
         return iter(
             TrainingBatches(
