@@ -53,19 +53,22 @@ class SampleMaker:
 
         Args:
             sample: Its number in the index.
-            occasion: Keys its draws; `HELDOUT` takes the whole picture and the middle frames.
+            occasion: Keys its draws; `HELDOUT` takes the first caption, the whole picture and the middle frames.
 
         Raises:
             BadSampleError: Its caption or its picture cannot be used.
         """
         shard, row = self._index.locate(sample)
         sample_id = shard.sample_id(row)
-        caption = self._reader.caption(shard, row)
+        training = occasion != HELDOUT
+        captions = self._reader.captions(shard, row)
+        caption = captions[0]
+        if training and len(captions) > 1:
+            caption = captions[self._draw("caption", occasion, sample_id).integers(len(captions))]
         content = self._reader.media(shard, row)
         info = inspect(shard.kind, content)
         data = self._config.data
         size = data.image_size if shard.kind == "image" else data.video_size
-        training = occasion != HELDOUT
         window = WHOLE
         if training:
             window = training_window(data, size, info.width, info.height, self._draw("window", occasion, sample_id))
