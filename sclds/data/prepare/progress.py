@@ -1,16 +1,15 @@
 """How far a long preparation is: a bar in a terminal, plain lines elsewhere; on standard error."""
 
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-_LINES = 20
-"""Plain lines of a whole preparation..."""
-_EVERY = 10_000
-"""...or one for so many, where the total is not known."""
+_SECONDS = 5.0
+"""Between plain lines."""
 
 
 @contextmanager
@@ -23,16 +22,16 @@ def counting(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
     """
     console = Console(file=sys.stderr, soft_wrap=True, highlight=False)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    every = max(1, total // _LINES) if total else _EVERY
-    done = 0
+    done, said = 0, time.monotonic()
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task(what, total=total)
 
         def advance(count: int) -> None:
-            nonlocal done
-            before, done = done, done + count
+            nonlocal done, said
+            done += count
             bar.advance(task, count)
-            if not console.is_terminal and (done // every > before // every or done == total):
+            if not console.is_terminal and (done == total or time.monotonic() > said + _SECONDS):
+                said = time.monotonic()
                 console.print(f"{what}: {done:,}" + (f" of {total:,}" if total else ""), markup=False)
 
         yield advance
