@@ -163,10 +163,10 @@ def _views(one: Seen) -> str:
     patches = one.kept[0].numel()
     shown = [
         ("v0, whole", one.frames),
-        (f"v1, {int(one.kept[0].sum())} of {patches} patches kept", greyed(one, ~one.kept)),
+        (f"v1, {int(one.kept[0].sum())} of {patches} kept", greyed(one, ~one.kept)),
     ]
     if one.replaced is not None:
-        shown.append((f"v2, {int(one.replaced[0].sum())} patches replaced", greyed(one, one.replaced)))
+        shown.append((f"v2, {int(one.replaced[0].sum())} replaced", greyed(one, one.replaced)))
     small = " small" if one.frames.shape[-1] <= _SMALL else ""
     return "".join(
         f'<figure><div class="strip{small}">{"".join(_image(frame, what) for frame in frames)}</div>'

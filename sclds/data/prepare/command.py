@@ -70,12 +70,13 @@ def _public(arguments: argparse.Namespace) -> int:
             return _STOPPED
         console.print(_table(report, source.title, out))
         if source.member == "json":
-            row = f"{{name: {_row_name(arguments.source, split)}, shards: {out.absolute()}, kind: {source.kind}}}"
+            row = f"{{name: {row_name(arguments.source, split)}, shards: {out.absolute()}, kind: {source.kind}}}"
             console.print(f"A row for data.train or data.heldout:\n  - {row}", markup=False)
     return 0
 
 
-def _row_name(name: str, split: str) -> str:
+def row_name(name: str, split: str) -> str:
+    """Return what a split is called in data_sets.yaml."""
     return name if split == "train" else f"{name}-{split}"
 
 
