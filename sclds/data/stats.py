@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 
 from sclds.config import Config, DatasetConfig
+from sclds.data.command import add_config
 from sclds.data.decode import BadMediaError, Decoder, Encoded
 from sclds.data.keys import generator
 from sclds.data.media import choose_frames, inspect
-from sclds.data.prepare.progress import counting
+from sclds.data.progress import Advance, counting
 from sclds.data.shards import BadSampleError, SampleIndex, ShardReader, open_index
 from sclds.data.tokenizer import Tokenizer, load_tokenizer
 from sclds.errors import UserError
@@ -30,8 +31,6 @@ _PAGE_WIDTH = 200  # characters, where no terminal sets it
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `sclds data stats`."""
-    from sclds.data.command import add_config
-
     add_config(parser)
     parser.add_argument(
         "--sample", type=int, default=_SAMPLE, help=f"samples of each data set that are opened; {_SAMPLE} by default"
@@ -72,7 +71,12 @@ class _Opened:
 
 
 def statistics(
-    row: DatasetConfig, index: SampleIndex, config: Config, tokenizer: Tokenizer, sample: int, advance: Any
+    row: DatasetConfig,
+    index: SampleIndex,
+    config: Config,
+    tokenizer: Tokenizer,
+    sample: int,
+    advance: Advance,
 ) -> dict[str, Any]:
     """Return the statistics of one data set.
 
@@ -110,7 +114,12 @@ def statistics(
 
 
 def _open(
-    row: DatasetConfig, index: SampleIndex, config: Config, tokenizer: Tokenizer, chosen: list[int], advance: Any
+    row: DatasetConfig,
+    index: SampleIndex,
+    config: Config,
+    tokenizer: Tokenizer,
+    chosen: list[int],
+    advance: Advance,
 ) -> _Opened:
     """Read and decode samples."""
     data = config.data.model_copy(update={"device": "cpu"})  # wherever this runs

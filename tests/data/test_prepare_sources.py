@@ -240,3 +240,16 @@ def test_pictures_of_unused_forms_are_dropped(tmp_path):
     put(tmp_path / "root" / "training" / "1.jpg", picture(1, "GIF"))
     report = prepare("cc3m", SOURCES["cc3m"], tmp_path / "root", tmp_path / "out", "train", 1, 10)
     assert report["dropped"] == {"its file is of a form that is not used (GIF)": 1, "its picture was not downloaded": 1}
+
+
+def test_a_folder_in_place_of_a_picture_is_dropped(tmp_path):
+    root = tmp_path / "root"
+    put(root / "dataset_flickr30k.json", {"images": [entry("0.jpg"), entry("1.jpg")]})
+    put(root / "flickr30k-images" / "0.jpg", photo(0))
+    (root / "flickr30k-images" / "1.jpg").mkdir()
+    report = prepare("flickr30k", SOURCES["flickr30k"], root, tmp_path / "out", "train", 1, 10)
+    assert report["dropped"] == {"its file cannot be read (Is a directory)": 1}
+
+
+def entry(name):
+    return {"filename": name, "split": "train", "sentences": [{"raw": "words"}], "imgid": 0}
