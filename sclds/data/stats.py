@@ -17,7 +17,7 @@ from sclds.data.command import add_config
 from sclds.data.decode import BadMediaError, Decoder, Encoded
 from sclds.data.keys import generator
 from sclds.data.media import choose_frames, inspect
-from sclds.data.progress import Advance, counting
+from sclds.data.prepare.progress import Advance, counting
 from sclds.data.shards import BadSampleError, SampleIndex, ShardReader, open_index
 from sclds.data.tokenizer import Tokenizer, load_tokenizer
 from sclds.errors import UserError

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from sclds.cli import main
-from sclds.data.progress import counting
+from sclds.data.prepare.progress import counting
 from sclds.data.shards import open_index
 from sclds.data.stats import statistics
 from sclds.data.tokenizer import load_tokenizer

@@ -23,6 +23,7 @@ from PIL import Image
 from sclds.data.prepare import emoji, encode, openclipart
 from sclds.data.prepare.item import Item
 from sclds.data.prepare.packages import Package, archive_files, fetch
+from sclds.data.prepare.progress import counting
 from sclds.data.prepare.split import (
     Fingerprint,
     Split,
@@ -32,7 +33,6 @@ from sclds.data.prepare.split import (
     near_duplicates,
     split_by_concept,
 )
-from sclds.data.progress import counting
 from sclds.data.tokenizer import EMBEDDED_TOKENIZER, train_tokenizer
 from sclds.errors import UserError
 
