@@ -27,7 +27,8 @@ class DatasetConfig(Section):
     name: str
     """Short name used in logs, pictures and the quarantine file."""
     shards: str
-    """Folder or glob of WebDataset tar files; `embedded:NAME` is a folder inside the package."""
+    """Folder or glob of WebDataset tar files; `embedded:NAME` is a folder inside the package. Without it the row is the
+    one of this name in sclds/data/data_sets.yaml."""
     kind: Literal["image", "video"] = "image"
     """What a sample shows: one picture, or a clip of which `data.frames` frames are taken."""
     weight: Annotated[float, Field(gt=0.0)] = 1.0

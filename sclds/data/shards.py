@@ -1,7 +1,8 @@
 """WebDataset tar shards as an index of samples that are read by offset.
 
-A sample is the members of a tar that share a name up to the first dot of its last part: one picture or clip, and a
-caption in `.txt` or under "caption" in `.json` (`.txt` first). Building the index reads the headers only.
+A sample is the members of a tar that share a name up to the first dot of its last part: one picture or clip, and its
+captions in `.txt` (one) or `.json` ("captions", a list, or "caption"); `.txt` comes first. Building the index reads the
+headers only.
 """
 
 import glob
@@ -12,6 +13,7 @@ import tarfile
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
@@ -27,9 +29,16 @@ EXTENSIONS: dict[Kind, frozenset[str]] = {
     "image": frozenset({"jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "jp2"}),
     "video": frozenset({"webm", "mp4", "mkv", "avi", "mov", "m4v"}),
 }
+VQA_MEMBER, NLVR2_MEMBER = "vqa.json", "nlvr2.json"
+"""Extensions of members that hold questions and statements: no captions, so that nobody takes them for some."""
+_NOT_CAPTIONS = {
+    VQA_MEMBER: "questions about pictures (VQAv2)",
+    NLVR2_MEMBER: "statements about pairs of pictures (NLVR2)",
+}
 _MEDIA, _TXT, _JSON = range(3)
 _MISSING = (0, -1)
 _BLOCK = 512  # bytes; a tar consists of whole blocks
+_FIRST_MEMBERS = 3  # a pair of pictures and what is said about it
 _OPEN_FILES = 128
 Places = list[tuple[int, int]]
 """Offset and size of the members of one sample, by role."""
@@ -128,6 +137,10 @@ def open_index(configs: list[DatasetConfig]) -> SampleIndex:
             problems.append(_nothing_found(config))
         for path in files:
             try:
+                other = _other_task(config, path)
+                if other is not None:
+                    problems.append(other)
+                    continue
                 samples = list(_samples(path, config.kind))
             except (OSError, tarfile.TarError) as fault:
                 problems.append(_unreadable(config, path, fault))
@@ -169,12 +182,28 @@ def _hollow(config: DatasetConfig, path: Path) -> str:
 def _shard_problem(config: DatasetConfig, path: Path) -> str | None:
     """Return what is wrong with a shard, judged by its size and its first sample, or None."""
     try:
+        other = _other_task(config, path)
+        if other is not None:
+            return other
         sound = any(members[_MEDIA] != _MISSING for _, members in _samples(path, config.kind))
         if path.stat().st_size % _BLOCK:
             raise tarfile.ReadError("it is truncated")
     except (OSError, tarfile.TarError) as fault:
         return _unreadable(config, path, fault)
     return None if sound else _hollow(config, path)
+
+
+def _other_task(config: DatasetConfig, path: Path) -> str | None:
+    """Return a sentence if the first sample of a shard is of a downstream task, or None."""
+    with tarfile.open(path, "r:") as tar:
+        names = [info.name.rpartition("/")[2] for info in islice(tar, _FIRST_MEMBERS)]
+    for extension, content in _NOT_CAPTIONS.items():
+        if any(name.partition(".")[2] == extension for name in names):
+            return (
+                f"shard {path} of data set '{config.name}' holds {content}, which have no captions to pre-train on; "
+                f"leave the data set out"
+            )
+    return None
 
 
 def _name(path: Path, files: list[Path]) -> str:
@@ -226,25 +255,25 @@ class ShardReader:
             raise BadSampleError(f"it has no {'picture' if shard.kind == 'image' else 'clip'}")
         return self._read(shard, row, _MEDIA)
 
-    def caption(self, shard: Shard, row: int) -> str:
-        """Return the caption of a sample, with runs of white space made one space.
+    def captions(self, shard: Shard, row: int) -> list[str]:
+        """Return the captions of a sample, at least one, with runs of white space made one space.
 
         Raises:
-            BadSampleError: There is none, it is empty, or it is not text.
+            BadSampleError: There is none, all are empty, or one is not text.
         """
         try:
             if shard.members[row, _TXT, 1] >= 0:
-                text = self._read(shard, row, _TXT).decode("utf-8")
+                texts = [self._read(shard, row, _TXT).decode("utf-8")]
             elif shard.members[row, _JSON, 1] >= 0:
-                text = _caption_of(json.loads(self._read(shard, row, _JSON)))
+                texts = _captions_of(json.loads(self._read(shard, row, _JSON)))
             else:
                 raise BadSampleError("it has no caption (.txt, or .json with 'caption')")
         except (ValueError, RecursionError) as fault:  # no UTF-8, no JSON, a number too long, a list too deep
             raise BadSampleError(f"its caption cannot be decoded ({type(fault).__name__})") from fault
-        text = " ".join(text.split())
-        if not text:
+        texts = [text for text in (" ".join(one.split()) for one in texts) if text]
+        if not texts:
             raise BadSampleError("its caption is empty")
-        return text
+        return texts
 
     def close(self) -> None:
         """Close all files."""
@@ -268,8 +297,9 @@ class ShardReader:
         return content
 
 
-def _caption_of(record: object) -> str:
-    caption = record.get("caption") if isinstance(record, dict) else None
-    if not isinstance(caption, str):
-        raise BadSampleError("its .json has no text under 'caption'")
-    return caption
+def _captions_of(record: object) -> list[str]:
+    fields = record if isinstance(record, dict) else {}
+    texts = fields.get("captions", [fields.get("caption")])
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise BadSampleError("its .json has no text under 'caption', nor a list of texts under 'captions'")
+    return texts

@@ -1,6 +1,5 @@
 """Small pictures of samples out of their shards, as data: URIs for the report."""
 
-import base64
 import io
 from collections.abc import Iterable
 
@@ -12,6 +11,7 @@ from sclds.data.clips import read_frames
 from sclds.data.media import inspect
 from sclds.data.shards import BadSampleError, SampleIndex, Shard, ShardReader, open_index
 from sclds.errors import DataError
+from sclds.page import webp_uri
 
 SIDE = 112
 """Pixels; shown at half of that on a dense screen."""
@@ -60,7 +60,7 @@ def _data_uri(kind: str, content: bytes) -> str:
         frames[0].save(
             buffer, "WEBP", save_all=True, append_images=frames[1:], duration=CLIP_MILLISECONDS, loop=0, quality=80
         )
-    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return webp_uri(buffer.getvalue())
 
 
 def _thumbnail(picture: Image.Image) -> Image.Image:
