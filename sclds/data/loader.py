@@ -17,7 +17,7 @@ from sclds.data.order import Order, Place, itm_partners, positions_of, weights_o
 from sclds.data.packing import Batch, SampleViews, grids_of, pack
 from sclds.data.quarantine import Quarantine
 from sclds.data.samples import HELDOUT, Loaded, Occasion, SampleMaker
-from sclds.data.shards import BadSampleError, SampleIndex, open_index
+from sclds.data.shards import BadSampleError, SampleIndex, cache_of, open_index
 from sclds.data.tokenizer import Tokenizer
 from sclds.errors import DataError
 
@@ -65,7 +65,7 @@ class TrainingBatches:
         self._rank, self._world_size = rank, world_size
         self._micro_size, self._accumulation, self._start = micro_size, accumulation, start_step
         self.quarantine = quarantine or Quarantine()
-        self.index = open_index(config.data.train)
+        self.index = open_index(config.data.train, cache_of(config.data))
         self.order = Order(
             self.index, weights_of(config.data.train), config.seed, config.batch.global_size, config.data.shuffle_block
         )
@@ -267,7 +267,7 @@ def heldout_batches(
     quarantine = quarantine or Quarantine()
     left = {"image": config.evaluation.max_samples, "video": config.evaluation.max_samples}
     for chosen in [dataset] if dataset else config.data.heldout:
-        index = open_index([chosen])
+        index = open_index([chosen], cache_of(config.data))
         maker = SampleMaker(config, tokenizer, index)
         assembler = _Assembler(config, tokenizer, index, maker, decoder, quarantine)
         count = min(len(index), left[chosen.kind])

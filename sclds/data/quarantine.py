@@ -27,17 +27,17 @@ class Quarantine:
         with self._lock:
             self.seen += count
 
-    def record(self, sample: str, shard: Path, dataset: str, reason: str, step: int) -> None:
+    def record(self, sample: str, shard: str, dataset: str, reason: str, step: int) -> None:
         """Set a sample aside.
 
         Args:
             sample: Its id.
-            shard: Its tar.
+            shard: Path or URL of its tar.
             dataset: Name of its data set.
             reason: What is wrong, as a clause about the sample.
             step: Optimiser step that wanted it; -1 for held-out samples.
         """
-        line = json.dumps({"sample": sample, "shard": str(shard), "dataset": dataset, "reason": reason, "step": step})
+        line = json.dumps({"sample": sample, "shard": shard, "dataset": dataset, "reason": reason, "step": step})
         with self._lock:
             self.seen += 1
             self.bad += 1

@@ -1,13 +1,12 @@
 """The order is a permutation per epoch, complete, the same for every world size, and reachable at any step."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 from sclds.data.keys import generator
 from sclds.data.order import Order, Place, itm_partners, positions_of
-from sclds.data.shards import SampleIndex, Shard
+from sclds.data.sample_index import SampleIndex, Shard
+from sclds.data.storage import StoredFile
 
 
 def index_of(**sizes: list[int]) -> SampleIndex:
@@ -15,9 +14,7 @@ def index_of(**sizes: list[int]) -> SampleIndex:
     for dataset, counts in sizes.items():
         kind = "video" if dataset == "clips" else "image"
         for i, count in enumerate(counts):
-            keys = [f"{k:03d}" for k in range(count)]
-            members = np.zeros((count, 3, 2), np.int64)
-            shards.append(Shard(dataset, kind, Path(f"{dataset}/{i}.tar"), str(i), keys, members))
+            shards.append(Shard(dataset, kind, StoredFile(f"{dataset}/{i}.tar", 0, ""), str(i), {}, 0, count))
     return SampleIndex(shards)
 
 
