@@ -110,10 +110,6 @@ class Order:
             position += len(taken)
         return places
 
-    def shards_of_block(self, epoch: int, block: int) -> Ints:
-        """Return the shards that are read together in a block, (at most shuffle_block,)."""
-        return self._pieces(epoch).shard[block * self._block : (block + 1) * self._block]
-
     def _shuffled(self, epoch: int, block: int) -> Ints:
         """Return the samples of a block, permuted; numbered as in `epoch`."""
         if (epoch, block) not in self._blocks:

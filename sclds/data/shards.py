@@ -28,6 +28,7 @@ from sclds.data.tar_members import (
     Kind,
     SampleTable,
     members,
+    open_tar,
 )
 from sclds.errors import DataError
 
@@ -150,7 +151,7 @@ def scan_shard(kind: Kind, dataset: str, file: StoredFile) -> Columns:
         other = _other_task(dataset, file.place)
         if other is not None:
             raise DataError(other)
-        with tarfile.open(file.place, "r:") as tar:
+        with open_tar(file.place) as tar:
             for key, _, role, info in members(tar, kind):
                 row = table.row(key)
                 if role is not None:
@@ -276,18 +277,22 @@ def _nothing_found(config: DatasetConfig) -> str:
     return f"{place}: no .tar file is there; give a folder of .tar shards, or a glob such as 'data/*.tar'"
 
 
-def unreadable(dataset: str, file: StoredFile, fault: Exception) -> str:
+def unreadable(dataset: str | None, file: StoredFile, fault: Exception) -> str:
     """Return a sentence about a shard that cannot be read."""
     reason = "it is empty (0 bytes)" if file.size == 0 else str(fault)
-    return f"shard {file.place} of data set '{dataset}' cannot be read: {reason}; fetch it again or remove it"
+    return f"shard {file.place}{_of(dataset)} cannot be read: {reason}; fetch it again or remove it"
 
 
-def hollow(dataset: str, kind: Kind, file: StoredFile) -> str:
+def hollow(dataset: str | None, kind: Kind, file: StoredFile) -> str:
     """Return a sentence about a shard without a sample of a kind."""
     return (
-        f"shard {file.place} of data set '{dataset}' holds no sample of kind '{kind}' "
+        f"shard {file.place}{_of(dataset)} holds no sample of kind '{kind}' "
         f"({', '.join(sorted(EXTENSIONS[kind]))}); remove it, or correct the data set's kind"
     )
+
+
+def _of(dataset: str | None) -> str:
+    return "" if dataset is None else f" of data set '{dataset}'"
 
 
 def _shard_problem(config: DatasetConfig, file: StoredFile) -> str | None:
@@ -296,7 +301,7 @@ def _shard_problem(config: DatasetConfig, file: StoredFile) -> str | None:
         other = _other_task(config.name, file.place)
         if other is not None:
             return other
-        with tarfile.open(file.place, "r:") as tar:
+        with open_tar(file.place) as tar:
             sound = any(role == MEDIA for _, _, role, _ in members(tar, config.kind))
         if file.size % _BLOCK:
             raise tarfile.ReadError("it is truncated")
@@ -307,17 +312,17 @@ def _shard_problem(config: DatasetConfig, file: StoredFile) -> str | None:
 
 def _other_task(dataset: str, place: str) -> str | None:
     """Return a sentence if the first sample of a shard is of a downstream task, or None."""
-    with tarfile.open(place, "r:") as tar:
+    with open_tar(place) as tar:
         names = [info.name.rpartition("/")[2] for info in islice(tar, _FIRST_MEMBERS)]
     return other_task(dataset, place, names)
 
 
-def other_task(dataset: str, place: str, names: Sequence[str]) -> str | None:
+def other_task(dataset: str | None, place: str, names: Sequence[str]) -> str | None:
     """Return a sentence if a sample with members of these names is of a downstream task, or None."""
     for extension, content in NOT_CAPTIONS.items():
         if any(name.partition(".")[2] == extension for name in names):
             return (
-                f"shard {place} of data set '{dataset}' holds {content}, which have no captions to pre-train on; "
+                f"shard {place}{_of(dataset)} holds {content}, which have no captions to pre-train on; "
                 f"leave the data set out"
             )
     return None

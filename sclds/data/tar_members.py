@@ -7,7 +7,7 @@ with one role the first counts. Links, folders, sparse and hidden files (`._a.jp
 
 import tarfile
 from collections.abc import Iterator
-from typing import Literal
+from typing import IO, Literal, Self
 
 import numpy as np
 
@@ -26,6 +26,40 @@ NOT_CAPTIONS = {
 }
 MEDIA, TXT, JSON = range(3)
 """Roles of members."""
+
+
+class _Header(tarfile.TarInfo):
+    """A header that must make sense: tarfile takes a damaged one for the end, and all samples behind it were lost."""
+
+    @classmethod
+    def fromtarfile(cls, tarfile_: tarfile.TarFile) -> Self:
+        """Read the next header."""
+        try:
+            info = super().fromtarfile(tarfile_)
+        except (tarfile.EOFHeaderError, tarfile.EmptyHeaderError):  # type: ignore[attr-defined]  # the true ends
+            raise
+        except (tarfile.HeaderError, ValueError, OverflowError, RecursionError) as fault:
+            raise tarfile.ReadError(
+                f"the header before byte {tarfile_.offset + tarfile.BLOCKSIZE} is damaged"
+            ) from fault
+        if info.size < 0:  # tarfile would go back by as much, and never end
+            raise tarfile.ReadError(f"the header at byte {info.offset} gives a negative size")
+        return info
+
+
+def open_tar(place: str) -> tarfile.TarFile:
+    """Open a tar whose headers are visited one by one.
+
+    Raises:
+        OSError: It cannot be opened.
+        tarfile.TarError: It is no tar; reading on raises it where a header is damaged.
+    """
+    return tarfile.open(place, "r:", tarinfo=_Header)
+
+
+def stream_tar(stream: IO[bytes]) -> tarfile.TarFile:
+    """Open a tar that is read once from its beginning to its end; faults are those of `open_tar`."""
+    return tarfile.open(fileobj=stream, mode="r|", tarinfo=_Header)
 
 
 def members(tar: tarfile.TarFile, kind: Kind) -> Iterator[tuple[str, str, int | None, tarfile.TarInfo]]:
