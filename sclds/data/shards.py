@@ -10,13 +10,13 @@ import tarfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 from sclds.config import DataConfig, DatasetConfig
 from sclds.data.index_file import INDEX_NAME, Columns, IndexFile, read_index
 from sclds.data.sample_index import SampleIndex, Shard
-from sclds.data.shard_cache import ShardCache, cache_of
+from sclds.data.shard_cache import CacheFullError, ShardCache, cache_of
 from sclds.data.shard_reader import BadSampleError, ShardReader
 from sclds.data.storage import StoredFile, find_shards, is_folder, is_url, stored
 from sclds.data.tar_members import (
@@ -148,11 +148,10 @@ def scan_shard(kind: Kind, dataset: str, file: StoredFile) -> Columns:
     """
     table = SampleTable()
     try:
-        other = _other_task(dataset, file.place)
-        if other is not None:
-            raise DataError(other)
         with open_tar(file.place) as tar:
-            for key, _, role, info in members(tar, kind):
+            for key, extension, role, info in members(tar, kind):
+                if extension in NOT_CAPTIONS:
+                    raise DataError(other_task(dataset, file.place, extension))
                 row = table.row(key)
                 if role is not None:
                     table.add(row, role, info)
@@ -184,6 +183,10 @@ def _find(config: DatasetConfig, cache: ShardCache | None) -> _Found:
                     f"data set '{config.name}': {folder} has no index ({INDEX_NAME}), which shards behind a URL need; "
                     f"write it with `sclds prepare index {folder}{_kind_option(config.kind)}`"
                 )
+    except CacheFullError as fault:
+        found.problems.append(
+            f"data set '{config.name}': its index does not fit into the cache {fault}; raise data.cache_bytes"
+        )
     except DataError as fault:
         found.problems.append(f"data set '{config.name}': {fault}")
     except OSError as fault:
@@ -212,7 +215,7 @@ def _differences(
     here = {file.name for file in files}
     fresh = [file.name for file in files if file.name not in known]
     pairs = [(file, known[file.name]) for file in files if file.name in known]
-    changed = [file.name for file, entry in pairs if (file.size, file.stamp) != (entry.size, entry.stamp)]
+    changed = [file.name for file, entry in pairs if not file.looks_like(entry.size, entry.stamp)]
     gone = [name for name in known if name not in here] if whole else []
     faults = (
         (changed, "changed since the index was written", mend),
@@ -298,11 +301,12 @@ def _of(dataset: str | None) -> str:
 def _shard_problem(config: DatasetConfig, file: StoredFile) -> str | None:
     """Return what is wrong with a shard, judged by its size and its first sample, or None."""
     try:
-        other = _other_task(config.name, file.place)
-        if other is not None:
-            return other
         with open_tar(file.place) as tar:
-            sound = any(role == MEDIA for _, _, role, _ in members(tar, config.kind))
+            first = list(islice(members(tar, config.kind), _FIRST_MEMBERS))
+            for _, extension, _, _ in first:
+                if extension in NOT_CAPTIONS:
+                    return other_task(config.name, file.place, extension)
+            sound = any(role == MEDIA for _, _, role, _ in chain(first, members(tar, config.kind)))
         if file.size % _BLOCK:
             raise tarfile.ReadError("it is truncated")
     except (OSError, tarfile.TarError) as fault:
@@ -310,22 +314,12 @@ def _shard_problem(config: DatasetConfig, file: StoredFile) -> str | None:
     return None if sound else hollow(config.name, config.kind, file)
 
 
-def _other_task(dataset: str, place: str) -> str | None:
-    """Return a sentence if the first sample of a shard is of a downstream task, or None."""
-    with open_tar(place) as tar:
-        names = [info.name.rpartition("/")[2] for info in islice(tar, _FIRST_MEMBERS)]
-    return other_task(dataset, place, names)
-
-
-def other_task(dataset: str | None, place: str, names: Sequence[str]) -> str | None:
-    """Return a sentence if a sample with members of these names is of a downstream task, or None."""
-    for extension, content in NOT_CAPTIONS.items():
-        if any(name.partition(".")[2] == extension for name in names):
-            return (
-                f"shard {place}{_of(dataset)} holds {content}, which have no captions to pre-train on; "
-                f"leave the data set out"
-            )
-    return None
+def other_task(dataset: str | None, place: str, extension: str) -> str:
+    """Return a sentence about a shard whose samples are of a downstream task, as an extension in it shows."""
+    return (
+        f"shard {place}{_of(dataset)} holds {NOT_CAPTIONS[extension]}, which have no captions to pre-train on; "
+        f"leave the data set out"
+    )
 
 
 def _names(files: list[StoredFile]) -> list[str]:

@@ -26,7 +26,7 @@ class StoredFile:
     size: int
     """Bytes."""
     stamp: str
-    """Changes when the file does."""
+    """KIND:VALUE, which changes when the file does; copies keep it only within one kind of storage."""
 
     @property
     def folder(self) -> str:
@@ -38,6 +38,11 @@ class StoredFile:
     def name(self) -> str:
         """Name in that folder."""
         return self.place.rpartition("/")[2]
+
+    def looks_like(self, size: int, stamp: str) -> bool:
+        """Return whether it may be what was seen before; of a copy on another kind of storage the size must tell."""
+        kinds = (self.stamp.partition(":")[0], stamp.partition(":")[0])
+        return self.size == size and (self.stamp == stamp or kinds[0] != kinds[1])
 
 
 def is_url(place: str) -> bool:
@@ -179,9 +184,11 @@ def _is_shard(place: str) -> bool:
 
 
 def _local(place: str, status: os.stat_result) -> StoredFile:
-    return StoredFile(os.path.normpath(place), status.st_size, str(int(status.st_mtime)))
+    return StoredFile(os.path.normpath(place), status.st_size, f"mtime:{int(status.st_mtime)}")
 
 
 def _remote(system: Any, info: dict[str, Any]) -> StoredFile:
-    stamp = next((str(info[key]) for key in _STAMPS if info.get(key)), "")
+    key = next((key for key in _STAMPS if info.get(key)), "none")
+    value = info.get(key)
+    stamp = f"{key}:{int(value) if isinstance(value, float) else value}"
     return StoredFile(system.unstrip_protocol(info["name"]), int(info["size"]), stamp)

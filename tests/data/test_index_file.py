@@ -103,7 +103,7 @@ def synthetic_index(folder, shards, samples):
         path = folder / f"{number:05d}.tar"
         with path.open("wb") as file:
             file.truncate(1 << 20)
-        parts.append((ShardEntry(path.name, 1 << 20, str(int(path.stat().st_mtime)), "0" * 64, samples), one))
+        parts.append((ShardEntry(path.name, 1 << 20, f"mtime:{int(path.stat().st_mtime)}", "0" * 64, samples), one))
     write_index(folder / "samples.index", "image", parts)
     return n
 

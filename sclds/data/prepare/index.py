@@ -27,7 +27,7 @@ from sclds.data.prepare.workers import start_worker
 from sclds.data.shard_reader import BadSampleError, captions_of
 from sclds.data.shards import hollow, other_task, unreadable
 from sclds.data.storage import StoredFile, file_system, find_shards, foreign_faults, is_url, open_stream, put, stored
-from sclds.data.tar_members import MEDIA, TXT, Kind, SampleTable, members, stream_tar
+from sclds.data.tar_members import MEDIA, NOT_CAPTIONS, TXT, Kind, SampleTable, members, stream_tar
 from sclds.errors import DataError
 
 _CHUNK = 1 << 20
@@ -223,9 +223,8 @@ def _read_shard(stream: _Hashing, kind: Kind, file: StoredFile) -> Columns:
     table, rows = SampleTable(), _Details()
     with stream_tar(cast(IO[bytes], stream)) as tar:
         for key, extension, role, info in members(tar, kind):
-            other = other_task(None, file.place, [f"{key}.{extension}"]) if not table else None
-            if other is not None:
-                raise DataError(other)
+            if extension in NOT_CAPTIONS:
+                raise DataError(other_task(None, file.place, extension))
             row = table.row(key)
             if role is not None and table.add(row, role, info):
                 member = tar.extractfile(info)
