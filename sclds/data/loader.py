@@ -12,6 +12,7 @@ import torch
 
 from sclds.config import Config, DatasetConfig
 from sclds.data.decode import BadMediaError, Decoder
+from sclds.data.fetch_ahead import FetchAhead
 from sclds.data.keys import generator
 from sclds.data.order import Order, Place, itm_partners, positions_of, weights_of
 from sclds.data.packing import Batch, SampleViews, grids_of, pack
@@ -91,11 +92,13 @@ class TrainingBatches:
 
     def _produce(self, ready: "Queue[Batch | BaseException]", stop: threading.Event) -> None:
         maker = SampleMaker(self._config, self._tokenizer, self.index)
+        fetches = FetchAhead(self.index.shards)
         try:
             decoder = Decoder(self._config, self._micro_size, self._device_id)
             assembler = _Assembler(self._config, self._tokenizer, self.index, maker, decoder, self.quarantine)
             step = self._start
             while True:
+                fetches.want(self.order.shards_ahead(step))
                 places = self.order.global_batch(step)
                 for a in range(self._accumulation):
                     positions = positions_of(a, self._rank, self._world_size, self._micro_size)
@@ -106,6 +109,7 @@ class TrainingBatches:
         except BaseException as fault:  # raised again by the thread that trains
             _offer(ready, fault, stop)
         finally:
+            fetches.close()
             maker.close()
 
 

@@ -110,6 +110,16 @@ class Order:
             position += len(taken)
         return places
 
+    def shards_ahead(self, step: int) -> list[int]:
+        """Return the shards of the block in which a step begins and of the next one, in the order of reading."""
+        epoch, row = divmod(step * self._global_size, self.epoch_size)
+        pieces = self._pieces(epoch)
+        start = int(np.searchsorted(pieces.block_end, row, side="right")) * self._block
+        ahead = pieces.shard[start : start + 2 * self._block].tolist()
+        if start + self._block >= len(pieces.shard):
+            ahead += self._pieces(epoch + 1).shard[: self._block].tolist()
+        return list(dict.fromkeys(ahead))
+
     def _shuffled(self, epoch: int, block: int) -> Ints:
         """Return the samples of a block, permuted; numbered as in `epoch`."""
         if (epoch, block) not in self._blocks:

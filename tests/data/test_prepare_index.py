@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import json
 import os
 import signal
 import subprocess
@@ -17,7 +18,8 @@ import pytest
 from sclds.cli import main
 from sclds.config import DatasetConfig
 from sclds.data import shard_reader
-from sclds.data.loader import TrainingBatches
+from sclds.data.fetch_ahead import FetchAhead
+from sclds.data.loader import Quarantine, TrainingBatches
 from sclds.data.prepare import index as index_module
 from sclds.data.prepare.index import prepare_index
 from sclds.data.shard_cache import ShardCache
@@ -336,6 +338,34 @@ def test_a_shard_that_vanishes_is_waited_for_and_then_given_up(folder, monkeypat
     reader.close()
     monkeypatch.setattr(shard_reader.time, "sleep", lambda seconds: hidden.rename(folder / "00001.tar"))
     assert reader.media(*index.locate(4)) == picture(1), "it came back while it was waited for"
+
+
+def test_the_samples_of_a_shard_that_vanished_are_set_aside_by_name(folder, tmp_path, monkeypatch):
+    tokenizer, config = load_tokenizer("embedded"), config_of(folder, max_bad_share=1.0, shuffle_block=1)
+    quarantine = Quarantine(tmp_path / "quarantine.jsonl")
+    training = TrainingBatches(config, tokenizer, 0, 1, 4, 1, quarantine=quarantine)
+    (folder / "00002.tar").unlink()
+    monkeypatch.setattr(shard_reader, "_RETRY_SECONDS", (0.01,))
+    iterator = iter(training)
+    batches = [next(iterator)[0] for _ in range(6)]
+    iterator.close()
+    assert not any("00002" in sample for batch in batches for sample in batch["sample_ids"])
+    lines = [json.loads(line) for line in (tmp_path / "quarantine.jsonl").read_text().splitlines()]
+    assert {line["sample"] for line in lines} == {f"set/00002/{key}" for key in "fghi"}
+    assert {line["reason"] for line in lines} == {"its shard cannot be read (No such file or directory)"}
+    assert {line["shard"] for line in lines} == {str(folder / "00002.tar")}
+
+
+def test_what_comes_next_is_fetched_before_it_is_asked_for(folder, tmp_path):
+    prepared(folder)
+    index = open_index([dataset(f"file://{folder}")], ShardCache(tmp_path / "cache", 10**7))
+    ahead = FetchAhead(index.shards)
+    ahead.want([2, 0])
+    ahead.close()
+    sizes = sorted(path.stat().st_size for path in (tmp_path / "cache").iterdir())
+    assert sizes[-2:] == sorted(index.shards[number].file.size for number in (2, 0))
+    assert len(sizes) == 4, "two shards, the index and the lock"
+    FetchAhead(open_index([dataset(folder)]).shards).want([0, 1, 2])
 
 
 def test_a_reader_lets_go_of_half_of_a_full_cache(folder, tmp_path, monkeypatch):
