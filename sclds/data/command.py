@@ -5,6 +5,10 @@ import importlib
 
 COMMANDS = {
     "show": ("sclds.data.show", "write a page with a batch as the model sees it"),
+    "order": (
+        "sclds.data.order_command",
+        "show how shards are read and how well samples are shuffled, without any data",
+    ),
     "stats": ("sclds.data.stats", "count and measure the samples of every data set"),
 }
 """Name → module with `add_arguments(parser)` and `run(arguments) -> exit code`, and one line of help."""

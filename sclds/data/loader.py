@@ -12,13 +12,14 @@ import torch
 
 from sclds.config import Config, DatasetConfig
 from sclds.data.decode import Decoder, joined
+from sclds.data.fetch_ahead import FetchAhead
 from sclds.data.keys import generator
 from sclds.data.order import Order, Place, itm_partners, positions_of, weights_of
 from sclds.data.packing import ITM_DRAWS, Batch, SampleViews, grids_of, pack
 from sclds.data.quarantine import Quarantine
 from sclds.data.replacement import Replacements
 from sclds.data.samples import HELDOUT, Loaded, Occasion, SampleMaker
-from sclds.data.shards import BadSampleError, SampleIndex, open_index
+from sclds.data.shards import BadSampleError, SampleIndex, cache_of, open_index
 from sclds.data.tokenizer import Tokenizer
 
 __all__ = ["Quarantine", "TrainingBatches", "heldout_batches"]
@@ -65,7 +66,7 @@ class TrainingBatches:
         self._rank, self._world_size = rank, world_size
         self._micro_size, self._accumulation, self._start = micro_size, accumulation, start_step
         self.quarantine = quarantine or Quarantine()
-        self.index = open_index(config.data.train)
+        self.index = open_index(config.data.train, cache_of(config.data))
         self.order = Order(
             self.index, weights_of(config.data.train), config.seed, config.batch.global_size, config.data.shuffle_block
         )
@@ -91,11 +92,13 @@ class TrainingBatches:
 
     def _produce(self, ready: "Queue[Batch | BaseException]", stop: threading.Event) -> None:
         maker = SampleMaker(self._config, self._tokenizer, self.index)
+        fetches = FetchAhead(self.index.shards)
         try:
             decoder = Decoder(self._config, self._micro_size, self._device_id)
             assembler = _Assembler(self._config, self._tokenizer, self.index, maker, decoder, self.quarantine)
             step = self._start
             while True:
+                fetches.want(self.order.shards_ahead(step))
                 places = self.order.global_batch(step)
                 for a in range(self._accumulation):
                     positions = positions_of(a, self._rank, self._world_size, self._micro_size)
@@ -106,6 +109,7 @@ class TrainingBatches:
         except BaseException as fault:  # raised again by the thread that trains
             _offer(ready, fault, stop)
         finally:
+            fetches.close()
             maker.close()
 
 
@@ -256,7 +260,7 @@ def heldout_batches(
     quarantine = quarantine or Quarantine()
     left = {"image": config.evaluation.max_samples, "video": config.evaluation.max_samples}
     for chosen in [dataset] if dataset else config.data.heldout:
-        index = open_index([chosen])
+        index = open_index([chosen], cache_of(config.data))
         maker = SampleMaker(config, tokenizer, index)
         assembler = _Assembler(config, tokenizer, index, maker, decoder, quarantine)
         count = min(len(index), left[chosen.kind])

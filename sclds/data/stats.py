@@ -18,7 +18,7 @@ from sclds.data.decode import BadMediaError, Decoder
 from sclds.data.keys import generator
 from sclds.data.prepare.progress import Advance, counting
 from sclds.data.samples import HELDOUT, SampleMaker
-from sclds.data.shards import BadSampleError, SampleIndex, ShardReader, open_index
+from sclds.data.shards import BadSampleError, SampleIndex, ShardReader, cache_of, open_index
 from sclds.data.tokenizer import Tokenizer, load_tokenizer
 from sclds.errors import UserError
 from sclds.settings import load_config
@@ -45,7 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError(f"--sample is {arguments.sample}: give at least 1")
     tokenizer = load_tokenizer(config.data.tokenizer)
     rows = [(row, role) for role in ("train", "heldout") for row in getattr(config.data, role)]
-    indices = [open_index([row]) for row, _ in rows]
+    indices = [open_index([row], cache_of(config.data)) for row, _ in rows]
     found = {}
     with counting("opened", sum(min(len(index), arguments.sample) for index in indices)) as advance:
         for (row, role), index in zip(rows, indices, strict=True):
@@ -94,12 +94,11 @@ def statistics(
     opened = _open(row, index, config, tokenizer, chosen, advance)
     limit = config.data.max_text_tokens
     repeated = len(opened.captions) - len(set(opened.captions))
-    sizes = np.concatenate([shard.members[:, :, 1] for shard in index.shards])
     return {
         "kind": row.kind,
         "shards": len(index.shards),
         "samples": len(index),
-        "bytes": int(np.maximum(sizes, 0).sum()),
+        "bytes": sum(shard.content_bytes() for shard in index.shards),
         "opened": count,
         "width": _spread(opened.widths),
         "height": _spread(opened.heights),

@@ -9,7 +9,7 @@ from PIL import Image
 from sclds.config import Config
 from sclds.data.clips import read_frames
 from sclds.data.media import inspect
-from sclds.data.shards import BadSampleError, SampleIndex, Shard, ShardReader, open_index
+from sclds.data.shards import BadSampleError, SampleIndex, Shard, ShardReader, cache_of, open_index
 from sclds.errors import DataError
 from sclds.page import webp_uri
 
@@ -24,7 +24,7 @@ def thumbnails(config: Config, sample_ids: Iterable[str]) -> dict[str, str]:
     """Return a data: URI for each held-out sample that can be found and decoded; clips move."""
     wanted = set(sample_ids)
     try:
-        index = open_index(config.data.heldout)
+        index = open_index(config.data.heldout, cache_of(config.data))
     except DataError:
         return {}
     reader, found = ShardReader(), {}

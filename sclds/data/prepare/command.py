@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from sclds.data.prepare.index_command import add_index_arguments, run_index
 from sclds.data.prepare.sources import SOURCES
 from sclds.errors import UserError
 
@@ -21,6 +22,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     embedded.add_argument("--out", type=Path, required=True, help="folder for the shards")
     embedded.add_argument("--cache", type=Path, required=True, help="folder for downloads and finished samples")
     embedded.set_defaults(prepare=_embedded)
+    line = "the index of a folder of shards, which runs open instead of reading every shard's headers"
+    index = sources.add_parser("index", help=line, description=line)
+    add_index_arguments(index)
+    index.set_defaults(prepare=run_index)
     for name, source in SOURCES.items():
         needs = "; ".join(f"{split}: {', '.join(places)}" for split, places in source.splits.items())
         public = sources.add_parser(

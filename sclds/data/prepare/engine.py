@@ -7,14 +7,11 @@ on the number of processes. A shard whose account lies beside it is finished and
 import json
 import multiprocessing
 import os
-import signal
-import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
-from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +21,7 @@ from sclds.data.prepare.progress import counting
 from sclds.data.prepare.records import Dropped, Record
 from sclds.data.prepare.shard_job import ACCOUNTS, Account, ShardJob, load_account, write_json, write_one
 from sclds.data.prepare.sources import Source
+from sclds.data.prepare.workers import start_worker
 from sclds.errors import DataError
 
 REPORT, DROPPED = "report.json", "dropped.jsonl"
@@ -105,7 +103,7 @@ def _finished(jobs: Iterator[ShardJob], workers: int) -> Iterator[Account]:
             yield _earlier(job) or write_one(job)
         return
     context = multiprocessing.get_context("spawn")  # a fork would copy the progress display's locks
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=start_worker)
     ahead: deque[Callable[[], Account]] = deque()
     try:
         for job in jobs:
@@ -125,19 +123,6 @@ def _started(pool: ProcessPoolExecutor, job: ShardJob) -> Callable[[], Account]:
         return lambda: found
     future: Future[Account] = pool.submit(write_one, job)
     return future.result
-
-
-def _start_worker() -> None:
-    """Leave Ctrl-C to the parent, which lets shards in hand be finished, and end when the parent has been killed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def follow() -> None:
-        wait([parent.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=follow, daemon=True).start()
 
 
 def _earlier(job: ShardJob) -> Account | None:
