@@ -43,7 +43,7 @@ class Quarantine:
             self.seen += seen
             self.bad += bad
 
-    def record(self, sample: str, shard: Path, dataset: str, reason: str, step: int) -> None:
+    def record(self, sample: str, shard: str, dataset: str, reason: str, step: int) -> None:
         """Name a sample that is set aside, unless it was named before for the same reason.
 
         Args:
@@ -53,7 +53,7 @@ class Quarantine:
             reason: What is wrong, as a clause about the sample.
             step: Optimiser step that wanted it; -1 for held-out samples.
         """
-        entry = {"sample": sample, "shard": str(shard), "dataset": dataset, "reason": reason, "step": step}
+        entry = {"sample": sample, "shard": shard, "dataset": dataset, "reason": reason, "step": step}
         with self._lock:
             if (sample, reason) in self._named:
                 return

@@ -288,7 +288,9 @@ CLIPS: dict[str, Callable[[], list[Sample]]] = {
     "tail missing, and the index of an MP4 with it": lambda: clips(
         clip(12, "mpeg4", "mp4")[:-200], clip(12, "libvpx-vp9", "mp4")[:600], clip(12, "mpeg4", "mp4")[:900]
     ),
-    "tail of a WebM missing": lambda: clips(*(clip(12)[: int(len(clip(12)) * share)] for share in (0.6, 0.7, 0.8, 0.9))),
+    "tail of a WebM missing": lambda: clips(
+        *(clip(12)[: int(len(clip(12)) * share)] for share in (0.6, 0.7, 0.8, 0.9))
+    ),
     "header claims another duration": lambda: clips(longer(clip(12))),
     "header claims another size than its frames have": lambda: clips(
         patched(clip(12), b"\xb0\x81\x20", b"\xb0\x81\x7f"),
