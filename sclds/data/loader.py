@@ -225,7 +225,7 @@ class _Assembler:
 
     def _set_aside(self, sample: int, reason: str, step: int) -> None:
         shard, row = self._index.locate(sample)
-        self._quarantine.record(shard.sample_id(row), shard.path, shard.dataset, reason, step)
+        self._quarantine.record(shard.sample_id(row), str(shard.path), shard.dataset, reason, step)
 
     def _judge(self, seen: int, bad: int) -> None:
         self._quarantine.count(seen, bad)
