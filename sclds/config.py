@@ -26,7 +26,8 @@ class DatasetConfig(Section):
     """Short name used in logs, pictures and the quarantine file."""
     shards: str
     """WebDataset tar files: a folder, a glob, a range such as `{00000..00099}`, or a URL of one (`s3://`, `gs://`, `hf://`,
-    any of fsspec); `embedded:NAME` is a folder inside the package."""
+    any of fsspec); `embedded:NAME` is a folder inside the package. Without it the row is the one of this name in
+    sclds/data/data_sets.yaml."""
     kind: Literal["image", "video"] = "image"
     """What a sample shows: one picture, or a clip of which `data.frames` frames are taken."""
     weight: Annotated[float, Field(gt=0.0)] = 1.0

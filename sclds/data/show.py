@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from sclds.config import Config
+from sclds.data.command import add_config
 from sclds.data.loader import TrainingBatches
 from sclds.data.packing import Batch
 from sclds.data.quarantine import Quarantine
@@ -60,8 +61,6 @@ font-size:13.5px;color:var(--soft)}.partner img{height:44px;border-radius:4px;bo
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `sclds data show`."""
-    from sclds.data.command import add_config
-
     add_config(parser)
     parser.add_argument("--step", type=int, default=0, help="optimiser step whose batch is shown; 0 by default")
     parser.add_argument("--out", type=Path, default=Path("batch.html"), help="the page; batch.html by default")
@@ -163,10 +162,10 @@ def _views(one: Seen) -> str:
     patches = one.kept[0].numel()
     shown = [
         ("v0, whole", one.frames),
-        (f"v1, {int(one.kept[0].sum())} of {patches} patches kept", greyed(one, ~one.kept)),
+        (f"v1, {int(one.kept[0].sum())} of {patches} kept", greyed(one, ~one.kept)),
     ]
     if one.replaced is not None:
-        shown.append((f"v2, {int(one.replaced[0].sum())} patches replaced", greyed(one, one.replaced)))
+        shown.append((f"v2, {int(one.replaced[0].sum())} replaced", greyed(one, one.replaced)))
     small = " small" if one.frames.shape[-1] <= _SMALL else ""
     return "".join(
         f'<figure><div class="strip{small}">{"".join(_image(frame, what) for frame in frames)}</div>'

@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 
 from sclds.config import Config, DatasetConfig
-from sclds.data.decode import BadMediaError, Decoder, Encoded
+from sclds.data.command import add_config
+from sclds.data.decode import BadMediaError, Decoder
 from sclds.data.keys import generator
-from sclds.data.media import choose_frames, inspect
-from sclds.data.prepare.progress import counting
+from sclds.data.prepare.progress import Advance, counting
+from sclds.data.samples import HELDOUT, SampleMaker
 from sclds.data.shards import BadSampleError, SampleIndex, ShardReader, cache_of, open_index
 from sclds.data.tokenizer import Tokenizer, load_tokenizer
 from sclds.errors import UserError
@@ -30,8 +31,6 @@ _PAGE_WIDTH = 200  # characters, where no terminal sets it
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `sclds data stats`."""
-    from sclds.data.command import add_config
-
     add_config(parser)
     parser.add_argument(
         "--sample", type=int, default=_SAMPLE, help=f"samples of each data set that are opened; {_SAMPLE} by default"
@@ -72,7 +71,12 @@ class _Opened:
 
 
 def statistics(
-    row: DatasetConfig, index: SampleIndex, config: Config, tokenizer: Tokenizer, sample: int, advance: Any
+    row: DatasetConfig,
+    index: SampleIndex,
+    config: Config,
+    tokenizer: Tokenizer,
+    sample: int,
+    advance: Advance,
 ) -> dict[str, Any]:
     """Return the statistics of one data set.
 
@@ -87,7 +91,7 @@ def statistics(
     count = min(sample, len(index))
     draw = generator(config.seed, "stats", row.name)
     chosen = np.sort(draw.choice(len(index), size=count, replace=False)).tolist()
-    opened = _open(row, index, config, tokenizer, chosen, advance)
+    opened = _open(index, config, tokenizer, chosen, advance)
     limit = config.data.max_text_tokens
     repeated = len(opened.captions) - len(set(opened.captions))
     return {
@@ -109,29 +113,31 @@ def statistics(
 
 
 def _open(
-    row: DatasetConfig, index: SampleIndex, config: Config, tokenizer: Tokenizer, chosen: list[int], advance: Any
+    index: SampleIndex,
+    config: Config,
+    tokenizer: Tokenizer,
+    chosen: list[int],
+    advance: Advance,
 ) -> _Opened:
-    """Read and decode samples."""
+    """Read and decode samples as held-out data is read."""
     data = config.data.model_copy(update={"device": "cpu"})  # wherever this runs
-    decoder = Decoder(config.model_copy(update={"data": data}), _DECODED_AT_ONCE)
-    reader, opened = ShardReader(), _Opened()
+    config = config.model_copy(update={"data": data})
+    maker, decoder, reader = SampleMaker(config, tokenizer, index), Decoder(config, _DECODED_AT_ONCE), ShardReader()
+    opened = _Opened()
     for start in range(0, len(chosen), _DECODED_AT_ONCE):
         part = chosen[start : start + _DECODED_AT_ONCE]
         encoded = []
         for number in part:
-            shard, place = index.locate(number)
             try:
-                captions = reader.captions(shard, place)
-                content = reader.media(shard, place)
-                info = inspect(row.kind, content)
+                one = maker(number, HELDOUT).encoded
             except BadSampleError as fault:
                 opened.unusable[str(fault)] += 1
                 continue
-            frames = np.zeros(1, np.int32) if row.kind == "image" else choose_frames(info.frames, data.frames, None)
-            encoded.append(Encoded(row.kind, content, info, frames))
-            opened.widths.append(info.width)
-            opened.heights.append(info.height)
-            opened.frames.append(info.frames)
+            captions = reader.captions(*index.locate(number))
+            encoded.append(one)
+            opened.widths.append(one.info.width)
+            opened.heights.append(one.info.height)
+            opened.frames.append(one.info.frames)
             opened.per_sample.append(len(captions))
             opened.captions += captions
             opened.tokens += [len(tokenizer.encode(caption, _NO_LIMIT)[0]) for caption in captions]
@@ -142,6 +148,7 @@ def _open(
             opened.unusable["its picture or clip cannot be decoded"] += len(fault.rows)
         advance(len(part))
     reader.close()
+    maker.close()
     return opened
 
 

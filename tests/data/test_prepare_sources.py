@@ -56,7 +56,7 @@ def test_captioned_sources_are_read(name, tmp_path):
             shard, row = index.locate(number)
             frames = inspect(config.kind, reader.media(shard, row)).frames
             assert frames == (1 if config.kind == "image" else 5)
-            found[shard.samples[row]] = reader.captions(shard, row)
+            found[key_of(shard, row)] = reader.captions(shard, row)
         assert found == captions
         dropped = {line["sample"]: line["reason"] for line in lines(out / split / "dropped.jsonl")}
         wanted = expected.dropped.get(split, {})
@@ -111,10 +111,14 @@ def test_pictures_are_copied_unchanged(tmp_path):
     assert reader.media(*index.locate(0)) == photo(2)
 
 
+def key_of(shard, row):
+    return shard.sample_id(row).rpartition("/")[2]
+
+
 def captions_in(folder):
     index, reader = open_index([DatasetConfig(name="set", shards=str(folder))]), ShardReader()
     places = [index.locate(number) for number in range(len(index))]
-    return {shard.samples[row]: reader.captions(shard, row) for shard, row in places}
+    return {key_of(shard, row): reader.captions(shard, row) for shard, row in places}
 
 
 URLS = [f"http://example.org/{n}/image.jpg" for n in range(3)]
@@ -240,3 +244,16 @@ def test_pictures_of_unused_forms_are_dropped(tmp_path):
     put(tmp_path / "root" / "training" / "1.jpg", picture(1, "GIF"))
     report = prepare("cc3m", SOURCES["cc3m"], tmp_path / "root", tmp_path / "out", "train", 1, 10)
     assert report["dropped"] == {"its file is of a form that is not used (GIF)": 1, "its picture was not downloaded": 1}
+
+
+def test_a_folder_in_place_of_a_picture_is_dropped(tmp_path):
+    root = tmp_path / "root"
+    put(root / "dataset_flickr30k.json", {"images": [entry("0.jpg"), entry("1.jpg")]})
+    put(root / "flickr30k-images" / "0.jpg", photo(0))
+    (root / "flickr30k-images" / "1.jpg").mkdir()
+    report = prepare("flickr30k", SOURCES["flickr30k"], root, tmp_path / "out", "train", 1, 10)
+    assert report["dropped"] == {"its file cannot be read (Is a directory)": 1}
+
+
+def entry(name):
+    return {"filename": name, "split": "train", "sentences": [{"raw": "words"}], "imgid": 0}

@@ -93,3 +93,12 @@ def test_the_command_prints_json_and_a_table(capsys):
 def test_an_empty_sample_is_refused(capsys):
     assert main(["data", "stats", "configs/quickstart.yaml", "--sample", "0"]) == 2
     assert "--sample is 0: give at least 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("spare", "cut"), [(0, 0.0), (-1, 0.5)])
+def test_a_caption_that_just_fits_is_not_cut(make_config, spare, cut):
+    fits, short = "a caption of some words", "word"
+    members = {f"{k}.png": picture(k) for k in range(2)} | {"0.json": caption(fits), "1.json": caption(short)}
+    members = {name: members[name] for name in sorted(members)}
+    limit = len(load_tokenizer("embedded").encode(fits, 99)[0]) + spare
+    assert measured(make_config([members], [], BATCH, max_text_tokens=limit), 0)["cut_share"] == cut

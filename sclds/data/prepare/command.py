@@ -10,6 +10,7 @@ from sclds.data.prepare.sources import SOURCES
 from sclds.errors import UserError
 
 _SHARD_SAMPLES = 1000
+_REASONS = 8  # that are printed; the report has all
 _STOPPED = 130  # what a shell reports of a program that Ctrl-C ended
 
 
@@ -75,12 +76,13 @@ def _public(arguments: argparse.Namespace) -> int:
             return _STOPPED
         console.print(_table(report, source.title, out))
         if source.member == "json":
-            row = f"{{name: {_row_name(arguments.source, split)}, shards: {out.absolute()}, kind: {source.kind}}}"
+            row = f"{{name: {row_name(arguments.source, split)}, shards: {out.absolute()}, kind: {source.kind}}}"
             console.print(f"A row for data.train or data.heldout:\n  - {row}", markup=False)
     return 0
 
 
-def _row_name(name: str, split: str) -> str:
+def row_name(name: str, split: str) -> str:
+    """Return what a split is called in data_sets.yaml."""
     return name if split == "train" else f"{name}-{split}"
 
 
@@ -91,8 +93,11 @@ def _table(report: dict[str, Any], title: str, out: Path) -> Any:
     samples, texts, repeated = report["samples"], report["texts"], report["duplicates"]
     table = Table(title=f"{title}, {report['split']}", title_justify="left", show_header=False)
     table.add_row("kept", f"{samples['kept']:,} of {samples['read']:,}")
-    for reason, count in report["dropped"].items():
+    reasons = list(report["dropped"].items())
+    for reason, count in reasons[:_REASONS]:
         table.add_row("dropped", f"{count:,}: {reason}")
+    if reasons[_REASONS:]:
+        table.add_row("dropped", f"{sum(count for _, count in reasons[_REASONS:]):,} for other reasons")
     if texts["count"]:
         words = texts["words"]
         table.add_row("texts", f"{texts['count']:,}, {texts['count'] / samples['kept']:.2f} a sample")

@@ -50,7 +50,9 @@ def _question(entry: Any, answers: dict[int, Any]) -> dict[str, Any]:
     """Return a question with the answers of all annotators, and the one that most gave, where they are known."""
     told = {"question_id": entry["question_id"], "question": " ".join(entry["question"].split())}
     if answers:
-        known = answers[entry["question_id"]]
+        known = answers.get(entry["question_id"])
+        if known is None:
+            raise ValueError("a question without an annotation")
         told["answer"] = known["multiple_choice_answer"]
         told["answers"] = [a["answer"] for a in known["answers"]]
         told["answer_type"], told["question_type"] = known["answer_type"], known["question_type"]
@@ -88,8 +90,11 @@ def read_nlvr2(root: Path, split: str) -> Records:
 
 
 def _statement(entry: Any) -> dict[str, Any]:
+    truth = str(entry["label"]).lower()
+    if truth not in _TRUTH:
+        raise ValueError("a label that is neither True nor False")
     return {
         "identifier": entry["identifier"],
         "sentence": " ".join(entry["sentence"].split()),
-        "label": _TRUTH[str(entry["label"]).lower()],
+        "label": _TRUTH[truth],
     }
