@@ -109,6 +109,8 @@ def test_tiny_variant_takes_a_step(path: Path) -> None:
         ("data.image_size=65", ["data.image_size=65", "use 64"]),
         ("model.text.width=130", ["model.text.width=130", "heads"]),
         ("losses.published_world_size=8", ["no effect"]),
+        ("losses={itm: 0, itm_negatives: hard}", ["losses.itm_negatives=hard", "no effect with losses.itm=0"]),
+        ("losses={mlm: 0, mlm_view: t2}", ["losses.mlm_view=t2", "no effect with losses.mlm=0"]),
         ("schedule.steps", ["not of the form key=value"]),
         ("data.heldout.0.name=pictures", ["two data sets are named 'pictures'"]),
     ],
@@ -117,6 +119,19 @@ def test_faults_are_sentences(override: str, words: list[str]) -> None:
     with pytest.raises(ConfigError) as fault:
         load_config("configs/quickstart.yaml", [override])
     assert all(word in str(fault.value) for word in words)
+
+
+def test_a_ratio_that_economy_does_not_use_is_refused() -> None:
+    economy = ["losses.mlm_view=t2", "masking.mlm_ratio=0.3"]
+    with pytest.raises(ConfigError, match=r"masking\.mlm_ratio=0\.3 has no effect with losses\.mlm_view=t2"):
+        load_config("configs/quickstart.yaml", economy)
+    assert load_config("configs/quickstart.yaml", economy[:1]).losses.mlm_view == "t2"
+
+
+def test_an_optimiser_that_would_not_run_is_refused() -> None:
+    overrides = ["engine.zero_stage=0", "engine.precision=fp32", "optimizer.implementation=apex"]
+    with pytest.raises(ConfigError, match=r"optimizer\.implementation=apex has no effect with engine\.zero_stage=0"):
+        load_config("configs/quickstart.yaml", overrides)
 
 
 def test_several_faults_come_at_once() -> None:

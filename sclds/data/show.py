@@ -159,13 +159,11 @@ def _card(row: int, seen: Sequence[Seen], label: int, config: Config, tokenizer:
 
 def _views(one: Seen) -> str:
     """Return the vision views that are in use, each with its frames in a row."""
-    patches = one.kept[0].numel()
-    shown = [
-        ("v0, whole", one.frames),
-        (f"v1, {int(one.kept[0].sum())} of {patches} kept", greyed(one, ~one.kept)),
-    ]
-    if one.replaced is not None:
-        shown.append((f"v2, {int(one.replaced[0].sum())} replaced", greyed(one, one.replaced)))
+    shown = [("v0, whole", one.frames)]
+    for name, hidden in one.hidden.items():
+        patches, gone = hidden[0].numel(), int(hidden[0].sum())
+        said = f"{patches - gone} of {patches} kept" if name == "v1" else f"{gone} of {patches} replaced"
+        shown.append((f"{name}, {said}", greyed(one, hidden)))
     small = " small" if one.frames.shape[-1] <= _SMALL else ""
     return "".join(
         f'<figure><div class="strip{small}">{"".join(_image(frame, what) for frame in frames)}</div>'
@@ -187,17 +185,18 @@ def _texts(one: Seen, config: Config, tokenizer: Tokenizer) -> str:
     limit = config.data.max_text_tokens
     whole = len(tokenizer.encode(one.caption, _NO_LIMIT)[0])
     cut = f" of {whole}" if whole > limit else ""
-    rows = [
-        (f"t0, {len(one.text)} tokens{cut}", escape("".join(tokenizer.pieces(one.text[1:-1].tolist())).strip())),
-        ("t1, words", _marked(one.text_mlm.tolist(), one, set(one.mlm), tokenizer)),
-        ("t2, meaning", _marked(one.text_scl.tolist(), one, set(), tokenizer)),
-    ]
+    text = one.texts["t0"]
+    rows = [(f"t0, {len(text)} tokens{cut}", escape("".join(tokenizer.pieces(text[1:-1].tolist())).strip()))]
+    for name, purpose in (("t1", "words"), ("t2", "meaning")):
+        if name in one.texts:
+            predicted = set(one.mlm) if name == config.losses.mlm_view else set()
+            rows.append((f"{name}, {purpose}", _marked(one.texts[name].tolist(), one, predicted, tokenizer)))
     return "".join(f"<dt>{name}</dt><dd>{text}</dd>" for name, text in rows)
 
 
 def _marked(ids: list[int], one: Seen, predicted: set[int], tokenizer: Tokenizer) -> str:
     """Return a text view with its changed and predicted tokens marked."""
-    truth = one.text.tolist()
+    truth = one.texts["t0"].tolist()
     said, hidden = tokenizer.pieces(ids[1:-1]), tokenizer.pieces(truth[1:-1])
     parts = []
     for position, (now, was) in enumerate(zip(said, hidden, strict=True), 1):

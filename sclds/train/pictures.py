@@ -12,6 +12,8 @@ from sclds.data.tokenizer import Tokenizer
 
 SHOWN_OF_A_KIND = 2
 """Samples of each kind that are shown."""
+MASKED_TEXTS = {"t1": "MLM", "t2": "SCL"}
+"""Masked text views by name, and how they are called beside a caption."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,8 @@ def masked_inputs(batch: Batch, config: Config, tokenizer: Tokenizer) -> list[Sh
         members = [i for i, k in enumerate(batch["kinds"]) if k == kind]
         for turn, row in enumerate(members[:SHOWN_OF_A_KIND]):
             seen = sample_of(batch, row, config)
-            picture = torch.cat([_strip(seen.frames), _strip(greyed(seen, ~seen.kept))], dim=1)
+            rows = [seen.frames, *(greyed(seen, hidden) for name, hidden in seen.hidden.items() if name == "v1")]
+            picture = torch.cat([_strip(frames) for frames in rows], dim=1)
             shown.append(Shown(f"{kind}_{turn}", picture, _texts(seen, tokenizer)))
     return shown
 
@@ -43,6 +46,9 @@ def _strip(frames: Tensor) -> Tensor:
 
 
 def _texts(seen: Seen, tokenizer: Tokenizer) -> str:
-    """Return the caption and what is left of it in t1 and t2."""
-    mlm, scl = (tokenizer.decode(ids.tolist()) for ids in (seen.text_mlm, seen.text_scl))
-    return f"caption: `{seen.caption}`\n\nMLM: `{mlm}`\n\nSCL: `{scl}`"
+    """Return the caption and what is left of it in the masked views."""
+    lines = [f"caption: `{seen.caption}`"]
+    lines += [
+        f"{said}: `{tokenizer.decode(seen.texts[n].tolist())}`" for n, said in MASKED_TEXTS.items() if n in seen.texts
+    ]
+    return "\n\n".join(lines)

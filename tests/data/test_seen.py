@@ -55,12 +55,12 @@ def test_every_view_is_read_back(mixed, tokenizer):
         assert (seen.sample_id, seen.kind, seen.caption) == (view.sample_id, view.kind, view.caption)
         side = 32 if view.kind == "image" else 24
         assert seen.frames.shape == (view.frames, 3, side, side)
-        for name, part in (("text", seen.text), ("text_mlm", seen.text_mlm), ("text_scl", seen.text_scl)):
-            assert part.tolist() == getattr(view, name).tolist()
+        for name, field in (("t0", "text"), ("t1", "text_mlm"), ("t2", "text_scl")):
+            assert seen.texts[name].tolist() == getattr(view, field).tolist()
         assert seen.mlm == dict(zip(view.mlm_positions.tolist(), view.mlm_labels.tolist(), strict=True))
         for frame in range(view.frames):
-            assert np.flatnonzero(seen.kept[frame].flatten()).tolist() == view.keep.tolist()
-            assert sorted(view.replaced.tolist()) == np.flatnonzero(seen.replaced[frame].flatten()).tolist()
+            assert np.flatnonzero(~seen.hidden["v1"][frame].flatten()).tolist() == view.keep.tolist()
+            assert sorted(view.replaced.tolist()) == np.flatnonzero(seen.hidden["v2"][frame].flatten()).tolist()
         assert (seen.itm_partner == row) == bool(batch["itm_label"][row])
         assert seen.itm_partner // 4 == row // 4
         assert batch["kinds"][seen.itm_partner] == view.kind
@@ -79,14 +79,29 @@ def test_what_is_not_in_use_is_not_shown(mixed, tokenizer):
     config = mixed(itm=0.0, mlm=0.0)
     batch, _ = packed(config, tokenizer)
     seen = sample_of(batch, 0, config)
-    assert (seen.replaced, seen.itm_partner, seen.mlm) == (None, None, {})
+    assert (list(seen.hidden), list(seen.texts), seen.itm_partner, seen.mlm) == (["v1"], ["t0", "t2"], None, {})
+
+
+def test_the_economy_mode_predicts_words_of_the_text_that_completion_masks(mixed, tokenizer):
+    config = mixed(mlm_view="t2")
+    batch, views = packed(config, tokenizer)
+    for row, view in enumerate(views):
+        seen = sample_of(batch, row, config)
+        assert list(seen.texts) == ["t0", "t2"]
+        assert seen.mlm == dict(zip(view.mlm_positions.tolist(), view.mlm_labels.tolist(), strict=True))
+
+
+def test_a_partner_that_the_model_draws_is_not_made_up(mixed, tokenizer):
+    config = mixed(itm_negatives="hard")
+    batch, _ = packed(config, tokenizer)
+    assert sample_of(batch, 0, config).itm_partner is None
 
 
 def test_hidden_patches_are_grey(mixed, tokenizer):
     config = mixed()
     batch, _ = packed(config, tokenizer)
     seen = sample_of(batch, 0, config)
-    hidden = torch.zeros(seen.kept.shape, dtype=torch.bool)
+    hidden = torch.zeros_like(seen.hidden["v1"])
     hidden[0, 1, 2] = True
     covered = greyed(seen, hidden)
     assert (covered[0, :, 8:16, 16:24] == GREY).all()

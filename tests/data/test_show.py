@@ -29,7 +29,8 @@ def test_the_page_shows_the_first_samples_of_the_step(tmp_path, capsys):
     assert ids == list(whole["sample_ids"][:16])
     kinds = whole["kinds"][:16]
     assert set(kinds) == {"image", "video"}
-    pictures = sum(3 if kind == "image" else 12 for kind in kinds) + 16  # three views, four frames, a partner each
+    frames = {"image": 1, "video": config.data.frames}
+    pictures = sum(3 * frames[kind] for kind in kinds) + 16  # three views, a partner each
     assert page.count('src="data:image/webp;base64,') == pictures
     assert page.count("no match") == 8
     assert page.count('class="mark masked"') > 16
@@ -68,8 +69,8 @@ def test_only_what_is_shown_is_decoded(size, group, rows):
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [
-        (["--step", "370"], "this run has steps 0 to 369"),
-        (["--step", "-1"], "this run has steps 0 to 369"),
+        (["schedule.steps=370", "--step", "370"], "this run has steps 0 to 369"),
+        (["schedule.steps=370", "--step", "-1"], "this run has steps 0 to 369"),
         (["data.train.0.shards=nowhere"], "that path does not exist"),
     ],
 )

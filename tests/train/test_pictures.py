@@ -22,6 +22,15 @@ def test_pictures_and_clips_show_just_what_v1_keeps():
         assert not (whole == GREY).any()
 
 
+def test_views_that_no_objective_reads_are_not_shown():
+    config = tiny_config(losses={"mvsc": 0, "mlsc": 0})
+    batch = batch_of(config, 0, range(16), *MAKE_UPS["mixed"])
+    shown = masked_inputs(batch, config, load_tokenizer("embedded"))
+    assert shown[0].picture.shape == (3, 16, 16)
+    assert "MLM:" in shown[0].text
+    assert "SCL:" not in shown[0].text
+
+
 def test_texts_show_both_maskings():
     config = tiny_config()
     batch = batch_of(config, 0, range(16), *MAKE_UPS["mixed"])
