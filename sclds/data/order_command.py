@@ -7,13 +7,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from sclds.data.keys import generator
 from sclds.data.order import Order
 from sclds.data.sample_index import SampleIndex, Shard
 from sclds.data.storage import StoredFile
 from sclds.errors import UserError
 
 _SAMPLE_BYTES = 100_000
-_BATCHES = 64
+_BATCHES = 128
 _WELL_MIXED = 0.02
 """Share of a batch's pairs that may come from one shard, above a perfect shuffle's, whatever the shards hold."""
 _PLOTTED = 4000
@@ -82,10 +83,12 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def simulate(shards: int, samples: int, block: int, batch: int) -> Pattern:
-    """Return the pattern of batches that lie evenly over the first epoch."""
+    """Return the pattern of some batches all over the first epoch."""
     order = _order(shards, samples, block, batch)
     first = np.concatenate([_numbers(order, step) for step in range(-(-block * samples // batch))])[: block * samples]
-    steps = np.unique(np.linspace(0, order.epoch_size // batch - 1, _BATCHES).astype(int)).tolist()
+    every = order.epoch_size // batch
+    # drawn, not evenly spaced: even steps would meet the ends of blocks always or never
+    steps = generator(0, "simulate").choice(every, size=min(every, _BATCHES), replace=False).tolist()
     opened, pairs, travelled = [], 0, 0.0
     for step in steps:
         numbers = _numbers(order, step)
@@ -139,6 +142,6 @@ def _plot(path: Path, shards: int, samples: int, block: int, batch: int) -> None
     position = np.unique(np.linspace(0, len(numbers) - 1, _PLOTTED).astype(int))
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
     axes.scatter(position / len(numbers), numbers[position] // samples, s=2, color="#2a78d6")
-    axes.set(xlabel="epoch", ylabel="shard", title=f"reads, blocks of {block} shards")
+    axes.set(xlabel="epoch", ylabel="shard", title=f"which shard is read when, {block} shuffled together")
     figure.savefig(path, dpi=150)
     plt.close(figure)
