@@ -81,6 +81,8 @@ class DataConfig(Section):
     """DALI's threads per process."""
     prefetch: Positive = 2
     """Micro-batches decoded ahead."""
+    prefetch_bytes: Positive = 2**30
+    """Most bytes of the micro-batches decoded ahead, per process; one is decoded ahead whatever its size."""
     shuffle_block: Positive = 16
     """Shards whose samples are shuffled together; more shuffles better, fewer reads more sequentially."""
     cache_dir: str = "~/.cache/sclds/shards"
