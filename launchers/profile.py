@@ -33,6 +33,7 @@ def arguments() -> argparse.Namespace:
 def measure(config: Any, steps: int) -> dict[str, Any] | None:
     """Run the steps and return the figures on rank 0."""
     from scl_kernels.backend import set_backend
+    from scl_kernels.norms import set_norms
     from sclds.data.loader import TrainingBatches
     from sclds.data.tokenizer import load_tokenizer
     from sclds.model.attention import set_attention_backend
@@ -50,6 +51,7 @@ def measure(config: Any, steps: int) -> dict[str, Any] | None:
             max(config.model.text.dropout, config.model.fusion.dropout),
         )
         set_backend(config.engine.kernels)
+        set_norms(config.engine.norms)
         split = split_batch(config.batch, group.world_size)
         tokenizer = load_tokenizer(config.data.tokenizer)
         engine = build_engine(config, tokenizer, split, group)

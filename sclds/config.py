@@ -11,6 +11,8 @@ Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Probability = Annotated[float, Field(ge=0.0, lt=1.0)]
 Positive = Annotated[int, Field(ge=1)]
 Weight = Annotated[float, Field(ge=0.0)]
+MAGNITUDES = 30
+"""The largest magnitude of RandAugment."""
 
 
 class Section(BaseModel):
@@ -57,12 +59,22 @@ class DataConfig(Section):
     """Largest move of `augmentation: shift`, in pixels of the decoded size."""
     flip: bool = False
     """Mirror half of the pictures. Off: captions say left and right."""
+    randaugment_operations: Annotated[int, Field(ge=0, le=8)] = 0
+    """RandAugment: operations on each training sample, the same on all frames of a clip; 0 is off. Published for
+    fine-tuning and video: 2."""
+    randaugment_magnitude: Annotated[int, Field(ge=0, le=MAGNITUDES)] = 9
+    """RandAugment: strength of every operation, of 30."""
     mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
     """Channel means that are subtracted, of pixels in [0, 1]; CLIP's."""
     std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
     """Channel standard deviations that pixels are divided by; CLIP's."""
     device: Literal["cpu", "mixed"] = "cpu"
-    """Where DALI decodes: `cpu`, or `mixed` (hardware JPEG decoder and NVDEC on the GPU)."""
+    """Where DALI decodes: `cpu`, or `mixed` (on the GPU, with its JPEG decoder and NVDEC)."""
+    hw_decoder_load: Share = 0.9
+    """Share of the JPEGs of a batch that the GPU's JPEG decoder takes (A100, H100), the rest its cores; `device: mixed`
+    only."""
+    nvdec: bool = True
+    """Decode clips with NVDEC, else on the CPU; `device: mixed` only."""
     decode_threads: Positive = 2
     """DALI's threads per process."""
     prefetch: Positive = 2
@@ -71,6 +83,9 @@ class DataConfig(Section):
     """Shards whose samples are shuffled together; more shuffles better, fewer reads more sequentially."""
     max_bad_share: Share = 0.01
     """A run stops when more than this share of the samples it has read was set aside as unusable."""
+    max_pixels: Annotated[int, Field(ge=1, le=178_000_000)] = 64_000_000
+    """Most pixels of a picture, or of a frame of a clip; a larger one is set aside before it is decoded, so that memory
+    stays bounded (3 bytes a pixel and decoding thread). Pillow reads no header of more than 178 million."""
 
 
 class VisionConfig(Section):
@@ -251,7 +266,9 @@ class EngineConfig(Section):
     activation_checkpointing: bool = False
     """Recompute every layer in backward instead of keeping its activations."""
     kernels: Literal["auto", "triton", "torch"] = "auto"
-    """Our kernels: `auto` is Triton on CUDA and the PyTorch twins on CPU."""
+    """Our kernels: `auto` is Triton on CUDA, at sizes that gain from it, and the PyTorch twins elsewhere."""
+    norms: Literal["torch", "apex", "liger"] = "torch"
+    """Whose LayerNorm runs: PyTorch's, or the fused one of NVIDIA Apex or Liger Kernel (CUDA)."""
     attention: Literal["auto", "flash_attn", "torch_varlen", "sdpa"] = "auto"
     """Attention backend: `auto` takes the first that this machine has, in this order."""
 
@@ -362,6 +379,16 @@ def cross_field_problems(config: Config) -> list[str]:
         problems.append("losses.itm_negatives=hard has no effect with losses.itm=0; remove it")
     if config.losses.scaling == "exact" and config.losses.published_world_size != 1:
         problems.append("losses.published_world_size has no effect with losses.scaling=exact; remove it")
+    engine, implementation = config.engine, config.optimizer.implementation
+    if implementation != "torch" and engine.zero_stage == 0 and engine.precision == "fp32":
+        problems.append(
+            f"optimizer.implementation={implementation} has no effect with engine.zero_stage=0 and "
+            f"engine.precision=fp32, where our own AdamW clips; remove it"
+        )
+    if data.device == "cpu" and (data.hw_decoder_load != 0.9 or not data.nvdec):
+        problems.append("data.hw_decoder_load and data.nvdec have no effect with data.device=cpu; remove them")
+    if not data.randaugment_operations and data.randaugment_magnitude != 9:
+        problems.append("data.randaugment_magnitude has no effect with data.randaugment_operations=0; remove it")
     names = [d.name for d in data.train] + [d.name for d in data.heldout]
     for name in sorted({n for n in names if names.count(n) > 1}):
         problems.append(f"data: two data sets are named '{name}'; give each its own name")

@@ -125,6 +125,12 @@ def test_a_ratio_that_economy_does_not_use_is_refused() -> None:
     assert load_config("configs/quickstart.yaml", economy[:1]).losses.mlm_view == "t2"
 
 
+def test_an_optimiser_that_would_not_run_is_refused() -> None:
+    overrides = ["engine.zero_stage=0", "engine.precision=fp32", "optimizer.implementation=apex"]
+    with pytest.raises(ConfigError, match=r"optimizer\.implementation=apex has no effect with engine\.zero_stage=0"):
+        load_config("configs/quickstart.yaml", overrides)
+
+
 def test_several_faults_come_at_once() -> None:
     with pytest.raises(ConfigError) as fault:
         load_config("configs/quickstart.yaml", ["losess.mlm=1", "data.frames=-1", "batch.global_size=100"])

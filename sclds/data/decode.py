@@ -1,46 +1,30 @@
-"""Encoded pictures and clips to normalised patches, by one DALI pipeline definition for CPU and GPU.
+"""Encoded pictures and clips to normalised patches: DALI's pipeline, FFmpeg for other codecs, and threads around them.
 
-Each sample brings its window and its frame numbers as arguments, so DALI draws nothing at random.
+Each sample brings its window, its frame numbers and its augmentation as arguments, so nothing is drawn here.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cache
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from sclds.config import Config, DataConfig
-from sclds.data.geometry import WHOLE, Window
-from sclds.data.media import MediaInfo, read_frames
-from sclds.data.shards import BadSampleError, Kind
+from sclds.config import Config
+from sclds.data.clips import read_frames
+from sclds.data.encoded import Encoded
+from sclds.data.pipeline import Source, build_pipeline, feeds, source_of
+from sclds.data.scaling import Frames, PatchLayout, cut, patchify, scale
+from sclds.data.shards import BadSampleError
 from sclds.errors import ConfigError
 
-Source = Literal["picture", "clip", "frames"]
-_CPU_CODECS = frozenset({"vp8", "vp9", "mjpeg", "libvpx", "libvpx-vp9"})
-_GPU_CODECS = _CPU_CODECS | {"h264", "hevc", "av1", "libdav1d", "mpeg4"}
+__all__ = ["BadMediaError", "Decoder", "Encoded", "joined"]
 
-
-@dataclass(frozen=True)
-class Encoded:
-    """One sample to decode.
-
-    Args:
-        kind: What it shows.
-        content: The encoded picture or clip.
-        info: What `inspect` found.
-        frames: (F,) numbers of the frames to take; [0] for a picture.
-        window: The part that is seen.
-    """
-
-    kind: Kind
-    content: bytes
-    info: MediaInfo
-    frames: NDArray[np.int32]
-    window: Window = WHOLE
+T = TypeVar("T")
+R = TypeVar("R")
+Inputs = dict[int, bytes | Frames]
 
 
 class BadMediaError(Exception):
@@ -56,7 +40,7 @@ class BadMediaError(Exception):
 
 
 class Decoder:
-    """Decodes micro-batches of mixed pictures and clips. For one thread.
+    """Decodes micro-batches of mixed pictures and clips. For one thread; `close` ends its own.
 
     Args:
         config: Sizes, normalisation, device and threads.
@@ -72,7 +56,14 @@ class Decoder:
             raise ConfigError(["data.device=mixed decodes on a CUDA device and this machine has none; use cpu"])
         self._data, self._patch, self._batch_size = config.data, config.model.vision.patch_size, batch_size
         self._device_id = (device_id or 0) if config.data.device == "mixed" else None
-        self._pipelines: dict[Source, Any] = {}
+        self._layout = PatchLayout(self._patch, config.data.mean, config.data.std)
+        self._pipelines: dict[tuple[Source, int], Any] = {}
+        self._pool = ThreadPoolExecutor(config.data.decode_threads, thread_name_prefix="decode")
+
+    def close(self) -> None:
+        """End the threads."""
+        self._pool.shutdown()
+        self._pipelines.clear()
 
     def __call__(self, samples: Sequence[Encoded]) -> Tensor:
         """Decode samples to patches.
@@ -82,150 +73,134 @@ class Decoder:
 
         Returns:
             (R, 3·p·p) float32, channel-major inside a patch; rows by sample, frame and patch (row-major). On the CUDA
-            device for `data.device: mixed`.
+            device for `data.device: mixed`, else in pinned memory where there is a CUDA device.
 
         Raises:
-            BadMediaError: Some samples cannot be decoded; none of the others is lost by trying again without them.
+            BadMediaError: Some samples cannot be decoded.
         """
-        frames: dict[int, NDArray[np.uint8]] = {}
-        rows: dict[Source, list[int]] = {"picture": [], "clip": [], "frames": []}
-        bad = []
-        for row, sample in enumerate(samples):
-            source = self._source(sample)
-            try:
-                if source == "frames":
-                    frames[row] = read_frames(sample.content, sample.frames.tolist())
-                rows[source].append(row)
-            except BadSampleError:
-                bad.append(row)
-        patches: dict[int, Tensor] = {}
-        for source, chosen in rows.items():
-            if chosen:
-                inputs = {row: frames.get(row, samples[row].content) for row in chosen}
-                bad += self._run(source, {row: samples[row] for row in chosen}, inputs, patches)
-        if bad:
-            raise BadMediaError(sorted(bad))
-        return torch.cat([patches[row] for row in range(len(samples))])
+        patches = self.each(samples)
+        whole = [rows for rows in patches if rows is not None]
+        if len(whole) < len(patches):
+            raise BadMediaError([row for row, rows in enumerate(patches) if rows is None])
+        return joined(whole)
 
-    def _source(self, sample: Encoded) -> Source:
-        if sample.kind == "image":
-            return "picture"
-        known = _CPU_CODECS if self._device_id is None else _GPU_CODECS
-        return "clip" if sample.info.codec in known else "frames"
+    def each(self, samples: Sequence[Encoded]) -> list[Tensor | None]:
+        """Decode samples that may be damaged.
 
-    def _run(
-        self,
-        source: Source,
-        samples: dict[int, Encoded],
-        inputs: dict[int, bytes | NDArray[np.uint8]],
-        patches: dict[int, Tensor],
-    ) -> list[int]:
-        """Decode samples of one source into `patches`; return the rows that cannot be, found by halving the batch."""
-        order = list(samples)
-        try:
-            decoded = self._decode(source, list(samples.values()), list(inputs.values()))
-        except RuntimeError:
-            self._pipelines.pop(source)  # DALI leaves a pipeline that failed unusable
-            if len(order) == 1:
-                return order
-            half = len(order) // 2
-            return [
-                row
-                for part in (order[:half], order[half:])
-                for row in self._run(source, {r: samples[r] for r in part}, {r: inputs[r] for r in part}, patches)
-            ]
-        patches.update(zip(order, patchify(decoded, self._patch), strict=True))
-        return []
-
-    def _decode(self, source: Source, samples: list[Encoded], inputs: list[bytes | NDArray[np.uint8]]) -> Tensor:
-        """Run a pipeline.
+        Args:
+            samples: At most `batch_size`.
 
         Returns:
-            (n, F, 3, size, size) float32; valid until the next call.
+            The patches of each, as a call gives them; None for one that cannot be decoded. `joined` puts them together.
         """
-        if source not in self._pipelines:
-            self._pipelines[source] = self._build(source)
-        windows = [sample.window for sample in samples]
-        feeds: dict[str, list[NDArray[Any]]] = {
-            "content": [np.frombuffer(i, np.uint8) if isinstance(i, bytes) else i for i in inputs],
-            "start": [np.array([w.top, w.left], np.float32) for w in windows],
-            "end": [np.array([w.bottom, w.right], np.float32) for w in windows],
-        }
-        if source == "clip":
-            feeds["frames"] = [sample.frames for sample in samples]
-        (output,) = self._pipelines[source].run(**feeds)
+        rows: dict[Source, list[int]] = {"picture": [], "clip": [], "frames": []}
+        for row, sample in enumerate(samples):
+            rows[source_of(sample, self._data)].append(row)
+        frames = dict(zip(rows["frames"], self._each(_frames, [samples[r] for r in rows["frames"]]), strict=True))
+        inputs: Inputs = {row: sample.content for row, sample in enumerate(samples) if row not in frames}
+        inputs |= {row: found for row, found in frames.items() if found is not None}
+        decoded: dict[int, Any] = {}
+        for source, chosen in rows.items():
+            for size in sorted({self._size(samples[row]) for row in chosen}):
+                alike = [row for row in chosen if row in inputs and self._size(samples[row]) == size]
+                self._run(source, size, samples, {row: inputs[row] for row in alike}, decoded)
         if self._device_id is None:
-            decoded = torch.from_numpy(np.asarray(output.as_tensor()))
+            decoded = self._laid_out({row: samples[row] for row in sorted(decoded)}, decoded)
+        return [decoded.get(row) for row in range(len(samples))]
+
+    def _size(self, sample: Encoded) -> int:
+        return self._data.image_size if sample.kind == "image" else self._data.video_size
+
+    def _run(
+        self, source: Source, size: int, samples: Sequence[Encoded], inputs: Inputs, decoded: dict[int, Any]
+    ) -> None:
+        """Decode rows of one source and size, without those that cannot be, found by halving the batch.
+
+        Args:
+            source: The rows' source.
+            size: Side of their output.
+            samples: All samples of the batch.
+            inputs: Of the rows to decode.
+            decoded: Takes (F, size, size, 3) uint8 a row; on a GPU its patches.
+        """
+        rows = list(inputs)
+        if not rows:
+            return
+        try:
+            self._decode(source, size, [samples[row] for row in rows], inputs, decoded)
+        except RuntimeError:
+            self._pipelines.pop((source, size), None)  # DALI leaves a pipeline that failed unusable
+            half = len(rows) // 2
+            for part in (rows[:half], rows[half:]) if half else ():
+                self._run(source, size, samples, {row: inputs[row] for row in part}, decoded)
+
+    def _decode(
+        self, source: Source, size: int, samples: list[Encoded], inputs: Inputs, decoded: dict[int, Any]
+    ) -> None:
+        if self._device_id is not None:
+            output = self._pipeline(source, size).run(**feeds(source, self._data, size, samples, [*inputs.values()]))
+            pixels = torch.from_dlpack(output[0].as_tensor())
+            pixels = pixels.unsqueeze(1) if source == "picture" else pixels
+            decoded.update(zip(inputs, patchify(pixels, self._patch), strict=True))
+            return
+        frames: Sequence[Any] = [*inputs.values()]
+        if source != "frames":
+            (output,) = self._pipeline(source, size).run(**feeds(source, self._data, size, samples, frames))
+            frames = [np.asarray(part) for part in output]  # valid until the next call, and scaling copies
+        if source == "picture":  # of which the region alone was decoded
+            frames = [frame[None] for frame in frames]
         else:
-            decoded = torch.from_dlpack(output.as_tensor())
-        return decoded.unsqueeze(1) if source == "picture" else decoded
+            frames = [cut(part, sample.window) for part, sample in zip(frames, samples, strict=True)]
+        scaled = self._each(lambda i: scale(frames[i], samples[i].window, size), range(len(samples)))
+        decoded.update(zip(inputs, scaled, strict=True))
 
-    def _build(self, source: Source) -> Any:
-        size = self._data.image_size if source == "picture" else self._data.video_size
-        pipeline = _definition()(
-            source,
-            self._data,
-            size,
-            batch_size=self._batch_size,
-            num_threads=self._data.decode_threads,
-            device_id=self._device_id,
-            # the loader's thread already runs ahead of training; DALI's own queue would only keep more buffers
-            prefetch_queue_depth=1,
-            exec_async=False,
-            exec_pipelined=False,
-        )
-        pipeline.build()
-        return pipeline
+    def _laid_out(self, samples: dict[int, Encoded], decoded: dict[int, Frames]) -> dict[int, Tensor]:
+        """Augment decoded frames on the CPU, where that is on, and lay them out in one tensor."""
+        self._augment(samples, decoded)
+        counts = [len(decoded[row]) * (decoded[row].shape[1] // self._patch) ** 2 for row in samples]
+        patches = torch.empty((sum(counts), 3 * self._patch**2), pin_memory=torch.cuda.is_available())
+        parts = dict(zip(samples, patches.split(counts), strict=True))
+        self._each(lambda row: self._layout.write(decoded[row], parts[row].numpy()), list(samples))
+        return parts
 
+    def _augment(self, samples: dict[int, Encoded], decoded: dict[int, Frames]) -> None:
+        changed = [row for row, sample in samples.items() if len(sample.augmentation.operations)]
+        for size in sorted({decoded[row].shape[1] for row in changed}):
+            rows = [row for row in changed if decoded[row].shape[1] == size]
+            frames = [np.ascontiguousarray(decoded[row]) for row in rows]
+            arguments = feeds("scaled", self._data, size, [samples[row] for row in rows], frames)
+            (output,) = self._pipeline("scaled", size).run(**arguments)
+            decoded.update(zip(rows, map(np.array, output), strict=True))
 
-@cache
-def _definition() -> Any:
-    """Return the pipeline definition; DALI takes most of a second to import, so it waits for the first batch."""
-    import nvidia.dali.fn
-    import nvidia.dali.types
-    from nvidia.dali import pipeline_def
+    def _pipeline(self, source: Source, size: int) -> Any:
+        if (source, size) not in self._pipelines:
+            built = build_pipeline(source, self._data, size, self._batch_size, self._device_id)
+            self._pipelines[source, size] = built
+        return self._pipelines[source, size]
 
-    fn: Any = nvidia.dali.fn  # both modules fill themselves at run time, so their stubs are incomplete
-    types: Any = nvidia.dali.types
-
-    @pipeline_def
-    def pictures(source: Source, data: DataConfig, size: int) -> Any:
-        """Decode, cut to the window, scale and normalise: (3, size, size), or (F, 3, size, size) for clips."""
-        if source == "frames":
-            pixels = fn.external_source(name="content", dtype=types.UINT8, ndim=4, layout="FHWC")
-            pixels = pixels.gpu() if data.device == "mixed" else pixels
-        else:
-            content = fn.external_source(name="content", dtype=types.UINT8, ndim=1)
-            if source == "picture":
-                pixels = fn.decoders.image(content, device=data.device, output_type=types.RGB)
-            else:
-                numbers = fn.external_source(name="frames", dtype=types.INT32, ndim=1)
-                pixels = fn.decoders.video(content, frames=numbers, device=data.device, pad_mode="edge")
-        start = fn.external_source(name="start", dtype=types.FLOAT, ndim=1)
-        end = fn.external_source(name="end", dtype=types.FLOAT, ndim=1)
-        scaled = fn.resize(pixels, size=[size, size], roi_start=start, roi_end=end, roi_relative=True)
-        return fn.crop_mirror_normalize(
-            scaled,
-            dtype=types.FLOAT,
-            output_layout="CHW" if source == "picture" else "FCHW",
-            mean=[255 * value for value in data.mean],
-            std=[255 * value for value in data.std],
-        )
-
-    return pictures
+    def _each(self, function: Callable[[T], R], items: Sequence[T]) -> list[R]:
+        """Apply a function to items in the pool, a stretch of them per thread."""
+        threads = min(self._data.decode_threads, len(items))
+        if threads <= 1:
+            return [function(item) for item in items]
+        bounds = np.linspace(0, len(items), threads + 1).astype(int)
+        stretches = [items[a:b] for a, b in pairwise(bounds.tolist())]
+        return [found for part in self._pool.map(lambda part: [function(i) for i in part], stretches) for found in part]
 
 
-def patchify(pixels: Tensor, patch: int) -> Tensor:
-    """Cut frames into patches.
+def joined(parts: Sequence[Tensor]) -> Tensor:
+    """Concatenate rows; without a copy where they are all rows of one tensor in order, as `Decoder.each` gives them."""
+    whole = parts[0]._base
+    if whole is not None and len(whole) == sum(map(len, parts)) and all(part._base is whole for part in parts):
+        starts = [part.storage_offset() for part in parts]
+        if starts == sorted(starts):
+            return whole
+    return torch.cat(list(parts))
 
-    Args:
-        pixels: (n, F, 3, H, W).
-        patch: p, side of a patch in pixels; divides H and W.
 
-    Returns:
-        (n, F·(H/p)·(W/p), 3·p·p): channel-major inside a patch, patches by frame and row-major; always a copy.
-    """
-    n, frames, channels, height, width = pixels.shape
-    cut = pixels.reshape(n, frames, channels, height // patch, patch, width // patch, patch)
-    rows = cut.permute(0, 1, 3, 5, 2, 4, 6).contiguous()
-    return rows.reshape(n, -1, channels * patch * patch)
+def _frames(sample: Encoded) -> Frames | None:
+    """Return the frames of a clip, or None if one of them cannot be decoded."""
+    try:
+        return read_frames(sample.content, sample.frames.tolist())
+    except BadSampleError:
+        return None

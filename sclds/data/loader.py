@@ -11,20 +11,20 @@ from queue import Full, Queue
 import torch
 
 from sclds.config import Config, DatasetConfig
-from sclds.data.decode import BadMediaError, Decoder
+from sclds.data.decode import Decoder, joined
 from sclds.data.keys import generator
 from sclds.data.order import Order, Place, itm_partners, positions_of, weights_of
 from sclds.data.packing import ITM_DRAWS, Batch, SampleViews, grids_of, pack
 from sclds.data.quarantine import Quarantine
+from sclds.data.replacement import Replacements
 from sclds.data.samples import HELDOUT, Loaded, Occasion, SampleMaker
 from sclds.data.shards import BadSampleError, SampleIndex, open_index
 from sclds.data.tokenizer import Tokenizer
-from sclds.errors import DataError
 
 __all__ = ["Quarantine", "TrainingBatches", "heldout_batches"]
 
 _POLL_SECONDS = 0.2
-_MOST_REPLACEMENTS = 100
+_HELDOUT_STEP = -1
 _UNDECODABLE = "its picture or clip cannot be decoded"
 
 
@@ -141,51 +141,36 @@ class _Assembler:
     ):
         self._config, self._tokenizer, self._index = config, tokenizer, index
         self._maker, self._decoder, self._quarantine = maker, decoder, quarantine
+        self._replacements = Replacements(index, config.seed)
 
     def training(self, places: list[Place], step: int, first: int) -> Batch:
         """Assemble a micro-batch whose first row stands at position `first` of the global batch."""
-        attempts = [0] * len(places)
-        samples = [place.sample for place in places]
-        loaded: list[Loaded | None] = [None] * len(places)
-        missing = list(range(len(places)))
-        while missing:
+        views: dict[int, SampleViews] = {}
+        patches: dict[int, torch.Tensor] = {}
+        samples = {row: place.sample for row, place in enumerate(places)}
+        attempts = dict.fromkeys(samples, 0)
+        while missing := [row for row in samples if row not in patches]:
+            occasions: dict[int, Occasion] = {row: (places[row].epoch, places[row].repeat) for row in missing}
+            for row, (one, rows) in self._usable({row: samples[row] for row in missing}, occasions, step).items():
+                views[row], patches[row] = one, rows
             for row in missing:
-                loaded[row], samples[row], attempts[row] = self._usable(places[row], samples[row], attempts[row], step)
-            whole = [one for one in loaded if one is not None]
-            try:
-                patches = self._decoder([one.encoded for one in whole])
-                missing = []
-            except BadMediaError as fault:
-                missing = fault.rows
-                for row in missing:
-                    self._set_aside(samples[row], _UNDECODABLE, step)
+                if row not in patches:
                     attempts[row] += 1
-                    samples[row] = self._replacement(places[row], attempts[row])
-        self._quarantine.passed(len(places))
+                    samples[row] = self._replacements(places[row], attempts[row])
+        self._judge(len(places), sum(attempt > 0 for attempt in attempts.values()))
         group = self._config.batch.group_size
-        views = self._with_partners([one.views for one in whole], ("step", step), first // group)
-        return self._pack(views, patches)
+        paired = self._with_partners([views[row] for row in samples], ("step", step), first // group)
+        return self._pack(paired, joined([patches[row] for row in samples]))
 
     def heldout(self, samples: list[int], batch_number: int) -> Batch | None:
         """Assemble a held-out batch without its unusable samples; None if no sample is left."""
-        loaded: dict[int, Loaded] = {}
-        for sample in samples:
-            try:
-                loaded[sample] = self._maker(sample, HELDOUT)
-            except BadSampleError as fault:
-                self._set_aside(sample, str(fault), -1)
-        while loaded:
-            try:
-                patches = self._decoder([one.encoded for one in loaded.values()])
-                break
-            except BadMediaError as fault:
-                for sample in [list(loaded)[row] for row in fault.rows]:
-                    self._set_aside(sample, _UNDECODABLE, -1)
-                    del loaded[sample]
-        if not loaded:
+        rows = dict(enumerate(samples))
+        usable = self._usable(rows, dict.fromkeys(rows, HELDOUT), _HELDOUT_STEP)
+        self._judge(len(samples), len(samples) - len(usable))
+        if not usable:
             return None
-        views = self._with_partners([one.views for one in loaded.values()], (*HELDOUT, batch_number), 0)
-        return self._pack(views, patches)
+        views = self._with_partners([one for one, _ in usable.values()], (*HELDOUT, batch_number), 0)
+        return self._pack(views, joined([patches for _, patches in usable.values()]))
 
     def _pack(self, views: list[SampleViews], patches: torch.Tensor) -> Batch:
         config, order = self._config, None
@@ -215,31 +200,31 @@ class _Assembler:
             ]
         return paired
 
-    def _usable(self, place: Place, sample: int, attempt: int, step: int) -> tuple[Loaded, int, int]:
-        """Read a sample, or if it is unusable the first usable one that replaces it."""
-        while True:
+    def _usable(
+        self, samples: dict[int, int], occasions: dict[int, Occasion], step: int
+    ) -> dict[int, tuple[SampleViews, torch.Tensor]]:
+        """Read and decode samples by row; return views and patches of those that can be used, record the others."""
+        loaded: dict[int, Loaded] = {}
+        for row, sample in samples.items():
             try:
-                return self._maker(sample, (place.epoch, place.repeat)), sample, attempt
+                loaded[row] = self._maker(sample, occasions[row])
             except BadSampleError as fault:
                 self._set_aside(sample, str(fault), step)
-            attempt += 1
-            sample = self._replacement(place, attempt)
-
-    def _replacement(self, place: Place, attempt: int) -> int:
-        """Choose another sample of the same kind, so that the batch keeps its make-up, by key."""
-        shard, row = self._index.locate(place.sample)
-        if attempt > _MOST_REPLACEMENTS:
-            raise DataError(
-                f"{shard.sample_id(row)} and {_MOST_REPLACEMENTS} samples of kind '{shard.kind}' drawn in its place "
-                f"are unusable; look at the shards of data set '{shard.dataset}'"
-            )
-        alike = self._index.of_kind(shard.kind)
-        words = ("replacement", place.epoch, place.repeat, shard.sample_id(row), attempt)
-        return int(alike[generator(self._config.seed, *words).integers(len(alike))])
+        decoded = self._decoder.each([one.encoded for one in loaded.values()]) if loaded else []
+        usable = {}
+        for (row, one), patches in zip(loaded.items(), decoded, strict=True):
+            if patches is None:
+                self._set_aside(samples[row], _UNDECODABLE, step)
+            else:
+                usable[row] = (one.views, patches)
+        return usable
 
     def _set_aside(self, sample: int, reason: str, step: int) -> None:
         shard, row = self._index.locate(sample)
         self._quarantine.record(shard.sample_id(row), shard.path, shard.dataset, reason, step)
+
+    def _judge(self, seen: int, bad: int) -> None:
+        self._quarantine.count(seen, bad)
         self._quarantine.check(self._config.data.max_bad_share)
 
 

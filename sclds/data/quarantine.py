@@ -1,8 +1,16 @@
-"""Samples that cannot be used: counted, named, set aside; a run goes on until a configured share is bad."""
+"""Samples that cannot be used: counted, named, set aside; a run goes on until a configured share is bad.
 
+`quarantine.jsonl` is a record for people and never an input: what is used is judged anew from the bytes each time, so a
+shard that has been mended is read again by the next start. A sample stands there once for each reason, whichever
+process met it first, in whichever epoch, before or after a restart.
+"""
+
+import contextlib
+import fcntl
 import json
 import threading
 from pathlib import Path
+from typing import Any, BinaryIO
 
 from sclds.errors import DataError
 
@@ -19,16 +27,24 @@ class Quarantine:
     def __init__(self, path: Path | None = None):
         self._path = path
         self._lock = threading.Lock()
+        self._named: set[tuple[str, str]] = set()
+        self._known_bytes = 0
         self.seen = 0
         self.bad = 0
 
-    def passed(self, count: int) -> None:
-        """Count samples that were used."""
+    def count(self, seen: int, bad: int) -> None:
+        """Count samples that were wanted, whether they could be used or not.
+
+        Args:
+            seen: How many; what stands in for a bad one is not counted, or one bad sample would weigh several times.
+            bad: How many of them could not be used.
+        """
         with self._lock:
-            self.seen += count
+            self.seen += seen
+            self.bad += bad
 
     def record(self, sample: str, shard: Path, dataset: str, reason: str, step: int) -> None:
-        """Set a sample aside.
+        """Name a sample that is set aside, unless it was named before for the same reason.
 
         Args:
             sample: Its id.
@@ -37,20 +53,41 @@ class Quarantine:
             reason: What is wrong, as a clause about the sample.
             step: Optimiser step that wanted it; -1 for held-out samples.
         """
-        line = json.dumps({"sample": sample, "shard": str(shard), "dataset": dataset, "reason": reason, "step": step})
+        entry = {"sample": sample, "shard": str(shard), "dataset": dataset, "reason": reason, "step": step}
         with self._lock:
-            self.seen += 1
-            self.bad += 1
-            if self._path is not None:
-                self._path.parent.mkdir(parents=True, exist_ok=True)
-                with self._path.open("a", encoding="utf-8") as file:
-                    file.write(line + "\n")
+            if (sample, reason) in self._named:
+                return
+            if self._path is None:
+                self._named.add((sample, reason))
+                return
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with self._path.open("ab+") as file:
+                with contextlib.suppress(OSError):  # some network disks cannot lock: there a line may stand twice
+                    fcntl.flock(file, fcntl.LOCK_EX)
+                half = self._catch_up(file)
+                if (sample, reason) not in self._named:
+                    text = json.dumps(entry, ensure_ascii=False)
+                    # one write, so that a kill leaves a whole line or none; what another kill left behind is closed
+                    file.write((b"\n" if half else b"") + text.encode("utf-8", "backslashreplace") + b"\n")
+                    self._named.add((sample, reason))
+
+    def _catch_up(self, file: BinaryIO) -> bool:
+        """Learn what was named by others since the last look; return whether the file ends in half a line."""
+        file.seek(self._known_bytes)
+        news = file.read()
+        whole = news[: news.rfind(b"\n") + 1]
+        self._known_bytes += len(whole)
+        self._named |= {(str(entry.get("sample")), str(entry.get("reason"))) for entry in _entries(whole)}
+        return len(whole) < len(news)
 
     def check(self, max_bad_share: float) -> None:
         """Stop the run if too many samples are bad, judged from 200 samples on.
 
+        Each process judges what it has read itself, by the order of its data and not by time: so it stops at the same
+        step whenever it runs, and its fault stops the others at that step (`Run.train`).
+
         Raises:
-            DataError: More than `max_bad_share` of the samples read are bad.
+            DataError: More than `max_bad_share` of the samples wanted are bad.
         """
         with self._lock:
             seen, bad = self.seen, self.bad
@@ -61,3 +98,18 @@ class Quarantine:
             f"{bad} of the {seen} samples read are unusable, more than data.max_bad_share={max_bad_share:g}: {where}. "
             f"Mend the shards, or raise data.max_bad_share."
         )
+
+
+def read_quarantine(path: Path) -> list[dict[str, Any]]:
+    """Return the lines of a quarantine file; none if there is no file, and without what a kill cut short."""
+    return _entries(path.read_bytes()) if path.is_file() else []
+
+
+def _entries(content: bytes) -> list[dict[str, Any]]:
+    entries = []
+    for line in content.splitlines():
+        with contextlib.suppress(ValueError):
+            entry = json.loads(line)
+            if isinstance(entry, dict):
+                entries.append(entry)
+    return entries

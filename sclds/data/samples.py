@@ -3,24 +3,34 @@
 Every draw is keyed by (seed, purpose, occasion, sample id), so a sample is the same whoever reads it and whenever.
 """
 
+import unicodedata
 from dataclasses import dataclass
 
 import numpy as np
 
 from sclds.config import Config
-from sclds.data.decode import Encoded
+from sclds.data.augment import NOTHING, draw_augmentation
+from sclds.data.clips import choose_frames
+from sclds.data.encoded import Encoded
 from sclds.data.geometry import WHOLE, training_window
 from sclds.data.keys import generator
 from sclds.data.masks import mlm_mask, mltc_vision_replace, scl_text_mask, scl_vision_keep
-from sclds.data.media import choose_frames, inspect
+from sclds.data.media import even_chunks, inspect
 from sclds.data.packing import SampleViews
-from sclds.data.shards import SampleIndex, ShardReader
+from sclds.data.shards import BadSampleError, SampleIndex, ShardReader
 from sclds.data.tokenizer import Tokenizer
 
 HELDOUT: tuple[str, ...] = ("heldout",)
 """The occasion of held-out samples: their masks are the same at every measurement."""
 Occasion = tuple[str | int, ...]
 """When a sample is seen: (epoch, repeat) in training, or `HELDOUT`."""
+
+
+_BYTE_ORDER_MARK = "\ufeff"
+_UNSEEN = ("Cf", "Zs")
+"""Unicode's categories of marks and spaces that show nothing by themselves."""
+_MOST_CHARACTERS = 10_000
+"""Of a caption: more than any `data.max_text_tokens` can show, and few enough to tokenize at once."""
 
 
 @dataclass(frozen=True)
@@ -58,29 +68,39 @@ class SampleMaker:
         Raises:
             BadSampleError: Its caption or its picture cannot be used.
         """
+        return Loaded(self.views(sample, occasion), self.encoded(sample, occasion))
+
+    def encoded(self, sample: int, occasion: Occasion) -> Encoded:
+        """Read a sample's picture or clip and draw what is seen of it; arguments and errors as of a call."""
         shard, row = self._index.locate(sample)
         sample_id = shard.sample_id(row)
-        caption = self._reader.caption(shard, row)
         content = self._reader.media(shard, row)
-        info = inspect(shard.kind, content)
-        data = self._config.data
-        size = data.image_size if shard.kind == "image" else data.video_size
-        training = occasion != HELDOUT
-        window = WHOLE
+        data, training = self._config.data, occasion != HELDOUT
+        info = inspect(shard.kind, content, data.max_pixels)
+        window, augmentation = WHOLE, NOTHING
         if training:
-            window = training_window(data, size, info.width, info.height, self._draw("window", occasion, sample_id))
+            window = training_window(data, info.width, info.height, self._draw("window", occasion, sample_id))
+            if data.randaugment_operations:
+                augmentation = draw_augmentation(data, self._draw("randaugment", occasion, sample_id))
         frames = np.zeros(1, np.int32)
         if shard.kind == "video":
             rng = self._draw("frames", occasion, sample_id) if training else None
-            frames = choose_frames(info.frames, data.frames, rng)
-        grid = size // self._config.model.vision.patch_size
-        views = self._views(sample_id, caption, shard.kind, len(frames), grid, occasion)
-        return Loaded(views, Encoded(shard.kind, content, info, frames, window))
+            frames = choose_frames(info.times, data.frames, rng)
+        return Encoded(shard.kind, even_chunks(content), info, frames, window, augmentation)
+
+    def views(self, sample: int, occasion: Occasion) -> SampleViews:
+        """Encode a sample's caption and draw its masks; arguments and errors as of a call."""
+        shard, row = self._index.locate(sample)
+        caption = clean_caption(self._reader.caption(shard, row))
+        data = self._config.data
+        still = shard.kind == "image"
+        grid = (data.image_size if still else data.video_size) // self._config.model.vision.patch_size
+        return self._masked(shard.sample_id(row), caption, shard.kind, 1 if still else data.frames, grid, occasion)
 
     def _draw(self, purpose: str, occasion: Occasion, sample_id: str) -> np.random.Generator:
         return generator(self._config.seed, purpose, *occasion, sample_id)
 
-    def _views(
+    def _masked(
         self, sample_id: str, caption: str, kind: str, frames: int, grid: int, occasion: Occasion
     ) -> SampleViews:
         """Draw the masks of a sample."""
@@ -115,3 +135,21 @@ class SampleMaker:
             keep=scl_vision_keep(grid**2, masking.scl_vision_ratio, rng),
             replaced=replaced,
         )
+
+
+def clean_caption(text: str) -> str:
+    """Return a caption as it is shown and tokenized.
+
+    Control characters (NUL, escape, ...) count as white space, runs of which become one space; half a surrogate pair,
+    which cannot be written as UTF-8, becomes U+FFFD; what lies behind the first 10,000 characters is cut. Everything
+    else stays: any script, combining marks, joiners in emoji, marks of direction.
+
+    Raises:
+        BadSampleError: No character of it can be seen.
+    """
+    text = text[:_MOST_CHARACTERS].encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    text = "".join(" " if unicodedata.category(character) == "Cc" else character for character in text)
+    text = " ".join(text.removeprefix(_BYTE_ORDER_MARK).split())
+    if all(unicodedata.category(character) in _UNSEEN for character in text):
+        raise BadSampleError("its caption is empty")
+    return text

@@ -239,7 +239,7 @@ class ShardReader:
                 text = _caption_of(json.loads(self._read(shard, row, _JSON)))
             else:
                 raise BadSampleError("it has no caption (.txt, or .json with 'caption')")
-        except (UnicodeDecodeError, json.JSONDecodeError) as fault:
+        except (ValueError, RecursionError) as fault:  # no UTF-8, no JSON, a number too long, a list too deep
             raise BadSampleError(f"its caption cannot be decoded ({type(fault).__name__})") from fault
         text = " ".join(text.split())
         if not text:

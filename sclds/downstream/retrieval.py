@@ -16,6 +16,7 @@ from torch.nn import functional
 from sclds.config import Config
 from sclds.data.loader import heldout_batches
 from sclds.data.packing import Batch
+from sclds.data.quarantine import Quarantine
 from sclds.data.tokenizer import Tokenizer
 from sclds.losses.communicator import Communicator, SingleProcess
 from sclds.losses.objectives import GlobalBatch, features_of, step_loss
@@ -77,7 +78,12 @@ def _ranks(similarity: Tensor) -> Tensor:
 
 
 def evaluate(
-    model: nn.Module, config: Config, tokenizer: Tokenizer, device: torch.device, communicator: Communicator
+    model: nn.Module,
+    config: Config,
+    tokenizer: Tokenizer,
+    device: torch.device,
+    communicator: Communicator,
+    quarantine: Quarantine | None = None,
 ) -> dict[str, Any]:
     """Measure retrieval and losses on the held-out sets; every rank gets the same result.
 
@@ -87,19 +93,22 @@ def evaluate(
         tokenizer: The run's.
         device: Where the model lies.
         communicator: All processes of the run.
+        quarantine: Counts and names unusable samples, which are left out; by default it only counts.
 
     Returns:
         `retrieval` by kind (only kinds that are held out), `losses` by objective, and `examples`: for some queries the
         caption, its sample, the rank of the right one and the best five. Empty where nothing is held out.
     """
     kinds: dict[str, Encoded] = {}
+    quarantine = quarantine or Quarantine()
     was_training = model.training
     model.eval()
     try:
         with torch.no_grad():
             for kind in dict.fromkeys(dataset.kind for dataset in config.data.heldout):
                 kinds[kind] = Encoded()
-                for window in _windows(_batches(config, tokenizer, kind), communicator.world_size):
+                batches = _batches(config, tokenizer, kind, quarantine)
+                for window in _windows(batches, communicator.world_size):
                     _run_window(model, config, window, device, communicator, kinds[kind])
     finally:
         model.train(was_training)
@@ -111,14 +120,14 @@ def evaluate(
     }
 
 
-def _batches(config: Config, tokenizer: Tokenizer, kind: str) -> Iterator[Batch]:
+def _batches(config: Config, tokenizer: Tokenizer, kind: str, quarantine: Quarantine) -> Iterator[Batch]:
     """Yield the held-out batches of a kind until `evaluation.max_samples` are reached."""
     size, most = config.evaluation.batch_size, config.evaluation.max_samples
     count = 0
     for dataset in config.data.heldout:
         if dataset.kind != kind:
             continue
-        for batch in heldout_batches(config, tokenizer, dataset, size):
+        for batch in heldout_batches(config, tokenizer, dataset, size, quarantine):
             yield batch
             count += len(batch["sample_ids"])
             if count >= most:

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from scl_kernels import gather_rows
+from scl_kernels.validation import check_cumulative, check_tensor
 
 Backend = Literal["flash_attn", "torch_varlen", "sdpa"]
 _active: list[Backend] = []
@@ -46,6 +47,10 @@ class AttentionPlan:
     """(S + 1,) int32 cumulative key lengths, on the device."""
     max_q: int
     max_k: int
+    rows_q: int
+    """Query rows of all segments."""
+    rows_k: int
+    """Key rows of all segments."""
     buckets: tuple[Bucket, ...] = ()
     """Only for `sdpa`, as all that follows."""
     q_rows: Tensor | None = None
@@ -100,13 +105,21 @@ def plan_attention(cu_q: Tensor, cu_k: Tensor, device: torch.device | str) -> At
         cu_q: (S + 1,) int32 on the CPU.
         cu_k: (S + 1,) int32 on the CPU.
         device: Where attention will run.
+
+    Raises:
+        ValueError: Lengths are not cumulative, differ in number, or a segment has queries and no key.
     """
+    check_cumulative("cu_q", cu_q)
+    check_cumulative("cu_k", cu_k)
     if cu_q.shape != cu_k.shape:
         raise ValueError(f"cu_q has {len(cu_q) - 1} segments and cu_k {len(cu_k) - 1}; they must be equal in number")
     lengths_q, lengths_k = cu_q.diff(), cu_k.diff()
+    starved = ((lengths_q > 0) & (lengths_k == 0)).nonzero()
+    if len(starved):
+        raise ValueError(f"segment {int(starved[0])} has queries and no key to look at")
     max_q = int(lengths_q.max()) if len(lengths_q) else 0
     max_k = int(lengths_k.max()) if len(lengths_k) else 0
-    plan = AttentionPlan(cu_q.to(device), cu_k.to(device), max_q, max_k)
+    plan = AttentionPlan(cu_q.to(device), cu_k.to(device), max_q, max_k, int(cu_q[-1]), int(cu_k[-1]))
     return _with_buckets(plan, cu_q.long(), cu_k.long(), device) if attention_backend() == "sdpa" else plan
 
 
@@ -122,7 +135,13 @@ def attend(q_NHD: Tensor, k_MHD: Tensor, v_MHD: Tensor, plan: AttentionPlan, dro
 
     Returns:
         (N, H, D) in the dtype of the queries.
+
+    Raises:
+        ValueError: Rows are not those of the plan, or queries, keys and values do not fit together.
     """
+    check_tensor("q", q_NHD, shape=(plan.rows_q, None, None))
+    for name, x in (("k", k_MHD), ("v", v_MHD)):
+        check_tensor(name, x, shape=(plan.rows_k, *q_NHD.shape[1:]), dtypes=(q_NHD.dtype,), device=q_NHD.device)
     if q_NHD.shape[0] == 0:
         # Keeps keys and values in the graph: under ZeRO-3 every rank must run the same backward hooks.
         return q_NHD + 0 * (k_MHD.sum() + v_MHD.sum())

@@ -1,9 +1,7 @@
 """`sclds benchmark`: the packed step beside the published schedule, in turns, on this machine; other comparisons."""
 
 import argparse
-import csv
 import json
-import statistics
 import sys
 import time
 from collections.abc import Callable
@@ -20,9 +18,11 @@ from sclds.errors import UserError
 from sclds.losses.communicator import SingleProcess
 from sclds.losses.objectives import GlobalBatch, features_of, step_loss
 from sclds.model.scl import SCLModel
-from sclds.profiling import economy
+from sclds.profiling import data_benchmark, economy
+from sclds.profiling.benchmark_rows import Row, quantiles, write
 from sclds.profiling.published_schedule import pad_batch, published_step
 
+ModelLoss = Callable[[SCLModel], Tensor]
 PAD, MASK, FIRST_WORD = 1, 4, 5
 PROVIDERS = ("packed", "published")
 MID_SIZE: dict[str, Any] = {
@@ -44,21 +44,6 @@ schedule runs 3.6 times the matrix products of the packed step here, 2.7 times t
 """
 
 
-class Row(NamedTuple):
-    """One line of the CSV."""
-
-    provider: str
-    metric: str
-    median: float
-    q20: float
-    q80: float
-    runs: int
-    config: str
-    """JSON."""
-    device: str
-    versions: str
-
-
 class Workload(NamedTuple):
     """The same samples laid out for both ways to run a step; a call takes one whole optimiser step."""
 
@@ -74,11 +59,22 @@ def workload(sizes: dict[str, Any], device: str) -> Workload:
         sizes: As `MID_SIZE`.
         device: `cpu` or `cuda`.
     """
+    return Workload(sizes["batch"], {n: _step(sizes, total, device) for n, total in totals(sizes, device).items()})
+
+
+def totals(sizes: dict[str, Any], device: str, dtype: torch.dtype = torch.float32) -> dict[str, ModelLoss]:
+    """Draw samples and return, per provider, the loss of a model on them.
+
+    Args:
+        sizes: As `MID_SIZE`.
+        device: `cpu` or `cuda`.
+        dtype: Of the pixels.
+    """
     rng = np.random.default_rng(0)
     views = [_sample(i, sizes, rng) for i in range(sizes["batch"])]
     grid = sizes["image_size"] // sizes["patch"]
     shape = (sizes["batch"] * grid**2, 3 * sizes["patch"] ** 2)
-    patches = torch.from_numpy(rng.standard_normal(shape, dtype=np.float32)).to(device)
+    patches = torch.from_numpy(rng.standard_normal(shape, dtype=np.float32)).to(device, dtype)
     losses = LossesConfig()
     batch = pack(views, patches, pad_id=PAD, losses=losses, grids=(grid,), group_size=len(views))
     kept_on_host = [name for name in batch if name.endswith("_cu")]
@@ -90,11 +86,12 @@ def workload(sizes: dict[str, Any], device: str) -> Workload:
         everybody = GlobalBatch.gather([features_of(outputs)], [batch], losses, SingleProcess())
         return step_loss(outputs, batch, everybody, 0, losses)[0]
 
-    totals = (packed_total, lambda model: published_step(model, padded, losses)["total"])
-    return Workload(len(views), {n: _step(sizes, f, device) for n, f in zip(PROVIDERS, totals, strict=True)})
+    return dict(
+        zip(PROVIDERS, (packed_total, lambda model: published_step(model, padded, losses)["total"]), strict=True)
+    )
 
 
-def _step(sizes: dict[str, Any], total: Callable[[SCLModel], Tensor], device: str) -> Callable[[], Tensor]:
+def _step(sizes: dict[str, Any], total: ModelLoss, device: str) -> Callable[[], Tensor]:
     """Return forward, backward and optimiser step on an own copy of the model."""
     model = build_model(sizes).to(device).train()
     settings = OptimizerConfig()
@@ -196,41 +193,11 @@ def rows_of(seconds: dict[str, list[float]], samples: int, sizes: dict[str, Any]
     config, versions, runs = json.dumps(sizes), f"torch {torch.__version__}", len(ratios)
     measured = [(name, "samples_per_second", values) for name, values in rates.items()]
     measured.append(("packed/published", "ratio", ratios))
-    return [Row(name, metric, *_quantiles(x), runs, config, place, versions) for name, metric, x in measured]
-
-
-def _quantiles(values: list[float]) -> tuple[float, float, float]:
-    low, high = np.quantile(values, (0.2, 0.8))
-    return statistics.median(values), float(low), float(high)
-
-
-def write(rows: list[Row], folder: Path) -> None:
-    """Write `step.csv`, and `step.png` out of the same rows."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "step.csv").open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(Row._fields)
-        writer.writerows(rows)
-    *rates, ratio = rows
-    figure, axes = plt.subplots(figsize=(5, 2), layout="constrained")
-    spread = [[r.median - r.q20 for r in rates], [r.q80 - r.median for r in rates]]
-    names = [r.provider for r in rates]
-    axes.barh(names, [r.median for r in rates], xerr=spread, color=["#2a78d6", "#b4b3ab"], height=0.55)
-    axes.invert_yaxis()
-    axes.set(xlabel="samples per second (median, 20/80 quantiles)")
-    axes.set_title(f"forward + backward + step, {ratio.median:.2f}×: {ratio.device}", fontsize=9)
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(folder / "step.png", dpi=150)
-    plt.close(figure)
+    return [Row(name, metric, *quantiles(x), runs, config, place, versions) for name, metric, x in measured]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare `sclds benchmark step` and `sclds benchmark economy`."""
+    """Declare `sclds benchmark step`, `data` and `economy`."""
     kinds = parser.add_subparsers(dest="what", required=True, metavar="what")
     line = "speed of one optimiser step, beside the published schedule"
     step = kinds.add_parser("step", help=line, description=line)
@@ -249,6 +216,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     modes = kinds.add_parser("economy", help=line, description=line)
     economy.add_arguments(modes)
     modes.set_defaults(benchmark=economy.run)
+    line = "reading and decoding, beside Pillow in a torch DataLoader"
+    data = kinds.add_parser("data", help=line, description=line)
+    data_benchmark.add_arguments(data)
+    data.set_defaults(benchmark=data_benchmark.run)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -276,6 +247,7 @@ def run_step(arguments: argparse.Namespace) -> int:
     for row in rows:
         unit = "×" if row.metric == "ratio" else " samples/s"
         sys.stdout.write(f"{row.provider:18s}{row.median:8.2f}{unit} (20/80 %: {row.q20:.2f} to {row.q80:.2f})\n")
-    write(rows, Path(arguments.out))
+    title = f"forward + backward + step, {rows[-1].median:.2f}×: {rows[0].device}"
+    write(rows, Path(arguments.out), "step", title)
     sys.stdout.write(f"written to {Path(arguments.out) / 'step.csv'} and step.png\n")
     return 0

@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from html import escape
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from sclds.config import Config
+from sclds.data.quarantine import read_quarantine
 from sclds.errors import ConfigError, UserError
 from sclds.profiling.charts import line_chart, share_bar, stacked_bar
 from sclds.profiling.peak import summarise_steps
@@ -64,6 +66,7 @@ class Run:
     settings: str = ""
     metrics: list[dict[str, Any]] = field(default_factory=list)
     results: dict[str, Any] = field(default_factory=dict)
+    quarantine: list[dict[str, Any]] = field(default_factory=list)
 
 
 def write_report(run_dir: Path) -> Path:
@@ -75,13 +78,13 @@ def write_report(run_dir: Path) -> Path:
     found = read_run(run_dir)
     target = found.folder / "report.html"
     draft = target.with_suffix(".html.part")
-    draft.write_text(page(found), encoding="utf-8")
+    draft.write_text(page(found), encoding="utf-8", errors="backslashreplace")  # names in a tar may be no UTF-8
     os.replace(draft, target)
     return target
 
 
 def read_run(run_dir: Path) -> Run:
-    """Read what is there of config.yaml, metrics.jsonl and results.json.
+    """Read what is there of config.yaml, metrics.jsonl, quarantine.jsonl and results.json.
 
     Raises:
         UserError: The folder does not exist.
@@ -99,6 +102,7 @@ def read_run(run_dir: Path) -> Run:
     for line in _lines(folder / "metrics.jsonl"):
         steps[line["step"]] = line  # a resumed run repeats steps; the later line counts
     run.metrics = [steps[step] for step in sorted(steps)]
+    run.quarantine = read_quarantine(folder / "quarantine.jsonl")
     with contextlib.suppress(OSError, json.JSONDecodeError):
         run.results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     return run
@@ -123,6 +127,7 @@ def page(run: Run) -> str:
         (
             f"<header><h1>{escape(name)}</h1><p class=lead>{escape(_lead(run))}</p></header>",
             _tiles(run),
+            _set_aside(run),
             _section("Retrieval", _retrieval(run)),
             _section("Queries", _queries(run)),
             _section("Losses", _curves(run) + _heldout_losses(run)),
@@ -180,6 +185,17 @@ def _tiles(run: Run) -> str:
         for a, b, c in tiles
     )
     return f'<div class="tiles">{cards}</div>' if tiles else ""
+
+
+def _set_aside(run: Run) -> str:
+    """Return how many samples could not be used, the most frequent reasons, and where they are named."""
+    if not run.quarantine:
+        return ""
+    reasons = Counter(str(entry.get("reason")) for entry in run.quarantine).most_common(3)
+    count = len({entry.get("sample") for entry in run.quarantine})
+    samples = "1 sample" if count == 1 else f"{count:,} samples"
+    why = "; ".join(f"{number:,} × {reason}" for reason, number in reasons)
+    return _note(escape(f"Set aside as unusable: {samples}, named in {run.folder / 'quarantine.jsonl'} ({why})."))
 
 
 def _retrieval(run: Run) -> str:

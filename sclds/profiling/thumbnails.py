@@ -8,7 +8,8 @@ import numpy as np
 from PIL import Image
 
 from sclds.config import Config
-from sclds.data.media import inspect, read_frames
+from sclds.data.clips import read_frames
+from sclds.data.media import inspect
 from sclds.data.shards import BadSampleError, SampleIndex, Shard, ShardReader, open_index
 from sclds.errors import DataError
 

@@ -7,8 +7,10 @@ from typing import Any
 import torch
 
 from scl_kernels.backend import resolve, set_backend
+from scl_kernels.norms import set_norms
 from sclds.config import Config
 from sclds.data.packing import Batch
+from sclds.data.quarantine import Quarantine
 from sclds.data.tokenizer import Tokenizer, load_tokenizer
 from sclds.errors import UserError
 from sclds.model.attention import set_attention_backend
@@ -54,6 +56,7 @@ class Run:
             max(config.model.text.dropout, config.model.fusion.dropout),
         )
         set_backend(config.engine.kernels)
+        set_norms(config.engine.norms)
         self.kernels = resolve("auto", torch.empty(0, device=group.device))
         self.split: Split = split_batch(config.batch, group.world_size)
         self.tokenizer: Tokenizer = load_tokenizer(config.data.tokenizer)
@@ -150,7 +153,8 @@ class Run:
             f"Batch        {self.config.batch.global_size} = {split.micro} samples × {split.world_size} processes × "
             f"{split.accumulation} accumulation steps\n"
             f"DeepSpeed    ZeRO stage {engine.zero_stage}, {engine.precision}, on {self.group.device.type}\n"
-            f"Kernels      {self.kernels};  attention {self.attention}\n"
+            f"Kernels      {self.kernels};  attention {self.attention};  norms {engine.norms};  "
+            f"AdamW {self.config.optimizer.implementation}\n"
             f"Run folder   {self.folder.root}"
         )
 
@@ -167,11 +171,12 @@ class Run:
         """Return losses and retrieval on held-out data; every rank takes part and gets all."""
         from sclds.downstream.retrieval import evaluate
 
-        return evaluate(self.engine, self.config, self.tokenizer, self.group.device, self.group)
+        quarantine = Quarantine(self.folder.quarantine)
+        return evaluate(self.engine, self.config, self.tokenizer, self.group.device, self.group, quarantine)
 
     def _batches(self) -> Iterator[list[Batch]]:
         """Return the training batches from the current step on."""
-        from sclds.data.loader import Quarantine, TrainingBatches
+        from sclds.data.loader import TrainingBatches
 
         return iter(
             TrainingBatches(

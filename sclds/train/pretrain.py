@@ -1,6 +1,7 @@
 """Pre-training as a whole: train, go on, or show what a finished run found."""
 
 from sclds.config import Config
+from sclds.data.quarantine import read_quarantine
 from sclds.train.checkpoint import newest_checkpoint
 from sclds.train.progress import Reporter, drop_banners
 from sclds.train.run_folder import RunFolder
@@ -49,3 +50,6 @@ def _name_files(reporter: Reporter, folder: RunFolder) -> None:
         f"Report       {folder.report}\nResults      {folder.results}\n"
         f"TensorBoard  {folder.tensorboard}\nCheckpoints  {folder.checkpoints}"
     )
+    set_aside = len({entry.get("sample") for entry in read_quarantine(folder.quarantine)})
+    if set_aside:
+        reporter.say(f"Set aside    {set_aside} samples that could not be used, named in {folder.quarantine}")

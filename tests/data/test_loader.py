@@ -136,7 +136,9 @@ def test_unusable_samples_are_named_and_replaced_by_their_kind(make_config, toke
     lines = [json.loads(line) for line in (tmp_path / "run" / "quarantine.jsonl").read_text().splitlines()]
     assert {line["sample"] for line in lines} == BAD
     assert all(line.keys() == {"sample", "shard", "dataset", "reason", "step"} for line in lines)
-    assert quarantine.bad == len(lines)
+    assert len(lines) == len(BAD), "each is named once, however often it is wanted"
+    assert quarantine.seen >= 72
+    assert quarantine.bad > len(lines)
     for (one,), (again,) in zip(found, batches(config, tokenizer, 9), strict=True):
         assert_equal(one, again)
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from sclds.config import Config, DataConfig, DatasetConfig, EvaluationConfig
+from sclds.data.quarantine import Quarantine
 from sclds.downstream import retrieval
 
 
@@ -87,7 +88,9 @@ class Model(nn.Module):
         return {"text_proj": rows, "vision_proj": rows}
 
 
-def batches(config: Config, tokenizer: Any, dataset: DatasetConfig, size: int) -> Iterator[dict[str, Any]]:
+def batches(
+    config: Config, tokenizer: Any, dataset: DatasetConfig, size: int, quarantine: Quarantine
+) -> Iterator[dict[str, Any]]:
     total = 10 if dataset.kind == "image" else 3
     for start in range(0, total, size):
         numbers = torch.arange(start, min(start + size, total))

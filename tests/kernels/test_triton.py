@@ -1,9 +1,11 @@
 """The Triton kernels against plain PyTorch and fp64, on a GPU or under Triton's interpreter."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
-from scl_kernels import InfoNCEProblem, gather_rows, infonce, infonce_statistics, masked_gather
+from scl_kernels import InfoNCEProblem, gather_rows, infonce, infonce_arguments, infonce_statistics, masked_gather
 from scl_kernels.backend import interpreting
 from scl_kernels.infonce_launch import Tiles, splits
 from scl_kernels.masked_gather import forward_op
@@ -111,6 +113,21 @@ def test_a_weight_of_zero_takes_a_sample_out(zero):
     torch.testing.assert_close(results[1], results[0], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("bad", [-1.0, float("nan")])
+def test_a_weight_that_is_none_gives_nan_and_never_a_wrong_gradient(bad, monkeypatch):
+    """On a GPU the weights are not read back; there a bad one must not pass for 0."""
+    monkeypatch.setattr(infonce_arguments, "readable", lambda tensor: False)
+    torch.manual_seed(0)
+    a, b = (torch.randn(5, 6, device=DEVICE, requires_grad=True) for _ in range(2))
+    weight = torch.ones(5, device=DEVICE)
+    weight[2] = bad
+    problem = InfoNCEProblem(a, b, a.detach(), b.detach(), 0.1, 0, weight)
+    statistics = infonce_statistics([problem], backend="triton")
+    lse = ([statistics[0].row_lse], [statistics[0].col_lse])
+    gradients = torch.autograd.grad(infonce([problem], *lse, statistics, backend="triton")[0], (a, b))
+    assert all(gradient.isnan().any() for gradient in gradients)
+
+
 def test_a_row_of_zeros_equals_the_twin():
     torch.manual_seed(0)
     a, b = (torch.randn(5, 6, device=DEVICE) for _ in range(2))
@@ -133,6 +150,17 @@ def test_operators_follow_the_rules_of_custom_operators():
         lambda *t: gather_rows(t[1], indices[1], backend="triton"), backend="aot_eager", fullgraph=True
     )
     torch.testing.assert_close(compiled(*leaves), leaves[1][indices[1]])
+
+
+def test_a_real_step_is_the_same_with_and_without_each_kernel(monkeypatch):
+    """Loss and the gradient of every parameter, through the model, the losses and the kernels."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "kernels" / "benchmarks"))
+    import packed_step
+    import real_step
+
+    results = real_step.compare(packed_step.SMALL | {"image_size": 32, "batch": 2}, DEVICE, repeats=0)
+    assert [result.without for result in results] == ["all", "none", "masked_gather", "gather_rows", "infonce"]
+    assert [result for result in results if not result.passed] == []
 
 
 def test_splits_cover_all_columns_within_the_memory_bound():

@@ -73,18 +73,29 @@ def test_half_a_line_and_repeated_steps_are_read(folder: Path, tmp_path: Path) -
     assert [(m["step"], m["loss"]["itm"]) for m in read_run(tmp_path).metrics] == [(5, 0.9), (10, 0.8)]
 
 
+def test_samples_set_aside_are_counted_and_where_they_are_named_is_said(tmp_path: Path) -> None:
+    """A sample with two faults counts once; the line that a kill cut short counts not at all."""
+    lines = [{"sample": "a", "reason": "<1>"}, {"sample": "a", "reason": "two"}, {"sample": "b", "reason": "two"}]
+    (tmp_path / "quarantine.jsonl").write_text("\n".join(map(json.dumps, lines)) + '\n{"sample": "c", "rea')
+    text = write_report(tmp_path).read_text()
+    assert f"2 samples, named in {tmp_path}/quarantine.jsonl (2 × two; 1 × &lt;1&gt;)" in text
+    (tmp_path / "quarantine.jsonl").write_text("")
+    assert "Set aside" not in write_report(tmp_path).read_text()
+
+
 def test_missing_parts_are_sentences(tmp_path: Path) -> None:
     text = write_report(tmp_path).read_text()
     for sentence in ("has not logged a step yet", "No held-out result yet", "No loss was logged", "no config.yaml"):
         assert sentence in text
 
 
-def test_captions_are_escaped(tmp_path: Path) -> None:
-    example = {"kind": "image", "sample_id": "a/b/c", "caption": "<script>x</script>", "rank": 1, "of": 3}
-    (tmp_path / "results.json").write_text(json.dumps({"examples": [example | {"retrieved": ["a/b/c"]}]}))
+def test_captions_and_names_are_escaped(tmp_path: Path) -> None:
+    example = {"kind": "image", "sample_id": "a/b/\udce9", "caption": "<script>x</script>", "rank": 1, "of": 3}
+    (tmp_path / "results.json").write_text(json.dumps({"examples": [example | {"retrieved": ["a/b/\udce9"]}]}))
     text = write_report(tmp_path).read_text()
     assert "&lt;script&gt;x" in text
     assert "<script>x" not in text
+    assert "a/b/\\udce9" in text
     assert "not on this machine" in text
 
 

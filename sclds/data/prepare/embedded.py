@@ -55,13 +55,21 @@ CLDR = Package(
     "28576e51225deb51e3ddd734b0f824a0079682cb5d8c27faa9f68149317a14d1",
     "Unicode-3.0",
 )
-FLUENT = Package(
-    "npm",
-    "@lobehub/fluent-emoji-anim-1",
-    "1.0.0",
-    "lobehub-fluent-emoji-anim-1-1.0.0.tgz",
-    "4c03ac178c1eabf2e2a16dd498f3cc2b92dc30ec3466ae38fdc497d4774c99ea",
-    "MIT",
+FLUENT = tuple(
+    Package(
+        "npm",
+        f"@lobehub/fluent-emoji-anim-{number}",
+        "1.0.0",
+        f"lobehub-fluent-emoji-anim-{number}-1.0.0.tgz",
+        sha256,
+        "MIT",
+    )
+    for number, sha256 in (
+        (1, "4c03ac178c1eabf2e2a16dd498f3cc2b92dc30ec3466ae38fdc497d4774c99ea"),
+        (2, "e431da8172e394036c330faa77648d6fbbae1fd3b0be95637c4497c9075019c0"),
+        (3, "3624d0c34c819c1794b74ccf6ae9034adff7c4cb6318dd2a645145f0196feb43"),
+        (4, "3d4c08f1e321f70808ef4996aba0ab575a9d97b6c56ffffc92cf6161a7836aa3"),
+    )
 )
 CLIPART_PNG = Package(
     "apt",
@@ -79,7 +87,7 @@ CLIPART_SVG = Package(
     "989712d90d57dfa3230049f553bb43b76c30ee4d4b8c5f6e106e33f7db5cbdc5",
     "public domain",
 )
-PACKAGES = (EMOJI, CLDR, FLUENT, CLIPART_PNG, CLIPART_SVG)
+PACKAGES = (EMOJI, CLDR, *FLUENT, CLIPART_PNG, CLIPART_SVG)
 FOLDERS = ("images-train", "images-heldout", "clips-train", "clips-heldout")
 
 _HELDOUT_IMAGES = 448
@@ -88,7 +96,7 @@ _TRAIN_IMAGES = 6000
 """Training pictures; skin tones are left out first, so that all folders together stay under 20 MB."""
 _SHARD_SAMPLES = 1600
 _VOCABULARY = 4096
-_ENCODER = "1"
+_ENCODER = "2"
 """Name of the encoders' parameters in the cache: raise it when one changes."""
 
 _FAINT = 24
@@ -122,7 +130,7 @@ def prepare_embedded(destination: Path, cache: Path) -> dict[str, int]:
 
     Args:
         destination: Folder that becomes a copy of the package's `data/embedded`.
-        cache: Folder for archives (400 MB) and encoded samples (10 MB).
+        cache: Folder for archives (1 GB) and encoded samples (10 MB).
 
     Returns:
         Samples a folder.
@@ -155,7 +163,7 @@ def _samples(cache: Path, advance: Progressed) -> Iterator[Sample]:
         *emoji.picture_items(cache / EMOJI.archive, names),
         *openclipart.picture_items(cache / CLIPART_PNG.archive, cache / CLIPART_SVG.archive),
     )
-    clips = tuple(emoji.clip_items(cache / FLUENT.archive, names))
+    clips = [clip for package in FLUENT for clip in emoji.clip_items(cache / package.archive, names, package.name)]
     advance("encoding", len(pictures) + len(clips))
 
     def encoded(found: tuple[Item, bytes]) -> Sample | None:

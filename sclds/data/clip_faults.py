@@ -1,0 +1,102 @@
+"""What makes a clip unusable although it can be opened: no moving pictures, too many pixels, a size that is a lie."""
+
+import io
+from typing import Any
+
+import av
+from av.container import InputContainer
+
+from sclds.data.shards import BadSampleError
+
+
+def video_stream(container: InputContainer) -> Any:
+    """Return the stream whose frames are taken: the first that is no cover picture.
+
+    Raises:
+        BadSampleError: There is none, or nobody knows its codec.
+    """
+    for stream in container.streams.video:
+        if stream.codec_context is None:  # PyAV's sign that FFmpeg has no decoder for it
+            raise BadSampleError("its clip has a codec that is not known")
+        if not stream.disposition & av.stream.Disposition.attached_pic:
+            return stream
+    raise BadSampleError("its clip has no video stream")
+
+
+def check_size(what: str, width: int, height: int, max_pixels: int) -> None:
+    """Refuse a picture or frame that is too large to be decoded.
+
+    Raises:
+        BadSampleError: It has more than `max_pixels`.
+    """
+    if width * height > max_pixels:
+        raise BadSampleError(f"its {what} has more pixels than data.max_pixels={max_pixels}: {width} × {height}")
+
+
+def check_claim(content: bytes, context: av.VideoCodecContext) -> None:
+    """Refuse a VP8 or VP9 clip whose container claims another size than its frames have.
+
+    DALI scales every frame from the claimed size: of smaller frames it reads past the end, and larger ones it refuses.
+
+    Args:
+        content: The clip.
+        context: The codec as FFmpeg knows it from the first frames.
+
+    Raises:
+        BadSampleError: The sizes differ.
+    """
+    if context.name not in _KEYFRAMES:
+        return
+    # where FFmpeg may not use a codec to look at the frames, it says what the container claims
+    with av.open(io.BytesIO(content), mode="r", options={"codec_whitelist": "none"}) as container:
+        claimed = video_stream(container).codec_context
+        if (claimed.width, claimed.height) != (context.width, context.height):
+            raise BadSampleError(
+                f"its clip claims {claimed.width} × {claimed.height} pixels and has {context.width} × {context.height}"
+            )
+
+
+def check_keyframe(packet: av.Packet) -> None:
+    """Refuse a VP8 or VP9 clip that changes its size midway, for the reason that `check_claim` gives.
+
+    Raises:
+        BadSampleError: This key frame has another size than the clip.
+    """
+    context = packet.stream.codec_context
+    found = _KEYFRAMES[context.name](bytes(packet)) if packet.is_keyframe and context.name in _KEYFRAMES else None
+    if found is not None and found != (context.width, context.height):
+        raise BadSampleError(
+            f"its clip has {context.width} × {context.height} pixels and a frame of {found[0]} × {found[1]}"
+        )
+
+
+def _vp8_size(frame: bytes) -> tuple[int, int] | None:
+    """Return width and height out of a VP8 key frame's header (RFC 6386, 9.1)."""
+    if len(frame) < 10 or frame[0] & 1 or frame[3:6] != b"\x9d\x01\x2a":
+        return None
+    return int.from_bytes(frame[6:8], "little") & 0x3FFF, int.from_bytes(frame[8:10], "little") & 0x3FFF
+
+
+def _vp9_size(frame: bytes) -> tuple[int, int] | None:
+    """Return width and height out of a VP9 key frame's uncompressed header (VP9 bitstream specification, 6.2)."""
+    bits = "".join(f"{byte:08b}" for byte in frame[:16])
+    if len(bits) < 128 or bits[:2] != "10":
+        return None
+    profile = int(bits[3] + bits[2], 2)
+    at = 4 + (profile == 3)
+    if bits[at : at + 2] != "00":  # shows a frame it has shown before, or is no key frame
+        return None
+    at += 4  # and show_frame, error_resilient_mode
+    if int(bits[at : at + 24], 2) != 0x498342:
+        return None
+    at += 24 + (profile >= 2)  # bit depth
+    rgb = bits[at : at + 3] == "111"
+    at += 3
+    if rgb:
+        at += profile & 1  # reserved
+    else:
+        at += 1 + 3 * (profile & 1)  # range; subsampling and a reserved bit
+    return int(bits[at : at + 16], 2) + 1, int(bits[at + 16 : at + 32], 2) + 1
+
+
+_KEYFRAMES = {"vp8": _vp8_size, "libvpx": _vp8_size, "vp9": _vp9_size, "libvpx-vp9": _vp9_size}

@@ -1,0 +1,32 @@
+"""What is to be decoded of one sample."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sclds.data.augment import NOTHING, Augmentation
+from sclds.data.geometry import WHOLE, Window
+from sclds.data.media_info import MediaInfo
+from sclds.data.shards import Kind
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One sample to decode.
+
+    Args:
+        kind: What it shows.
+        content: The encoded picture or clip.
+        info: What `inspect` found.
+        frames: (F,) numbers of the frames to take; [0] for a picture.
+        window: The part that is seen.
+        augmentation: What RandAugment does to it.
+    """
+
+    kind: Kind
+    content: bytes
+    info: MediaInfo
+    frames: NDArray[np.int32]
+    window: Window = WHOLE
+    augmentation: Augmentation = NOTHING

@@ -1,0 +1,39 @@
+"""One of two processes that fetch half bad data: `python -m tests.train.fault_worker CONFIG.yaml QUARANTINE.jsonl`."""
+
+import sys
+from pathlib import Path
+
+from sclds.data.loader import Quarantine, TrainingBatches
+from sclds.data.tokenizer import load_tokenizer
+from sclds.settings import load_config
+from sclds.train.distributed import ProcessGroup
+from sclds.train.interrupt import StopRequest
+from sclds.train.loop import Run
+from sclds.train.startup import exit_code
+
+
+def work() -> int:
+    """Fetch as a run does until the data end it; rank 1 by itself would take anything."""
+    config = load_config(sys.argv[1])
+    group = ProcessGroup()
+    if group.rank == 1:
+        config = config.model_copy(update={"data": config.data.model_copy(update={"max_bad_share": 1.0})})
+    micro = config.batch.global_size // group.world_size
+    quarantine = Quarantine(Path(sys.argv[2]))
+    tokenizer = load_tokenizer(config.data.tokenizer)
+    batches = iter(TrainingBatches(config, tokenizer, group.rank, group.world_size, micro, 1, 0, quarantine))
+    run = object.__new__(Run)
+    run.group, step = group, 0
+    try:
+        with StopRequest() as stop:
+            while run._fetch(batches, stop):
+                step += 1
+    finally:
+        print(f"stopped at step {step}", flush=True)
+        batches.close()
+        group.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code(work, rank=0))
