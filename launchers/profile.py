@@ -33,6 +33,7 @@ def arguments() -> argparse.Namespace:
 def measure(config: Any, steps: int) -> dict[str, Any] | None:
     """Run the steps and return the figures on rank 0."""
     from scl_kernels.backend import set_backend
+    from scl_kernels.norms import set_norms
     from sclds.data.loader import TrainingBatches
     from sclds.data.tokenizer import load_tokenizer
     from sclds.model.attention import set_attention_backend
@@ -50,6 +51,7 @@ def measure(config: Any, steps: int) -> dict[str, Any] | None:
             max(config.model.text.dropout, config.model.fusion.dropout),
         )
         set_backend(config.engine.kernels)
+        set_norms(config.engine.norms)
         split = split_batch(config.batch, group.world_size)
         tokenizer = load_tokenizer(config.data.tokenizer)
         engine = build_engine(config, tokenizer, split, group)
@@ -64,10 +66,10 @@ def measure(config: Any, steps: int) -> dict[str, Any] | None:
             seconds = {**report.seconds, "data": report.seconds["data"] + waited, "total": total}
             pace = config.batch.global_size / total
             lines.append({"step": step, "samples_per_second": pace, "seconds": seconds})
-            tokens += sum(len(batch["text_ids"]) for batch in micro_batches)
+            tokens += sum(int(batch["text_cu"][len(batch["sample_ids"])]) for batch in micro_batches)
         batches.close()
-        # three text views of every sample of this rank
-        mean_tokens = tokens / (3 * (steps + 1) * split.micro * split.accumulation)
+        # t0 of every sample of this rank
+        mean_tokens = tokens / ((steps + 1) * split.micro * split.accumulation)
         profile = {**summarise_steps(lines), **machine_profile(config, group.world_size, mean_tokens)}
         return {"name": config.name, "steps": steps, **profile} if group.rank == 0 else None
     finally:

@@ -11,8 +11,6 @@ from types import FrameType
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG = Path("configs") / "quickstart.yaml"
 PROCESSES = 2
-LAUNCHER_NOTES = ("[INFO]", "Unable to find hostfile", "built successfully")
-"""Lines of the launcher and its extensions that tell a person on one machine nothing."""
 
 
 def free_port() -> int:
@@ -40,16 +38,14 @@ def main() -> int:
     binaries = Path(sys.executable).parent
     command = [
         *(sys.executable, str(binaries / "deepspeed")),
-        *("--num_gpus", str(PROCESSES), "--master_port", str(free_port())),
+        *("--quiet", "--num_gpus", str(PROCESSES), "--master_port", str(free_port())),
         *(str(ROOT / "launchers" / "pretrain.py"), "--config", str(CONFIG)),
         *(f"engine.precision={precision()}", *sys.argv[1:]),
     ]
     settings = {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
     environment = os.environ | settings | {"PATH": f"{binaries}{os.pathsep}{os.environ.get('PATH', '')}"}
-    # its own process group: a stop signal then reaches the launcher and every process once, and we read on to their end
-    process = subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, process_group=0
-    )
+    # its own process group: a stop signal then reaches the launcher and every process once, and we wait for their end
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, process_group=0)
     stopped = []
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -58,10 +54,6 @@ def main() -> int:
 
     signal.signal(signal.SIGINT, stop)
     signal.signal(signal.SIGTERM, stop)
-    assert process.stdout is not None
-    for line in process.stdout:
-        if not any(note in line for note in LAUNCHER_NOTES):
-            print(line, end="", flush=True)
     code = process.wait()
     return 0 if stopped else code
 

@@ -27,7 +27,9 @@ class DatasetConfig(Section):
     name: str
     """Short name used in logs, pictures and the quarantine file."""
     shards: str
-    """Folder or glob of WebDataset tar files; `embedded:NAME` is a folder inside the package."""
+    """WebDataset tar files: a folder, a glob, a range such as `{00000..00099}`, or a URL of one (`s3://`, `gs://`, `hf://`,
+    any of fsspec); `embedded:NAME` is a folder inside the package. Without it the row is the one of this name in
+    sclds/data/data_sets.yaml."""
     kind: Literal["image", "video"] = "image"
     """What a sample shows: one picture, or a clip of which `data.frames` frames are taken."""
     weight: Annotated[float, Field(gt=0.0)] = 1.0
@@ -79,8 +81,14 @@ class DataConfig(Section):
     """DALI's threads per process."""
     prefetch: Positive = 2
     """Micro-batches decoded ahead."""
+    prefetch_bytes: Positive = 2**30
+    """Most bytes of the micro-batches decoded ahead, per process; one is decoded ahead whatever its size."""
     shuffle_block: Positive = 16
     """Shards whose samples are shuffled together; more shuffles better, fewer reads more sequentially."""
+    cache_dir: str = "~/.cache/sclds/shards"
+    """Folder on a local disk where shards behind a URL are fetched to; all processes of a machine share it."""
+    cache_bytes: Positive = 200_000_000_000
+    """Most bytes of `cache_dir`; shards that were not read for longest make room. At least two blocks must fit."""
     max_bad_share: Share = 0.01
     """A run stops when more than this share of the samples it has read was set aside as unusable."""
     max_pixels: Annotated[int, Field(ge=1, le=178_000_000)] = 64_000_000
@@ -184,8 +192,13 @@ class LossesConfig(Section):
     """Text and vision projections, learnable temperature."""
     itm: Weight = 1.0
     """Image-text matching, two classes."""
+    itm_negatives: Literal["group", "hard"] = "group"
+    """Wrong picture of a text, out of its group: any of its kind, or `hard`, one drawn by contrastive similarity."""
     mlm: Weight = 1.0
     """Masked language modelling."""
+    mlm_view: Literal["t1", "t2"] = "t1"
+    """Masked text whose words MLM predicts: `t1`, its own as published, or `t2`, MLSC's, which saves a text view and a
+    fusion pair (economy mode)."""
     mvsc: Weight = 1.0
     """Masked vision semantic completion, per frame."""
     mlsc: Weight = 1.0
@@ -216,6 +229,9 @@ class BatchConfig(Section):
     group_size: Positive = 8
     """Neighbours in the global batch that always travel together: ITM and mltc_image negatives come from them, so that
     the result does not depend on the split. Divides every micro-batch."""
+    layout: Literal["by_size", "shuffled"] = "by_size"
+    """Order in which the samples of a micro-batch lie in the packed buffers: equal sizes side by side, or in disorder,
+    slower and equal but for rounding, as `sclds verify invariance` uses it to show just that."""
 
 
 class OptimizerConfig(Section):
@@ -258,7 +274,9 @@ class EngineConfig(Section):
     activation_checkpointing: bool = False
     """Recompute every layer in backward instead of keeping its activations."""
     kernels: Literal["auto", "triton", "torch"] = "auto"
-    """Our kernels: `auto` is Triton on CUDA and the PyTorch twins on CPU."""
+    """Our kernels: `auto` is Triton on CUDA, at sizes that gain from it, and the PyTorch twins elsewhere."""
+    norms: Literal["torch", "apex", "liger"] = "torch"
+    """Whose LayerNorm runs: PyTorch's, or the fused one of NVIDIA Apex or Liger Kernel (CUDA)."""
     attention: Literal["auto", "flash_attn", "torch_varlen", "sdpa"] = "auto"
     """Attention backend: `auto` takes the first that this machine has, in this order."""
 
@@ -358,12 +376,33 @@ def cross_field_problems(config: Config) -> list[str]:
         )
     if config.losses.itm > 0 and batch.group_size < 2:
         problems.append("batch.group_size=1 leaves ITM without a wrong image; use at least 2, or losses.itm=0")
+    if config.losses.mlm_view == "t2" and config.losses.mlm == 0:
+        problems.append("losses.mlm_view=t2 has no effect with losses.mlm=0; remove it")
+    if config.losses.mlm_view == "t2" and config.masking.mlm_ratio != MaskingConfig().mlm_ratio:
+        problems.append(
+            f"masking.mlm_ratio={config.masking.mlm_ratio} has no effect with losses.mlm_view=t2, where "
+            f"masking.scl_text_ratio says how many words are masked; remove it"
+        )
+    if config.losses.itm_negatives == "hard" and config.losses.itm == 0:
+        problems.append("losses.itm_negatives=hard has no effect with losses.itm=0; remove it")
     if config.losses.scaling == "exact" and config.losses.published_world_size != 1:
         problems.append("losses.published_world_size has no effect with losses.scaling=exact; remove it")
+    engine, implementation = config.engine, config.optimizer.implementation
+    if implementation != "torch" and engine.zero_stage == 0 and engine.precision == "fp32":
+        problems.append(
+            f"optimizer.implementation={implementation} has no effect with engine.zero_stage=0 and "
+            f"engine.precision=fp32, where our own AdamW clips; remove it"
+        )
     if data.device == "cpu" and (data.hw_decoder_load != 0.9 or not data.nvdec):
         problems.append("data.hw_decoder_load and data.nvdec have no effect with data.device=cpu; remove them")
     if not data.randaugment_operations and data.randaugment_magnitude != 9:
         problems.append("data.randaugment_magnitude has no effect with data.randaugment_operations=0; remove it")
+    if not any("://" in dataset.shards for dataset in (*data.train, *data.heldout)):
+        for key in ("cache_dir", "cache_bytes"):
+            if getattr(data, key) != DataConfig.model_fields[key].default:
+                problems.append(
+                    f"data.{key} has no effect: no data set is a URL, and paths are read in place; remove it"
+                )
     names = [d.name for d in data.train] + [d.name for d in data.heldout]
     for name in sorted({n for n in names if names.count(n) > 1}):
         problems.append(f"data: two data sets are named '{name}'; give each its own name")

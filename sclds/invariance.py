@@ -1,7 +1,8 @@
-"""`sclds verify invariance`: the same steps in several splits over processes and ZeRO stages give the same numbers.
+"""`sclds verify invariance`: the same steps give the same numbers, however they are split, sharded and packed.
 
 Every split runs as a user would run it, through the `deepspeed` launcher and `launchers/pretrain.py`, with dropout 0 in
-fp32: 1 process × 4 accumulation steps, 2 × 2 and 4 × 1, with ZeRO stages 0 and 3. The first measures the others.
+fp32: 1 process × 4 accumulation steps, 2 × 2 and 4 × 1, with ZeRO stages 0 and 3; and the first of them once more with
+the samples of every micro-batch packed in another order. The first measures the others.
 
 AdamW divides a gradient by its own magnitude. Where a gradient vanishes in exact arithmetic (attention key biases) what
 is left is rounding noise, and with the usual eps of 1e-8 the update is that noise at full learning rate. No split of a
@@ -13,25 +14,21 @@ precedence and shows the difference. Weights are compared per tensor, relative t
 import argparse
 import contextlib
 import json
-import os
-import socket
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import torch
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
 from sclds.config import Config
 from sclds.errors import UserError
+from sclds.launch import pretrain
 from sclds.settings import load_config
 
-LAUNCHER = Path(__file__).resolve().parent.parent / "launchers" / "pretrain.py"
 PARTS = 4
 """Micro-batches that one global batch is cut into in every split."""
 TOLERANCE = 1e-5
@@ -50,11 +47,14 @@ class Way:
 
     world_size: int
     stage: int
+    layout: str = "by_size"
+    """Order in which the samples of a micro-batch are packed."""
 
     @property
     def name(self) -> str:
-        """Return a short name, `processes x accumulation` and the ZeRO stage."""
-        return f"{self.world_size}x{PARTS // self.world_size} zero{self.stage}"
+        """Return a short name: `processes x accumulation`, the ZeRO stage, and the packing order if it is another."""
+        order = "" if self.layout == "by_size" else f" {self.layout}"
+        return f"{self.world_size}x{PARTS // self.world_size} zero{self.stage}{order}"
 
 
 @dataclass(frozen=True)
@@ -83,12 +83,17 @@ class Difference:
         return self.loss <= TOLERANCE and self.weight <= TOLERANCE
 
 
-def forced_settings(steps: int, stage: int, micro: int, folder: Path) -> list[str]:
+def forced_settings(steps: int, way: Way, micro: int, folder: Path) -> list[str]:
     """Return the overrides that make splits comparable and runs short."""
     return [
-        *(f"run_dir={folder}", f"engine.zero_stage={stage}", "engine.precision=fp32"),
+        *(f"run_dir={folder}", f"engine.zero_stage={way.stage}", "engine.precision=fp32"),
         *(f"schedule.steps={steps}", "schedule.warmup_share=0"),
-        *(f"batch.max_micro_size={micro}", "model.text.dropout=0", "model.fusion.dropout=0"),
+        *(
+            f"batch.max_micro_size={micro}",
+            f"batch.layout={way.layout}",
+            "model.text.dropout=0",
+            "model.fusion.dropout=0",
+        ),
         *("log.every=1", "log.pictures_every=0", "log.tensorboard=false", "data.heldout=[]"),
         *(f"checkpoint.every={steps}", "checkpoint.keep=1"),
     ]
@@ -124,37 +129,11 @@ def run_way(way: Way, config: Path, overrides: list[str], folder: Path) -> Outco
         from sclds.train.consolidate import consolidated_weights
         from sclds.train.run_folder import read_metrics
 
-    if not LAUNCHER.is_file():
-        raise UserError(f"{LAUNCHER} does not exist; run this in a clone of the repository")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    binaries = Path(sys.executable).parent
-    command = [
-        *(sys.executable, str(binaries / "deepspeed"), "--num_gpus", str(way.world_size), "--master_port", str(port)),
-        *(str(LAUNCHER), "--config", str(config), *overrides),
-    ]
-    try:
-        done = subprocess.run(
-            command, env=_environment(way), capture_output=True, text=True, timeout=TIME_LIMIT, check=False
-        )
-    except subprocess.TimeoutExpired as fault:
-        raise UserError(f"{way.name} did not end within {TIME_LIMIT} s; give fewer or smaller steps") from fault
+    pretrain(way.name, config, overrides, way.world_size, TIME_LIMIT)
     checkpoint = newest_checkpoint(folder / "checkpoints")
-    if done.returncode or checkpoint is None:
-        raise UserError(f"{way.name} ended with exit code {done.returncode}:\n{(done.stdout + done.stderr)[-2000:]}")
+    assert checkpoint is not None, "a run that ends well has its last step saved"
     losses = [line["loss"] for line in read_metrics(folder / "metrics.jsonl")]
     return Outcome(losses, consolidated_weights(checkpoint.folder))
-
-
-def _environment(way: Way) -> dict[str, str]:
-    """Return the launcher's environment: the CPU where there are too few devices for every process."""
-    binaries = Path(sys.executable).parent
-    environment = os.environ | {"PATH": f"{binaries}{os.pathsep}{os.environ.get('PATH', '')}"}
-    if torch.cuda.device_count() < way.world_size:
-        environment |= {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
-        environment.setdefault("OMP_NUM_THREADS", "1")
-    return environment
 
 
 def compare(name: str, found: Outcome, wanted: Outcome) -> Difference:
@@ -197,6 +176,7 @@ def check_invariance(
     given = [f"optimizer.eps={ADAM_EPS}", *overrides]
     micro = part_of(load_config(config, given), world_sizes)
     ways = [Way(world_size, stage) for stage in stages for world_size in world_sizes]
+    ways.append(Way(world_sizes[0], stages[0], "shuffled"))
     differences = []
     first: Outcome | None = None
     notes = Console(stderr=True)
@@ -204,7 +184,7 @@ def check_invariance(
         for way in ways:
             notes.print(f"{way.name}: {steps} steps …")
             folder = Path(temporary) / way.name.replace(" ", "-")
-            outcome = run_way(way, config, [*given, *forced_settings(steps, way.stage, micro, folder)], folder)
+            outcome = run_way(way, config, [*given, *forced_settings(steps, way, micro, folder)], folder)
             first = first or outcome
             differences.append(compare(way.name, outcome, first))
     return differences

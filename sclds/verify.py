@@ -233,16 +233,18 @@ def _outputs(outputs: dict[str, Tensor], batch: Batch, reference: ReferenceVecto
         "out_fused_image_maskedimage": outputs["vision_recovered"].unflatten(0, (texts, -1)),
         "out_fused_image_maskedtext": outputs["vision_target"].unflatten(0, (texts, -1)),
     }
+    order = torch.tensor(batch["order"])
+    real = torch.from_numpy(a["attention_mask"]).bool()[order]
     for k, name in enumerate(("out_text", "out_text_mlm", "out_text_scl")):
-        laid_out = torch.from_numpy(a[name].copy())
+        laid_out = torch.from_numpy(a[name])[order]
         first, last = int(batch["text_cu"][k * texts]), int(batch["text_cu"][(k + 1) * texts])
-        laid_out[torch.from_numpy(a["attention_mask"]).bool()] = outputs["text_views"][first:last].detach()
-        found[name] = laid_out
+        laid_out[real] = outputs["text_views"][first:last].detach()
+        found[name] = laid_out[order.argsort()]
     frames = max(1, reference.meta["frames"])
     for k, name in enumerate(("out_vision", "out_vision_masked")):
         first, last = int(batch["vision_cu"][k * texts]), int(batch["vision_cu"][(k + 1) * texts])
         rows = outputs["vision_views"][first:last].unflatten(0, (texts, frames, -1))
-        found[name] = torch.cat((rows[:, :, 0], rows[:, :, 1:].flatten(1, 2)), dim=1)
+        found[name] = torch.cat((rows[:, :, 0], rows[:, :, 1:].flatten(1, 2)), dim=1)[order.argsort()]
     return found
 
 

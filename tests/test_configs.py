@@ -5,14 +5,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from sclds.config import Config
 from sclds.data.packing import SampleViews, grids_of, pack
+from sclds.data.prepare.command import row_name
+from sclds.data.prepare.sources import SOURCES
 from sclds.errors import ConfigError
 from sclds.losses.communicator import SingleProcess
 from sclds.losses.objectives import GlobalBatch, features_of, step_loss
 from sclds.model.scl import SCLModel
-from sclds.settings import dump_config, load_config, parse_config
+from sclds.settings import DATA_SETS, dump_config, load_config, parse_config
 
 CONFIGS = sorted(Path("configs").rglob("*.yaml"))
 PAD = 1
@@ -106,6 +109,8 @@ def test_tiny_variant_takes_a_step(path: Path) -> None:
         ("data.image_size=65", ["data.image_size=65", "use 64"]),
         ("model.text.width=130", ["model.text.width=130", "heads"]),
         ("losses.published_world_size=8", ["no effect"]),
+        ("losses={itm: 0, itm_negatives: hard}", ["losses.itm_negatives=hard", "no effect with losses.itm=0"]),
+        ("losses={mlm: 0, mlm_view: t2}", ["losses.mlm_view=t2", "no effect with losses.mlm=0"]),
         ("schedule.steps", ["not of the form key=value"]),
         ("data.heldout.0.name=pictures", ["two data sets are named 'pictures'"]),
     ],
@@ -114,6 +119,19 @@ def test_faults_are_sentences(override: str, words: list[str]) -> None:
     with pytest.raises(ConfigError) as fault:
         load_config("configs/quickstart.yaml", [override])
     assert all(word in str(fault.value) for word in words)
+
+
+def test_a_ratio_that_economy_does_not_use_is_refused() -> None:
+    economy = ["losses.mlm_view=t2", "masking.mlm_ratio=0.3"]
+    with pytest.raises(ConfigError, match=r"masking\.mlm_ratio=0\.3 has no effect with losses\.mlm_view=t2"):
+        load_config("configs/quickstart.yaml", economy)
+    assert load_config("configs/quickstart.yaml", economy[:1]).losses.mlm_view == "t2"
+
+
+def test_an_optimiser_that_would_not_run_is_refused() -> None:
+    overrides = ["engine.zero_stage=0", "engine.precision=fp32", "optimizer.implementation=apex"]
+    with pytest.raises(ConfigError, match=r"optimizer\.implementation=apex has no effect with engine\.zero_stage=0"):
+        load_config("configs/quickstart.yaml", overrides)
 
 
 def test_several_faults_come_at_once() -> None:
@@ -129,3 +147,32 @@ def test_missing_file_and_broken_yaml(tmp_path: Path) -> None:
     broken.write_text("a: [1,\nb: {")
     with pytest.raises(ConfigError, match="YAML"):
         load_config(broken)
+
+
+def test_a_row_without_shards_is_that_of_the_catalogue(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATA_ROOT", "/elsewhere")
+    rows = "[{name: webvid, weight: 0.5}, {name: own, shards: /own}]"
+    config = load_config("configs/pretrain/scl_base_image.yaml", [f"data.train={rows}", "data.train.0.kind=image"])
+    assert [row.model_dump() for row in config.data.train] == [
+        {"name": "webvid", "shards": "/elsewhere/webvid/train", "kind": "image", "weight": 0.5},
+        {"name": "own", "shards": "/own", "kind": "image", "weight": 1.0},
+    ]
+    assert config.data.heldout[0].shards == "/elsewhere/coco/val"
+
+
+@pytest.mark.parametrize(("name", "hint"), [("cocoo", "did you mean 'coco'?"), ("zzz", "it has coco, coco-val")])
+def test_a_row_that_is_in_no_catalogue_needs_shards(name: str, hint: str) -> None:
+    with pytest.raises(ConfigError, match=r"data\.train\.0: gives no shards") as fault:
+        load_config("configs/quickstart.yaml", [f"data.train=[{{name: {name}}}]"])
+    assert hint in str(fault.value)
+
+
+def test_the_catalogue_is_what_prepare_writes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DATA_ROOT", raising=False)
+    rows = OmegaConf.to_container(OmegaConf.load(DATA_SETS), resolve=True)
+    assert rows == {
+        row_name(name, split): {"shards": f"/data/{name}/{split}", "kind": source.kind}
+        for name, source in SOURCES.items()
+        for split in source.splits
+        if source.member == "json"
+    }

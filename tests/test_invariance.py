@@ -68,12 +68,12 @@ def test_faults_of_the_command_line_exit_2(capsys):
 
 @pytest.mark.multiprocess
 @pytest.mark.slow
-def test_two_splits_through_the_launcher_agree(capsys, monkeypatch):
-    """1 process × 4 accumulation steps and 2 × 2 under ZeRO-3 give losses and weights within 1e-5."""
+def test_two_splits_and_two_packing_orders_through_the_launcher_agree(capsys, monkeypatch):
+    """1 process × 4 accumulation steps, 2 × 2, and another packing order give losses and weights within 1e-5."""
     monkeypatch.chdir(ROOT)
     arguments = ["--steps", "2", "--processes", "1", "2", "--stages", "3", "--json"]
     code = main(["verify", "invariance", "--config", QUICKSTART, *arguments, *TINY])
     found = json.loads(capsys.readouterr().out)
-    assert [row["way"] for row in found["rows"]] == ["1x4 zero3", "2x2 zero3"]
-    assert found["rows"][1]["weight"] > 0
+    assert [row["way"] for row in found["rows"]] == ["1x4 zero3", "2x2 zero3", "1x4 zero3 shuffled"]
+    assert all(row["weight"] > 0 for row in found["rows"][1:])
     assert (code, found["passed"]) == (0, True), found

@@ -1,6 +1,8 @@
-"""What needs a GPU, in at most 8 minutes: kernels against fp64 on the device, then benchmarks, into one folder.
+"""What needs a GPU, in at most 8 minutes, into one folder: correctness, a real step, benchmarks, targets.
 
-Needs torch >= 2.11 with CUDA and triton >= 3.6, nothing else; runs the kernels' tests too where pytest is installed.
+Kernels against fp64 on the device; a training step with and without each kernel; benchmarks with plots; shares of the
+device's peak and whether anything is slower than eager code. Needs torch >= 2.11 with CUDA and triton >= 3.6, nothing
+else; runs the kernels' tests too where pytest is installed, and draws plots where matplotlib is.
 """
 
 import csv
@@ -13,6 +15,10 @@ from pathlib import Path
 
 OUTPUT = Path("runs/gpu-check")
 LIMIT = 8 * 60
+TESTS_LIMIT = 90
+"""Seconds of the tests, whose kernels are for the most part compiled already."""
+RESERVE = 60
+"""Seconds kept for the last size begun and for the plots."""
 WANTED = {"torch": (2, 11), "triton": (3, 6)}
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -66,29 +72,61 @@ def device_tests() -> bool:
         print("pytest is not installed: the comparisons above stand alone")
         return True
     command = [sys.executable, "-m", "pytest", "-q", "-o", "addopts=--import-mode=importlib", "-p", "no:cacheprovider"]
-    return subprocess.run([*command, "tests/kernels/test_triton.py"], cwd=ROOT).returncode == 0
+    try:
+        done = subprocess.run([*command, "tests/kernels/test_triton.py"], cwd=ROOT, timeout=TESTS_LIMIT)
+    except subprocess.TimeoutExpired:
+        print(f"the kernels' tests were stopped after {TESTS_LIMIT} s; run pytest tests/kernels/test_triton.py for all")
+        return True
+    return done.returncode == 0
 
 
-def against_peak(rows: list) -> None:
-    """Print, per size, the share of the device's published peak that the kernels reach."""
+def real_step(path: Path) -> int:
+    """Take a step with and without each kernel, write losses, differences and times, return how many differ."""
+    try:
+        import packed_step
+        import real_step
+    except ModuleNotFoundError as lack:
+        print(f"the real step is left out: it needs {lack.name}, which is not installed")
+        return 0
+    sizes = packed_step.MID_SIZE | {"width": 256, "batch": 64}
+    results = real_step.compare(sizes, "cuda", repeats=5)
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow((*real_step.StepResult._fields, "passed"))
+        writer.writerows((*result, result.passed) for result in results)
+    for result in results:
+        print(
+            f"{'ok' if result.passed else 'FAILED'}: real step without {result.without} kernels: "
+            f"{result.milliseconds:.1f} ms, loss {result.loss:.6f} (off by {result.loss_error:.1e}), gradient off by "
+            f"{result.gradient_error:.1e}"
+        )
+    return sum(not result.passed for result in results)
+
+
+def targets(rows: list) -> list[str]:
+    """Return, per size, the share of the device's published peak that kernels reach, and what loses to eager code."""
     import torch
 
     from scl_kernels import roofline
 
+    times = {(r.kernel, r.x, r.provider): r.median for r in rows if (r.mode, r.metric) == ("full", "milliseconds")}
     major, minor = torch.cuda.get_device_capability()
     device = roofline.DEVICES.get(10 * major + minor)
-    if device is None:
-        print(f"no published peaks stored for compute capability {major}.{minor}")
-        return
-    for row in rows:
-        if (row.provider, row.mode, row.metric) != ("ours", "full", "milliseconds"):
-            continue
-        if row.kernel == "masked_gather":
-            moved, _ = roofline.gather_terms(row.x, row.x * 324 // 390, 768, 2)
-            share, unit = roofline.total(moved) / device.bytes_per_second, "bandwidth"
-        else:
-            share, unit = 3 * 4 * row.x**2 * 512 / device.flops, "bf16 FLOP/s (useful ones)"
-        print(f"{row.kernel} x={row.x}: {share / (row.median / 1e3):.0%} of {device.name}'s peak {unit}")
+    lines = [] if device else [f"no published peaks are stored for compute capability {major}.{minor}"]
+    for (kernel, x, provider), milliseconds in times.items():
+        if provider == "triton" and device and kernel == "masked_gather":
+            moved, _ = roofline.gather_terms(x, x * 324 // 390, 768, 2)
+            share = roofline.total(moved) / device.bytes_per_second / (milliseconds / 1e3)
+            lines.append(f"{kernel} x={x}: {share:.0%} of {device.name}'s peak bandwidth (wanted 80 %)")
+        if provider == "triton" and device and kernel == "infonce":
+            share = 3 * 4 * x**2 * 512 / device.flops / (milliseconds / 1e3)
+            wanted = " (wanted 50 %)" if x >= 32768 else ""
+            lines.append(f"{kernel} x={x}: {share:.0%} of {device.name}'s peak bf16 FLOP/s, useful ones{wanted}")
+        eager = times.get((kernel, x, "eager"))
+        if provider == "ours" and eager is not None:
+            verdict = "never slower" if milliseconds <= eager else "SLOWER"
+            lines.append(f"{kernel} x={x}: {verdict} than eager, {milliseconds:.3f} against {eager:.3f} ms")
+    return lines
 
 
 def main() -> int:
@@ -98,7 +136,7 @@ def main() -> int:
         print(lack)
         return 1
     start = time.monotonic()
-    sys.path[:0] = [str(ROOT / "kernels"), str(Path(__file__).parent)]
+    sys.path[:0] = [str(ROOT), str(ROOT / "kernels"), str(Path(__file__).parent)]
     import harness
     import run
 
@@ -106,13 +144,18 @@ def main() -> int:
     OUTPUT.mkdir(parents=True, exist_ok=True)
     failed = correctness(OUTPUT / "correctness.csv")
     print(f"{failed} comparisons failed after {time.monotonic() - start:.0f} s")
+    failed += real_step(OUTPUT / "real_step.csv")
     tests_pass = device_tests()
-    left = LIMIT - (time.monotonic() - start) - 60
-    rows = run.run(run.KERNELS, harness.PROVIDERS, 0.1, left)
+    left = LIMIT - (time.monotonic() - start) - RESERVE
+    rows, left_out = run.run(run.KERNELS, (), 0.1, left)
     harness.write(OUTPUT / "benchmarks.csv", rows)
     run.plots(OUTPUT / "benchmarks.csv")
-    against_peak(rows)
-    print(f"{OUTPUT} holds correctness.csv, benchmarks.csv and the plots; {time.monotonic() - start:.0f} s in all")
+    found = targets(rows)
+    (OUTPUT / "targets.txt").write_text("\n".join([*found, *(f"left out: {sentence}" for sentence in left_out)]) + "\n")
+    print(*found, sep="\n")
+    print(f"{OUTPUT} holds correctness, real_step and benchmarks (.csv), targets.txt and the plots")
+    print(f"{len(left_out)} measurements left out; {time.monotonic() - start:.0f} s in all")
+    print(f"Take the sizes from which kernels pay off: python -m scl_kernels.crossover {OUTPUT / 'benchmarks.csv'}")
     return 1 if failed or not tests_pass else 0
 
 

@@ -6,6 +6,7 @@ import statistics
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +19,6 @@ from scl_kernels.backend import interpreting
 
 functorch_config.donated_buffer = False  # lets a compiled backward run again on the same graph
 
-PROVIDERS = ("ours", "eager", "compile")
 MODES = ("forward", "backward", "full")
 
 
@@ -42,13 +42,20 @@ class Row(NamedTuple):
 
 
 class Workload(NamedTuple):
-    """One size of one kernel: functions from nothing to the output to differentiate, per provider."""
+    """One size of one kernel: functions from nothing to the output to differentiate, per provider.
+
+    Providers: `ours` is what a run uses (`auto`), `triton` its kernel at any size, `eager` code without it, `compile`
+    that code under torch.compile; others by name.
+    """
 
     x: int
     config: dict[str, Any]
+    """`size`, where there is one, is what `scl_kernels.backend.pays_off` goes by."""
     inputs: list[torch.Tensor]
     """What gradients are taken of."""
     providers: dict[str, Callable[[], torch.Tensor]]
+    case: str = ""
+    """Appended to the kernel's name where it has several kinds of input."""
 
 
 def refuse_interpreter() -> None:
@@ -71,6 +78,7 @@ def device_name() -> str:
     return torch.cuda.get_device_name() if device() == "cuda" else f"cpu ({torch.get_num_threads()} threads)"
 
 
+@lru_cache(maxsize=1)
 def commit() -> str:
     """Return the checked-out commit, or `unknown` outside a repository."""
     command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
@@ -116,29 +124,44 @@ def _calls(forward: Callable[[], torch.Tensor], inputs: list[torch.Tensor]) -> d
     }
 
 
-def measure(kernel: str, workload: Workload, providers: Sequence[str], seconds: float) -> Iterator[Row]:
-    """Measure one workload with every provider in every mode.
+def measure(
+    kernel: str, workload: Workload, providers: Sequence[str], seconds: float, left_out: list[str]
+) -> Iterator[Row]:
+    """Measure one workload with its providers in every mode.
 
-    A provider that runs out of memory has no rows, which is itself a result; others go on.
+    A provider that runs out of memory, or that torch.compile cannot serve, has no rows, which is itself a result; the
+    others go on.
 
     Args:
         kernel: The operation's name.
         workload: What to run.
-        providers: Which providers.
+        providers: Which providers; all that the workload has if empty.
         seconds: How long to repeat each call.
+        left_out: Takes a sentence for every provider without rows.
+
+    Raises:
+        RuntimeError: TRITON_INTERPRET=1 is set: no row may come from the interpreter.
     """
+    refuse_interpreter()
+    name = f"{kernel}_{workload.case}" if workload.case else kernel
     common = (json.dumps(workload.config), device_name(), f"torch {torch.__version__}, triton {triton.__version__}")
-    for provider in providers:
+    for provider, forward in workload.providers.items():
+        if providers and provider not in providers:
+            continue
         try:
-            for mode, call in _calls(workload.providers[provider], workload.inputs).items():
+            for mode, call in _calls(forward, workload.inputs).items():
                 times = _milliseconds(call, seconds)
-                yield Row(kernel, provider, mode, "milliseconds", workload.x, *times, *common, commit())
+                yield Row(name, provider, mode, "milliseconds", workload.x, *times, *common, commit())
                 if device() == "cuda":
                     peak = float(_peak_bytes(call))
-                    yield Row(kernel, provider, mode, "peak_bytes", workload.x, peak, peak, peak, *common, commit())
+                    yield Row(name, provider, mode, "peak_bytes", workload.x, peak, peak, peak, *common, commit())
         except torch.OutOfMemoryError:
-            print(f"{kernel} x={workload.x} {provider}: out of memory")
+            left_out.append(f"{name} x={workload.x} {provider}: out of memory")
             torch.cuda.empty_cache()
+        except Exception as fault:  # torch.compile's own errors have no common class
+            if provider != "compile":
+                raise
+            left_out.append(f"{name} x={workload.x} {provider}: {type(fault).__name__} {str(fault).splitlines()[:1]}")
 
 
 def write(path: Path, rows: Sequence[Row]) -> None:

@@ -22,10 +22,11 @@ def workloads() -> Iterator[Workload]:
         weight = torch.full((count,), 1 / count, device=device())
         yield Workload(
             count,
-            {"width": width, "dtype": str(dtype)},
+            {"size": count * count * width, "width": width, "dtype": str(dtype)},
             inputs,
             {
                 "ours": partial(infonce_single, *inputs, weight),
+                **({"triton": partial(infonce_single, *inputs, weight, backend="triton")} if gpu else {}),
                 "eager": partial(plain_infonce, *inputs, weight),
                 "compile": partial(torch.compile(plain_infonce), *inputs, weight),
             },

@@ -19,7 +19,7 @@ def workloads() -> Iterator[Workload]:
     """Yield one workload per number of images; x is the number of tokens."""
     gpu = device() == "cuda"
     width, dtype = (768, torch.bfloat16) if gpu else (256, torch.float32)
-    for images in (8, 32, 128, 512) if gpu else (2, 8):
+    for images in (2, 8, 32, 128, 512) if gpu else (2, 8):
         generator = torch.Generator().manual_seed(images)
         shapes = [(images * PATCHES, width), (PATCHES + 1, width), (8, width), *[(width,)] * 4]
         tables = [torch.randn(s, generator=generator).to(device(), dtype).requires_grad_() for s in shapes]
@@ -31,14 +31,21 @@ def workloads() -> Iterator[Workload]:
             views.append((source.flatten(), torch.cat([torch.zeros_like(head), drawn + 1], 1).flatten()))
         source, position_id = (torch.cat(parts).to(device()) for parts in zip(*views, strict=True))
         fixed = {"source": source, "position_id": position_id, "extra_id": torch.full_like(source, -1)}
-        plain = partial(plain_masked_gather, *tables, **fixed)
+        ours = partial(masked_gather, *tables, **fixed, eps=EPS)
         yield Workload(
             source.shape[0],
-            {"images": images, "rows": images * PATCHES, "width": width, "dtype": str(dtype)},
+            {
+                "images": images,
+                "rows": images * PATCHES,
+                "size": source.shape[0] * width,
+                "width": width,
+                "dtype": str(dtype),
+            },
             tables,
             {
-                "ours": partial(masked_gather, *tables, **fixed, eps=EPS),
-                "eager": plain,
+                "ours": ours,
+                **({"triton": partial(ours, backend="triton")} if gpu else {}),
+                "eager": partial(plain_masked_gather, *tables, **fixed),
                 "compile": partial(torch.compile(plain_masked_gather), *tables, **fixed),
             },
         )

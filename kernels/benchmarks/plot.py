@@ -10,6 +10,9 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
+X_AXIS = {"attention": "samples", "packed": "samples"}
+"""What x counts, by the first word of the kernel's name; rows elsewhere."""
+
 
 def draw(path: Path) -> list[Path]:
     """Write one picture per kernel, mode and metric beside the CSV and return their paths.
@@ -30,7 +33,9 @@ def draw(path: Path) -> list[Path]:
             x = [int(row["x"]) for row in points]
             axes.plot(x, [float(row["median"]) for row in points], marker="o", label=provider)
             axes.fill_between(x, *([float(row[q]) for row in points] for q in ("q20", "q80")), alpha=0.2)
-        axes.set(xscale="log", yscale="log", xlabel="rows", ylabel=metric.replace("_", " "))
+        axes.set(
+            xscale="log", yscale="log", xlabel=X_AXIS.get(kernel.split("_")[0], "rows"), ylabel=metric.replace("_", " ")
+        )
         axes.set_title(f"{kernel}, {mode}: {group[0]['device']}", fontsize=9)
         axes.legend()
         written.append(path.with_name(f"{kernel}_{mode}_{metric}.png"))

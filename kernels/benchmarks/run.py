@@ -1,4 +1,4 @@
-"""Kernel microbenchmarks into one CSV and plots: `python kernels/benchmarks/run.py [masked_gather] [infonce]`.
+"""Kernel microbenchmarks into one CSV and plots: `python kernels/benchmarks/run.py [name …]`, all by default.
 
 On a machine without a GPU the sizes are small and the rows compare the PyTorch twins with eager code, nothing more.
 """
@@ -12,30 +12,45 @@ from pathlib import Path
 
 import harness
 
-KERNELS = ("masked_gather", "infonce")
+KERNELS = ("masked_gather", "infonce", "attention", "packed_step", "gather_rows")
 
 
-def run(names: Sequence[str], providers: Sequence[str], seconds: float, limit: float) -> list[harness.Row]:
+def run(
+    names: Sequence[str], providers: Sequence[str], seconds: float, limit: float
+) -> tuple[list[harness.Row], list[str]]:
     """Measure kernels and print every row.
 
     Args:
         names: Kernels, as in KERNELS.
-        providers: As in `harness.PROVIDERS`.
+        providers: Which; all if empty.
         seconds: How long to repeat each call.
-        limit: Seconds after which no further size is begun.
+        limit: Seconds for all kernels; each begins no further size after its share of what is left.
+
+    Returns:
+        The rows, and a sentence for everything that was left out.
     """
-    rows, end = [], time.monotonic() + limit
-    print(f"{'kernel':14} {'x':>8} {'provider':8} {'mode':8} {'metric':12} {'median':>12} {'q20':>12} {'q80':>12}")
-    for name in names:
-        for workload in import_module(name).workloads():
-            if time.monotonic() > end:
-                print(f"{name} from x={workload.x} on: left out, the limit of {limit:.0f} s is reached")
+    rows: list[harness.Row] = []
+    left_out: list[str] = []
+    end = time.monotonic() + limit
+    print(f"{'kernel':16} {'x':>8} {'provider':12} {'mode':8} {'metric':12} {'median':>12} {'q20':>12} {'q80':>12}")
+    for number, name in enumerate(names):
+        try:
+            script = import_module(name)
+        except ModuleNotFoundError as missing:
+            left_out.append(f"{name}: needs {missing.name}, which is not installed")
+            continue
+        share = time.monotonic() + (end - time.monotonic()) / (len(names) - number)
+        for workload in script.workloads():
+            if time.monotonic() > share:
+                left_out.append(f"{name} from x={workload.x} on: its share of the time limit is used up")
                 break
-            for row in harness.measure(name, workload, providers, seconds):
+            for row in harness.measure(name, workload, providers, seconds, left_out):
                 rows.append(row)
                 figures = " ".join(f"{value:12.4g}" for value in (row.median, row.q20, row.q80))
-                print(f"{name:14} {row.x:8} {row.provider:8} {row.mode:8} {row.metric:12} {figures}", flush=True)
-    return rows
+                print(f"{row.kernel:16} {row.x:8} {row.provider:12} {row.mode:8} {row.metric:12} {figures}", flush=True)
+    for sentence in left_out:
+        print(f"left out: {sentence}")
+    return rows, left_out
 
 
 def plots(path: Path) -> None:
@@ -52,9 +67,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Parse the command line, measure, write."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", metavar="name", help=f"any of {', '.join(KERNELS)}; all by default")
-    parser.add_argument("--providers", nargs="+", choices=harness.PROVIDERS, default=list(harness.PROVIDERS))
+    parser.add_argument("--providers", nargs="+", default=[], help="only these, for instance ours eager compile")
     parser.add_argument("--seconds", type=float, default=0.2, help="how long to repeat each call")
-    parser.add_argument("--limit", type=float, default=600.0, help="seconds after which no further size is begun")
+    parser.add_argument("--limit", type=float, default=600.0, help="seconds for all; no size is begun after them")
     parser.add_argument("--output", type=Path, default=Path("runs/kernel-benchmarks/benchmarks.csv"))
     options = parser.parse_args(arguments)
     for name in options.names:
@@ -63,9 +78,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     harness.refuse_interpreter()
     if harness.device() == "cpu":
         print("No GPU: small sizes on the CPU, PyTorch twins instead of kernels; this measures no kernel.")
-    rows = run(options.names or KERNELS, options.providers, options.seconds, options.limit)
+    rows, left_out = run(options.names or KERNELS, options.providers, options.seconds, options.limit)
+    if not rows:
+        print(f"no row was measured; {len(left_out)} left out; is a provider of --providers misspelt?")
+        return 1
     harness.write(options.output, rows)
-    print(f"{len(rows)} rows in {options.output}")
+    print(f"{len(rows)} rows in {options.output}, {len(left_out)} measurements left out")
     plots(options.output)
     return 0
 

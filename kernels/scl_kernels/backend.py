@@ -1,13 +1,20 @@
 """The one switch between the Triton kernels and their PyTorch twins."""
 
+import json
 import os
+from functools import lru_cache
+from pathlib import Path
 from typing import Literal, cast, get_args
 
 import torch
 from torch import Tensor
 
 Backend = Literal["auto", "triton", "torch"]
-"""`auto`: Triton for CUDA tensors, PyTorch for all others; `triton` and `torch`: that one, always."""
+"""`auto`: Triton for CUDA tensors of a size at which it pays off, else PyTorch; `triton`, `torch`: that one, always."""
+
+Operation = Literal["masked_gather", "gather_rows", "infonce"]
+SIZES = Path(__file__).with_name("crossover.json")
+"""Smallest size per operation at which `auto` takes the kernel; written by `scl_kernels.crossover`."""
 
 _process_wide: Backend = "auto"
 
@@ -38,12 +45,38 @@ def interpreting() -> bool:
     return os.environ.get("TRITON_INTERPRET", "0") == "1"
 
 
-def resolve(backend: Backend, tensor: Tensor) -> Literal["triton", "torch"]:
+def reachable(tensor: Tensor) -> bool:
+    """Whether the kernels can compute on a tensor: it lies on a GPU and is not fp64."""
+    return tensor.device.type == "cuda" and tensor.dtype != torch.float64
+
+
+@lru_cache(maxsize=1)
+def smallest_sizes() -> dict[str, int | None]:
+    """Read the sizes in use; None stands for never."""
+    return {name: entry["size"] for name, entry in json.loads(SIZES.read_text()).items()}
+
+
+def pays_off(operation: Operation, size: int) -> bool:
+    """Return whether `auto` prefers a kernel to its twin at this size.
+
+    Args:
+        operation: Which.
+        size: `masked_gather` and `gather_rows`: elements written; `infonce`: products of the similarities, n N D.
+    """
+    smallest = smallest_sizes()[operation]
+    return smallest is not None and size >= smallest
+
+
+def resolve(
+    backend: Backend, tensor: Tensor, operation: Operation | None = None, size: int = 0
+) -> Literal["triton", "torch"]:
     """Turn a call's `backend` into the implementation that runs.
 
     Args:
         backend: The call's argument; `auto` hands over to the process-wide choice.
         tensor: The operation's first tensor; its device and dtype decide what `auto` means.
+        operation: The operation, whose small sizes `auto` leaves to its twin; None asks for the device alone.
+        size: Its size, see `pays_off`.
 
     Raises:
         ValueError: Triton was demanded for tensors that it cannot reach.
@@ -53,7 +86,7 @@ def resolve(backend: Backend, tensor: Tensor) -> Literal["triton", "torch"]:
     if choice == "auto":
         choice = _process_wide
     if choice == "auto":
-        return "triton" if device.type == "cuda" and tensor.dtype != torch.float64 else "torch"
+        return "triton" if reachable(tensor) and (operation is None or pays_off(operation, size)) else "torch"
     if choice == "torch":
         return "torch"
     if device.type not in ("cuda", "meta") and not interpreting():

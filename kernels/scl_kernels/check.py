@@ -89,6 +89,10 @@ def _gather_variants(name: str, size: str, width: int) -> Iterator[Variant]:
     types |= {"out": pointer, "partial": "*fp32", "segments": "i32"}
     constants = {"width": width, "ROWS": segments.ROWS, "CHUNK_ROWS": segments.CHUNK, "BLOCK_D": block}
     yield Variant(f"segment_sum_chunk/{name}/{size}", segments.chunk_kernel, types, constants)
+    if name == "fp32" and size == "base":
+        types = dict.fromkeys(("first", "second", "third"), "*i64") | {"out": "*i32"}
+        types |= dict.fromkeys(("count", "first_rows", "second_rows", "third_rows"), "i32")
+        yield Variant("joint_destination", segments.joint_destination_kernel, types, {"BLOCK": segments.INDEX_BLOCK})
     types = {"partial": "*fp32", "partial_start": "*i64", "out": pointer}
     constants = {"width": width, "ROWS": segments.ROWS, "BLOCK_D": block}
     yield Variant(f"segment_sum_combine/{name}/{size}", segments.combine_kernel, types, constants)
@@ -129,15 +133,20 @@ def variants() -> Iterator[Variant]:
         yield from _infonce_variants(name)
 
 
-def measure(variant: Variant, architecture: int) -> Usage:
-    """Compile for one architecture (80 or 90) and read registers, shared bytes and spilled bytes from the cubin."""
+def compile_variant(variant: Variant, architecture: int) -> Any:
+    """Compile for one architecture (80 or 90), without a device."""
     names = variant.kernel.arg_names
     signature = {name: variant.types.get(name, "constexpr") for name in names}
     constants = {(names.index(name),): value for name, value in variant.constants.items()}
     aligned = {(i,): [["tt.divisibility", 16]] for i, name in enumerate(names) if signature[name].startswith("*")}
     source = ASTSource(variant.kernel, signature, constants, aligned)
     options = {"num_warps": variant.num_warps, "num_stages": variant.num_stages}
-    compiled = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=options)
+    return triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=options)
+
+
+def measure(variant: Variant, architecture: int) -> Usage:
+    """Compile, and read registers, shared bytes and spilled bytes from the cubin."""
+    compiled = compile_variant(variant, architecture)
     tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as cubin:
         cubin.write(compiled.asm["cubin"])

@@ -15,7 +15,7 @@ from torch.utils.flop_counter import register_flop_formula
 from scl_kernels.backend import Backend, resolve
 from scl_kernels.masked_gather_reference import gather_rows_reference
 from scl_kernels.segment_sum import segment_sum
-from scl_kernels.validation import check_range, check_tensor
+from scl_kernels.validation import check_matrix, check_range, check_tensor
 
 ROWS = 4
 """Rows of a program."""
@@ -149,13 +149,13 @@ def gather_rows(
             NaN on the Triton path).
     """
     _validate(rows, index, extra, extra_id)
-    if resolve(backend, rows) == "triton":
+    if resolve(backend, rows, "gather_rows", index.shape[0] * rows.shape[1]) == "triton":
         return forward_op(rows, index, extra, extra_id)
     return gather_rows_reference(rows, index, extra, extra_id)
 
 
 def _validate(rows: Tensor, index: Tensor, extra: Tensor | None, extra_id: Tensor | None) -> None:
-    check_tensor("rows", rows, shape=(None, None))
+    check_matrix("rows", rows)
     check_tensor("index", index, shape=(None,), dtypes=(torch.int64,), device=rows.device)
     check_range("index", index, 0, rows.shape[0])
     if (extra is None) != (extra_id is None):

@@ -6,7 +6,7 @@ them. Nothing in here communicates.
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,42 +15,11 @@ from torch.utils.flop_counter import register_flop_formula
 from scl_kernels import infonce_launch as launch
 from scl_kernels import infonce_reference as reference
 from scl_kernels.backend import Backend, resolve
+from scl_kernels.infonce_arguments import InfoNCEProblem, InfoNCEStatistics, check_problems
 from scl_kernels.masked_gather_reference import compute_dtype
-from scl_kernels.validation import check_tensor
+from scl_kernels.validation import check_matrix, check_tensor
 
-
-class InfoNCEProblem(NamedTuple):
-    """One symmetric InfoNCE loss over the global batch, as one rank sees it."""
-
-    a: Tensor
-    """(n, D) local rows of one modality, with gradient; n may be 0."""
-    b: Tensor
-    """(n, D) their partners, with gradient."""
-    a_all: Tensor
-    """(N, D) the rows `a` of all ranks, constants; the local ones lie at [offset, offset + n)."""
-    b_all: Tensor
-    """(N, D) the rows `b` of all ranks, constants."""
-    temperature: Tensor | float
-    """() divisor of the cosine similarities, learnable, or a fixed number."""
-    offset: int
-    """Index of the first local row in the global batch."""
-    weight_all: Tensor
-    """(N,) weight of each global sample's loss, constants (for a mean: 1 / N)."""
-
-
-class InfoNCEStatistics(NamedTuple):
-    """What the local rows know after the forward pass; fp32 (fp64 for fp64 inputs) without gradient."""
-
-    row_lse: Tensor
-    """(n,) log-sum-exp of a_i over all b."""
-    col_lse: Tensor
-    """(n,) log-sum-exp of b_i over all a."""
-    diagonal: Tensor
-    """(n,) similarity of a_i and b_i, divided by the temperature."""
-    row_correct: Tensor
-    """(n,) bool: no other b is closer to a_i than b_i."""
-    col_correct: Tensor
-    """(n,) bool: no other a is closer to b_i than a_i."""
+__all__ = ["InfoNCEProblem", "InfoNCEStatistics", "infonce", "infonce_single", "infonce_statistics"]
 
 
 @torch.library.custom_op("scl_kernels::infonce_statistics", mutates_args=())
@@ -231,14 +200,15 @@ def infonce_statistics(problems: Sequence[InfoNCEProblem], *, backend: Backend =
         One record per problem.
 
     Raises:
-        ValueError: A field has the wrong shape, dtype, device or offset.
+        ValueError: A field has the wrong shape, dtype, device or offset; a temperature or weight is none (read always
+            on CPU, elsewhere under SCL_KERNELS_DEBUG=1, which also compares local with gathered rows).
     """
-    _validate(problems)
+    check_problems(problems)
     if not problems:
         return []
     a, b, a_all, b_all, temperature, offset = _fields(problems)
     with torch.no_grad():
-        out = statistics_op(a, b, a_all, b_all, temperature, offset, resolve(backend, a[0]))
+        out = statistics_op(a, b, a_all, b_all, temperature, offset, _implementation(problems, backend))
     parts = out.split([x.shape[0] for x in a], dim=1)
     return [InfoNCEStatistics(part[0], part[1], part[2], part[3] > 0, part[4] > 0) for part in parts]
 
@@ -272,7 +242,7 @@ def infonce(
     Raises:
         ValueError: A field has the wrong shape, dtype, device or offset, or the lists differ in length.
     """
-    _validate(problems)
+    check_problems(problems)
     named = (("row_lse_all", row_lse_all), ("col_lse_all", col_lse_all), ("statistics", statistics))
     for name, given in named:
         if len(given) != len(problems):
@@ -282,7 +252,9 @@ def infonce(
     for k, problem in enumerate(problems):
         for name, lse in (("row_lse_all", row_lse_all[k]), ("col_lse_all", col_lse_all[k])):
             check_tensor(f"{name}[{k}]", lse, shape=(problem.a_all.shape[0],), device=problem.a.device)
-        check_tensor(f"statistics[{k}].row_lse", statistics[k].row_lse, shape=(problem.a.shape[0],))
+        for name in ("row_lse", "col_lse", "diagonal"):
+            value = getattr(statistics[k], name)
+            check_tensor(f"statistics[{k}].{name}", value, shape=(problem.a.shape[0],), device=problem.a.device)
     a, b, a_all, b_all, temperature, offset = _fields(problems)
     stacked = torch.stack(
         [torch.cat([getattr(s, name) for s in statistics]) for name in ("row_lse", "col_lse", "diagonal")]
@@ -298,7 +270,7 @@ def infonce(
         list(row_lse_all),
         list(col_lse_all),
         stacked,
-        resolve(backend, a[0]),
+        _implementation(problems, backend),
     )
     return list(values.unbind())
 
@@ -317,7 +289,14 @@ def infonce_single(
 
     Returns:
         () the loss.
+
+    Raises:
+        ValueError: An argument has the wrong shape, dtype or device.
     """
+    shape = check_matrix("a", a)
+    check_tensor("b", b, shape=shape, dtypes=(a.dtype,), device=a.device)
+    if weight is not None:
+        check_tensor("weight", weight, shape=shape[:1], device=a.device)
     if weight is None:
         weight = a.new_full((a.shape[0],), 1 / max(1, a.shape[0]), dtype=compute_dtype(a.dtype))
     problem = InfoNCEProblem(a, b, a.detach(), b.detach(), temperature, 0, weight)
@@ -348,26 +327,7 @@ def _fields(
     )
 
 
-def _validate(problems: Sequence[InfoNCEProblem]) -> None:
-    for k, problem in enumerate(problems):
-        name, (n, width) = f"problems[{k}]", _matrix(f"problems[{k}].a", problem.a)
-        device, dtypes = problems[0].a.device, (problems[0].a.dtype,)
-        check_tensor(f"{name}.a", problem.a, shape=(n, width), dtypes=dtypes, device=device)
-        check_tensor(f"{name}.b", problem.b, shape=(n, width), dtypes=dtypes, device=device)
-        check_tensor(f"{name}.a_all", problem.a_all, shape=(None, width), dtypes=dtypes, device=device)
-        total = problem.a_all.shape[0]
-        check_tensor(f"{name}.b_all", problem.b_all, shape=(total, width), dtypes=dtypes, device=device)
-        check_tensor(f"{name}.weight_all", problem.weight_all, shape=(total,), device=device)
-        if not 0 <= problem.offset <= total - n:
-            raise ValueError(
-                f"{name}.offset is {problem.offset}; wanted 0 to {total - n}, so that {n} local rows lie within {total}"
-            )
-        if isinstance(problem.temperature, Tensor):
-            check_tensor(f"{name}.temperature", problem.temperature, shape=(), device=device)
-        elif not problem.temperature > 0:
-            raise ValueError(f"{name}.temperature is {problem.temperature}; wanted a number greater than 0")
-
-
-def _matrix(name: str, tensor: Tensor) -> tuple[int, int]:
-    check_tensor(name, tensor, shape=(None, None))
-    return tensor.shape[0], tensor.shape[1]
+def _implementation(problems: Sequence[InfoNCEProblem], backend: Backend) -> str:
+    """Return `triton` or `torch`; all problems of a call count together, since one launch serves them."""
+    products = sum(problem.a.shape[0] * problem.a_all.shape[0] * problem.a.shape[1] for problem in problems)
+    return resolve(backend, problems[0].a, "infonce", products)

@@ -71,9 +71,9 @@ def prepare_kernel(
         weight = tl.load(task + WEIGHT).to(tl.pointer_type(tl.float32))
         lse = tl.load(task + LSE_X + side).to(tl.pointer_type(tl.float32))
         w = tl.load(weight + own, mask=real, other=0.0)
-        shift = tl.load(lse + rows, mask=real, other=0.0) - tl.log(tl.where(w > 0, w, 1.0))
+        shift = tl.load(lse + rows, mask=real, other=0.0) - tl.log(tl.where(w == 0, 1.0, w))  # NaN for a weight below 0
         out = tl.load(task + SHIFT_X + side).to(tl.pointer_type(tl.float32))
-        tl.store(out + rows, tl.where(w > 0, shift, float("inf")), mask=padded)
+        tl.store(out + rows, tl.where(w == 0, float("inf"), shift), mask=padded)
 
 
 @triton.jit

@@ -1,7 +1,8 @@
 """Masked-token gather: rows, embeddings and the following LayerNorm, straight into the packed buffer.
 
 In this order: the forward kernel, the backward kernel, their launches as operators, autograd, the public function. The
-backward reads the tables again instead of keeping the sum x, and leaves its sums over tokens to `segment_sum`.
+backward reads the tables again instead of keeping the sum x, and leaves its sums over tokens to one `segment_sum`: the
+gradients of all tables are one, mask token, [CLS], rows, positions, extra rows from top to bottom.
 """
 # mypy: disable-error-code="no-untyped-def"
 
@@ -15,8 +16,8 @@ from torch.utils.flop_counter import register_flop_formula
 
 from scl_kernels.backend import Backend, resolve
 from scl_kernels.masked_gather_reference import CLASS_ROW, MASK_ROW, masked_gather_reference
-from scl_kernels.segment_sum import segment_sum
-from scl_kernels.validation import check_range, check_tensor, readable
+from scl_kernels.segment_sum import joint_destination, segment_sum
+from scl_kernels.validation import check_matrix, check_range, check_tensor, readable
 
 __all__ = ["CLASS_ROW", "MASK_ROW", "masked_gather"]
 
@@ -238,11 +239,11 @@ def backward_op(
     extra_id: Tensor,
     mean: Tensor,
     inverse_std: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Launch the backward kernel and the segment sums.
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Launch the backward kernel and the segment sum.
 
     Returns:
-        Gradients of rows, class and mask token in one (R + 2, D), of position, extra, weight and bias.
+        Gradients of mask token, [CLS], rows, positions and extra rows in one (2 + R + P + E, D), of weight and of bias.
     """
     count, width = d_out.shape
     row_count = rows.shape[0]
@@ -269,20 +270,15 @@ def backward_op(
             BLOCK_D=triton.next_power_of_2(width),
             num_warps=4,
         )
-    destination = torch.where(source < 0, row_count - 1 - source, source)  # class: R, mask: R + 1
-    return (
-        segment_sum(d_x, destination, row_count + 2),
-        segment_sum(d_x, position_id, position.shape[0]),
-        segment_sum(d_x, extra_id, extra.shape[0]),
-        d_weight.sum(0),
-        d_bias.sum(0),
-    )
+    sizes = (row_count - MASK_ROW, position.shape[0], extra.shape[0])
+    destination = joint_destination((source - MASK_ROW, position_id, extra_id), sizes)
+    return segment_sum(d_x, destination, sum(sizes)), d_weight.sum(0), d_bias.sum(0)
 
 
 @backward_op.register_fake
 def _(d_out, rows, position, extra, class_row, mask_row, weight, source, position_id, extra_id, mean, inverse_std):
-    tables = (rows.new_empty(n, rows.shape[1]) for n in (rows.shape[0] + 2, position.shape[0], extra.shape[0]))
-    return *tables, *(rows.new_empty(rows.shape[1], dtype=torch.float32) for _ in range(2))
+    joint = rows.new_empty(rows.shape[0] - MASK_ROW + position.shape[0] + extra.shape[0], rows.shape[1])
+    return joint, *(rows.new_empty(rows.shape[1], dtype=torch.float32) for _ in range(2))
 
 
 @register_flop_formula([torch.ops.scl_kernels.masked_gather, torch.ops.scl_kernels.masked_gather_backward])
@@ -299,14 +295,16 @@ def _setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor, Tensor
 
 
 def _backward(ctx: Any, d_out: Tensor, *unused: Any) -> tuple:
-    _, position, extra, class_row, mask_row, weight, *_ = ctx.saved_tensors
-    d_rows, d_position, d_extra, d_weight, d_bias = backward_op(d_out, *ctx.saved_tensors)
+    saved = ctx.saved_tensors  # a checkpoint gives them out once
+    _, position, extra, class_row, mask_row, weight, *_ = saved
+    joint, d_weight, d_bias = backward_op(d_out, *saved)
+    first, second = joint.shape[0] - position.shape[0] - extra.shape[0], joint.shape[0] - extra.shape[0]
     return (
-        d_rows[:-2],
-        d_position.to(position.dtype),
-        d_extra.to(extra.dtype),
-        None if class_row is None else d_rows[-2].to(class_row.dtype),
-        None if mask_row is None else d_rows[-1].to(mask_row.dtype),
+        joint[-MASK_ROW:first],
+        joint[first:second].to(position.dtype),
+        joint[second:].to(extra.dtype),
+        None if class_row is None else joint[CLASS_ROW - MASK_ROW].to(class_row.dtype),
+        None if mask_row is None else joint[0].to(mask_row.dtype),
         d_weight.to(weight.dtype),
         d_bias.to(ctx.bias_dtype),
         *[None] * 4,
@@ -362,7 +360,7 @@ def masked_gather(
     tables = (rows, position, extra, class_row, mask_row, weight, bias)
     indices = (source, position_id, extra_id)
     _validate(tables, indices, eps)
-    if resolve(backend, rows) == "triton":
+    if resolve(backend, rows, "masked_gather", source.shape[0] * rows.shape[1]) == "triton":
         return forward_op(*tables, *indices, eps)[0]
     return masked_gather_reference(*tables, *indices, eps)
 
@@ -374,8 +372,7 @@ def _validate(
 ) -> None:
     rows, position, extra, class_row, mask_row, weight, bias = tables
     source, position_id, extra_id = indices
-    check_tensor("rows", rows, shape=(None, None))
-    width, device = rows.shape[1], rows.device
+    (_, width), device = check_matrix("rows", rows), rows.device
     check_tensor("position", position, shape=(None, width), device=device)
     check_tensor("extra", extra, shape=(None, width), device=device)
     for name, vector in (("class_row", class_row), ("mask_row", mask_row), ("weight", weight), ("bias", bias)):

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from scl_kernels.validation import readable
+
 CLASS_ROW = -1
 """Value of `source` that stands for the class embedding."""
 MASK_ROW = -2
@@ -34,30 +36,53 @@ def masked_gather_reference(
 ) -> Tensor:
     """Compute `masked_gather` (see there for arguments and shapes) with PyTorch operations."""
     dtype = compute_dtype(rows.dtype)
-    x = _embed(rows, source.clamp(min=0)).to(dtype)
+    lowest = MASK_ROW if mask_row is not None else CLASS_ROW if class_row is not None else 0
+    valid = _all_within(
+        (source, lowest, rows.shape[0]), (position_id, 0, position.shape[0]), (extra_id, -1, extra.shape[0])
+    )
+    x = _embed(rows, source)
     for value, row in ((CLASS_ROW, class_row), (MASK_ROW, mask_row)):
         if row is not None:
-            x = torch.where((source == value).unsqueeze(1), row.to(dtype), x)
+            x = torch.where((source == value).unsqueeze(1), row.to(x.dtype), x)
+        elif valid is not None:
+            valid = valid & (source != value).unsqueeze(1)
+    # The sum is of `dtype` because terms are: tables are converted, whose gradients are long sums, and x is not copied.
     x = x + _embed(position.to(dtype), position_id) + _embed_or_zero(extra.to(dtype), extra_id)
-    return F.layer_norm(x, x.shape[1:], weight.to(dtype), bias.to(dtype), eps).to(rows.dtype)
+    out = F.layer_norm(x, x.shape[1:], weight.to(dtype), bias.to(dtype), eps).to(rows.dtype)
+    return out if valid is None else torch.where(valid, out, float("nan"))
 
 
 def gather_rows_reference(rows: Tensor, index: Tensor, extra: Tensor | None, extra_id: Tensor | None) -> Tensor:
     """Compute `gather_rows` (see there for arguments and shapes) with PyTorch operations."""
     out = _embed(rows, index)
-    if extra is None or extra_id is None:
-        return out
-    dtype = compute_dtype(rows.dtype)
-    return (out.to(dtype) + _embed_or_zero(extra.to(dtype), extra_id)).to(rows.dtype)
+    valid = _all_within((index, 0, rows.shape[0]))
+    if extra is not None and extra_id is not None:
+        out = (out + _embed_or_zero(extra.to(compute_dtype(rows.dtype)), extra_id)).to(rows.dtype)
+        valid = _all_within((index, 0, rows.shape[0]), (extra_id, -1, extra.shape[0]))
+    return out if valid is None else torch.where(valid, out, float("nan"))
+
+
+def _all_within(*ranges: tuple[Tensor, int, int]) -> Tensor | None:
+    """Return (N, 1) where every index lies in [low, high), or None where the host has made sure of that.
+
+    A GPU cannot be asked without waiting for it, and reading out of range there ends the process; such a row is NaN,
+    as the kernels have it.
+    """
+    if readable(ranges[0][0]):
+        return None
+    valid = torch.ones_like(ranges[0][0], dtype=torch.bool)
+    for index, low, high in ranges:
+        valid = valid & (index >= low) & (index < high)
+    return valid.unsqueeze(1)
 
 
 def _embed(table: Tensor, index: Tensor) -> Tensor:
-    """Return table[index], (N, D), also for a table without rows when every index is a place-holder 0."""
+    """Return table[index], (N, D), with any row for an index out of range, also of a table without rows."""
     if table.shape[0] == 0:
         table = F.pad(table, (0, 0, 0, 1))
-    return F.embedding(index, table)
+    return F.embedding(index.clamp(0, table.shape[0] - 1), table)
 
 
 def _embed_or_zero(table: Tensor, index: Tensor) -> Tensor:
     """Return table[index], (N, D), and zeros where the index is -1; the table is small, so a copy is cheap."""
-    return F.embedding(index + 1, F.pad(table, (0, 0, 1, 0)))
+    return _embed(F.pad(table, (0, 0, 1, 0)), index + 1)

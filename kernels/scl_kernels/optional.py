@@ -39,7 +39,7 @@ _WANTED = (
         "variable-length attention",
         "pip install flash-attn --no-build-isolation",
     ),
-    _Wanted("Liger Kernel", "liger_kernel", ("ops",), "fused training kernels", "pip install liger-kernel"),
+    _Wanted("Liger Kernel", "liger_kernel", ("ops",), "a fused LayerNorm", "pip install liger-kernel"),
 )
 
 
@@ -62,3 +62,8 @@ def _inspect(wanted: _Wanted) -> OptionalLibrary:
 def optional_libraries() -> list[OptionalLibrary]:
     """Look for every optional library by its modules, without importing any of them."""
     return [_inspect(wanted) for wanted in _WANTED]
+
+
+def library(name: str) -> OptionalLibrary:
+    """Look for one optional library by its name in messages, for instance `NVIDIA Apex`."""
+    return next(_inspect(wanted) for wanted in _WANTED if wanted.name == name)

@@ -55,8 +55,8 @@ def gather_terms(count: int, rows: int, width: int, itemsize: int) -> tuple[list
         Term("forward: three indices, two statistics", count * (3 * 8 + 2 * 4)),
         Term("backward: read dy and rows, write dx", 3 * one),
         Term("backward: indices and statistics", count * (3 * 8 + 2 * 4)),
-        Term("backward: three segment sums read dx", 3 * one),
-        Term("backward: three sorts of int32 keys", 3 * count * SORT_BYTES_PER_INDEX),
+        Term("backward: the segment sum reads dx for three tables", 3 * one),
+        Term("backward: a sort of 3 N int32 keys", 3 * count * SORT_BYTES_PER_INDEX),
         Term("backward: write the rows' gradient", table),
     ]
     eager = [

@@ -18,12 +18,14 @@ CHUNK = 64
 """Rows that one program adds."""
 ROWS = 4
 """Rows of a tile."""
+INDEX_BLOCK = 256
+"""Entries of a program that only writes indices."""
 
 
 @triton.jit
 def chunk_kernel(
     source,  # (N, D) rows to add
-    order,  # (N,) int64: source rows, sorted by destination
+    order,  # (entries,) int64: source rows, sorted by destination
     start,  # (S + 1,) int64: first entry of each segment in `order`
     chunk_start,  # (S + 1,) int64: first chunk of each segment
     segment_of_chunk,  # (chunks,) int64: S for chunks beyond the last one
@@ -83,11 +85,37 @@ def combine_kernel(
     tl.store(out + segment * width + d, total.to(out.dtype.element_ty), mask=d < width)
 
 
+@triton.jit
+def joint_destination_kernel(
+    first,  # (N,) int64: rows of three tables
+    second,  # (N,) int64
+    third,  # (N,) int64
+    out,  # (3, N) int32: rows of the three tables laid on one another; -1 for what is out of range
+    count,
+    first_rows,
+    second_rows,
+    third_rows,
+    BLOCK: tl.constexpr,
+):
+    """Write where the rows of three tables lie in a joint one; grid (blocks of N,)."""
+    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    inside = at < count
+    a = tl.load(first + at, mask=inside, other=0)
+    b = tl.load(second + at, mask=inside, other=0)
+    c = tl.load(third + at, mask=inside, other=0)
+    a = tl.where((a >= 0) & (a < first_rows), a, -1)
+    b = tl.where((b >= 0) & (b < second_rows), b + first_rows, -1)
+    c = tl.where((c >= 0) & (c < third_rows), c + first_rows + second_rows, -1)
+    tl.store(out + at, a.to(tl.int32), mask=inside)
+    tl.store(out + count + at, b.to(tl.int32), mask=inside)
+    tl.store(out + tl.cast(count, tl.int64) * 2 + at, c.to(tl.int32), mask=inside)
+
+
 class Segments(NamedTuple):
     """Which source rows each destination row adds, and in which chunks; all int64 on the indices' device."""
 
     order: Tensor
-    """(N,) source rows, sorted by destination."""
+    """(N,) entries, sorted by destination."""
     start: Tensor
     """(S + 1,) first entry of each destination in `order`."""
     chunk_start: Tensor
@@ -99,10 +127,10 @@ class Segments(NamedTuple):
 
 
 def segments(index: Tensor, count: int) -> Segments:
-    """Group source rows by destination.
+    """Group entries by destination.
 
     Args:
-        index: (N,) int64 destination of each source row; rows with an index outside [0, count) belong to none.
+        index: (N,) integers, the destination of each entry; those outside [0, count) belong to none.
         count: Number of destinations S, at least 1.
 
     Returns:
@@ -118,12 +146,31 @@ def segments(index: Tensor, count: int) -> Segments:
     return Segments(order, start, chunk_start, torch.searchsorted(chunk_start[1:], possible, right=True), partial_start)
 
 
+def joint_destination(index: tuple[Tensor, Tensor, Tensor], rows: tuple[int, int, int]) -> Tensor:
+    """Number the rows of three tables as those of one, so that one `segment_sum` serves them all.
+
+    Args:
+        index: (N,) int64 rows of each table; those out of range belong to none.
+        rows: Number of rows of each table, together less than 2^31.
+
+    Returns:
+        (3 N,) int32.
+    """
+    count = index[0].shape[0]
+    out = torch.empty(3 * count, dtype=torch.int32, device=index[0].device)
+    if count:
+        grid = (triton.cdiv(count, INDEX_BLOCK),)
+        joint_destination_kernel[grid](*(i.contiguous() for i in index), out, count, *rows, INDEX_BLOCK, num_warps=4)
+    return out
+
+
 def segment_sum(source: Tensor, index: Tensor, count: int) -> Tensor:
     """Add the rows of `source` by destination, with fp32 sums, in a fixed order.
 
     Args:
         source: (N, D) fp16, bf16 or fp32, contiguous.
-        index: (N,) int64 destination of each row; rows with an index outside [0, count) are left out.
+        index: (k N,) integers, the destinations of every row, k of them: entry e is one of row e % N. Entries outside
+            [0, count) are left out.
         count: Number of destinations.
 
     Returns:
@@ -133,12 +180,15 @@ def segment_sum(source: Tensor, index: Tensor, count: int) -> Tensor:
     if rows == 0 or count == 0:
         return source.new_zeros(count, width)
     grouped = segments(index, count)
+    entries = index.shape[0]
+    if entries > rows:
+        grouped = grouped._replace(order=grouped.order % rows)
     out = source.new_empty(count, width)
-    partial = source.new_empty(max(1, 2 * rows // CHUNK), width, dtype=torch.float32)
+    partial = source.new_empty(max(1, 2 * entries // CHUNK), width, dtype=torch.float32)
     block = triton.next_power_of_2(width)
     chunk_kernel[(grouped.segment_of_chunk.shape[0],)](
         source, *grouped, out, partial, count, width, ROWS=ROWS, CHUNK_ROWS=CHUNK, BLOCK_D=block, num_warps=4
     )
-    if rows > CHUNK:
+    if entries > CHUNK:
         combine_kernel[(count,)](partial, grouped.partial_start, out, width, ROWS=ROWS, BLOCK_D=block, num_warps=4)
     return out

@@ -33,8 +33,10 @@ def check_tensor(
         device: Wanted device; None where any will do.
 
     Raises:
-        ValueError: One of the three differs.
+        ValueError: One of the three differs, or it is no tensor at all.
     """
+    if not isinstance(tensor, Tensor):
+        raise ValueError(f"{name} is of type {type(tensor).__name__}; wanted a tensor")
     if tensor.dim() != len(shape) or any(w is not None and s != w for s, w in zip(tensor.shape, shape, strict=False)):
         wanted = ", ".join("any" if size is None else str(size) for size in shape)
         raise ValueError(f"{name} has shape {tuple(tensor.shape)}; wanted ({wanted})")
@@ -42,7 +44,42 @@ def check_tensor(
         wanted = " or ".join(str(dtype) for dtype in dtypes)
         raise ValueError(f"{name} has dtype {tensor.dtype}; wanted {wanted}")
     if device is not None and tensor.device != device:
-        raise ValueError(f"{name} is on {tensor.device}; wanted {device}, where the first argument is")
+        raise ValueError(f"{name} is on {tensor.device}; wanted {device}")
+
+
+def check_matrix(name: str, tensor: Tensor) -> tuple[int, int]:
+    """Return (rows, D) of a floating-point matrix.
+
+    Raises:
+        ValueError: It is something else, or has no columns.
+    """
+    check_tensor(name, tensor, shape=(None, None))
+    rows, width = tensor.shape
+    if width == 0:
+        raise ValueError(f"{name} has shape {tuple(tensor.shape)}; wanted at least one column")
+    return rows, width
+
+
+def check_cumulative(name: str, cumulative: Tensor) -> None:
+    """Refuse lengths that are not cumulative: wanted (S + 1,) int32 on the CPU, from 0 on, never falling.
+
+    Args:
+        name: The argument's name, for the message.
+        cumulative: The argument.
+
+    Raises:
+        ValueError: It is something else.
+    """
+    check_tensor(name, cumulative, shape=(None,), dtypes=(torch.int32,), device=torch.device("cpu"))
+    if cumulative.numel() == 0 or int(cumulative[0]) != 0:
+        raise ValueError(f"{name} begins with {cumulative[:1].tolist()}; wanted a leading 0")
+    falls = (cumulative.diff() < 0).nonzero()
+    if len(falls):
+        at = int(falls[0])
+        raise ValueError(
+            f"{name} falls from {int(cumulative[at])} to {int(cumulative[at + 1])} after entry {at}; wanted cumulative "
+            f"lengths, which never fall"
+        )
 
 
 def readable(index: Tensor) -> bool:

@@ -20,6 +20,8 @@ Ints = np.ndarray
 
 CLASS_ROW, MASK_ROW = -1, -2
 """Markers in `vision_source`: the [CLS] embedding, and the mask token of v2."""
+ITM_DRAWS = 2**31
+"""Values of the counter that chooses hard ITM negatives: a whole number, so that no compute type rounds it."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +38,9 @@ class SampleViews:
     text: Ints
     """(n,) ids of t0, BOS and EOS included."""
     text_mlm: Ints
-    """(n,) ids of t1."""
+    """(n,) ids of t1; not read where `losses.mlm_view` is t2."""
     mlm_positions: Ints
-    """(k,) positions of t1 that MLM predicts."""
+    """(k,) positions of `losses.mlm_view` that MLM predicts."""
     mlm_labels: Ints
     """(k,) ids to predict there."""
     text_scl: Ints
@@ -53,6 +55,8 @@ class SampleViews:
     """Row of the micro-batch whose picture ITM shows beside this text."""
     itm_label: int = 1
     """1 if the partner is the sample itself."""
+    itm_draw: int = 0
+    """Below `ITM_DRAWS`: chooses the partner where `losses.itm_negatives` is hard."""
 
 
 def grids_of(config: Config) -> tuple[int, ...]:
@@ -69,9 +73,9 @@ def roles_of(losses: LossesConfig) -> tuple[str, ...]:
     """
     completion = losses.mvsc > 0 or losses.mlsc > 0 or losses.mltc_text > 0
     wanted = {
-        "mlm": losses.mlm > 0,
+        "mlm": losses.mlm > 0 and losses.mlm_view == "t1",
         "mvsc": completion,
-        "mlsc": completion or losses.mltc_image > 0,
+        "mlsc": completion or losses.mltc_image > 0 or (losses.mlm > 0 and losses.mlm_view == "t2"),
         "itm": losses.itm > 0,
         "mltc": losses.mltc_image > 0,
     }
@@ -87,6 +91,13 @@ _PAIR_VIEWS = {
 }
 
 
+def view_names(losses: LossesConfig) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the text and the vision views that are packed: the complete ones, and what the pairs in use show."""
+    pairs = [_PAIR_VIEWS[role] for role in roles_of(losses)]
+    texts, pictures = ({"t0"} | {t for t, _ in pairs}, {"v0"} | {v for _, v in pairs})
+    return tuple(sorted(texts)), tuple(sorted(pictures))
+
+
 def pack(
     views: Sequence[SampleViews],
     patches: Tensor,
@@ -95,6 +106,7 @@ def pack(
     losses: LossesConfig,
     grids: tuple[int, ...],
     group_size: int,
+    order: Sequence[int] | None = None,
 ) -> Batch:
     """Pack a micro-batch.
 
@@ -104,29 +116,44 @@ def pack(
         pad_id: Padding id of the tokenizer; RoBERTa's positions start at `pad_id + 1`.
         losses: Objectives in use; what none of them reads is not packed.
         grids: Patch grids of the run, see `grids_of`.
-        group_size: Neighbours whose replaced patches are one another's negatives.
+        group_size: Neighbours whose replaced patches, and hard ITM pictures, are one another's negatives.
+        order: Rows of `views` in the order in which their tokens lie in the buffers; by default see `order_by_size`.
+            What heads read, and so what the model returns, is in the order of `views` whatever it is.
 
     Returns:
         The batch: index tensors (int64, cumulative lengths int32), ints and tuples.
     """
+    order = order_by_size(views) if order is None else tuple(order)
     roles = roles_of(losses)
-    text = _pack_text(views, pad_id)
-    vision = _pack_vision(views, grids, ("v0", "v1", "v2") if "mltc" in roles else ("v0", "v1"))
+    hard = "itm" in roles and losses.itm_negatives == "hard"
+    text_names, vision_names = view_names(losses)
+    text = _pack_text(views, order, text_names, pad_id)
+    vision = _pack_vision(views, order, grids, vision_names)
     batch: Batch = {
         "patches": patches,
         **text.tensors,
         **vision.tensors,
-        **_pack_pairs(views, roles, text, vision, losses),
+        **_pack_pairs(views, order, roles, text, vision, losses),
+        **(_pack_itm_draw(views, order, roles, vision, group_size) if hard else {}),
         "sample_ids": tuple(v.sample_id for v in views),
         "captions": tuple(v.caption for v in views),
         "kinds": tuple(v.kind for v in views),
         "roles": roles,
+        "text_names": text_names,
+        "vision_names": vision_names,
+        "order": order,
         "most_frames": max(v.frames for v in views),
         "replaced_per_group": _replaced_per_group(views, group_size) if "mltc" in roles else (),
         "itm_label": np.array([v.itm_label for v in views]),
         "mlm_label": _concat([v.mlm_labels for v in views]),
     }
     return {key: torch.from_numpy(value) if isinstance(value, np.ndarray) else value for key, value in batch.items()}
+
+
+def order_by_size(views: Sequence[SampleViews]) -> tuple[int, ...]:
+    """Return the rows so that samples of equal size are neighbours, which dense attention computes without a copy."""
+    keys = [(v.kind, v.frames, v.grid, len(v.text)) for v in views]
+    return tuple(sorted(range(len(views)), key=keys.__getitem__))
 
 
 def _replaced_per_group(views: Sequence[SampleViews], group_size: int) -> tuple[int, ...]:
@@ -151,11 +178,14 @@ class _Buffer:
         return np.arange(first, first + self.length[view][sample])
 
 
-def _pack_text(views: Sequence[SampleViews], pad_id: int) -> _Buffer:
-    texts = [v.text for v in views] + [v.text_mlm for v in views] + [v.text_scl for v in views]
+def _pack_text(views: Sequence[SampleViews], order: Sequence[int], names: tuple[str, ...], pad_id: int) -> _Buffer:
+    field_of = {"t0": "text", "t1": "text_mlm", "t2": "text_scl"}
+    texts = [getattr(views[i], field_of[name]) for name in names for i in order]
     cu = _cumulative([len(t) for t in texts])
     count = len(views)
-    starts = {name: cu[k * count : (k + 1) * count].astype(np.int64) for k, name in enumerate(("t0", "t1", "t2"))}
+    starts = {name: np.zeros(count, np.int64) for name in names}
+    for k, name in enumerate(starts):
+        starts[name][list(order)] = cu[k * count : (k + 1) * count]
     lengths = np.array([len(v.text) for v in views])
     tensors = {
         "text_ids": _concat(texts),
@@ -166,7 +196,9 @@ def _pack_text(views: Sequence[SampleViews], pad_id: int) -> _Buffer:
     return _Buffer(tensors, starts, dict.fromkeys(starts, lengths), np.ones(count, np.int64))
 
 
-def _pack_vision(views: Sequence[SampleViews], grids: tuple[int, ...], names: tuple[str, ...]) -> _Buffer:
+def _pack_vision(
+    views: Sequence[SampleViews], order: Sequence[int], grids: tuple[int, ...], names: tuple[str, ...]
+) -> _Buffer:
     count = len(views)
     start = {name: np.zeros(count, np.int64) for name in names}
     length = {name: np.zeros(count, np.int64) for name in names}
@@ -174,8 +206,7 @@ def _pack_vision(views: Sequence[SampleViews], grids: tuple[int, ...], names: tu
     table = np.cumsum([0] + [grid**2 + 1 for grid in grids])
     source, position, frame, frame_lengths, view_lengths = [], [], [], [], []
     row = clip_start = 0
-    order = [(kind, name, i) for kind in ("image", "video") for name in names for i in range(count)]
-    for kind, name, i in order:
+    for kind, name, i in [(kind, name, i) for kind in ("image", "video") for name in names for i in order]:
         sample = views[i]
         if (sample.kind == "video") != (kind == "video"):
             continue
@@ -197,7 +228,7 @@ def _pack_vision(views: Sequence[SampleViews], grids: tuple[int, ...], names: tu
         row += tokens.size
         clip_start = row if kind == "image" else clip_start
     frames = np.array([v.frames for v in views])
-    clips = [(n, i) for n in names for i in range(count) if views[i].kind == "video"]
+    clips = [(n, i) for n in names for i in order if views[i].kind == "video"]
     frame_cls = {name: [_cls_rows(start[name][i], length[name][i], frames[i]) for i in range(count)] for name in names}
     tensors = {
         "vision_source": _concat(source),
@@ -221,21 +252,27 @@ class _Reads:
     def __init__(self) -> None:
         self.rows: list[Ints] = []
         self.lengths: list[int] = []
-        self.heads: dict[str, list[Ints]] = {}
+        self.heads: dict[str, dict[int, Ints]] = {}
+        """Per head and sample."""
         self._count = 0
 
-    def next_pair(self, wanted: dict[str, Ints]) -> None:
-        """Note what heads read of the next pair: head name and rows of the pair buffer."""
+    def next_pair(self, sample: int, wanted: dict[str, Ints]) -> None:
+        """Note what heads read of the next pair, which is one of `sample`: head name and rows of the pair buffer."""
         before = self._count
         for name, rows in wanted.items():
-            self.heads.setdefault(name, []).append(self._count + np.arange(len(rows)))
+            self.heads.setdefault(name, {})[sample] = self._count + np.arange(len(rows))
             self.rows.append(rows)
             self._count += len(rows)
         self.lengths.append(self._count - before)
 
 
 def _pack_pairs(
-    views: Sequence[SampleViews], roles: tuple[str, ...], text: _Buffer, vision: _Buffer, losses: LossesConfig
+    views: Sequence[SampleViews],
+    order: Sequence[int],
+    roles: tuple[str, ...],
+    text: _Buffer,
+    vision: _Buffer,
+    losses: LossesConfig,
 ) -> Batch:
     """Pack the fusion pairs: their rows in the view buffers, and what heads read of the last layer's output."""
     text_rows: list[Ints] = []
@@ -244,13 +281,14 @@ def _pack_pairs(
     text_row = vision_row = 0
     for role in roles:
         text_view, vision_view = _PAIR_VIEWS[role]
-        for i, sample in enumerate(views):
+        for i in order:
+            sample = views[i]
             partner = sample.itm_partner if role == "itm" else i
             text_rows.append(text.rows(text_view, i))
             vision_rows.append(vision.rows(vision_view, partner))
             frame_cls = vision_row + _cls_rows(0, len(vision_rows[-1]), vision.frames[partner])
-            text_reads.next_pair(_text_reads(role, sample, text_row, losses))
-            vision_reads.next_pair(_vision_reads(role, sample, frame_cls, losses))
+            text_reads.next_pair(i, _text_reads(role, sample, text_row, losses))
+            vision_reads.next_pair(i, _vision_reads(role, sample, frame_cls, losses))
             text_row += len(text_rows[-1])
             vision_row += len(vision_rows[-1])
     text_pairs = len(views) * len([r for r in roles if r != "mltc"])
@@ -267,9 +305,39 @@ def _pack_pairs(
         "read_vision": _concat(vision_reads.rows),
         "read_vision_cu": _cumulative(vision_reads.lengths[first_vision_pair:]),
     }
-    for name, rows in (text_reads.heads | vision_reads.heads).items():
+    for name, of_sample in (text_reads.heads | vision_reads.heads).items():
+        rows = [of_sample[i] for i in range(len(views))]
         batch[f"head_{name}"] = _padded(rows) if name == "itm_vision" else _concat(rows)
     return batch
+
+
+def _pack_itm_draw(
+    views: Sequence[SampleViews], order: Sequence[int], roles: tuple[str, ...], vision: _Buffer, group_size: int
+) -> Batch:
+    """Pack what the device needs to draw hard ITM negatives: candidates, counter, and the itm pairs' vision rows.
+
+    Candidates are the other members of the group as large as the packed partner, so that every length stays.
+    """
+    count, length = len(views), vision.length["v0"]
+    partner = np.array([v.itm_partner for v in views])
+    members = np.arange(count)[:, None] // group_size * group_size + np.arange(group_size)
+    present = members < count
+    members = np.minimum(members, count - 1)
+    sizes = np.array([(v.kind == "video", v.frames, n) for v, n in zip(views, length, strict=True)])
+    as_large = (sizes[members] == sizes[partner][:, None]).all(2)
+    wrong = np.array([v.itm_label == 0 for v in views])[:, None]
+    shown = length[partner[list(order)]]
+    before = [vision.length[_PAIR_VIEWS[role][1]].sum() for role in roles[: roles.index("itm")]]
+    return {
+        "itm_members": members,
+        "itm_allowed": present & as_large & wrong & (members != np.arange(count)[:, None]),
+        "itm_draw": np.array([v.itm_draw for v in views]),
+        "itm_partner": partner,
+        "itm_vision_start": vision.start["v0"],
+        "itm_row_sample": np.repeat(np.array(order), shown),
+        "itm_row_offset": _concat([np.arange(n) for n in shown]),
+        "itm_first_row": int(sum(before)),
+    }
 
 
 def _text_reads(role: str, sample: SampleViews, start: int, losses: LossesConfig) -> dict[str, Ints]:
@@ -279,6 +347,8 @@ def _text_reads(role: str, sample: SampleViews, start: int, losses: LossesConfig
     if role == "mltc":
         return {}
     wanted = {f"{role}_text": np.array([start])}
+    if role == "mlsc" and losses.mlm > 0 and losses.mlm_view == "t2":
+        wanted["mlm"] = start + sample.mlm_positions
     if role in ("mvsc", "mlsc") and losses.mltc_text > 0:
         wanted[f"{role}_text_tokens"] = start + sample.scl_positions
     return wanted

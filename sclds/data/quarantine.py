@@ -48,7 +48,7 @@ class Quarantine:
 
         Args:
             sample: Its id.
-            shard: Its tar.
+            shard: Path or URL of its tar.
             dataset: Name of its data set.
             reason: What is wrong, as a clause about the sample.
             step: Optimiser step that wanted it; -1 for held-out samples.

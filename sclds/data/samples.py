@@ -63,19 +63,20 @@ class SampleMaker:
 
         Args:
             sample: Its number in the index.
-            occasion: Keys its draws; `HELDOUT` takes the whole picture and the middle frames.
+            occasion: Keys its draws; `HELDOUT` takes the first caption, the whole picture and the middle frames.
 
         Raises:
             BadSampleError: Its caption or its picture cannot be used.
         """
+        return Loaded(self.views(sample, occasion), self.encoded(sample, occasion))
+
+    def encoded(self, sample: int, occasion: Occasion) -> Encoded:
+        """Read a sample's picture or clip and draw what is seen of it; arguments and errors as of a call."""
         shard, row = self._index.locate(sample)
         sample_id = shard.sample_id(row)
-        caption = clean_caption(self._reader.caption(shard, row))
         content = self._reader.media(shard, row)
-        data = self._config.data
+        data, training = self._config.data, occasion != HELDOUT
         info = inspect(shard.kind, content, data.max_pixels)
-        size = data.image_size if shard.kind == "image" else data.video_size
-        training = occasion != HELDOUT
         window, augmentation = WHOLE, NOTHING
         if training:
             window = training_window(data, info.width, info.height, self._draw("window", occasion, sample_id))
@@ -85,26 +86,39 @@ class SampleMaker:
         if shard.kind == "video":
             rng = self._draw("frames", occasion, sample_id) if training else None
             frames = choose_frames(info.times, data.frames, rng)
-        grid = size // self._config.model.vision.patch_size
-        views = self._views(sample_id, caption, shard.kind, len(frames), grid, occasion)
-        return Loaded(views, Encoded(shard.kind, even_chunks(content), info, frames, window, augmentation))
+        return Encoded(shard.kind, even_chunks(content), info, frames, window, augmentation)
+
+    def views(self, sample: int, occasion: Occasion) -> SampleViews:
+        """Encode a sample's caption and draw its masks; arguments and errors as of a call."""
+        shard, row = self._index.locate(sample)
+        captions = self._reader.captions(shard, row)
+        chosen = 0
+        if occasion != HELDOUT and len(captions) > 1:
+            chosen = int(self._draw("caption", occasion, shard.sample_id(row)).integers(len(captions)))
+        caption = clean_caption(captions[chosen])
+        data = self._config.data
+        still = shard.kind == "image"
+        grid = (data.image_size if still else data.video_size) // self._config.model.vision.patch_size
+        return self._masked(shard.sample_id(row), caption, shard.kind, 1 if still else data.frames, grid, occasion)
 
     def _draw(self, purpose: str, occasion: Occasion, sample_id: str) -> np.random.Generator:
         return generator(self._config.seed, purpose, *occasion, sample_id)
 
-    def _views(
+    def _masked(
         self, sample_id: str, caption: str, kind: str, frames: int, grid: int, occasion: Occasion
     ) -> SampleViews:
         """Draw the masks of a sample."""
         masking, tokenizer = self._config.masking, self._tokenizer
         encoded, words = tokenizer.encode(caption, self._config.data.max_text_tokens)
         ids = np.array(encoded, np.int64)
-        t1, mlm_positions, mlm_labels = mlm_mask(
-            ids, np.array(words, np.int64), tokenizer, masking.mlm_ratio, self._draw("mlm", occasion, sample_id)
-        )
         t2, scl_positions = scl_text_mask(
             ids, tokenizer, masking.scl_text_ratio, self._draw("scl_text", occasion, sample_id)
         )
+        if self._config.losses.mlm_view == "t1":
+            draw = self._draw("mlm", occasion, sample_id)
+            t1, mlm_positions, mlm_labels = mlm_mask(ids, np.array(words, np.int64), tokenizer, masking.mlm_ratio, draw)
+        else:
+            t1, mlm_positions, mlm_labels = ids, scl_positions, ids[scl_positions]
         rng = self._draw("scl_vision", occasion, sample_id)
         replaced = np.empty(0, np.int64)
         if self._config.losses.mltc_image > 0:

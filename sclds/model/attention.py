@@ -4,7 +4,7 @@ Shape suffixes: N query rows, M key rows, H heads, D channels of a head, S segme
 """
 
 import importlib.util
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal, cast
 
@@ -12,22 +12,26 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from scl_kernels import gather_rows
+from scl_kernels.validation import check_cumulative, check_tensor
+
 Backend = Literal["flash_attn", "torch_varlen", "sdpa"]
 _active: list[Backend] = []
+MOST_RUNS = 4
+"""Consecutive segments of a size are computed together while there are at most so many runs per size."""
 
 
 @dataclass(frozen=True)
 class Bucket:
     """Segments of similar size, padded to the largest: what dense attention can compute in one call."""
 
-    q_index: Tensor
-    """(s, q) query rows, padding points to row 0."""
-    k_index: Tensor
-    """(s, k) key rows, padding points to row 0."""
+    segments: int
+    q_length: int
+    """Queries of a segment, padding included."""
+    k_length: int
+    """Keys of a segment, padding included."""
     k_mask: Tensor | None
     """(s, 1, 1, k) True for real keys; None if nothing is padded."""
-    q_valid: Tensor | None
-    """(real queries,) places among the s·q that are real; None if all are."""
 
 
 @dataclass(frozen=True)
@@ -43,10 +47,18 @@ class AttentionPlan:
     """(S + 1,) int32 cumulative key lengths, on the device."""
     max_q: int
     max_k: int
+    rows_q: int
+    """Query rows of all segments."""
+    rows_k: int
+    """Key rows of all segments."""
     buckets: tuple[Bucket, ...] = ()
-    """Only for `sdpa`."""
+    """Only for `sdpa`, as all that follows."""
+    q_rows: Tensor | None = None
+    """Query rows of all buckets one after the other, padding points to row 0; None where that is the buffer itself."""
+    k_rows: Tensor | None = None
+    """The same for keys."""
     restore: Tensor | None = None
-    """Only for `sdpa`: where each query row lies in the concatenated results of the buckets."""
+    """Where each query row lies in the concatenated results of the buckets; None where it stays in its place."""
 
 
 def available_backends(precision: str = "fp32", dropout: float = 0.0) -> list[Backend]:
@@ -93,14 +105,22 @@ def plan_attention(cu_q: Tensor, cu_k: Tensor, device: torch.device | str) -> At
         cu_q: (S + 1,) int32 on the CPU.
         cu_k: (S + 1,) int32 on the CPU.
         device: Where attention will run.
+
+    Raises:
+        ValueError: Lengths are not cumulative, differ in number, or a segment has queries and no key.
     """
+    check_cumulative("cu_q", cu_q)
+    check_cumulative("cu_k", cu_k)
     if cu_q.shape != cu_k.shape:
         raise ValueError(f"cu_q has {len(cu_q) - 1} segments and cu_k {len(cu_k) - 1}; they must be equal in number")
     lengths_q, lengths_k = cu_q.diff(), cu_k.diff()
+    starved = ((lengths_q > 0) & (lengths_k == 0)).nonzero()
+    if len(starved):
+        raise ValueError(f"segment {int(starved[0])} has queries and no key to look at")
     max_q = int(lengths_q.max()) if len(lengths_q) else 0
     max_k = int(lengths_k.max()) if len(lengths_k) else 0
-    buckets, restore = _buckets(cu_q.long(), cu_k.long(), device) if attention_backend() == "sdpa" else ((), None)
-    return AttentionPlan(cu_q.to(device), cu_k.to(device), max_q, max_k, buckets, restore)
+    plan = AttentionPlan(cu_q.to(device), cu_k.to(device), max_q, max_k, int(cu_q[-1]), int(cu_k[-1]))
+    return _with_buckets(plan, cu_q.long(), cu_k.long(), device) if attention_backend() == "sdpa" else plan
 
 
 def attend(q_NHD: Tensor, k_MHD: Tensor, v_MHD: Tensor, plan: AttentionPlan, dropout: float = 0.0) -> Tensor:
@@ -115,7 +135,13 @@ def attend(q_NHD: Tensor, k_MHD: Tensor, v_MHD: Tensor, plan: AttentionPlan, dro
 
     Returns:
         (N, H, D) in the dtype of the queries.
+
+    Raises:
+        ValueError: Rows are not those of the plan, or queries, keys and values do not fit together.
     """
+    check_tensor("q", q_NHD, shape=(plan.rows_q, None, None))
+    for name, x in (("k", k_MHD), ("v", v_MHD)):
+        check_tensor(name, x, shape=(plan.rows_k, *q_NHD.shape[1:]), dtypes=(q_NHD.dtype,), device=q_NHD.device)
     if q_NHD.shape[0] == 0:
         # Keeps keys and values in the graph: under ZeRO-3 every rank must run the same backward hooks.
         return q_NHD + 0 * (k_MHD.sum() + v_MHD.sum())
@@ -132,17 +158,24 @@ def attend(q_NHD: Tensor, k_MHD: Tensor, v_MHD: Tensor, plan: AttentionPlan, dro
 
 
 def _attend_sdpa(q_NHD: Tensor, k_MHD: Tensor, v_MHD: Tensor, plan: AttentionPlan, dropout: float) -> Tensor:
-    """Dense attention bucket by bucket."""
+    """Dense attention bucket by bucket.
+
+    One gather lays out all buckets, and none is made where they already lie one after the other: a gather of each
+    bucket would have a whole buffer of zeros to fill and to add in backward.
+    """
+    q, k, v = _rows(q_NHD, plan.q_rows), _rows(k_MHD, plan.k_rows), _rows(v_MHD, plan.k_rows)
+    q_sizes = [b.segments * b.q_length for b in plan.buckets]
+    k_sizes = [b.segments * b.k_length for b in plan.buckets]
     results = []
-    for bucket in plan.buckets:
-        q, k, v = (
-            x[i].transpose(1, 2) for x, i in ((q_NHD, bucket.q_index), (k_MHD, bucket.k_index), (v_MHD, bucket.k_index))
-        )
-        out = _dense_attention(q, k, v, bucket.k_mask, dropout)
-        out = out.transpose(1, 2).flatten(0, 1)
-        results.append(out if bucket.q_valid is None else out[bucket.q_valid])
-    assert plan.restore is not None
-    return torch.cat(results)[plan.restore]
+    for bucket, *qkv in zip(plan.buckets, q.split(q_sizes), k.split(k_sizes), v.split(k_sizes), strict=True):
+        dense_q, dense_k, dense_v = (x.unflatten(0, (bucket.segments, -1)).transpose(1, 2) for x in qkv)
+        out = _dense_attention(dense_q, dense_k, dense_v, bucket.k_mask, dropout)
+        results.append(out.transpose(1, 2).flatten(0, 1))
+    return _rows(results[0] if len(results) == 1 else torch.cat(results), plan.restore)
+
+
+def _rows(x_NHD: Tensor, rows: Tensor | None) -> Tensor:
+    return x_NHD if rows is None else gather_rows(x_NHD.flatten(1), rows).unflatten(1, x_NHD.shape[1:])
 
 
 def _dense_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
@@ -160,31 +193,53 @@ def _dense_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropo
     return F.dropout(weights, dropout) @ v
 
 
-def _buckets(cu_q: Tensor, cu_k: Tensor, device: torch.device | str) -> tuple[tuple[Bucket, ...], Tensor]:
-    """Group segments whose lengths round up to the same multiples of 8, so that little is padded."""
+def _with_buckets(plan: AttentionPlan, cu_q: Tensor, cu_k: Tensor, device: torch.device | str) -> AttentionPlan:
+    """Add the buckets of dense attention."""
+    buckets, q_rows, k_rows, reals = [], [cu_q.new_zeros(0)], [cu_k.new_zeros(0)], [cu_q.new_zeros(0, dtype=torch.bool)]
+    for segments in _groups(cu_q, cu_k):
+        chosen = torch.tensor(segments)
+        (q_index, q_real), (k_index, k_real) = _padded_rows(cu_q, chosen), _padded_rows(cu_k, chosen)
+        mask = None if bool(k_real.all()) else k_real[:, None, None, :].to(device)
+        buckets.append(Bucket(len(segments), q_index.shape[1], k_index.shape[1], mask))
+        q_rows.append(q_index.flatten())
+        k_rows.append(k_index.flatten())
+        reals.append(q_real.flatten())
+    q_all, real = torch.cat(q_rows), torch.cat(reals)
+    restore = torch.empty(int(cu_q[-1]), dtype=torch.long)
+    restore[q_all[real]] = real.nonzero().squeeze(1)
+    return replace(
+        plan,
+        buckets=tuple(buckets),
+        q_rows=_unless_in_place(q_all, int(cu_q[-1]), device),
+        k_rows=_unless_in_place(torch.cat(k_rows), int(cu_k[-1]), device),
+        restore=_unless_in_place(restore, len(q_all), device),
+    )
+
+
+def _groups(cu_q: Tensor, cu_k: Tensor) -> list[list[int]]:
+    """Group segments with queries whose lengths round up to the same multiples of 8, so that little is padded.
+
+    Consecutive segments of a size need no copy, so runs of them are the groups unless sizes alternate much.
+    """
     groups: dict[tuple[int, int], list[int]] = {}
+    runs: list[list[int]] = []
+    size = None
     lengths = torch.stack((cu_q.diff(), cu_k.diff()), dim=1).tolist()
     for segment, (q, k) in enumerate(lengths):
-        if q:
-            groups.setdefault((-(-q // 8), -(-k // 8)), []).append(segment)
-    buckets, order = [], []
-    for segments in groups.values():
-        chosen = torch.tensor(segments)
-        q_index, q_real = _padded_rows(cu_q, chosen)
-        k_index, k_real = _padded_rows(cu_k, chosen)
-        order.append(q_index[q_real])
-        buckets.append(
-            Bucket(
-                q_index.to(device),
-                k_index.to(device),
-                None if bool(k_real.all()) else k_real[:, None, None, :].to(device),
-                None if bool(q_real.all()) else q_real.flatten().nonzero().squeeze(1).to(device),
-            )
-        )
-    restore = torch.empty(int(cu_q[-1]), dtype=torch.long)
-    if order:
-        restore[torch.cat(order)] = torch.arange(len(restore))
-    return tuple(buckets), restore.to(device)
+        if not q:
+            continue
+        last, size = size, (-(-q // 8), -(-k // 8))
+        if size != last:
+            runs.append([])
+        runs[-1].append(segment)
+        groups.setdefault(size, []).append(segment)
+    return runs if len(runs) <= MOST_RUNS * len(groups) else list(groups.values())
+
+
+def _unless_in_place(rows: Tensor, count: int, device: torch.device | str) -> Tensor | None:
+    """Return the rows, or None if they are all of `count` rows in their order."""
+    in_place = len(rows) == count and torch.equal(rows, torch.arange(count))
+    return None if in_place else rows.to(device)
 
 
 def _padded_rows(cu: Tensor, segments: Tensor) -> tuple[Tensor, Tensor]:

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from scl_kernels import gather_rows
+from sclds.model.layers import LayerNorm
 
 
 class TokenType(nn.Embedding):
@@ -29,7 +30,7 @@ class MLMHead(nn.Module):
     def __init__(self, width: int, vocab_size: int, eps: float):
         super().__init__()
         self.dense = nn.Linear(width, width)
-        self.norm = nn.LayerNorm(width, eps=eps)
+        self.norm = LayerNorm(width, eps=eps)
         self.decoder = nn.Linear(width, vocab_size)
 
     def forward(self, x_NC: Tensor) -> Tensor:
@@ -43,7 +44,7 @@ class Projection(nn.Module):
     def __init__(self, width: int, out: int, eps: float):
         super().__init__()
         self.dense = nn.Linear(width, width)
-        self.norm = nn.LayerNorm(width, eps=eps)
+        self.norm = LayerNorm(width, eps=eps)
         self.out = nn.Linear(width, out)
 
     def forward(self, x_NC: Tensor) -> Tensor:

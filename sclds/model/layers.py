@@ -4,7 +4,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from scl_kernels.norms import layer_norm
 from sclds.model.attention import AttentionPlan, attend
+
+
+class LayerNorm(nn.LayerNorm):
+    """LayerNorm by whichever implementation `engine.norms` names."""
+
+    def forward(self, x_NC: Tensor) -> Tensor:
+        """Return (N, C)."""
+        return layer_norm(x_NC, self.weight, self.bias, self.eps)
 
 
 class QKVLinear(nn.Linear):
@@ -61,7 +70,7 @@ class PostNorm(nn.Module):
 
     def __init__(self, width: int, eps: float, dropout: float):
         super().__init__()
-        self.norm = nn.LayerNorm(width, eps=eps)
+        self.norm = LayerNorm(width, eps=eps)
         self.dropout = dropout
 
     def forward(self, branch_NC: Tensor, residual_NC: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The step's forward: three text views, two or three vision views, four or five fusion pairs (docs/method.md §3)."""
+"""The step's forward: all text views, all vision views and all fusion pairs, each once (docs/method.md §3)."""
 
 from collections.abc import Sequence
 
@@ -11,6 +11,7 @@ from sclds.data.packing import Batch
 from sclds.model.fusion import FusionLayer, fuse
 from sclds.model.heads import MLMHead, Pooler, Projection, Temperature, TokenType, frame_mean
 from sclds.model.initial import initialise_parameter
+from sclds.model.negatives import with_hard_negatives
 from sclds.model.text import TextEncoder
 from sclds.model.vision import VisionEncoder
 
@@ -74,6 +75,8 @@ class SCLModel(nn.Module):
             "text_views": text,
             "vision_views": vision,
         }
+        if "itm_allowed" in batch:
+            batch = with_hard_negatives(text_proj, vision_proj, outputs["temperature"], batch)
         if batch["roles"]:
             fused_text, fused_vision = fuse(
                 self.cross_modal_text_layers,
@@ -99,7 +102,7 @@ class SCLModel(nn.Module):
         """Read the rows of the last fusion layer that objectives compare; targets are detached (docs/method.md §3)."""
         outputs: Outputs = {}
         roles = batch["roles"]
-        if "mlm" in roles:
+        if "head_mlm" in batch:
             outputs["mlm_logits"] = self.mlm_score(gather_rows(text, batch["head_mlm"]))
         if "itm" in roles:
             pooled_text = self.cross_modal_text_pooler(gather_rows(text, batch["head_itm_text"]))

@@ -11,7 +11,7 @@ from scl_kernels import masked_gather
 from sclds.config import VisionConfig
 from sclds.data.packing import Batch
 from sclds.model.attention import AttentionPlan, attend, plan_attention
-from sclds.model.layers import MLP, QKVLinear
+from sclds.model.layers import MLP, LayerNorm, QKVLinear
 from sclds.model.recompute import recomputed
 
 
@@ -70,10 +70,10 @@ class VisionBlock(nn.Module):
         super().__init__()
         width, eps = config.width, config.layer_norm_eps
         self.heads = config.heads
-        self.norm_1 = nn.LayerNorm(width, eps=eps)
+        self.norm_1 = LayerNorm(width, eps=eps)
         self.qkv = QKVLinear(width)
         self.out = nn.Linear(width, width)
-        self.norm_2 = nn.LayerNorm(width, eps=eps)
+        self.norm_2 = LayerNorm(width, eps=eps)
         self.mlp = MLP(width, 4 * width, "quick_gelu")
 
     def forward(self, x_NC: Tensor, plan: VisionPlan) -> Tensor:
@@ -96,7 +96,7 @@ class VisionEncoder(nn.Module):
         self.recompute = recompute
         self.embedding = VisionEmbedding(config, grids)
         self.blocks = nn.ModuleList(VisionBlock(config) for _ in range(config.layers))
-        self.norm = nn.LayerNorm(config.width, eps=config.layer_norm_eps)
+        self.norm = LayerNorm(config.width, eps=config.layer_norm_eps)
 
     def forward(self, batch: Batch) -> Tensor:
         """Return (N, C) tokens after `ln_post`, in the packed order of `vision_source`."""

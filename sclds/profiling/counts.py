@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from sclds.config import Config
-from sclds.data.packing import roles_of
+from sclds.data.packing import roles_of, view_names
 
 Kind = Literal["image", "video"]
 Flops = dict[str, int]
@@ -28,7 +28,7 @@ class Views:
         frames: Frames per vision view, each with a [CLS] of its own.
         text: Tokens of every text view, BOS and EOS included.
         patches: Patches per frame of a view, by view name (v0, v1, v2).
-        predicted: Masked-word positions in t1.
+        predicted: Words that MLM predicts, in t1 or t2.
         completed: Masked positions in t2.
     """
 
@@ -70,28 +70,32 @@ def views_of(config: Config, kind: Kind, text_tokens: int) -> Views:
     masking = config.masking
     inner = max(0, text_tokens - 2)
     patches = {"v0": grid, "v1": int(grid * (1 - masking.scl_vision_ratio)), "v2": grid}
+    completed = int(inner * masking.scl_text_ratio) + 1 if inner else 0
+    predicted = max(1, round(masking.mlm_ratio * inner)) if inner else 0
     return Views(
         frames=1 if kind == "image" else config.data.frames,
         text=text_tokens,
         patches=patches,
-        predicted=max(1, round(masking.mlm_ratio * inner)) if inner else 0,
-        completed=int(inner * masking.scl_text_ratio) + 1 if inner else 0,
+        predicted=predicted if config.losses.mlm_view == "t1" else completed,
+        completed=completed,
     )
 
 
 def pairs_of(config: Config, views: Views) -> dict[str, Pair]:
     """Return the fusion pairs that the configured losses need, and the rows that they read."""
-    frames = views.frames
-    replaced = frames * int(views.patches["v0"] * config.masking.mltc_vision_ratio) if config.losses.mltc_image else 0
-    completed = views.completed if config.losses.mltc_text else 0
+    frames, losses = views.frames, config.losses
+    replaced = frames * int(views.patches["v0"] * config.masking.mltc_vision_ratio) if losses.mltc_image else 0
+    completed = views.completed if losses.mltc_text else 0
+    # words that both objectives read are read twice
+    shared = views.predicted if losses.mlm > 0 and losses.mlm_view == "t2" else 0
     pairs = {
         "mlm": Pair("t1", "v0", views.predicted, 0),
         "mvsc": Pair("t0", "v1", 1 + completed, frames),
-        "mlsc": Pair("t2", "v0", 1 + completed, frames + replaced),
+        "mlsc": Pair("t2", "v0", 1 + completed + shared, frames + replaced),
         "itm": Pair("t0", "v0", 1, frames),
         "mltc": Pair("t0", "v2", 0, replaced),
     }
-    return {role: pairs[role] for role in roles_of(config.losses)}
+    return {role: pairs[role] for role in roles_of(losses)}
 
 
 def packed_forward(config: Config, kind: Kind, text_tokens: int, vocab_size: int) -> Flops:
@@ -102,16 +106,16 @@ def packed_forward(config: Config, kind: Kind, text_tokens: int, vocab_size: int
     """
     views = views_of(config, kind, text_tokens)
     pairs = pairs_of(config, views)
-    vision_views = ("v0", "v1", "v2") if "mltc" in pairs else ("v0", "v1")
+    text_views, vision_views = view_names(config.losses)
     vision_tokens = {view: views.vision(view) for view in vision_views}
-    text_tokens_of = dict.fromkeys(("t0", "t1", "t2"), views.text)
+    text_tokens_of = dict.fromkeys(text_views, views.text)
     return {
         "vision encoder": _patch_embedding(config, views)
         + sum(_vision_blocks(config, views.frames, views.patches[view]) for view in vision_views),
         "text encoder": sum(_text_layers(config, n) for n in text_tokens_of.values()),
         "transforms": _transforms(config, sum(text_tokens_of.values()), sum(vision_tokens.values())),
         "fusion": _packed_fusion(config, pairs, text_tokens_of, vision_tokens),
-        "heads": _heads(config, "itm" in pairs, views.predicted if "mlm" in pairs else 0, vocab_size),
+        "heads": _heads(config, "itm" in pairs, views.predicted if config.losses.mlm > 0 else 0, vocab_size),
     }
 
 

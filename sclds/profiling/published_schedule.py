@@ -251,11 +251,11 @@ def published_outputs(model: SCLModel, batch: PaddedBatch, losses: LossesConfig)
     completion = losses.mvsc > 0 or losses.mlsc > 0 or losses.mltc_text > 0
     _contrastive_pass(model, batch, out)
     if losses.mlm > 0:
-        text = encode_text(model, batch, "t1")
+        text = encode_text(model, batch, losses.mlm_view)
         x, _ = fuse_pair(model, text, encode_vision(model, batch, "v0"))
         logits = model.mlm_score(x)
         rows = [logits[i, torch.as_tensor(v.mlm_positions, device=x.device)] for i, v in enumerate(views)]
-        out |= {"mlm_logits": torch.cat(rows), "text_t1": text.tokens}
+        out |= {"mlm_logits": torch.cat(rows), f"text_{losses.mlm_view}": text.tokens}
     if completion:
         vision = encode_vision(model, batch, "v1")
         x, y = fuse_pair(model, encode_text(model, batch, "t0"), vision)

@@ -9,6 +9,8 @@ import torch.distributed as dist
 from deepspeed.accelerator import get_accelerator
 from torch import Tensor
 
+from sclds.train.extension_lock import remove_stale_locks
+
 
 def launched_rank() -> int:
     """Return the rank that the launcher gave this process; 0 without a launcher."""
@@ -25,6 +27,7 @@ class ProcessGroup:
 
     def __init__(self) -> None:
         _without_launcher()
+        remove_stale_locks()
         accelerator = get_accelerator()
         local_rank = int(os.environ["LOCAL_RANK"])
         self.device = torch.device(accelerator.device_name(local_rank))
@@ -61,6 +64,11 @@ class ProcessGroup:
         """Leave the process group."""
         if self._owns and dist.is_initialized():
             dist.destroy_process_group()
+
+
+def lost_peer(fault: RuntimeError) -> bool:
+    """Return whether a collective failed because another process is gone."""
+    return isinstance(fault, dist.DistError) or "gloo/transport" in str(fault)
 
 
 def synchronize() -> None:

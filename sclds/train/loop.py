@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from scl_kernels.backend import resolve, set_backend
+from scl_kernels.norms import set_norms
 from sclds.config import Config
 from sclds.data.packing import Batch
 from sclds.data.quarantine import Quarantine
@@ -21,6 +22,7 @@ from sclds.train.checkpoint import (
     newest_checkpoint,
     save_checkpoint,
 )
+from sclds.train.data_wait import DataWait
 from sclds.train.distributed import ProcessGroup
 from sclds.train.engine import build_engine, count_parameters
 from sclds.train.interrupt import StopRequest
@@ -55,6 +57,7 @@ class Run:
             max(config.model.text.dropout, config.model.fusion.dropout),
         )
         set_backend(config.engine.kernels)
+        set_norms(config.engine.norms)
         self.kernels = resolve("auto", torch.empty(0, device=group.device))
         self.split: Split = split_batch(config.batch, group.world_size)
         self.tokenizer: Tokenizer = load_tokenizer(config.data.tokenizer)
@@ -73,6 +76,7 @@ class Run:
         batches = self._batches()
         finished = True
         skipped = 0
+        waits = DataWait()
         self.reporter.start(self.step)
         try:
             with StopRequest() as stop:
@@ -87,10 +91,13 @@ class Run:
                     report = train_step(
                         self.engine, micro_batches, self.step, self.config, self.split, self.group, measure
                     )
-                    report.seconds["data"] += fetched - begun
+                    report.seconds["data"] += fetched - begun  # until every rank has its data: they fetch together
                     self.step += 1
                     skipped = self._count_skipped(report.applied, skipped)
-                    line = metrics.record(self.engine, self.step, report, time.perf_counter() - begun)
+                    total = time.perf_counter() - begun
+                    if (slow := waits.add(fetched - begun, total)) is not None:
+                        self.reporter.say(slow)
+                    line = metrics.record(self.engine, self.step, report, total)
                     metrics.show_inputs(self.step, micro_batches[0], self.tokenizer)
                     self.reporter.advance(self.step, line)
                     if self.step % self.config.checkpoint.every == 0:
@@ -151,7 +158,8 @@ class Run:
             f"Batch        {self.config.batch.global_size} = {split.micro} samples × {split.world_size} processes × "
             f"{split.accumulation} accumulation steps\n"
             f"DeepSpeed    ZeRO stage {engine.zero_stage}, {engine.precision}, on {self.group.device.type}\n"
-            f"Kernels      {self.kernels};  attention {self.attention}\n"
+            f"Kernels      {self.kernels};  attention {self.attention};  norms {engine.norms};  "
+            f"AdamW {self.config.optimizer.implementation}\n"
             f"Run folder   {self.folder.root}"
         )
 

@@ -1,12 +1,12 @@
 """AdamW with the method's parameter groups, from torch, DeepSpeed or NVIDIA Apex."""
 
-import importlib.util
 from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from scl_kernels.optional import library
 from sclds.config import OptimizerConfig
 from sclds.errors import ConfigError
 
@@ -94,22 +94,13 @@ class GuardedAdamW(torch.optim.AdamW):
         return super().step(closure)
 
 
-def nvidia_apex_installed() -> bool:
-    """Return whether `apex` is NVIDIA's: the package of that name on PyPI is unrelated and has no `optimizers`."""
-    if importlib.util.find_spec("apex") is None:
-        return False
-    try:
-        return importlib.util.find_spec("apex.optimizers") is not None
-    except (ImportError, AttributeError):
-        return False
-
-
 def implementation_problems(optimizer: OptimizerConfig) -> list[str]:
     """Return a sentence if the chosen implementation cannot run here."""
-    if optimizer.implementation == "apex" and not nvidia_apex_installed():
+    apex = library("NVIDIA Apex")
+    if optimizer.implementation == "apex" and not apex.present:
         return [
-            "optimizer.implementation=apex needs NVIDIA Apex, which is not installed (the `apex` on PyPI is another "
-            "package); build it from NVIDIA's repository, or use optimizer.implementation=torch"
+            f"optimizer.implementation=apex needs {apex.name}, which is missing ({apex.why}); {apex.remedy}, or use "
+            f"optimizer.implementation=torch"
         ]
     if optimizer.implementation != "torch" and not torch.cuda.is_available():
         return [

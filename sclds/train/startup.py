@@ -15,6 +15,8 @@ from sclds.train.run_folder import RunFolder
 
 USER_ERROR = 2
 """Exit code where the user's input is at fault."""
+PEER_LOST = 1
+"""Exit code of a process that cannot go on because another one ended."""
 
 
 def checked_config(path: str | Path, overrides: list[str], world_size: int) -> Config:
@@ -61,13 +63,28 @@ def _problems_of_valid_sections(settings: Any) -> list[str]:
 
 
 def exit_code(work: Callable[[], int], rank: int) -> int:
-    """Return `work()`, or 2 after printing what the user has to mend; settings, which all ranks share, on rank 0."""
+    """Return `work()`, or 2 after printing what the user has to mend; settings, which all ranks share, on rank 0.
+
+    A process that another one left alone ends with 1 and a sentence: the reason is where the other one ended.
+    """
     try:
         return work()
     except UserError as fault:
         if rank == 0 or not isinstance(fault, ConfigError):
             print(f"error: {fault}", file=sys.stderr, flush=True)  # noqa: T201
         return USER_ERROR
+    except RuntimeError as fault:
+        from sclds.train.distributed import lost_peer
+
+        if not lost_peer(fault):
+            raise
+        print(  # noqa: T201
+            f"error: rank {rank} lost another process of this run, which was killed or failed (its own message says "
+            f"why); the same command goes on from the last checkpoint",
+            file=sys.stderr,
+            flush=True,
+        )
+        return PEER_LOST
 
 
 def _split_problems(batch: BatchConfig, world_size: int) -> list[str]:
@@ -81,10 +98,10 @@ def _split_problems(batch: BatchConfig, world_size: int) -> list[str]:
 
 
 def _data_problems(data: DataConfig) -> list[str]:
-    from sclds.data.shards import shard_problems
+    from sclds.data.shards import data_problems
     from sclds.data.tokenizer import load_tokenizer
 
-    problems = [problem for dataset in (*data.train, *data.heldout) for problem in shard_problems(dataset)]
+    problems = data_problems(data)
     try:
         load_tokenizer(data.tokenizer)
     except UserError as fault:
@@ -99,13 +116,16 @@ def _optimizer_problems(optimizer: OptimizerConfig) -> list[str]:
 
 
 def _backend_problems(engine: EngineConfig) -> list[str]:
+    from scl_kernels.norms import norms_problem
     from sclds.model.attention import set_attention_backend
 
+    norms = norms_problem(engine.norms)
+    problems = [f"engine.{norms}"] if norms else []
     try:
         set_attention_backend(engine.attention)
     except ValueError as fault:
-        return [str(fault)]
-    return []
+        problems.append(str(fault))
+    return problems
 
 
 def _weights_problems(model: ModelConfig) -> list[str]:

@@ -66,6 +66,30 @@ def test_every_world_size_computes_the_same_global_batch(config, tokenizer, worl
     assert whole["itm_label"].sum() == 4
 
 
+def test_a_shuffled_layout_packs_the_same_samples_in_another_order(config, tokenizer):
+    shuffled = config.model_copy(update={"batch": config.batch.model_copy(update={"layout": "shuffled"})})
+    found, wanted = (batches(c, tokenizer, 3) for c in (shuffled, config))
+    for [one], [other] in zip(found, wanted, strict=True):
+        assert one["sample_ids"] == other["sample_ids"]
+        assert sorted(one["order"]) == sorted(other["order"])
+        assert one["order"] != other["order"]
+        assert torch.equal(one["mlm_label"], other["mlm_label"])
+        words = [b["text_ids"][b["pair_text"][b["read_text"][b["head_mlm"]]]] for b in (one, other)]
+        assert torch.equal(*words)
+    assert_equal(found[2][0], batches(shuffled, tokenizer, 1, start=2)[0][0])
+
+
+def test_economy_predicts_the_words_that_completion_hides(config, tokenizer):
+    economy = config.model_copy(update={"losses": config.losses.model_copy(update={"mlm_view": "t2", "mltc_text": 1})})
+    [[batch]] = batches(economy, tokenizer, 1)
+    assert (batch["text_names"], batch["roles"]) == (("t0", "t2"), ("mvsc", "mlsc", "itm"))
+    places = batch["pair_text"][batch["read_text"][batch["head_mlm"]]]
+    assert (batch["text_ids"][places] == tokenizer.mask_id).all()
+    complete = batch["text_ids"][places - batch["text_cu"][len(batch["order"])]]
+    assert torch.equal(complete, batch["mlm_label"])
+    assert torch.equal(places, batch["pair_text"][batch["read_text"][batch["head_mlsc_text_tokens"]]])
+
+
 def test_pictures_change_from_epoch_to_epoch(config, tokenizer):
     seen: dict[str, list[torch.Tensor]] = {}
     for (batch,) in batches(config, tokenizer, 8):
@@ -147,3 +171,22 @@ def test_heldout_batches_are_the_same_each_time(make_config, tokenizer):
     (clips,) = heldout_batches(config, tokenizer, data.heldout[1], 4)
     assert clips["sample_ids"] == ("clips/00000/u", "clips/00000/v", "clips/00000/w")
     assert clips["captions"][0] == "clip u"
+
+
+def test_one_of_several_captions_is_drawn_by_key(make_config, tokenizer):
+    texts = [f"caption {k}" for k in range(5)]
+    members = {}
+    for k in range(16):
+        members |= {f"{k}.png": picture(k), f"{k}.json": json.dumps({"caption": "no", "captions": texts}).encode()}
+    config = make_config([members], [], BATCH)
+    epochs = batches(config, tokenizer, 4)
+    drawn = [dict(zip(b["sample_ids"], b["captions"], strict=True)) for (b,) in epochs]
+    first, second = drawn[0] | drawn[1], drawn[2] | drawn[3]
+    assert set(first.values()) == set(texts)
+    assert sum(first[key] != second[key] for key in first) > 4
+    again = batches(config, tokenizer, 1, rank=1, world=2, micro=4)[0][0]
+    assert {key: first[key] for key in again["sample_ids"]} == dict(
+        zip(again["sample_ids"], again["captions"], strict=True)
+    )
+    heldout = heldout_batches(config, tokenizer, config.data.train[0])
+    assert {caption for batch in heldout for caption in batch["captions"]} == {texts[0]}

@@ -9,9 +9,11 @@ from tests.model.samples import PAD, pack_samples, sample
 VIEWS = [sample(0, "video", 2, partner=1), sample(1, inner=1, hidden=1, partner=0), sample(2, inner=7)]
 
 
-def test_text_views_lie_one_after_the_other():
+def test_text_views_lie_one_after_the_other_equal_sizes_side_by_side():
     batch = pack_samples(VIEWS)
-    texts = [v.text for v in VIEWS] + [v.text_mlm for v in VIEWS] + [v.text_scl for v in VIEWS]
+    assert batch["order"] == (1, 2, 0)
+    views = [VIEWS[i] for i in batch["order"]]
+    texts = [v.text for v in views] + [v.text_mlm for v in views] + [v.text_scl for v in views]
     for text, first, last in zip(texts, batch["text_cu"][:-1], batch["text_cu"][1:], strict=True):
         assert np.array_equal(batch["text_ids"][first:last], text)
         assert np.array_equal(batch["text_positions"][first:last], np.arange(len(text)) + PAD + 1)
@@ -31,7 +33,8 @@ def test_itm_shows_the_partners_picture():
     batch = pack_samples(VIEWS, LossesConfig(contrastive=0, mlm=0, mvsc=0, mlsc=0))
     assert batch["roles"] == ("itm",)
     lengths = batch["pair_vision_cu"].diff().tolist()
-    assert lengths == [VIEWS[v.itm_partner].frames * (VIEWS[v.itm_partner].grid ** 2 + 1) for v in VIEWS]
+    partners = [VIEWS[VIEWS[i].itm_partner] for i in batch["order"]]
+    assert lengths == [p.frames * (p.grid**2 + 1) for p in partners]
     assert batch["itm_label"].tolist() == [0, 0, 1]
 
 

@@ -109,6 +109,46 @@ def test_compiles_whole_and_counts_its_flops():
     assert counter.get_total_flops() == 6 * 2 * 8 * 8 * 5
 
 
+def operands(dtype=torch.float32):
+    """Return what the operators take for two problems of other sizes: a, b, a_all, b_all, temperature, offset, rest."""
+    torch.manual_seed(0)
+    sizes = ((3, 7, 5, 2), (4, 4, 6, 0))
+    a_all, b_all = ([torch.randn(total, width, dtype=dtype) for _, total, width, _ in sizes] for _ in range(2))
+    a, b = (
+        [x[start : start + n].clone().requires_grad_() for x, (n, _, _, start) in zip(everything, sizes, strict=True)]
+        for everything in (a_all, b_all)
+    )
+    temperature = torch.tensor([0.1, 0.2], requires_grad=True)
+    weight, row_lse, col_lse = ([torch.rand(total) for _, total, _, _ in sizes] for _ in range(3))
+    return [a, b, a_all, b_all, temperature, [start for *_, start in sizes], weight, row_lse, col_lse]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_operators_follow_the_rules_of_custom_operators(dtype):
+    """Schemas, fake implementations, autograd registration and tracing, as torch.compile relies on them."""
+    given = operands(dtype)
+    detached = [[x.detach() for x in xs] if isinstance(xs[0], torch.Tensor) else xs for xs in given]
+    detached[4] = given[4].detach()
+    ops = torch.ops.scl_kernels
+    torch.library.opcheck(ops.infonce_statistics.default, (*detached[:6], "torch"))
+    statistics = ops.infonce_statistics(*detached[:6], "torch")[:3]
+    torch.library.opcheck(ops.infonce.default, (*given, statistics, "torch"))
+    torch.library.opcheck(ops.infonce_backward.default, (torch.ones(2), *detached, statistics, "torch"))
+
+
+def test_checkpointing_gives_the_same_gradient():
+    a, b, temperature, weight = draw(6)
+    kept = torch.autograd.grad(infonce_single(a, b, temperature, weight), (a, b, temperature))
+    again = torch.utils.checkpoint.checkpoint(infonce_single, a, b, temperature, weight, use_reentrant=False)
+    assert all(torch.equal(*pair) for pair in zip(kept, torch.autograd.grad(again, (a, b, temperature)), strict=True))
+
+
+def test_repeats_bitwise():
+    a, b, temperature, weight = draw(70, 9)
+    runs = [torch.autograd.grad(infonce_single(a, b, temperature, weight), (a, b, temperature)) for _ in range(2)]
+    assert all(torch.equal(*pair) for pair in zip(*runs, strict=True))
+
+
 MEMORY = """
 import json, resource, torch
 from scl_kernels import InfoNCEProblem, infonce, infonce_statistics
@@ -136,12 +176,27 @@ def test_memory_above_the_inputs_stays_under_a_gibibyte():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"a": torch.zeros(3, **DOUBLE)}, r"problems\[0\].a has shape \(3,\); wanted \(any, any\)"),
+        ({"a": torch.zeros(3, 0, **DOUBLE)}, r"problems\[0\].a has shape \(3, 0\); wanted at least one column"),
+        (
+            {"a": torch.zeros(3, 5, dtype=torch.int64)},
+            r"problems\[0\].a has dtype torch.int64; wanted torch.float16",
+        ),
+        ({"a": None}, r"problems\[0\].a is of type NoneType; wanted a tensor"),
         ({"b": torch.zeros(2, 5, **DOUBLE)}, r"problems\[0\].b has shape \(2, 5\); wanted \(3, 5\)"),
+        ({"b": torch.zeros(3, 5, **DOUBLE, device="meta")}, r"problems\[0\].b is on meta; wanted cpu"),
         ({"a_all": torch.zeros(4, 6, **DOUBLE)}, r"problems\[0\].a_all has shape \(4, 6\); wanted \(any, 5\)"),
         ({"b_all": torch.zeros(4, 5)}, r"problems\[0\].b_all has dtype torch.float32; wanted torch.float64"),
+        ({"b_all": torch.zeros(5, 5, **DOUBLE)}, r"problems\[0\].b_all has shape \(5, 5\); wanted \(4, 5\)"),
         ({"offset": 2}, r"problems\[0\].offset is 2; wanted 0 to 1, so that 3 local rows lie within 4"),
-        ({"temperature": 0.0}, r"problems\[0\].temperature is 0.0; wanted a number greater than 0"),
+        ({"offset": -1}, r"problems\[0\].offset is -1; wanted 0 to 1"),
+        ({"temperature": 0.0}, r"problems\[0\].temperature is 0.0; wanted a finite number greater than 0"),
+        ({"temperature": float("nan")}, r"problems\[0\].temperature is nan; wanted a finite number greater than 0"),
+        ({"temperature": torch.tensor(-1.0)}, r"problems\[0\].temperature is -1.0; wanted a finite number"),
+        ({"temperature": torch.ones(1)}, r"problems\[0\].temperature has shape \(1,\); wanted \(\)"),
         ({"weight_all": torch.zeros(3)}, r"problems\[0\].weight_all has shape \(3,\); wanted \(4\)"),
+        ({"weight_all": torch.tensor([1.0, 1, -2, 1])}, r"problems\[0\].weight_all holds -2.0; wanted .* at least 0"),
+        ({"weight_all": torch.tensor([1.0, 1, float("nan"), 1])}, r"problems\[0\].weight_all holds nan"),
     ],
 )
 def test_bad_input_is_named(change, message):
@@ -151,8 +206,60 @@ def test_bad_input_is_named(change, message):
         infonce_statistics([problem._replace(**change)])
 
 
-def test_lists_of_other_lengths_are_refused():
+def test_local_rows_that_are_not_among_the_gathered_are_found_under_the_debug_switch(monkeypatch):
+    a, b, temperature, weight = (x.detach() for x in draw(4))
+    problem = InfoNCEProblem(a[:3], b[:3], a, b, temperature, 1, weight)
+    infonce_statistics([problem])
+    monkeypatch.setenv("SCL_KERNELS_DEBUG", "1")
+    infonce_statistics([problem._replace(offset=0)])
+    with pytest.raises(ValueError, match=r"problems\[0\].a differs from problems\[0\].a_all\[1:4\]; wanted the local"):
+        infonce_statistics([problem])
+
+
+def test_one_dtype_and_one_device_serve_all_problems():
+    a, b, temperature, weight = (x.detach() for x in draw(4))
+    problem = InfoNCEProblem(a, b, a, b, temperature, 0, weight)
+    other = InfoNCEProblem(a.float(), b.float(), a.float(), b.float(), temperature, 0, weight)
+    with pytest.raises(ValueError, match=r"problems\[1\].a has dtype torch.float32; wanted torch.float64"):
+        infonce_statistics([problem, other])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"row_lse_all": []}, "row_lse_all has 0 entries for 1 problems; wanted one each"),
+        ({"statistics": []}, "statistics has 0 entries for 1 problems; wanted one each"),
+        ({"col_lse_all": [torch.zeros(3)]}, r"col_lse_all\[0\] has shape \(3,\); wanted \(4\)"),
+        ({"row_lse_all": [torch.zeros(4).int()]}, r"row_lse_all\[0\] has dtype torch.int32; wanted torch.float16"),
+    ],
+)
+def test_bad_statistics_are_named(change, message):
     a, b, temperature, weight = draw(4)
     problem = InfoNCEProblem(a, b, a.detach(), b.detach(), temperature, 0, weight)
-    with pytest.raises(ValueError, match="row_lse_all has 0 entries for 1 problems; wanted one each"):
-        infonce([problem], [], [weight], infonce_statistics([problem]))
+    given = {"row_lse_all": [weight], "col_lse_all": [weight], "statistics": infonce_statistics([problem])}
+    with pytest.raises(ValueError, match=message):
+        infonce([problem], **{**given, **change})
+
+
+@pytest.mark.parametrize("name", ["row_lse", "col_lse", "diagonal"])
+def test_statistics_of_another_problem_are_refused(name):
+    a, b, temperature, weight = draw(4)
+    problem = InfoNCEProblem(a, b, a.detach(), b.detach(), temperature, 0, weight)
+    (statistics,) = infonce_statistics([problem])
+    wrong = statistics._replace(**{name: torch.zeros(3)})
+    with pytest.raises(ValueError, match=rf"statistics\[0\].{name} has shape \(3,\); wanted \(4\)"):
+        infonce([problem], [weight], [weight], [wrong])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"a": torch.zeros(4)}, r"^a has shape \(4,\); wanted \(any, any\)"),
+        ({"b": torch.zeros(3, 5, **DOUBLE)}, r"^b has shape \(3, 5\); wanted \(4, 5\)"),
+        ({"weight": torch.zeros(3)}, r"^weight has shape \(3,\); wanted \(4\)"),
+    ],
+)
+def test_bad_input_of_one_process_is_named(change, message):
+    a, b, temperature, weight = draw(4)
+    with pytest.raises(ValueError, match=message):
+        infonce_single(**{"a": a, "b": b, "temperature": temperature, "weight": weight, **change})

@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from scl_kernels import CLASS_ROW, MASK_ROW, gather_rows, masked_gather
+from scl_kernels import CLASS_ROW, MASK_ROW, gather_rows, masked_gather, validation
+from scl_kernels import masked_gather_reference as reference
 
 EPS = 1e-5
 
@@ -96,17 +97,24 @@ def test_checkpointing_gives_the_same_gradient():
     ("change", "message"),
     [
         ({0: torch.zeros(3)}, r"rows has shape \(3,\); wanted \(any, any\)"),
+        ({0: torch.zeros(3, 0)}, r"rows has shape \(3, 0\); wanted at least one column"),
+        ({0: [1.0]}, "rows is of type list; wanted a tensor"),
         ({1: torch.zeros(5, 7)}, r"position has shape \(5, 7\); wanted \(any, 4\)"),
         ({2: torch.zeros(3, 4, dtype=torch.int32)}, "extra has dtype torch.int32; wanted torch.float16 or"),
         ({3: None}, r"source asks for class_row \(-1\) and class_row is None"),
         ({4: None}, r"source asks for mask_row \(-2\) and mask_row is None"),
+        ({3: torch.zeros(5)}, r"class_row has shape \(5,\); wanted \(4\)"),
+        ({4: torch.zeros(1, 4)}, r"mask_row has shape \(1, 4\); wanted \(4\)"),
         ({5: torch.zeros(4, device="meta")}, "weight is on meta; wanted cpu"),
+        ({6: torch.zeros(4, dtype=torch.bool)}, "bias has dtype torch.bool; wanted torch.float16 or"),
         ({7: torch.tensor([0, 6, 0])}, "source holds values from 0 to 6; wanted at least -2 and less than 6"),
         ({7: torch.tensor([0, -3, 0])}, "source holds values from -3 to 0"),
         ({7: torch.tensor([0, 1, 0], dtype=torch.int32)}, "source has dtype torch.int32; wanted torch.int64"),
         ({8: torch.tensor([0, 5, 0])}, "position_id holds values from 0 to 5; wanted at least 0 and less than 5"),
         ({8: torch.tensor([0])}, r"position_id has shape \(1,\); wanted \(3\)"),
         ({9: torch.tensor([0, 3, 0])}, "extra_id holds values from 0 to 3; wanted at least -1 and less than 3"),
+        ({9: torch.tensor([0, -2, 0])}, "extra_id holds values from -2 to 0; wanted at least -1 and less than 3"),
+        ({10: float("nan")}, "eps is nan; wanted a number greater than 0"),
         ({10: 0.0}, "eps is 0.0; wanted a number greater than 0"),
     ],
 )
@@ -118,9 +126,59 @@ def test_bad_input_is_named(change, message):
         masked_gather(*arguments)
 
 
-def test_gather_rows_refuses_half_an_embedding_and_bad_rows():
-    rows = torch.zeros(2, 3)
-    with pytest.raises(ValueError, match="only one of extra and extra_id is given"):
-        gather_rows(rows, torch.tensor([0]), torch.zeros(1, 3))
-    with pytest.raises(ValueError, match="index holds values from 0 to 2; wanted at least 0 and less than 2"):
-        gather_rows(rows, torch.tensor([0, 2]))
+ROWS = torch.zeros(2, 3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((torch.zeros(2), torch.tensor([0])), r"rows has shape \(2,\); wanted \(any, any\)"),
+        ((ROWS, torch.tensor([[0]])), r"index has shape \(1, 1\); wanted \(any\)"),
+        ((ROWS, torch.tensor([0]).int()), "index has dtype torch.int32; wanted torch.int64"),
+        ((ROWS, torch.zeros(1, dtype=torch.int64, device="meta")), "index is on meta; wanted cpu"),
+        (
+            (ROWS, torch.tensor([0, 2])),
+            "index holds values from 0 to 2; wanted at least 0 and less than 2",
+        ),
+        ((ROWS, torch.tensor([0]), torch.zeros(1, 3)), "only one of extra and extra_id is given"),
+        ((ROWS, torch.tensor([0]), torch.zeros(1, 4), torch.tensor([0])), r"extra has shape \(1, 4\)"),
+        ((ROWS, torch.tensor([0]), torch.zeros(1, 3), torch.tensor([0, 0])), r"extra_id has shape \(2,\)"),
+        (
+            (ROWS, torch.tensor([0]), torch.zeros(1, 3), torch.tensor([1])),
+            "extra_id holds values from 1 to 1",
+        ),
+    ],
+)
+def test_bad_input_of_gather_rows_is_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        gather_rows(*arguments)
+
+
+def test_indices_are_read_on_cpu_always_and_elsewhere_under_the_debug_switch(monkeypatch):
+    class OnGPU:
+        device, is_meta = torch.device("cuda"), False
+
+    monkeypatch.setattr(validation, "is_fake", lambda tensor: False)
+    monkeypatch.delenv("SCL_KERNELS_DEBUG", raising=False)
+    assert validation.readable(torch.tensor([0]))
+    assert not validation.readable(OnGPU())
+    monkeypatch.setenv("SCL_KERNELS_DEBUG", "1")
+    assert validation.readable(OnGPU())
+
+
+def test_where_indices_cannot_be_read_the_twin_answers_a_bad_one_with_nan_and_reads_no_foreign_row(monkeypatch):
+    """As the kernels do: a fault on a GPU would end the process."""
+    monkeypatch.setattr(reference, "readable", lambda index: False)
+    parts = [part.detach() for part in tables(rows=3, positions=2, extras=2)]
+    ids = [
+        torch.tensor([0, 3, CLASS_ROW, MASK_ROW, -3, 0, 0, 0]),
+        torch.tensor([0, 0, 0, 0, 0, 2, -1, 0]),
+        torch.tensor([-1, 0, 0, 0, 0, 0, 0, 2]),
+    ]
+    bad = reference.masked_gather_reference(*parts, *ids, EPS).isnan().all(1).tolist()
+    assert bad == [False, True, False, False, True, True, True, True]
+    parts[3] = None
+    bad = reference.masked_gather_reference(*parts, *ids, EPS).isnan().all(1).tolist()
+    assert bad == [False, True, True, False, True, True, True, True]
+    bad = reference.gather_rows_reference(parts[0], ids[0], parts[2], ids[2]).isnan().all(1).tolist()
+    assert bad == [False, True, True, True, True, False, False, True]

@@ -1,9 +1,20 @@
 """The Triton kernels against plain PyTorch and fp64, on a GPU or under Triton's interpreter."""
 
+from pathlib import Path
+
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
-from scl_kernels import InfoNCEProblem, gather_rows, infonce, infonce_statistics, masked_gather
+from scl_kernels import (
+    InfoNCEProblem,
+    gather_rows,
+    infonce,
+    infonce_arguments,
+    infonce_single,
+    infonce_statistics,
+    masked_gather,
+)
 from scl_kernels.backend import interpreting
 from scl_kernels.infonce_launch import Tiles, splits
 from scl_kernels.masked_gather import forward_op
@@ -111,6 +122,21 @@ def test_a_weight_of_zero_takes_a_sample_out(zero):
     torch.testing.assert_close(results[1], results[0], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("bad", [-1.0, float("nan")])
+def test_a_weight_that_is_none_gives_nan_and_never_a_wrong_gradient(bad, monkeypatch):
+    """On a GPU the weights are not read back; there a bad one must not pass for 0."""
+    monkeypatch.setattr(infonce_arguments, "readable", lambda tensor: False)
+    torch.manual_seed(0)
+    a, b = (torch.randn(5, 6, device=DEVICE, requires_grad=True) for _ in range(2))
+    weight = torch.ones(5, device=DEVICE)
+    weight[2] = bad
+    problem = InfoNCEProblem(a, b, a.detach(), b.detach(), 0.1, 0, weight)
+    statistics = infonce_statistics([problem], backend="triton")
+    lse = ([statistics[0].row_lse], [statistics[0].col_lse])
+    gradients = torch.autograd.grad(infonce([problem], *lse, statistics, backend="triton")[0], (a, b))
+    assert all(gradient.isnan().any() for gradient in gradients)
+
+
 def test_a_row_of_zeros_equals_the_twin():
     torch.manual_seed(0)
     a, b = (torch.randn(5, 6, device=DEVICE) for _ in range(2))
@@ -124,15 +150,51 @@ def test_a_row_of_zeros_equals_the_twin():
     torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-4, atol=1e-4)
 
 
+CHECKS = ("test_schema", "test_faketensor", "test_autograd_registration")
+
+
 def test_operators_follow_the_rules_of_custom_operators():
-    """Fake implementations, aliasing and autograd registration, as torch.compile relies on them."""
+    """Schemas, fake implementations and autograd registration, as torch.compile relies on them."""
     tables, indices = gather_inputs(GATHER_CASES[1], DEVICE, torch.float32)
     leaves = [None if t is None else t.requires_grad_() for t in tables]
-    torch.library.opcheck(forward_op, (*leaves, *indices, EPS), test_utils=("test_schema", "test_faketensor"))
-    compiled = torch.compile(
-        lambda *t: gather_rows(t[1], indices[1], backend="triton"), backend="aot_eager", fullgraph=True
-    )
-    torch.testing.assert_close(compiled(*leaves), leaves[1][indices[1]])
+    ops, plain = torch.ops.scl_kernels, [None if t is None else t.detach() for t in tables]
+    torch.library.opcheck(ops.masked_gather.default, (*leaves, *indices, EPS), test_utils=CHECKS)
+    out, mean, inverse_std = ops.masked_gather(*plain, *indices, EPS)
+    backward = (torch.ones_like(out), *plain[:6], *indices, mean, inverse_std)
+    torch.library.opcheck(ops.masked_gather_backward.default, backward, test_utils=CHECKS)
+    torch.library.opcheck(ops.gather_rows.default, (leaves[1], indices[1], None, None), test_utils=CHECKS)
+    torch.library.opcheck(ops.segment_sum.default, (out, indices[1], 7), test_utils=CHECKS)
+
+
+def test_kernels_compile_whole_checkpoint_and_count_their_flops():
+    """Through torch.compile without a break, again in the backward of a checkpoint, and seen by a FLOP counter."""
+    tables, indices = gather_inputs(GATHER_CASES[1], DEVICE, torch.float32)
+    leaves = [t.requires_grad_() for t in tables if t is not None]
+    b = torch.randn(len(indices[0]), tables[0].shape[1], device=DEVICE)
+
+    def function(rows, position, extra, class_row, weight, bias):
+        x = masked_gather(rows, position, extra, class_row, None, weight, bias, *indices, EPS, backend="triton")
+        return infonce_single(gather_rows(x, indices[1], backend="triton"), b, 0.1, backend="triton")
+
+    with FlopCounterMode(display=False) as counter:
+        wanted = torch.autograd.grad(function(*leaves), leaves)
+    assert counter.get_total_flops() == 6 * 2 * len(b) ** 2 * b.shape[1]
+    compiled = torch.compile(function, backend="aot_eager", fullgraph=True)
+    kept = torch.utils.checkpoint.checkpoint(function, *leaves, use_reentrant=False)
+    for out in (compiled(*leaves), kept):
+        for got, gradient in zip(torch.autograd.grad(out, leaves), wanted, strict=True):
+            torch.testing.assert_close(got, gradient)
+
+
+def test_a_real_step_is_the_same_with_and_without_each_kernel(monkeypatch):
+    """Loss and the gradient of every parameter, through the model, the losses and the kernels."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "kernels" / "benchmarks"))
+    import packed_step
+    import real_step
+
+    results = real_step.compare(packed_step.SMALL | {"image_size": 32, "batch": 2}, DEVICE, repeats=0)
+    assert [result.without for result in results] == ["all", "none", "masked_gather", "gather_rows", "infonce"]
+    assert [result for result in results if not result.passed] == []
 
 
 def test_splits_cover_all_columns_within_the_memory_bound():

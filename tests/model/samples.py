@@ -65,9 +65,10 @@ def model_of(fusion_layers=2, recompute=False, spread=0.3):
     return model
 
 
-def pack_samples(views, losses=ALL, group_size=None, patches=None):
+def pack_samples(views, losses=ALL, group_size=None, patches=None, order=None):
     patches = pixels(views) if patches is None else patches
-    return pack(views, patches, pad_id=PAD, losses=losses, grids=GRIDS, group_size=group_size or len(views))
+    group_size = group_size or len(views)
+    return pack(views, patches, pad_id=PAD, losses=losses, grids=GRIDS, group_size=group_size, order=order)
 
 
 def gradients(model, total):

@@ -48,10 +48,49 @@ def test_buckets_equal_attention_per_segment(name):
 
 def test_no_query_at_all_keeps_the_graph():
     q, kv = torch.zeros(0, 2, 4, requires_grad=True), torch.randn(3, 2, 4, requires_grad=True)
-    out = attend(q, kv, kv, plan_attention(_cumulative([]), _cumulative([]), "cpu"))
+    out = attend(q, kv, kv, plan_attention(_cumulative([0]), _cumulative([3]), "cpu"))
     out.sum().backward()
     assert out.shape == (0, 2, 4)
     assert kv.grad.abs().sum() == 0
+
+
+@pytest.mark.parametrize(
+    ("cu_q", "message"),
+    [
+        (
+            torch.tensor([0, 5, 3, 8], dtype=torch.int32),
+            "cu_q falls from 5 to 3 after entry 1; wanted cumulative",
+        ),
+        (torch.tensor([1, 3, 5, 8], dtype=torch.int32), r"cu_q begins with \[1\]; wanted a leading 0"),
+        (torch.tensor([], dtype=torch.int32), r"cu_q begins with \[\]; wanted a leading 0"),
+        (torch.tensor([0, 3, 5, 8]), "cu_q has dtype torch.int64; wanted torch.int32"),
+        (torch.zeros(2, 2, dtype=torch.int32), r"cu_q has shape \(2, 2\); wanted \(any\)"),
+        (torch.zeros(4, dtype=torch.int32, device="meta"), "cu_q is on meta; wanted cpu"),
+        ([0, 3, 5, 8], "cu_q is of type list; wanted a tensor"),
+        (torch.tensor([0, 3, 5, 8], dtype=torch.int32), "segment 1 has queries and no key to look at"),
+    ],
+)
+def test_lengths_that_are_not_cumulative_are_named(cu_q, message):
+    with pytest.raises(ValueError, match=message):
+        plan_attention(cu_q, _cumulative([1, 0, 2]), "cpu")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({0: torch.zeros(4, 2, 4)}, r"q has shape \(4, 2, 4\); wanted \(3, any, any\)"),
+        ({1: torch.zeros(3, 2, 4)}, r"k has shape \(3, 2, 4\); wanted \(5, 2, 4\)"),
+        ({1: torch.zeros(5, 2, 4).double()}, "k has dtype torch.float64; wanted torch.float32"),
+        ({2: torch.zeros(5, 2, 8)}, r"v has shape \(5, 2, 8\); wanted \(5, 2, 4\)"),
+        ({2: torch.zeros(5, 2, 4, device="meta")}, "v is on meta; wanted cpu"),
+    ],
+)
+def test_rows_that_are_not_those_of_the_plan_are_named(change, message):
+    rows = [torch.zeros(3, 2, 4), torch.zeros(5, 2, 4), torch.zeros(5, 2, 4)]
+    for at, value in change.items():
+        rows[at] = value
+    with pytest.raises(ValueError, match=message):
+        attend(*rows, plan_attention(_cumulative([1, 2]), _cumulative([4, 1]), "cpu"))
 
 
 def test_unequal_numbers_of_segments_are_refused():

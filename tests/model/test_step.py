@@ -1,5 +1,8 @@
 """The packed step against its plain definition: five or six full passes over padded inputs, nothing shared."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 
@@ -66,6 +69,50 @@ def _is_on(losses, name):
     return name in ("contrastive", "itm", "mlm", "mvsc", "mlsc", "mltc_image", "mltc_text") and getattr(losses, name)
 
 
+ECONOMY = {
+    "all": {},
+    "with_local_terms": {"mltc_image": 0.2, "mltc_text": 0.2},
+    "mlm_alone": {"contrastive": 0, "itm": 0, "mvsc": 0, "mlsc": 0},
+}
+
+
+@pytest.mark.parametrize("name", ECONOMY)
+@pytest.mark.parametrize("layers", [1, 2])
+def test_one_masked_text_serves_both_objectives(name, layers):
+    """With `mlm_view: t2` the step is the plain definition with MLM's pass on t2, and t1 is in no buffer."""
+    losses = LossesConfig(mlm_view="t2", **ECONOMY[name])
+    views = [_mlm_on_hidden_words(v) for v in MIXED]
+    model = model_of(layers)
+    found, wanted = packed(model, views, losses), plain(model, views, losses)
+    assert found[0]["mlm"] > 0
+    assert_equal(found, wanted)
+    batch = pack_samples(views, losses)
+    assert "mlm" not in batch["roles"]
+    assert batch["text_names"] == ("t0", "t2")
+    assert len(batch["text_cu"]) - 1 == 2 * len(views)
+
+
+def _mlm_on_hidden_words(view):
+    words = view.scl_positions
+    return replace(view, text_mlm=np.zeros_like(view.text), mlm_positions=words, mlm_labels=view.text[words])
+
+
+def test_views_that_no_objective_reads_are_not_packed():
+    batch = pack_samples(MIXED, LossesConfig(**OFF["contrastive_only"]))
+    assert (batch["text_names"], batch["vision_names"]) == (("t0",), ("v0",))
+    assert len(batch["vision_cu"]) - 1 == len(MIXED)
+
+
+@pytest.mark.parametrize("order", [(3, 2, 1, 0), (1, 3, 0, 2)])
+def test_packing_order_changes_nothing(order):
+    model = model_of()
+    wanted, found = (model(pack_samples(MIXED, order=o)) for o in (None, order))
+    assert found.keys() == wanted.keys()
+    for name in wanted.keys() - {"text_views", "vision_views"}:
+        torch.testing.assert_close(found[name], wanted[name], msg=lambda m, n=name: f"{n}: {m}")
+    assert not torch.equal(found["text_views"], wanted["text_views"])
+
+
 def test_local_image_negatives_are_those_of_the_group():
     model, views = model_of(), [sample(i, partner=0) for i in range(4)]
     found = packed(model, views, group_size=2)
@@ -92,8 +139,6 @@ def test_order_of_samples_changes_nothing_but_the_order():
 
 
 def _renumbered(view, partner):
-    from dataclasses import replace
-
     return replace(view, itm_partner=partner)
 
 

@@ -21,7 +21,7 @@ def base() -> Config:
     return load_config(CONFIGS / "pretrain" / "scl_base_mixed.yaml")
 
 
-def with_losses(config: Config, **weights: float) -> Config:
+def with_losses(config: Config, **weights: float | str) -> Config:
     return config.model_copy(update={"losses": config.losses.model_copy(update=weights)})
 
 
@@ -30,6 +30,14 @@ def test_flops_at_base_size(base: Config, kind: Kind, most: float, published: fl
     """The packed step and the published schedule at 12 text tokens, 288 px, and 4 frames of 224 px."""
     assert sum(packed_forward(base, kind, 12, VOCABULARY).values()) <= most
     assert sum(published_forward(base, kind, VOCABULARY).values()) == pytest.approx(published, rel=2e-3)
+
+
+@pytest.mark.parametrize(("kind", "most", "fewer"), [("image", 145e9, 2.9), ("video", 348e9, 2.7)])
+def test_flops_of_the_economy_mode(base: Config, kind: Kind, most: float, fewer: float) -> None:
+    """One masked text for MLM and MLSC saves a text view and a fusion pair."""
+    economy = sum(packed_forward(with_losses(base, mlm_view="t2"), kind, 12, VOCABULARY).values())
+    assert economy <= most
+    assert sum(published_forward(base, kind, VOCABULARY).values()) >= fewer * economy
 
 
 def test_one_linear_map_by_hand(base: Config) -> None:
@@ -45,6 +53,10 @@ def test_one_linear_map_by_hand(base: Config) -> None:
 def test_switched_off_losses_cost_nothing(base: Config) -> None:
     only = with_losses(base, itm=0.0, mlm=0.0, mvsc=0.0, mlsc=0.0)
     assert packed_forward(only, "image", 12, VOCABULARY)["fusion"] == 0
+    assert (
+        packed_forward(only, "image", 12, VOCABULARY)["text encoder"]
+        < 0.4 * (packed_forward(base, "image", 12, VOCABULARY)["text encoder"])
+    )
     without = with_losses(base, mlm=0.0)
     assert set(pairs_of(without, views_of(without, "image", 12))) == {"mvsc", "mlsc", "itm"}
 
@@ -65,8 +77,8 @@ def test_parameters_of_base_are_those_of_its_parts(base: Config) -> None:
     assert 350e6 < sum(found.values()) < 370e6
 
 
-def view_of(kind: str, frames: int, row: int) -> SampleViews:
-    text, inner = np.arange(12) + 5, np.arange(1, 3)
+def view_of(kind: str, frames: int, row: int, mlm_view: str) -> SampleViews:
+    text, inner = np.arange(12) + 5, np.arange(1, 3 if mlm_view == "t1" else 6)
     return SampleViews(
         sample_id=str(row),
         caption="",
@@ -85,16 +97,18 @@ def view_of(kind: str, frames: int, row: int) -> SampleViews:
     )
 
 
-@pytest.mark.parametrize("weights", [{}, {"mlm": 0.0}, {"mltc_image": 0.2, "mltc_text": 0.2}], ids=str)
+@pytest.mark.parametrize(
+    "weights", [{}, {"mlm": 0.0}, {"mlm_view": "t2"}, {"mltc_image": 0.2, "mltc_text": 0.2}], ids=str
+)
 @pytest.mark.parametrize(("kind", "frames"), [("image", 1), ("video", 4)])
 def test_linear_maps_of_a_real_forward(
-    kind: Kind, frames: int, weights: dict[str, float], monkeypatch: pytest.MonkeyPatch
+    kind: Kind, frames: int, weights: dict[str, float | str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The built model runs the linear maps that are counted, and 2 % more at most: the last layer may project keys and
     values of pairs that nobody reads. Attention is left out, since backends pad differently.
     """
     config = with_losses(load_config(CONFIGS / "quickstart.yaml"), **weights)
-    rows = [view_of(kind, frames, row) for row in range(2)]
+    rows = [view_of(kind, frames, row, config.losses.mlm_view) for row in range(2)]
     patches = torch.zeros(2 * frames * 64, 3 * 8 * 8)
     grids = grids_of(config)
     batch = pack(rows, patches, pad_id=1, losses=config.losses, grids=grids, group_size=2)

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from sclds.data.keys import generator
-from sclds.data.packing import SampleViews, grids_of, pack
+from sclds.data.packing import ITM_DRAWS, SampleViews, grids_of, pack
 from sclds.settings import parse_config
 
 PAD, BOS, EOS, MASK, VOCABULARY = 1, 0, 2, 3, 40
@@ -71,6 +71,7 @@ def views(number, kind, words, partner, matched):
         replaced=np.sort(rng.permutation(grid * grid)[: max(1, grid * grid // 3)]),
         itm_partner=partner,
         itm_label=matched,
+        itm_draw=int(generator(2, "synthetic", number).integers(ITM_DRAWS)),
     )
 
 

@@ -1,4 +1,5 @@
 import sys
+from functools import partial
 
 import pytest
 import torch
@@ -81,15 +82,51 @@ def test_the_guard_clips_like_torch_and_skips_what_is_not_finite():
     assert torch.equal(before, ours)
 
 
-def test_an_unrelated_package_named_apex_is_not_nvidias(tmp_path, monkeypatch):
-    (tmp_path / "apex").mkdir()
-    (tmp_path / "apex" / "__init__.py").touch()
+@pytest.fixture
+def apex(tmp_path, monkeypatch):
+    """Return a folder on the path that is imported as `apex`."""
+    folder = tmp_path / "apex"
+    folder.mkdir()
+    (folder / "__init__.py").touch()
     monkeypatch.syspath_prepend(str(tmp_path))
-    sys.modules.pop("apex", None)
-    assert not module.nvidia_apex_installed()
+    yield folder
+    for name in [name for name in sys.modules if name.split(".")[0] == "apex"]:
+        del sys.modules[name]
+
+
+def test_an_unrelated_package_named_apex_is_not_nvidias(apex):
     [problem] = implementation_problems(OptimizerConfig(implementation="apex"))
-    assert "another package" in problem
-    sys.modules.pop("apex", None)
+    assert "optimizer.implementation=apex needs NVIDIA Apex, which is missing" in problem
+    assert "it is another one: it has no optimizers and no normalization" in problem
+    assert problem.endswith("or use optimizer.implementation=torch")
+
+
+FUSED_ADAM = """
+import torch
+class FusedAdam(torch.optim.AdamW):
+    def __init__(self, params, lr=1e-3, bias_correction=True, betas=(0.9, 0.999), eps=1e-8, adam_w_mode=True,
+                 weight_decay=0.0, amsgrad=False, set_grad_none=True, capturable=False, master_weights=False):
+        assert adam_w_mode
+        super().__init__(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
+"""
+
+
+def test_apex_fused_adam_gets_the_groups_and_steps_like_torchs(apex, monkeypatch):
+    """A stand-in with Apex's signature: what is passed to it, and that it is AdamW's decoupled decay."""
+    (apex / "optimizers").mkdir()
+    (apex / "optimizers" / "__init__.py").write_text(FUSED_ADAM)
+    (apex / "normalization").mkdir()
+    steps = []
+    for implementation, cuda in (("apex", True), ("torch", False)):
+        parameter = torch.nn.Parameter(torch.ones(2, 2))
+        settings = OptimizerConfig(implementation=implementation)
+        monkeypatch.setattr(module.torch.cuda, "is_available", partial(bool, cuda))
+        optimizer = module.build_optimizer([("text_encoder.weight", parameter)], settings, guard=False)
+        parameter.grad = torch.full((2, 2), 0.5)
+        optimizer.step()
+        steps.append(parameter.detach())
+        assert type(optimizer).__name__ == ("FusedAdam" if implementation == "apex" else "AdamW")
+    assert torch.equal(*steps)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the fused kernel can run here")

@@ -1,7 +1,8 @@
 import pytest
+from torch.distributed import DistBackendError
 
 from sclds.errors import ConfigError, DataError
-from sclds.train.startup import USER_ERROR, checked_config, exit_code
+from sclds.train.startup import PEER_LOST, USER_ERROR, checked_config, exit_code
 
 QUICKSTART = "configs/quickstart.yaml"
 
@@ -25,6 +26,7 @@ def test_everything_that_stands_in_the_way_is_told_at_once(tmp_path):
         "data.tokenizer=/no/such/tokenizer",
         "optimizer.implementation=apex",
         "engine.attention=flash_attn",
+        "engine.norms=liger",
         "model.init_from=no-such-folder",
     ]
     with pytest.raises(ConfigError) as fault:
@@ -37,9 +39,10 @@ def test_everything_that_stands_in_the_way_is_told_at_once(tmp_path):
         "run_dir",
         "NVIDIA Apex",
         "engine.attention=flash_attn",
+        "engine.norms=liger needs Liger Kernel",
     ):
         assert part in told
-    assert len(fault.value.problems) == 7
+    assert len(fault.value.problems) == 8
 
 
 def test_faults_of_the_settings_do_not_hide_those_of_the_files(tmp_path):
@@ -79,3 +82,20 @@ def test_a_fault_of_one_ranks_data_is_told_by_that_rank(capsys):
 def test_our_own_mistakes_keep_their_traceback():
     with pytest.raises(AssertionError):
         exit_code(raises(AssertionError()), rank=0)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        RuntimeError("[gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:3024"),
+        DistBackendError("NCCL error: remote process exited"),
+    ],
+)
+def test_a_process_that_is_left_alone_says_so(capsys, fault):
+    assert exit_code(raises(fault), rank=1) == PEER_LOST
+    assert "rank 1 lost another process" in capsys.readouterr().err
+
+
+def test_other_faults_of_the_environment_keep_their_traceback():
+    with pytest.raises(RuntimeError, match="out of memory"):
+        exit_code(raises(RuntimeError("out of memory")), rank=0)

@@ -23,11 +23,15 @@ from tests.train.zero_worker import STEPS
 ROOT = Path(__file__).resolve().parents[2]
 ACCUMULATED = {"batch": {"max_micro_size": 4}}
 GLSCL = {"losses": {"mltc_image": 0.2, "mltc_text": 0.2}}
+HARD = {"losses": {"itm_negatives": "hard"}}
 SAME_AS_PLAIN = {
     "zero3": {"config": {}, "make_up": "mixed"},
     "zero3_accumulated": {"config": ACCUMULATED, "make_up": "mixed"},
     "zero3_recompute": {"config": {"engine": {"activation_checkpointing": True}}, "make_up": "mixed"},
     "zero3_glscl": {"config": GLSCL, "make_up": "mixed"},
+    "zero3_hard_negatives": {"config": HARD, "make_up": "mixed"},
+    "zero3_hard_negatives_accumulated": {"config": HARD | ACCUMULATED, "make_up": "mixed"},
+    "zero3_economy": {"config": {"losses": {"mlm_view": "t2"}}, "make_up": "mixed"},
     "zero2": {"config": {"engine": {"zero_stage": 2}}, "make_up": "mixed"},
     "zero1": {"config": {"engine": {"zero_stage": 1}}, "make_up": "mixed"},
     "zero0": {"config": {"engine": {"zero_stage": 0}}, "make_up": "mixed"},

@@ -9,10 +9,8 @@ import hashlib
 import importlib.resources
 import io
 import json
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,12 +19,11 @@ import numpy as np
 import PIL
 import tokenizers
 from PIL import Image
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from sclds.data.prepare import emoji, encode, openclipart
 from sclds.data.prepare.item import Item
 from sclds.data.prepare.packages import Package, archive_files, fetch
+from sclds.data.prepare.progress import counting
 from sclds.data.prepare.split import (
     Fingerprint,
     Split,
@@ -55,13 +52,21 @@ CLDR = Package(
     "28576e51225deb51e3ddd734b0f824a0079682cb5d8c27faa9f68149317a14d1",
     "Unicode-3.0",
 )
-FLUENT = Package(
-    "npm",
-    "@lobehub/fluent-emoji-anim-1",
-    "1.0.0",
-    "lobehub-fluent-emoji-anim-1-1.0.0.tgz",
-    "4c03ac178c1eabf2e2a16dd498f3cc2b92dc30ec3466ae38fdc497d4774c99ea",
-    "MIT",
+FLUENT = tuple(
+    Package(
+        "npm",
+        f"@lobehub/fluent-emoji-anim-{number}",
+        "1.0.0",
+        f"lobehub-fluent-emoji-anim-{number}-1.0.0.tgz",
+        sha256,
+        "MIT",
+    )
+    for number, sha256 in (
+        (1, "4c03ac178c1eabf2e2a16dd498f3cc2b92dc30ec3466ae38fdc497d4774c99ea"),
+        (2, "e431da8172e394036c330faa77648d6fbbae1fd3b0be95637c4497c9075019c0"),
+        (3, "3624d0c34c819c1794b74ccf6ae9034adff7c4cb6318dd2a645145f0196feb43"),
+        (4, "3d4c08f1e321f70808ef4996aba0ab575a9d97b6c56ffffc92cf6161a7836aa3"),
+    )
 )
 CLIPART_PNG = Package(
     "apt",
@@ -79,7 +84,7 @@ CLIPART_SVG = Package(
     "989712d90d57dfa3230049f553bb43b76c30ee4d4b8c5f6e106e33f7db5cbdc5",
     "public domain",
 )
-PACKAGES = (EMOJI, CLDR, FLUENT, CLIPART_PNG, CLIPART_SVG)
+PACKAGES = (EMOJI, CLDR, *FLUENT, CLIPART_PNG, CLIPART_SVG)
 FOLDERS = ("images-train", "images-heldout", "clips-train", "clips-heldout")
 
 _HELDOUT_IMAGES = 448
@@ -88,13 +93,11 @@ _TRAIN_IMAGES = 6000
 """Training pictures; skin tones are left out first, so that all folders together stay under 20 MB."""
 _SHARD_SAMPLES = 1600
 _VOCABULARY = 4096
-_ENCODER = "1"
+_ENCODER = "2"
 """Name of the encoders' parameters in the cache: raise it when one changes."""
 
 _FAINT = 24
 """A picture whose gray values span less than this (of 255) shows nearly nothing."""
-
-Progressed = Callable[[str, int], None]
 
 
 @dataclass(frozen=True)
@@ -122,7 +125,7 @@ def prepare_embedded(destination: Path, cache: Path) -> dict[str, int]:
 
     Args:
         destination: Folder that becomes a copy of the package's `data/embedded`.
-        cache: Folder for archives (400 MB) and encoded samples (10 MB).
+        cache: Folder for archives (1 GB) and encoded samples (10 MB).
 
     Returns:
         Samples a folder.
@@ -132,8 +135,7 @@ def prepare_embedded(destination: Path, cache: Path) -> dict[str, int]:
     """
     for package in PACKAGES:
         fetch(package, cache)
-    with _progress() as advance:
-        samples = list(_samples(cache, advance))
+    samples = list(_samples(cache))
     items = [s.item for s in samples]
     groups = groups_of(items, near_duplicates([s.print for s in samples]))
     split = split_by_concept(items, groups, _HELDOUT_IMAGES, _HELDOUT_CLIPS)
@@ -146,7 +148,7 @@ def prepare_embedded(destination: Path, cache: Path) -> dict[str, int]:
     return counts
 
 
-def _samples(cache: Path, advance: Progressed) -> Iterator[Sample]:
+def _samples(cache: Path) -> Iterator[Sample]:
     """Yield every sample, sorted by key, encoding what the cache does not hold."""
     store = cache / f"encoded-{_ENCODER}-pillow{PIL.__version__}-av{av.__version__}"
     store.mkdir(parents=True, exist_ok=True)
@@ -155,8 +157,7 @@ def _samples(cache: Path, advance: Progressed) -> Iterator[Sample]:
         *emoji.picture_items(cache / EMOJI.archive, names),
         *openclipart.picture_items(cache / CLIPART_PNG.archive, cache / CLIPART_SVG.archive),
     )
-    clips = tuple(emoji.clip_items(cache / FLUENT.archive, names))
-    advance("encoding", len(pictures) + len(clips))
+    clips = [clip for package in FLUENT for clip in emoji.clip_items(cache / package.archive, names, package.name)]
 
     def encoded(found: tuple[Item, bytes]) -> Sample | None:
         item, source = found
@@ -171,12 +172,14 @@ def _samples(cache: Path, advance: Progressed) -> Iterator[Sample]:
             part.replace(path)
         content = path.read_bytes()
         shown = _shown(content, is_clip)
-        advance("encoding", 0)
         return None if _blank(shown) else Sample(item, content, fingerprint(shown))
 
-    with ThreadPoolExecutor(2) as pool:
-        done = pool.map(encoded, (*pictures, *clips))
-        yield from sorted((s for s in done if s is not None), key=lambda s: s.item.key)
+    done = []
+    with ThreadPoolExecutor(2) as pool, counting("encoding", len(pictures) + len(clips)) as advance:
+        for sample in pool.map(encoded, (*pictures, *clips)):
+            done.append(sample)
+            advance(1)
+    yield from sorted((s for s in done if s is not None), key=lambda s: s.item.key)
 
 
 def _shown(content: bytes, is_clip: bool) -> Image.Image:
@@ -253,27 +256,3 @@ def _write_manifest(destination: Path, counts: dict[str, int]) -> None:
         "sha256": sums,
     }
     (destination / "MANIFEST.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-
-
-@contextmanager
-def _progress() -> Iterator[Progressed]:
-    """Yield a function (what, total); total above zero starts the count, zero advances it by one."""
-    console = Console(file=sys.stderr)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("", total=None)
-        done = 0
-        goal = 0
-
-        def advance(what: str, total: int) -> None:
-            nonlocal done, goal
-            if total:
-                goal = total
-                bar.update(task, description=what, total=total)
-                return
-            done += 1
-            bar.advance(task)
-            if not console.is_terminal and (done % 1000 == 0 or done == goal):
-                console.print(f"{what}: {done} of {goal}")
-
-        yield advance

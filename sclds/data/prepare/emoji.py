@@ -78,16 +78,28 @@ def picture_items(archive: Path, names: EmojiNames) -> Iterator[tuple[Item, byte
                 yield item, content
 
 
-def clip_items(archive: Path, names: EmojiNames) -> Iterator[tuple[Item, bytes]]:
-    """Yield every animation that moves, with its caption and its WebP; about half of the package are stills."""
+def clip_items(archive: Path, names: EmojiNames, source: str) -> Iterator[tuple[Item, bytes]]:
+    """Yield every animation that moves, with its caption and its WebP.
+
+    Stills are left out, and so are skin tones: five more clips of one motion teach nothing that their size is worth.
+
+    Args:
+        archive: One of the packages of animations.
+        names: Captions by code points.
+        source: The package's name.
+    """
     for path, content in archive_files(archive):
-        if not path.endswith(".webp"):
+        if not path.endswith(".webp") or _tones(Path(path).stem):
             continue
         with Image.open(io.BytesIO(content)) as animation:
             moves = getattr(animation, "n_frames", 1) > 1
-        item = _item(Path(path).stem, names, "clip", "@lobehub/fluent-emoji-anim-1", "MIT") if moves else None
+        item = _item(Path(path).stem, names, "clip", source, "MIT") if moves else None
         if item is not None:
             yield item, content
+
+
+def _tones(stem: str) -> list[str]:
+    return [_SKIN_TONES[c] for c in re.split("[-_]", stem.lower()) if c in _SKIN_TONES]
 
 
 def _item(stem: str, names: EmojiNames, prefix: str, source: str, licence: str) -> Item | None:
@@ -95,7 +107,7 @@ def _item(stem: str, names: EmojiNames, prefix: str, source: str, licence: str) 
     if code not in names.name:
         return None
     title = plain_words(names.name[code].replace("⊛", ""))
-    tones = [_SKIN_TONES[c] for c in re.split("[-_]", stem.lower()) if c in _SKIN_TONES]
+    tones = _tones(stem)
     category = names.category[code]
     extra = [*names.keywords.get(code, [])[:_KEYWORDS], category]
     caption = described(title + (f" with {' and '.join(tones)} skin tone" if tones else ""), "", extra)

@@ -1,0 +1,36 @@
+"""Benchmark of `gather_rows`: the rows of a batch's fusion pairs out of its views, bf16 on a GPU."""
+
+from collections.abc import Iterator
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from harness import Workload, device
+
+from scl_kernels.gather_rows import gather_rows
+
+TOKENS = 325
+"""Rows of a complete image of 288 pixels; two pairs of each image read it, a third reads its neighbour."""
+
+
+def workloads() -> Iterator[Workload]:
+    """Yield one workload per number of images; x is the number of rows gathered."""
+    gpu = device() == "cuda"
+    width, dtype = (768, torch.bfloat16) if gpu else (256, torch.float32)
+    for images in (8, 64, 512) if gpu else (2, 8):
+        generator = torch.Generator().manual_seed(images)
+        shape = (images * TOKENS, width)
+        rows = torch.randn(shape, generator=generator).to(device(), dtype).requires_grad_()
+        own = torch.arange(images * TOKENS)
+        index = torch.cat([own, own, own.roll(TOKENS)]).to(device())
+        yield Workload(
+            index.shape[0],
+            {"images": images, "size": index.shape[0] * width, "width": width, "dtype": str(dtype)},
+            [rows],
+            {
+                "ours": partial(gather_rows, rows, index),
+                **({"triton": partial(gather_rows, rows, index, backend="triton")} if gpu else {}),
+                "eager": partial(F.embedding, index, rows),
+                "compile": partial(torch.compile(F.embedding), index, rows),
+            },
+        )

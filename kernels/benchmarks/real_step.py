@@ -1,0 +1,95 @@
+"""One real training step, forward and backward, with all kernels, without each of them, and without any."""
+
+import contextlib
+import importlib
+import statistics
+import time
+from collections.abc import Iterator
+from functools import partial
+from typing import Any, NamedTuple
+from unittest import mock
+
+import torch
+from packed_step import build_model, on_backend, set_attention_backend, totals
+from torch import Tensor
+
+USES = {
+    "masked_gather": (("sclds.model.vision", "masked_gather"), ("sclds.model.text", "masked_gather")),
+    "gather_rows": tuple((f"sclds.model.{part}", "gather_rows") for part in ("attention", "fusion", "heads", "scl")),
+    "infonce": (("sclds.losses.objectives", "infonce"), ("sclds.losses.objectives", "infonce_statistics")),
+}
+"""Kernel: where the step calls it."""
+TOLERANCE = 1e-3
+"""Largest relative difference of loss and gradient from the step of the twins, in fp32."""
+
+
+class StepResult(NamedTuple):
+    """One way to take the step, against the twins."""
+
+    without: str
+    """The kernel that its twin replaces; `none` or `all`."""
+    loss: float
+    loss_error: float
+    """Relative."""
+    gradient_error: float
+    """Norm of the difference of all gradients, relative to the gradient's norm."""
+    milliseconds: float
+    """Median of forward and backward."""
+
+    @property
+    def passed(self) -> bool:
+        """Whether the step is that of the twins; never for NaN."""
+        return self.loss_error <= TOLERANCE and self.gradient_error <= TOLERANCE
+
+
+@contextlib.contextmanager
+def without(kernel: str) -> Iterator[None]:
+    """Replace one kernel by its twin wherever the step calls it."""
+    with contextlib.ExitStack() as stack:
+        for module, name in USES.get(kernel, ()):
+            function = getattr(importlib.import_module(module), name)
+            stack.enter_context(mock.patch(f"{module}.{name}", partial(function, backend="torch")))
+        yield
+
+
+def compare(sizes: dict[str, Any], device: str, repeats: int) -> list[StepResult]:
+    """Take the step in fp32 in every way and compare losses and gradients; `repeats` steps of each are timed.
+
+    Args:
+        sizes: As `sclds.profiling.benchmark.MID_SIZE`.
+        device: `cuda`, or `cpu` under Triton's interpreter.
+        repeats: Timed steps.
+    """
+    set_attention_backend("auto", "fp32")
+    model = build_model(sizes).to(device).train()
+    total = totals(sizes, device)["packed"]
+    ways = {"all": "torch", "none": "triton", **dict.fromkeys(USES, "triton")}
+    results, wanted = [], None
+    for name, backend in ways.items():
+        with without(name):
+            loss, gradient, times = _step(partial(on_backend, backend, total, model), model, repeats)
+        wanted = wanted or (loss, gradient)
+        loss_error = abs(loss - wanted[0]) / abs(wanted[0])
+        gradient_error = float((gradient - wanted[1]).norm() / wanted[1].norm())
+        results.append(StepResult(name, loss, loss_error, gradient_error, statistics.median(times)))
+    return results
+
+
+def _step(loss_of: Any, model: torch.nn.Module, repeats: int) -> tuple[float, Tensor, list[float]]:
+    """Return the loss, all gradients in one fp64 vector, and milliseconds of the steps after the first."""
+    times = []
+    for _ in range(1 + repeats):
+        model.zero_grad(set_to_none=True)
+        _wait()
+        start = time.perf_counter()
+        loss = loss_of()
+        loss.backward()
+        _wait()
+        times.append(1e3 * (time.perf_counter() - start))
+    gradients = [p.grad.double().flatten() for p in model.parameters() if p.grad is not None]
+    return float(loss.detach()), torch.cat(gradients), times[1:] or times
+
+
+def _wait() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()

@@ -1,0 +1,128 @@
+"""Find from which size on `auto` should take a kernel instead of its PyTorch twin.
+
+The sizes stand in `crossover.json` and nowhere else; `backend.pays_off` reads them. Unless measured they
+are estimates: a kernel pays off where the bytes it saves take longer than the launches it adds. `python -m
+scl_kernels.crossover` prints them with their arithmetic; with the CSV that `make gpu-check` wrote they become those of
+that GPU:
+
+    python -m scl_kernels.crossover runs/gpu-check/benchmarks.csv
+"""
+
+import argparse
+import csv
+import json
+import sys
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from scl_kernels.backend import SIZES, Operation, smallest_sizes
+from scl_kernels.roofline import DEVICES, gather_terms, total
+
+LAUNCH_SECONDS = 6e-6
+"""A small eager operation on an idle GPU: what the host needs to issue it."""
+OPERATOR_SECONDS = 30e-6
+"""What the host needs to enter a custom operator and launch a Triton kernel, beyond an eager operation."""
+CAUTION = 2
+"""Factor on every estimate, for what the counts leave out."""
+DEVICE = DEVICES[90]
+"""The fastest memory known here, on which saved bytes are worth least."""
+
+
+class Cost(NamedTuple):
+    """Launches of a small forward and backward pass, and the bytes that the kernel saves per element written."""
+
+    kernel_launches: int
+    kernel_operators: int
+    twin_launches: int
+    saved_bytes: float
+
+
+def costs() -> dict[Operation, Cost]:
+    """Return what the estimates are made of, for bf16.
+
+    Launches were counted in the code of both sides; a stable sort counts 7. The twins' count is that of few tokens,
+    where the backward of an embedding does not sort. `gather_rows` saves filling the gradient with zeros before adding.
+    `infonce` needs fewer launches than eager code at any size (its chunked twin needs more), so bytes do not matter.
+    """
+    count = 10_000
+    ours, eager = (total(terms) for terms in gather_terms(count, count, 768, 2))
+    return {
+        "masked_gather": Cost(35, 2, 40, (eager - ours) / (count * 768)),
+        "gather_rows": Cost(30, 2, 6, 2.0),
+        "infonce": Cost(35, 3, 70, 0.0),
+    }
+
+
+def estimate(cost: Cost) -> int | None:
+    """Return the size from which on saved bytes outweigh added launches; None where there is no such size."""
+    added = (cost.kernel_launches - cost.twin_launches) * LAUNCH_SECONDS + cost.kernel_operators * OPERATOR_SECONDS
+    if added <= 0:
+        return 0
+    return round(CAUTION * added * DEVICE.bytes_per_second / cost.saved_bytes) if cost.saved_bytes > 0 else None
+
+
+def measured(rows: Iterable[Mapping[str, str]]) -> dict[str, int | None]:
+    """Return, per operation, the smallest measured size from which on its kernels never lost to eager code.
+
+    Args:
+        rows: Lines of a benchmark's CSV; those of the providers `triton` and `eager`, forward and backward together,
+            count, and each one's config holds `size`.
+
+    Returns:
+        Operations that the lines cover; None where the kernels lost at the largest size.
+
+    Raises:
+        ValueError: No line tells of kernels on a GPU.
+    """
+    medians: dict[str, dict[int, dict[str, float]]] = defaultdict(lambda: defaultdict(dict))
+    for row in rows:
+        of_use = row["mode"] == "full" and row["metric"] == "milliseconds" and not row["device"].startswith("cpu")
+        if of_use and row["provider"] in ("triton", "eager"):
+            medians[row["kernel"]][json.loads(row["config"])["size"]][row["provider"]] = float(row["median"])
+    found: dict[str, int | None] = {}
+    for operation, by_size in medians.items():
+        # where eager code ran out of memory there is nothing to lose to
+        pairs = {size: m for size, m in by_size.items() if "triton" in m}
+        lost = [size for size, m in pairs.items() if m["triton"] > m.get("eager", float("inf"))]
+        won = [size for size in pairs if size > max(lost, default=-1)]
+        if pairs:
+            found[operation] = (min(won) if lost else 0) if won else None
+    if not found:
+        raise ValueError("the CSV holds no time of provider `triton` on a GPU; write it with make gpu-check")
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write the sizes and print them."""
+    parser = argparse.ArgumentParser(prog="python -m scl_kernels.crossover", description=__doc__.split("\n")[0])
+    parser.add_argument("csv", nargs="?", type=Path, help="a GPU's benchmarks.csv; without it only print")
+    path: Path | None = parser.parse_args(arguments).csv
+    entries = json.loads(SIZES.read_text())
+    if path is not None:
+        with path.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        try:
+            found = measured(rows)
+        except ValueError as fault:
+            sys.stderr.write(f"error: {path}: {fault}\n")
+            return 2
+        names = {row["device"] for row in rows}
+        entries |= {n: {"size": s, "from": f"measured on {', '.join(sorted(names))}"} for n, s in found.items()}
+        SIZES.write_text(json.dumps(entries, indent=1) + "\n")
+        smallest_sizes.cache_clear()
+    for name, cost in costs().items():
+        entry = entries[name]
+        sys.stdout.write(f"{name}: kernels from size {entry['size']} on ({entry['from']})\n")
+        sys.stdout.write(
+            f"  estimate {estimate(cost)}: {CAUTION} times what follows from {cost.kernel_launches} launches against "
+            f"{cost.twin_launches}, {LAUNCH_SECONDS * 1e6:.0f} us each; {cost.kernel_operators} operators, "
+            f"{OPERATOR_SECONDS * 1e6:.0f} us each; {cost.saved_bytes:.1f} bytes saved per element at {DEVICE.name}'s "
+            f"bandwidth\n"
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,39 @@
+"""Hard negatives for image-text matching: which wrong picture a text is shown with, drawn by contrastive similarity.
+
+As in ALBEF (arXiv 2107.07651, §3.2), but among the members of the text's group instead of the process's batch, so that
+the result does not depend on how the global batch is split. Candidates are as large as the picture that the host
+packed: every length of the batch stays, and only row numbers change, on the device.
+
+Shape suffixes: B samples, P projection channels, G members of a group.
+"""
+
+import torch
+from torch import Tensor
+
+from sclds.data.packing import ITM_DRAWS, Batch
+
+
+def hard_partners(text_BP: Tensor, vision_BP: Tensor, temperature: Tensor, batch: Batch) -> Tensor:
+    """Return the sample whose picture each text is shown with, (B,) int64.
+
+    A member of the group is drawn with the softmax of its similarity, by the batch's counter `itm_draw`. Matched texts
+    keep their own picture. Splits whose similarities differ in the last bit draw alike unless the counter hits it.
+    """
+    text, vision = (torch.nn.functional.normalize(x.detach().double(), dim=1) for x in (text_BP, vision_BP))
+    members, allowed = batch["itm_members"], batch["itm_allowed"]
+    similarity = (text[:, None] * vision[members]).sum(2) / temperature.detach().double()
+    # a diverged run goes on to the check for finite gradients, which all ranks make together
+    similarity = similarity.nan_to_num(0.0).masked_fill(~allowed, torch.finfo(torch.float64).min)
+    cumulative = (similarity.softmax(1) * allowed).cumsum(1)
+    threshold = batch["itm_draw"].double() / ITM_DRAWS * cumulative[:, -1]
+    drawn = (cumulative <= threshold[:, None]).sum(1, keepdim=True).clamp(max=members.shape[1] - 1)
+    return torch.where(allowed.any(1), members.gather(1, drawn).squeeze(1), batch["itm_partner"])
+
+
+def with_hard_negatives(text_BP: Tensor, vision_BP: Tensor, temperature: Tensor, batch: Batch) -> Batch:
+    """Return the batch, where the itm pairs show the pictures of `hard_partners`; nothing else differs."""
+    partner = hard_partners(text_BP, vision_BP, temperature, batch)
+    shown = batch["itm_vision_start"][partner][batch["itm_row_sample"]] + batch["itm_row_offset"]
+    first = batch["itm_first_row"]
+    rows = batch["pair_vision"]
+    return batch | {"pair_vision": torch.cat((rows[:first], shown, rows[first + len(shown) :]))}

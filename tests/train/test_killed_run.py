@@ -1,0 +1,76 @@
+"""A run that was killed between checkpoints, and started again, is the run that nobody touched, bit for bit."""
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from sclds.launch import launcher_environment, pretrain, pretrain_command
+from sclds.train.checkpoint import newest_checkpoint
+from sclds.train.consolidate import consolidated_weights
+from sclds.train.run_folder import read_metrics
+
+CONFIG = Path(__file__).parents[2] / "configs" / "quickstart.yaml"
+PROCESSES, LIMIT = 2, 300
+KILLED_AT = {2: 0, 6: 4}
+"""Step after which all processes die → last checkpoint before it."""
+SETTINGS = [
+    *("data.image_size=16", "data.video_size=16", "data.frames=2", "data.heldout=[]"),
+    *("batch.global_size=16", "batch.group_size=4", "batch.max_micro_size=4"),
+    *("model.vision.width=32", "model.vision.layers=1", "model.vision.pretrained_image_size=16"),
+    *("model.text.width=32", "model.text.layers=1", "model.text.dropout=0.1"),
+    *("model.fusion.width=32", "model.fusion.layers=2", "model.fusion.dropout=0.1", "model.projection=16"),
+    *("losses.itm_negatives=hard", "losses.mltc_image=0.2", "losses.mltc_text=0.2"),
+    *("schedule.steps=9", "checkpoint.every=4", "log.every=1", "log.tensorboard=false", "log.pictures_every=0"),
+]
+
+
+def steps_in(folder):
+    return [line["step"] for line in read_metrics(folder / "metrics.jsonl")]
+
+
+def kill_after(step, folder):
+    """Start the run, and kill launcher and processes as soon as `step` is logged."""
+    command = pretrain_command(CONFIG, [*SETTINGS, f"run_dir={folder}"], PROCESSES)
+    process = subprocess.Popen(
+        command,
+        env=launcher_environment(PROCESSES),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        end = time.monotonic() + LIMIT
+        while step not in steps_in(folder):
+            assert process.poll() is None, "the run ended by itself"
+            assert time.monotonic() < end
+            time.sleep(0.02)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+@pytest.mark.multiprocess
+@pytest.mark.slow
+def test_killed_twice_and_resumed_equals_untouched(tmp_path):
+    """With dropout, accumulation, hard negatives and ZeRO-3: equal losses at every step, and equal weights."""
+    untouched, killed = tmp_path / "untouched", tmp_path / "killed"
+    pretrain("untouched", CONFIG, [*SETTINGS, f"run_dir={untouched}"], PROCESSES, LIMIT)
+    for step, saved in KILLED_AT.items():
+        kill_after(step, killed)
+        checkpoint = newest_checkpoint(killed / "checkpoints")
+        assert (checkpoint.step if checkpoint else 0) == saved
+    pretrain("killed", CONFIG, [*SETTINGS, f"run_dir={killed}"], PROCESSES, LIMIT)
+    lines, wanted = (read_metrics(folder / "metrics.jsonl") for folder in (killed, untouched))
+    assert [line["step"] for line in lines] == list(range(1, 10))
+    assert [line["loss"] for line in lines] == [line["loss"] for line in wanted]
+    assert [line["grad_norm"] for line in lines] == [line["grad_norm"] for line in wanted]
+    weights, untouched_weights = (
+        consolidated_weights(newest_checkpoint(folder / "checkpoints").folder) for folder in (killed, untouched)
+    )
+    for name, weight in untouched_weights.items():
+        assert torch.equal(weights[name], weight), name
