@@ -3,6 +3,9 @@
 import sys
 from pathlib import Path
 
+import torch
+import torch.distributed as dist
+
 from sclds.data.loader import Quarantine, TrainingBatches
 from sclds.data.tokenizer import load_tokenizer
 from sclds.settings import load_config
@@ -15,7 +18,9 @@ from sclds.train.startup import exit_code
 def work() -> int:
     """Fetch as a run does until the data end it; rank 1 by itself would take anything."""
     config = load_config(sys.argv[1])
-    group = ProcessGroup()
+    dist.init_process_group("gloo")
+    group = object.__new__(ProcessGroup)  # without DeepSpeed, of which the agreement of ranks needs nothing
+    group.device, group.rank, group.world_size = torch.device("cpu"), dist.get_rank(), dist.get_world_size()
     if group.rank == 1:
         config = config.model_copy(update={"data": config.data.model_copy(update={"max_bad_share": 1.0})})
     micro = config.batch.global_size // group.world_size
@@ -31,7 +36,7 @@ def work() -> int:
     finally:
         print(f"stopped at step {step}", flush=True)
         batches.close()
-        group.close()
+        dist.destroy_process_group()
     return 0
 
 
