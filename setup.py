@@ -11,7 +11,7 @@ setup(
     packages=[*find_packages(include=["sclds", "sclds.*"]), "scl_kernels"],
     package_dir={"sclds": "sclds", "scl_kernels": "kernels/scl_kernels"},
     package_data={
-        "sclds": ["py.typed", "data/embedded/**/*", "data/embedded/*"],
+        "sclds": ["py.typed", "data/embedded/**/*", "data/embedded/*", "data/*.yaml"],
         "scl_kernels": ["*.json"],
     },
     install_requires=[

@@ -27,7 +27,9 @@ class DatasetConfig(Section):
     name: str
     """Short name used in logs, pictures and the quarantine file."""
     shards: str
-    """Folder or glob of WebDataset tar files; `embedded:NAME` is a folder inside the package."""
+    """WebDataset tar files: a folder, a glob, a range such as `{00000..00099}`, or a URL of one (`s3://`, `gs://`, `hf://`,
+    any of fsspec); `embedded:NAME` is a folder inside the package. Without it the row is the one of this name in
+    sclds/data/data_sets.yaml."""
     kind: Literal["image", "video"] = "image"
     """What a sample shows: one picture, or a clip of which `data.frames` frames are taken."""
     weight: Annotated[float, Field(gt=0.0)] = 1.0
@@ -79,13 +81,19 @@ class DataConfig(Section):
     """DALI's threads per process."""
     prefetch: Positive = 2
     """Micro-batches decoded ahead."""
+    prefetch_bytes: Positive = 2**30
+    """Most bytes of the micro-batches decoded ahead, per process; one is decoded ahead whatever its size."""
     shuffle_block: Positive = 16
     """Shards whose samples are shuffled together; more shuffles better, fewer reads more sequentially."""
+    cache_dir: str = "~/.cache/sclds/shards"
+    """Folder on a local disk where shards behind a URL are fetched to; all processes of a machine share it."""
+    cache_bytes: Positive = 200_000_000_000
+    """Most bytes of `cache_dir`; shards that were not read for longest make room. At least two blocks must fit."""
     max_bad_share: Share = 0.01
     """A run stops when more than this share of the samples it has read was set aside as unusable."""
     max_pixels: Annotated[int, Field(ge=1, le=178_000_000)] = 64_000_000
     """Most pixels of a picture, or of a frame of a clip; a larger one is set aside before it is decoded, so that memory
-    stays bounded (3 bytes a pixel and decoding thread). Pillow reads no header of more than 178 million."""
+    stays bounded: 3 bytes a pixel, at worst for all of a micro-batch. Pillow reads none of more than 178 million."""
 
 
 class VisionConfig(Section):
@@ -389,6 +397,12 @@ def cross_field_problems(config: Config) -> list[str]:
         problems.append("data.hw_decoder_load and data.nvdec have no effect with data.device=cpu; remove them")
     if not data.randaugment_operations and data.randaugment_magnitude != 9:
         problems.append("data.randaugment_magnitude has no effect with data.randaugment_operations=0; remove it")
+    if not any("://" in dataset.shards for dataset in (*data.train, *data.heldout)):
+        for key in ("cache_dir", "cache_bytes"):
+            if getattr(data, key) != DataConfig.model_fields[key].default:
+                problems.append(
+                    f"data.{key} has no effect: no data set is a URL, and paths are read in place; remove it"
+                )
     names = [d.name for d in data.train] + [d.name for d in data.heldout]
     for name in sorted({n for n in names if names.count(n) > 1}):
         problems.append(f"data: two data sets are named '{name}'; give each its own name")

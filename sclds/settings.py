@@ -16,6 +16,9 @@ from pydantic import ValidationError
 from sclds.config import Config, Section, cross_field_problems
 from sclds.errors import ConfigError
 
+DATA_SETS = Path(__file__).parent / "data" / "data_sets.yaml"
+"""Catalogue of the data sets that `sclds prepare` writes, a row each."""
+
 
 def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
     """Read a YAML file, merge `key=value` overrides over it, and validate everything.
@@ -40,8 +43,10 @@ def read_settings(path: str | Path, overrides: list[str] | None = None) -> Any:
         raise ConfigError([f"'{o}' is not of the form key=value (for example schedule.steps=100)" for o in malformed])
     try:
         merged = OmegaConf.load(path)
+        _complete_data_sets(merged)
         for override in overrides or []:
             _override(merged, override)
+        _complete_data_sets(merged)
         merged.setdefault("run_dir", Config.model_fields["run_dir"].default)
         tree = OmegaConf.to_container(merged, resolve=True)
     except ConfigError:
@@ -53,6 +58,21 @@ def read_settings(path: str | Path, overrides: list[str] | None = None) -> Any:
             raise ConfigError([f"{path} is not valid YAML: {' '.join(str(fault).split())}"]) from fault
         raise
     return tree
+
+
+def _complete_data_sets(tree: Any) -> None:
+    """Give every row of `data` that names a known data set and no shards what the catalogue says of it."""
+    for role in ("train", "heldout"):
+        rows: Any = OmegaConf.select(tree, f"data.{role}")
+        for i, row in enumerate(rows if OmegaConf.is_list(rows) else []):
+            if not OmegaConf.is_dict(row) or "shards" in row or "name" not in row:
+                continue
+            known = OmegaConf.load(DATA_SETS)
+            if row.name not in known:
+                nearest = difflib.get_close_matches(str(row.name), list(known), n=1, cutoff=0.5)
+                hint = f"did you mean '{nearest[0]}'?" if nearest else f"it has {', '.join(known)}"
+                raise ConfigError([f"data.{role}.{i}: gives no shards, and '{row.name}' is not in {DATA_SETS}; {hint}"])
+            rows[i] = OmegaConf.merge(known[row.name], row)
 
 
 def _override(tree: Any, override: str) -> None:

@@ -5,14 +5,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from sclds.config import Config
 from sclds.data.packing import SampleViews, grids_of, pack
+from sclds.data.prepare.command import row_name
+from sclds.data.prepare.sources import SOURCES
 from sclds.errors import ConfigError
 from sclds.losses.communicator import SingleProcess
 from sclds.losses.objectives import GlobalBatch, features_of, step_loss
 from sclds.model.scl import SCLModel
-from sclds.settings import dump_config, load_config, parse_config
+from sclds.settings import DATA_SETS, dump_config, load_config, parse_config
 
 CONFIGS = sorted(Path("configs").rglob("*.yaml"))
 PAD = 1
@@ -144,3 +147,32 @@ def test_missing_file_and_broken_yaml(tmp_path: Path) -> None:
     broken.write_text("a: [1,\nb: {")
     with pytest.raises(ConfigError, match="YAML"):
         load_config(broken)
+
+
+def test_a_row_without_shards_is_that_of_the_catalogue(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATA_ROOT", "/elsewhere")
+    rows = "[{name: webvid, weight: 0.5}, {name: own, shards: /own}]"
+    config = load_config("configs/pretrain/scl_base_image.yaml", [f"data.train={rows}", "data.train.0.kind=image"])
+    assert [row.model_dump() for row in config.data.train] == [
+        {"name": "webvid", "shards": "/elsewhere/webvid/train", "kind": "image", "weight": 0.5},
+        {"name": "own", "shards": "/own", "kind": "image", "weight": 1.0},
+    ]
+    assert config.data.heldout[0].shards == "/elsewhere/coco/val"
+
+
+@pytest.mark.parametrize(("name", "hint"), [("cocoo", "did you mean 'coco'?"), ("zzz", "it has coco, coco-val")])
+def test_a_row_that_is_in_no_catalogue_needs_shards(name: str, hint: str) -> None:
+    with pytest.raises(ConfigError, match=r"data\.train\.0: gives no shards") as fault:
+        load_config("configs/quickstart.yaml", [f"data.train=[{{name: {name}}}]"])
+    assert hint in str(fault.value)
+
+
+def test_the_catalogue_is_what_prepare_writes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DATA_ROOT", raising=False)
+    rows = OmegaConf.to_container(OmegaConf.load(DATA_SETS), resolve=True)
+    assert rows == {
+        row_name(name, split): {"shards": f"/data/{name}/{split}", "kind": source.kind}
+        for name, source in SOURCES.items()
+        for split in source.splits
+        if source.member == "json"
+    }

@@ -43,17 +43,17 @@ class Quarantine:
             self.seen += seen
             self.bad += bad
 
-    def record(self, sample: str, shard: Path, dataset: str, reason: str, step: int) -> None:
+    def record(self, sample: str, shard: str, dataset: str, reason: str, step: int) -> None:
         """Name a sample that is set aside, unless it was named before for the same reason.
 
         Args:
             sample: Its id.
-            shard: Its tar.
+            shard: Path or URL of its tar.
             dataset: Name of its data set.
             reason: What is wrong, as a clause about the sample.
             step: Optimiser step that wanted it; -1 for held-out samples.
         """
-        entry = {"sample": sample, "shard": str(shard), "dataset": dataset, "reason": reason, "step": step}
+        entry = {"sample": sample, "shard": shard, "dataset": dataset, "reason": reason, "step": step}
         with self._lock:
             if (sample, reason) in self._named:
                 return

@@ -63,7 +63,7 @@ class SampleMaker:
 
         Args:
             sample: Its number in the index.
-            occasion: Keys its draws; `HELDOUT` takes the whole picture and the middle frames.
+            occasion: Keys its draws; `HELDOUT` takes the first caption, the whole picture and the middle frames.
 
         Raises:
             BadSampleError: Its caption or its picture cannot be used.
@@ -91,7 +91,11 @@ class SampleMaker:
     def views(self, sample: int, occasion: Occasion) -> SampleViews:
         """Encode a sample's caption and draw its masks; arguments and errors as of a call."""
         shard, row = self._index.locate(sample)
-        caption = clean_caption(self._reader.caption(shard, row))
+        captions = self._reader.captions(shard, row)
+        chosen = 0
+        if occasion != HELDOUT and len(captions) > 1:
+            chosen = int(self._draw("caption", occasion, shard.sample_id(row)).integers(len(captions)))
+        caption = clean_caption(captions[chosen])
         data = self._config.data
         still = shard.kind == "image"
         grid = (data.image_size if still else data.video_size) // self._config.model.vision.patch_size

@@ -1,145 +1,271 @@
-"""WebDataset tar shards as an index of samples that are read by offset.
+"""Data sets as an index of samples: out of the folder's index file, or else out of the shards' own headers.
 
-A sample is the members of a tar that share a name up to the first dot of its last part: one picture or clip, and a
-caption in `.txt` or under "caption" in `.json` (`.txt` first). Building the index reads the headers only.
+What the rest of the program needs to read samples is imported from here.
 """
 
-import glob
 import importlib.resources
-import json
+import logging
 import os
 import tarfile
-from collections import OrderedDict
-from collections.abc import Iterator
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import chain, islice
 from pathlib import Path
-from typing import Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
-from sclds.config import DatasetConfig
+from sclds.config import DataConfig, DatasetConfig
+from sclds.data.index_file import INDEX_NAME, Columns, IndexFile, read_index
+from sclds.data.sample_index import SampleIndex, Shard
+from sclds.data.shard_cache import CacheFullError, ShardCache, cache_of
+from sclds.data.shard_reader import BadSampleError, ShardReader
+from sclds.data.storage import StoredFile, find_shards, is_folder, is_url, stored
+from sclds.data.tar_members import (
+    EXTENSIONS,
+    MEDIA,
+    NLVR2_MEMBER,
+    NOT_CAPTIONS,
+    VQA_MEMBER,
+    Kind,
+    SampleTable,
+    members,
+    open_tar,
+)
 from sclds.errors import DataError
 
-Kind = Literal["image", "video"]
+__all__ = [
+    "EXTENSIONS",
+    "NLVR2_MEMBER",
+    "VQA_MEMBER",
+    "BadSampleError",
+    "Kind",
+    "SampleIndex",
+    "Shard",
+    "ShardReader",
+    "cache_of",
+    "data_problems",
+    "open_index",
+    "shard_files",
+    "shard_problems",
+]
+
 EMBEDDED = "embedded:"
-EXTENSIONS: dict[Kind, frozenset[str]] = {
-    "image": frozenset({"jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "jp2"}),
-    "video": frozenset({"webm", "mp4", "mkv", "avi", "mov", "m4v"}),
-}
-_MEDIA, _TXT, _JSON = range(3)
-_MISSING = (0, -1)
 _BLOCK = 512  # bytes; a tar consists of whole blocks
-_OPEN_FILES = 128
-Places = list[tuple[int, int]]
-"""Offset and size of the members of one sample, by role."""
-
-
-class BadSampleError(Exception):
-    """One sample cannot be used; the message says why, in a few words that end a sentence."""
-
-
-@dataclass(frozen=True)
-class Shard:
-    """One tar with its n samples in the order of the file; columns, since a run may have millions of samples."""
-
-    dataset: str
-    kind: Kind
-    path: Path
-    name: str
-    """Its path below the folder that all shards of the data set share, without suffix."""
-    samples: list[str]
-    """(n,) key of each sample."""
-    members: NDArray[np.int64]
-    """(n, 3, 2) offset and size in bytes of the media, `.txt` and `.json` members; size -1 where there is none."""
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def sample_id(self, row: int) -> str:
-        """Return the name of a sample, unique in the run: data set, shard and key."""
-        return f"{self.dataset}/{self.name}/{self.samples[row]}"
+_FIRST_MEMBERS = 3  # a pair of pictures and what is said about it
+_LONG_SECONDS, _MANY_SAMPLES = 10.0, 200_000
+"""Reading headers for longer, or of more samples, is worth an index."""
+_NAMED = 3  # shards that a sentence about several names
+_log = logging.getLogger(__name__)
 
 
 @dataclass
-class SampleIndex:
-    """All samples of some data sets, numbered from 0 by data set, shard (by name) and place in the shard."""
+class _Found:
+    """The shards of a data set, the indexes of the folders they lie in, and what is wrong with either."""
 
-    shards: list[Shard]
-    starts: NDArray[np.int64] = field(init=False)
-    """(shards + 1,) number of the first sample of each shard, and the count of all."""
-
-    def __post_init__(self) -> None:
-        self.starts = np.cumsum([0, *map(len, self.shards)], dtype=np.int64)
-
-    def __len__(self) -> int:
-        return int(self.starts[-1])
-
-    def locate(self, sample: int) -> tuple[Shard, int]:
-        """Return the shard of a sample and its row there."""
-        shard = int(np.searchsorted(self.starts, sample, side="right")) - 1
-        return self.shards[shard], int(sample - self.starts[shard])
-
-    def kind(self, sample: int) -> Kind:
-        """Return what a sample shows."""
-        return self.locate(sample)[0].kind
-
-    def of_kind(self, kind: Kind) -> NDArray[np.int64]:
-        """Return the numbers of all samples of a kind, ascending."""
-        ranges = [
-            np.arange(self.starts[i], self.starts[i + 1]) for i, shard in enumerate(self.shards) if shard.kind == kind
-        ]
-        return np.concatenate(ranges) if ranges else np.empty(0, np.int64)
+    files: list[StoredFile] = field(default_factory=list)
+    indexes: dict[str, IndexFile] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
 
 
-def shard_files(config: DatasetConfig) -> list[Path]:
-    """Return the tar files of a data set by name; an empty list if there are none."""
-    if config.shards.startswith(EMBEDDED):
-        folder = Path(str(importlib.resources.files("sclds.data") / "embedded" / config.shards[len(EMBEDDED) :]))
-        return sorted(folder.glob("*.tar"))
-    path = Path(config.shards).expanduser()
-    if path.is_dir():
-        return sorted(path.glob("*.tar"))
-    return sorted(Path(name) for name in glob.glob(str(path)))
-
-
-def shard_problems(config: DatasetConfig) -> list[str]:
-    """Return a sentence for everything that makes a data set unusable, before any process starts.
-
-    Of each shard only the headers up to the first sample are read.
-    """
-    files = shard_files(config)
-    if not files:
-        return [_nothing_found(config)]
-    return [problem for path in files if (problem := _shard_problem(config, path)) is not None]
-
-
-def open_index(configs: list[DatasetConfig]) -> SampleIndex:
-    """Read the headers of all shards of some data sets.
+def shard_files(config: DatasetConfig) -> list[StoredFile]:
+    """Return the tar files of a data set by name; an empty list if there are none.
 
     Raises:
-        DataError: With a sentence for every shard that is missing, unreadable or without a sample.
+        DataError: What reads its URL is not installed.
+        OSError: The storage cannot be reached.
     """
-    problems = []
-    shards = []
+    return find_shards(_pattern(config))[0]
+
+
+def data_problems(data: DataConfig) -> list[str]:
+    """Return a sentence for everything that makes the data of a run unusable, before any process starts."""
+    cache = cache_of(data)
+    problems = [problem for dataset in (*data.train, *data.heldout) for problem in shard_problems(dataset, cache)]
+    return problems or _cache_problems(data)
+
+
+def shard_problems(config: DatasetConfig, cache: ShardCache | None = None) -> list[str]:
+    """Return a sentence for everything that makes a data set unusable.
+
+    Of a shard in an index size and time are compared, of any other only the headers up to the first sample are read.
+
+    Args:
+        config: The data set.
+        cache: For data sets that are URLs.
+    """
+    found = _find(config, cache)
+    loose = [file for file in found.files if file.folder not in found.indexes and not is_url(file.place)]
+    return found.problems + [p for file in loose if (p := _shard_problem(config, file)) is not None]
+
+
+def open_index(configs: Sequence[DatasetConfig], cache: ShardCache | None = None) -> SampleIndex:
+    """Open the samples of some data sets; without an index file the headers of all shards are read.
+
+    Args:
+        configs: The data sets.
+        cache: For data sets that are URLs.
+
+    Raises:
+        DataError: With a sentence for every shard that is missing, changed, unreadable or without a sample.
+    """
+    problems: list[str] = []
+    shards: list[Shard] = []
     for config in configs:
-        files = shard_files(config)
-        if not files:
-            problems.append(_nothing_found(config))
-        for path in files:
-            try:
-                samples = list(_samples(path, config.kind))
-            except (OSError, tarfile.TarError) as fault:
-                problems.append(_unreadable(config, path, fault))
-                continue
-            keys, members = [key for key, _ in samples], np.array([places for _, places in samples], np.int64)
-            if len(keys) and (members[:, _MEDIA, 1] >= 0).any():
-                shards.append(Shard(config.name, config.kind, path, _name(path, files), keys, members))
+        found = _find(config, cache)
+        problems += found.problems
+        began, before, read = time.monotonic(), len(shards), 0
+        rows = {folder: _rows_of(index) for folder, index in found.indexes.items()}
+        files = [] if found.problems else found.files
+        for file, name in zip(files, _names(files), strict=True):
+            place: tuple[Columns, int, int]
+            if file.folder in rows:
+                place = (found.indexes[file.folder].columns, *rows[file.folder][file.name])
             else:
-                problems.append(_hollow(config, path))
+                try:
+                    columns = scan_shard(config.kind, config.name, file)
+                except DataError as fault:
+                    problems.append(str(fault))
+                    continue
+                place = (columns, 0, len(columns["offset"]))
+                read += place[2]
+            shards.append(Shard(config.name, config.kind, file, name, *place, cache if is_url(file.place) else None))
+        if read > _MANY_SAMPLES or time.monotonic() - began > _LONG_SECONDS:
+            _log.warning(
+                "data set '%s' has no index: the headers of %d shards took %.0f s; `sclds prepare index %s%s` reads "
+                "them once for all runs",
+                *(config.name, len(shards) - before, time.monotonic() - began, found.files[0].folder),
+                _kind_option(config.kind),
+            )
     if problems:
         raise DataError("\n".join(problems))
     return SampleIndex(shards)
+
+
+def scan_shard(kind: Kind, dataset: str, file: StoredFile) -> Columns:
+    """Return the samples of a shard out of its headers.
+
+    Raises:
+        DataError: It cannot be read, or has no sample of that kind.
+    """
+    table = SampleTable()
+    try:
+        with open_tar(file.place) as tar:
+            for key, extension, role, info in members(tar, kind):
+                if extension in NOT_CAPTIONS:
+                    raise DataError(other_task(dataset, file.place, extension))
+                row = table.row(key)
+                if role is not None:
+                    table.add(row, role, info)
+    except (OSError, tarfile.TarError) as fault:
+        raise DataError(unreadable(dataset, file, fault)) from fault
+    if not table.has_media():
+        raise DataError(hollow(dataset, kind, file))
+    return table.columns()
+
+
+def _find(config: DatasetConfig, cache: ShardCache | None) -> _Found:
+    """Find shards and indexes, and compare them."""
+    found = _Found()
+    pattern = _pattern(config)
+    try:
+        found.files, missing = find_shards(pattern)
+        found.problems += [f"shard {one} of data set '{config.name}' does not exist" for one in missing]
+        if not found.files:
+            found.problems = [_nothing_found(config)]
+        whole = is_folder(pattern)
+        for folder in dict.fromkeys(file.folder for file in found.files):
+            index = _index_of(folder, cache)
+            if index is not None:
+                found.indexes[folder] = index
+                here = [file for file in found.files if file.folder == folder]
+                found.problems += _differences(config, folder, index, here, whole)
+            elif is_url(folder):
+                found.problems.append(
+                    f"data set '{config.name}': {folder} has no index ({INDEX_NAME}), which shards behind a URL need; "
+                    f"write it with `sclds prepare index {folder}{_kind_option(config.kind)}`"
+                )
+    except CacheFullError as fault:
+        found.problems.append(
+            f"data set '{config.name}': its index does not fit into the cache {fault}; raise data.cache_bytes"
+        )
+    except DataError as fault:
+        found.problems.append(f"data set '{config.name}': {fault}")
+    except OSError as fault:
+        found.problems.append(f"data set '{config.name}' (shards: {config.shards}) cannot be reached: {fault}")
+    return found
+
+
+def _index_of(folder: str, cache: ShardCache | None) -> IndexFile | None:
+    file = stored(f"{folder}/{INDEX_NAME}")
+    if file is None:
+        return None
+    if not is_url(folder):
+        return read_index(Path(file.place))
+    assert cache is not None, "an index behind a URL is fetched into the cache"
+    return read_index(cache.path(file), file.place)
+
+
+def _differences(
+    config: DatasetConfig, folder: str, index: IndexFile, files: list[StoredFile], whole: bool
+) -> list[str]:
+    """Return a sentence for each way in which shards are no longer what their folder's index says."""
+    mend = f"run `sclds prepare index {folder}{_kind_option(config.kind)}`"
+    if index.kind != config.kind:
+        return [f"data set '{config.name}' is of kind '{config.kind}', the index of {folder} of '{index.kind}'; {mend}"]
+    known = {entry.name: entry for entry in index.shards}
+    here = {file.name for file in files}
+    fresh = [file.name for file in files if file.name not in known]
+    pairs = [(file, known[file.name]) for file in files if file.name in known]
+    changed = [file.name for file, entry in pairs if not file.looks_like(entry.size, entry.stamp)]
+    gone = [name for name in known if name not in here] if whole else []
+    faults = (
+        (changed, "changed since the index was written", mend),
+        (fresh, "missing in the index", mend),
+        (gone, "in the index but not there", f"bring them back, or {mend}"),
+    )
+    return [
+        f"data set '{config.name}': shards of {folder} are {what}: {_some(names)}; {remedy}"
+        for names, what, remedy in faults
+        if names
+    ]
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more
+
+
+def _rows_of(index: IndexFile) -> dict[str, tuple[int, int]]:
+    """Return the first row and the number of rows of each shard by name."""
+    rows, first = {}, 0
+    for entry in index.shards:
+        rows[entry.name] = (first, entry.samples)
+        first += entry.samples
+    return rows
+
+
+def _cache_problems(data: DataConfig) -> list[str]:
+    """Return a sentence if the cache cannot hold what training reads at a time."""
+    sizes = [file.size for dataset in data.train if is_url(dataset.shards) for file in shard_files(dataset)]
+    if not sizes:
+        return []
+    needed = 2 * sum(sorted(sizes)[-data.shuffle_block :])
+    if needed <= data.cache_bytes:
+        return []
+    return [
+        f"data.cache_bytes={data.cache_bytes} is too small for data.shuffle_block={data.shuffle_block}: the largest "
+        f"shards of a block, and of the next one while it is fetched, take {needed} bytes; raise the one or lower "
+        f"the other"
+    ]
+
+
+def _pattern(config: DatasetConfig) -> str:
+    if config.shards.startswith(EMBEDDED):
+        return str(importlib.resources.files("sclds.data") / "embedded" / config.shards[len(EMBEDDED) :])
+    return config.shards
+
+
+def _kind_option(kind: Kind) -> str:
+    return "" if kind == "image" else f" --kind {kind}"
 
 
 def _nothing_found(config: DatasetConfig) -> str:
@@ -148,128 +274,58 @@ def _nothing_found(config: DatasetConfig) -> str:
         folder = Path(str(importlib.resources.files("sclds.data") / "embedded"))
         known = sorted({path.parent.name for path in folder.glob("*/*.tar")})
         return f"{place}: there is no such embedded data; use one of: {', '.join(known) or 'none is installed'}"
-    if not Path(config.shards).expanduser().exists() and not glob.has_magic(config.shards):
+    plain = not is_url(config.shards) and not any(sign in config.shards for sign in "*?[{")
+    if plain and not Path(config.shards).expanduser().exists():
         return f"{place}: that path does not exist; give a folder of .tar shards, or a glob such as 'data/*.tar'"
     return f"{place}: no .tar file is there; give a folder of .tar shards, or a glob such as 'data/*.tar'"
 
 
-def _unreadable(config: DatasetConfig, path: Path, fault: Exception) -> str:
-    reason = "it is empty (0 bytes)" if path.is_file() and path.stat().st_size == 0 else str(fault)
-    return f"shard {path} of data set '{config.name}' cannot be read: {reason}; fetch it again or remove it"
+def unreadable(dataset: str | None, file: StoredFile, fault: Exception) -> str:
+    """Return a sentence about a shard that cannot be read."""
+    reason = "it is empty (0 bytes)" if file.size == 0 else str(fault)
+    return f"shard {file.place}{_of(dataset)} cannot be read: {reason}; fetch it again or remove it"
 
 
-def _hollow(config: DatasetConfig, path: Path) -> str:
-    expected = ", ".join(sorted(EXTENSIONS[config.kind]))
+def hollow(dataset: str | None, kind: Kind, file: StoredFile) -> str:
+    """Return a sentence about a shard without a sample of a kind."""
     return (
-        f"shard {path} of data set '{config.name}' holds no sample of kind '{config.kind}' ({expected}); "
-        f"remove it, or correct the data set's kind"
+        f"shard {file.place}{_of(dataset)} holds no sample of kind '{kind}' "
+        f"({', '.join(sorted(EXTENSIONS[kind]))}); remove it, or correct the data set's kind"
     )
 
 
-def _shard_problem(config: DatasetConfig, path: Path) -> str | None:
+def _of(dataset: str | None) -> str:
+    return "" if dataset is None else f" of data set '{dataset}'"
+
+
+def _shard_problem(config: DatasetConfig, file: StoredFile) -> str | None:
     """Return what is wrong with a shard, judged by its size and its first sample, or None."""
     try:
-        sound = any(members[_MEDIA] != _MISSING for _, members in _samples(path, config.kind))
-        if path.stat().st_size % _BLOCK:
+        with open_tar(file.place) as tar:
+            first = list(islice(members(tar, config.kind), _FIRST_MEMBERS))
+            for _, extension, _, _ in first:
+                if extension in NOT_CAPTIONS:
+                    return other_task(config.name, file.place, extension)
+            sound = any(role == MEDIA for _, _, role, _ in chain(first, members(tar, config.kind)))
+        if file.size % _BLOCK:
             raise tarfile.ReadError("it is truncated")
     except (OSError, tarfile.TarError) as fault:
-        return _unreadable(config, path, fault)
-    return None if sound else _hollow(config, path)
+        return unreadable(config.name, file, fault)
+    return None if sound else hollow(config.name, config.kind, file)
 
 
-def _name(path: Path, files: list[Path]) -> str:
-    shared = os.path.commonpath([file.parent for file in files])
-    return path.relative_to(shared).with_suffix("").as_posix()
+def other_task(dataset: str | None, place: str, extension: str) -> str:
+    """Return a sentence about a shard whose samples are of a downstream task, as an extension in it shows."""
+    return (
+        f"shard {place}{_of(dataset)} holds {NOT_CAPTIONS[extension]}, which have no captions to pre-train on; "
+        f"leave the data set out"
+    )
 
 
-def _samples(path: Path, kind: Kind) -> Iterator[tuple[str, Places]]:
-    """Yield key and members of the samples of a tar, each when its last member has been passed."""
-    key: str | None = None
-    places = [_MISSING] * 3
-    with tarfile.open(path, "r:") as tar:
-        for info in tar:
-            if not info.isfile():
-                continue
-            folder, slash, name = info.name.rpartition("/")
-            stem, _, extension = name.partition(".")
-            found = folder + slash + stem
-            if found != key:
-                if key is not None:
-                    yield key, places
-                key, places = found, [_MISSING] * 3
-            role = _role(extension.lower(), kind)
-            if role is not None and places[role] == _MISSING:
-                places[role] = (info.offset_data, info.size)
-    if key is not None:
-        yield key, places
-
-
-def _role(extension: str, kind: Kind) -> int | None:
-    if extension in EXTENSIONS[kind]:
-        return _MEDIA
-    return {"txt": _TXT, "json": _JSON}.get(extension)
-
-
-class ShardReader:
-    """Reads members by offset; keeps some files open. For one thread."""
-
-    def __init__(self) -> None:
-        self._files: OrderedDict[Path, int] = OrderedDict()
-
-    def media(self, shard: Shard, row: int) -> bytes:
-        """Return the encoded picture or clip of a sample.
-
-        Raises:
-            BadSampleError: It has none, or its bytes are not all there.
-        """
-        if shard.members[row, _MEDIA, 1] < 0:
-            raise BadSampleError(f"it has no {'picture' if shard.kind == 'image' else 'clip'}")
-        return self._read(shard, row, _MEDIA)
-
-    def caption(self, shard: Shard, row: int) -> str:
-        """Return the caption of a sample, with runs of white space made one space.
-
-        Raises:
-            BadSampleError: There is none, it is empty, or it is not text.
-        """
-        try:
-            if shard.members[row, _TXT, 1] >= 0:
-                text = self._read(shard, row, _TXT).decode("utf-8")
-            elif shard.members[row, _JSON, 1] >= 0:
-                text = _caption_of(json.loads(self._read(shard, row, _JSON)))
-            else:
-                raise BadSampleError("it has no caption (.txt, or .json with 'caption')")
-        except (ValueError, RecursionError) as fault:  # no UTF-8, no JSON, a number too long, a list too deep
-            raise BadSampleError(f"its caption cannot be decoded ({type(fault).__name__})") from fault
-        text = " ".join(text.split())
-        if not text:
-            raise BadSampleError("its caption is empty")
-        return text
-
-    def close(self) -> None:
-        """Close all files."""
-        while self._files:
-            os.close(self._files.popitem()[1])
-
-    def _read(self, shard: Shard, row: int, role: int) -> bytes:
-        offset, size = shard.members[row, role].tolist()
-        handle = self._files.pop(shard.path, None)
-        try:
-            if handle is None:
-                handle = os.open(shard.path, os.O_RDONLY)
-            content = os.pread(handle, size, offset)
-        except OSError as fault:
-            raise BadSampleError(f"its shard cannot be read ({fault.strerror})") from fault
-        self._files[shard.path] = handle
-        if len(self._files) > _OPEN_FILES:
-            os.close(self._files.popitem(last=False)[1])
-        if len(content) != size:
-            raise BadSampleError(f"its shard ends after {len(content)} of {size} bytes")
-        return content
-
-
-def _caption_of(record: object) -> str:
-    caption = record.get("caption") if isinstance(record, dict) else None
-    if not isinstance(caption, str):
-        raise BadSampleError("its .json has no text under 'caption'")
-    return caption
+def _names(files: list[StoredFile]) -> list[str]:
+    """Return the paths of shards below the folder that they share, without suffix."""
+    parts = [file.place.split("/") for file in files]
+    low, high = min(parts, default=[]), max(parts, default=[])
+    shared = next((i for i, pair in enumerate(zip(low[:-1], high[:-1], strict=False)) if pair[0] != pair[1]), None)
+    depth = min(len(low), len(high)) - 1 if shared is None else shared
+    return [os.path.splitext("/".join(part[depth:]))[0] for part in parts]

@@ -18,6 +18,7 @@ EMBEDDED_TOKENIZER = "tokenizer/tokenizer.json"
 """Where the embedded tokenizer lies, relative to the package's `data/embedded`."""
 NO_WORD = -1
 """Word index of special tokens."""
+_INCOMPLETE = "\ufffd"  # what a decoder shows of the first bytes of a character
 _BOS, _PAD, _EOS, _UNK, _MASK = "<s>", "<pad>", "</s>", "<unk>", "<mask>"
 
 
@@ -90,6 +91,22 @@ class Tokenizer:
         """Return the text of ids; beginning, end and padding are left out, masks are shown."""
         hidden = {self.bos_id, self.eos_id, self.pad_id}
         return self._backend.decode([i for i in ids if i not in hidden], skip_special_tokens=False).strip()
+
+    def pieces(self, ids: Iterable[int]) -> list[str]:
+        """Return the text of each id, spaces included, so that they join to the whole text.
+
+        Of a character that several tokens make up, the last one has all.
+        """
+        done, pieces, before = "", [], []
+        for token in ids:
+            before.append(token)
+            text = self._backend.decode(before, skip_special_tokens=False)
+            if text.endswith(_INCOMPLETE):
+                pieces.append("")
+                continue
+            pieces.append(text[len(done) :] if text.startswith(done) else self._backend.decode([token]))
+            done = text
+        return pieces
 
 
 def _word_at(text: str) -> list[int]:

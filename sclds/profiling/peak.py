@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from sclds.config import Config
-from sclds.data.shards import open_index
+from sclds.data.shards import cache_of, open_index
 from sclds.errors import DataError
 from sclds.profiling.counts import Kind, packed_forward
 from sclds.profiling.plan import DEFAULT_TEXT_TOKENS, kind_shares, step_factor, vocabulary_size
@@ -79,7 +79,7 @@ def sample_shares(config: Config) -> dict[Kind, float]:
     Sets that are not on this machine are taken as equally large.
     """
     try:
-        sizes = [len(open_index([dataset])) * dataset.weight for dataset in config.data.train]
+        sizes = [len(open_index([dataset], cache_of(config.data))) * dataset.weight for dataset in config.data.train]
     except DataError:
         return kind_shares(config)
     shares: dict[Kind, float] = {}

@@ -18,9 +18,10 @@ from typing import Any
 from sclds.config import Config
 from sclds.data.quarantine import read_quarantine
 from sclds.errors import ConfigError, UserError
+from sclds.page import document
 from sclds.profiling.charts import line_chart, share_bar, stacked_bar
 from sclds.profiling.peak import summarise_steps
-from sclds.profiling.style import SCRIPT, STYLE
+from sclds.profiling.style import STYLE
 from sclds.profiling.thumbnails import thumbnails
 from sclds.settings import load_config
 
@@ -136,11 +137,7 @@ def page(run: Run) -> str:
             _section("Settings", _settings(run)),
         )
     )
-    return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(name)}</title>'
-        f'<meta name="viewport" content="width=device-width,initial-scale=1"><style>{STYLE}</style></head>'
-        f"<body><main>{body}</main><script>{SCRIPT}</script></body></html>\n"
-    )
+    return document(name, body, STYLE)
 
 
 def _section(title: str, content: str) -> str:

@@ -1,6 +1,5 @@
 """Small pictures of samples out of their shards, as data: URIs for the report."""
 
-import base64
 import io
 from collections.abc import Iterable
 
@@ -10,8 +9,9 @@ from PIL import Image
 from sclds.config import Config
 from sclds.data.clips import read_frames
 from sclds.data.media import inspect
-from sclds.data.shards import BadSampleError, SampleIndex, Shard, ShardReader, open_index
+from sclds.data.shards import BadSampleError, SampleIndex, Shard, ShardReader, cache_of, open_index
 from sclds.errors import DataError
+from sclds.page import webp_uri
 
 SIDE = 112
 """Pixels; shown at half of that on a dense screen."""
@@ -24,7 +24,7 @@ def thumbnails(config: Config, sample_ids: Iterable[str]) -> dict[str, str]:
     """Return a data: URI for each held-out sample that can be found and decoded; clips move."""
     wanted = set(sample_ids)
     try:
-        index = open_index(config.data.heldout)
+        index = open_index(config.data.heldout, cache_of(config.data))
     except DataError:
         return {}
     reader, found = ShardReader(), {}
@@ -60,7 +60,7 @@ def _data_uri(kind: str, content: bytes) -> str:
         frames[0].save(
             buffer, "WEBP", save_all=True, append_images=frames[1:], duration=CLIP_MILLISECONDS, loop=0, quality=80
         )
-    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return webp_uri(buffer.getvalue())
 
 
 def _thumbnail(picture: Image.Image) -> Image.Image:

@@ -1,4 +1,4 @@
-"""Masked inputs as a person can see them: pictures whole and with the patches that v1 drops, texts with their masks."""
+"""Masked inputs in TensorBoard: pictures whole and without the patches that v1 drops, texts with their masks."""
 
 from dataclasses import dataclass
 
@@ -7,14 +7,13 @@ from torch import Tensor
 
 from sclds.config import Config
 from sclds.data.packing import Batch
+from sclds.data.seen import Seen, greyed, sample_of
 from sclds.data.tokenizer import Tokenizer
 
 SHOWN_OF_A_KIND = 2
 """Samples of each kind that are shown."""
 MASKED_TEXTS = {"t1": "MLM", "t2": "SCL"}
 """Masked text views by name, and how they are called beside a caption."""
-DROPPED = 0.5
-"""Grey level of a dropped patch."""
 
 
 @dataclass(frozen=True)
@@ -30,60 +29,26 @@ class Shown:
 
 def masked_inputs(batch: Batch, config: Config, tokenizer: Tokenizer) -> list[Shown]:
     """Return the first samples of each kind of a packed batch (on CPU)."""
-    kinds = batch["kinds"]
     shown = []
     for kind in ("image", "video"):
-        members = [i for i, k in enumerate(kinds) if k == kind]
-        for turn, sample in enumerate(members[:SHOWN_OF_A_KIND]):
-            text = _texts(batch, sample, tokenizer)
-            shown.append(Shown(f"{kind}_{turn}", _picture(batch, sample, config), text))
+        members = [i for i, k in enumerate(batch["kinds"]) if k == kind]
+        for turn, row in enumerate(members[:SHOWN_OF_A_KIND]):
+            seen = sample_of(batch, row, config)
+            rows = [seen.frames, *(greyed(seen, hidden) for name, hidden in seen.hidden.items() if name == "v1")]
+            picture = torch.cat([_strip(frames) for frames in rows], dim=1)
+            shown.append(Shown(f"{kind}_{turn}", picture, _texts(seen, tokenizer)))
     return shown
 
 
-def _picture(batch: Batch, sample: int, config: Config) -> Tensor:
-    """Return a sample's frames whole and, below, without what v1 drops, if an objective in use reads v1."""
-    patch = config.model.vision.patch_size
-    grids = [(config.data.image_size if k == "image" else config.data.video_size) // patch for k in batch["kinds"]]
-    frames = batch["frame_count"].tolist()
-    first = sum(f * g * g for f, g in zip(frames[:sample], grids[:sample], strict=True))
-    count = frames[sample] * grids[sample] ** 2
-    mean, std = (torch.tensor(values)[:, None, None] for values in (config.data.mean, config.data.std))
-    pixels = batch["patches"][first : first + count].float().view(count, 3, patch, patch) * std + mean
-    if "v1" not in batch["vision_names"]:
-        return _strip(pixels, frames[sample], grids[sample]).clamp(0, 1)
-    rows = _masked_view(batch, sample)
-    kept = torch.zeros(count, dtype=torch.bool)
-    kept[rows[rows >= 0] - first] = True
-    masked = torch.where(kept[:, None, None, None], pixels, torch.full_like(pixels, DROPPED))
-    strips = [_strip(p, frames[sample], grids[sample]) for p in (pixels, masked)]
-    return torch.cat(strips, dim=1).clamp(0, 1)
+def _strip(frames: Tensor) -> Tensor:
+    """Lay (F, 3, H, W) frames out as (3, H, F·W)."""
+    return frames.permute(1, 2, 0, 3).flatten(2)
 
 
-def _masked_view(batch: Batch, sample: int) -> Tensor:
-    """Return the patch rows of v1 of a sample; views lie pictures before clips, then by view, then in packing order."""
-    kinds, view_cu, names = batch["kinds"], batch["vision_cu"], batch["vision_names"]
-    alike = [i for i in batch["order"] if kinds[i] == kinds[sample]]
-    before = (len(kinds) - len(alike)) * len(names) if kinds[sample] == "video" else 0
-    segment = before + names.index("v1") * len(alike) + alike.index(sample)
-    return batch["vision_source"][int(view_cu[segment]) : int(view_cu[segment + 1])]
-
-
-def _strip(patches: Tensor, frames: int, grid: int) -> Tensor:
-    """Lay (frames·grid², 3, p, p) patches out as (3, grid·p, frames·grid·p)."""
-    side = patches.shape[-1]
-    return (
-        patches.view(frames, grid, grid, 3, side, side)
-        .permute(3, 1, 4, 0, 2, 5)
-        .reshape(3, grid * side, frames * grid * side)
-    )
-
-
-def _texts(batch: Batch, sample: int, tokenizer: Tokenizer) -> str:
+def _texts(seen: Seen, tokenizer: Tokenizer) -> str:
     """Return the caption and what is left of it in the masked views."""
-    cu, count, place = batch["text_cu"].tolist(), len(batch["order"]), batch["order"].index(sample)
-    lines = [f"caption: `{batch['captions'][sample]}`"]
-    for number, name in enumerate(batch["text_names"]):
-        if name in MASKED_TEXTS:
-            start, end = cu[number * count + place : number * count + place + 2]
-            lines.append(f"{MASKED_TEXTS[name]}: `{tokenizer.decode(batch['text_ids'][start:end].tolist())}`")
+    lines = [f"caption: `{seen.caption}`"]
+    lines += [
+        f"{said}: `{tokenizer.decode(seen.texts[n].tolist())}`" for n, said in MASKED_TEXTS.items() if n in seen.texts
+    ]
     return "\n\n".join(lines)

@@ -17,7 +17,7 @@ def drop_banners(rank: int) -> None:
     level = logging.WARNING if rank == 0 else logging.ERROR
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    for name in ("DeepSpeed", "transformers", "torch.distributed"):
+    for name in ("DeepSpeed", "transformers", "torch.distributed", "sclds"):
         logger = logging.getLogger(name)
         logger.setLevel(level)
         for handler in logger.handlers:

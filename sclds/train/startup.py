@@ -98,10 +98,10 @@ def _split_problems(batch: BatchConfig, world_size: int) -> list[str]:
 
 
 def _data_problems(data: DataConfig) -> list[str]:
-    from sclds.data.shards import shard_problems
+    from sclds.data.shards import data_problems
     from sclds.data.tokenizer import load_tokenizer
 
-    problems = [problem for dataset in (*data.train, *data.heldout) for problem in shard_problems(dataset)]
+    problems = data_problems(data)
     try:
         load_tokenizer(data.tokenizer)
     except UserError as fault:

@@ -171,3 +171,22 @@ def test_heldout_batches_are_the_same_each_time(make_config, tokenizer):
     (clips,) = heldout_batches(config, tokenizer, data.heldout[1], 4)
     assert clips["sample_ids"] == ("clips/00000/u", "clips/00000/v", "clips/00000/w")
     assert clips["captions"][0] == "clip u"
+
+
+def test_one_of_several_captions_is_drawn_by_key(make_config, tokenizer):
+    texts = [f"caption {k}" for k in range(5)]
+    members = {}
+    for k in range(16):
+        members |= {f"{k}.png": picture(k), f"{k}.json": json.dumps({"caption": "no", "captions": texts}).encode()}
+    config = make_config([members], [], BATCH)
+    epochs = batches(config, tokenizer, 4)
+    drawn = [dict(zip(b["sample_ids"], b["captions"], strict=True)) for (b,) in epochs]
+    first, second = drawn[0] | drawn[1], drawn[2] | drawn[3]
+    assert set(first.values()) == set(texts)
+    assert sum(first[key] != second[key] for key in first) > 4
+    again = batches(config, tokenizer, 1, rank=1, world=2, micro=4)[0][0]
+    assert {key: first[key] for key in again["sample_ids"]} == dict(
+        zip(again["sample_ids"], again["captions"], strict=True)
+    )
+    heldout = heldout_batches(config, tokenizer, config.data.train[0])
+    assert {caption for batch in heldout for caption in batch["captions"]} == {texts[0]}

@@ -1,13 +1,14 @@
 """The order is a permutation per epoch, complete, the same for every world size, and reachable at any step."""
 
-from pathlib import Path
+import tracemalloc
 
 import numpy as np
 import pytest
 
 from sclds.data.keys import generator
 from sclds.data.order import Order, Place, itm_partners, positions_of
-from sclds.data.shards import SampleIndex, Shard
+from sclds.data.sample_index import SampleIndex, Shard
+from sclds.data.storage import StoredFile
 
 
 def index_of(**sizes: list[int]) -> SampleIndex:
@@ -15,9 +16,7 @@ def index_of(**sizes: list[int]) -> SampleIndex:
     for dataset, counts in sizes.items():
         kind = "video" if dataset == "clips" else "image"
         for i, count in enumerate(counts):
-            keys = [f"{k:03d}" for k in range(count)]
-            members = np.zeros((count, 3, 2), np.int64)
-            shards.append(Shard(dataset, kind, Path(f"{dataset}/{i}.tar"), str(i), keys, members))
+            shards.append(Shard(dataset, kind, StoredFile(f"{dataset}/{i}.tar", 0, ""), str(i), {}, 0, count))
     return SampleIndex(shards)
 
 
@@ -106,3 +105,88 @@ def test_keys_do_not_run_together():
     draws = [generator(*key).random() for key in [(0, "a", "b"), (0, "ab"), (0, "a", 1), (0, "a", "1"), (1, "a", "b")]]
     assert len(set(draws)) == len(draws)
     assert generator(0, "a", "b").random() == draws[0]
+
+
+def random_mixture(draw: np.random.Generator) -> tuple[SampleIndex, dict[str, float], int, int]:
+    """Some data sets with shards of any size, empty ones among them, weights, a block and a global batch size."""
+    sizes = {}
+    for number in range(draw.integers(1, 4)):
+        counts = draw.integers(0, 40, draw.integers(1, 9))
+        counts[0] += 1
+        sizes[f"set{number}"] = counts.tolist()
+    weights = {name: float(draw.choice([1.0, 2.0, 0.3, 1.5, 0.05, 2.75])) for name in sizes}
+    return index_of(**sizes), weights, int(draw.integers(1, 12)), int(draw.choice([24, 48, 120]))
+
+
+@pytest.mark.parametrize("trial", range(40))
+def test_any_mixture_is_complete_exact_and_without_repeats(trial):
+    draw = np.random.default_rng(trial)
+    index, weights, block, size = random_mixture(draw)
+    order = Order(index, weights, trial, size, block)
+    samples = len(index)
+    for epoch in (0, 1, 7):
+        numbers = order.epoch(epoch)
+        assert len(numbers) == len(np.unique(numbers)) == order.epoch_size
+        repeats, seen = np.divmod(numbers, samples)
+        first = 0
+        for name, weight in weights.items():
+            count = sum(len(shard) for shard in index.shards if shard.dataset == name)
+            times = np.bincount(seen[(seen >= first) & (seen < first + count)] - first, minlength=count)
+            assert times.sum() == max(1, round(weight * count)) or abs(times.sum() - weight * count) <= 0.5
+            assert times.min() >= int(weight)
+            assert times.max() <= int(weight) + 1
+            first += count
+        for sample in np.unique(seen):
+            assert sorted(repeats[seen == sample]) == list(range((seen == sample).sum()))
+
+
+@pytest.mark.parametrize("trial", range(20))
+def test_ranks_resume_and_elastic_change_give_one_stream(trial):
+    """Whatever number of ranks reads which step, afresh or going on, the samples are those of one process."""
+    draw = np.random.default_rng(100 + trial)
+    index, weights, block, size = random_mixture(draw)
+
+    def fresh() -> Order:
+        return Order(index, weights, trial, size, block)
+
+    order, numbers, samples = fresh(), [], len(index)
+    epochs = -(-12 * size // order.epoch_size)
+    stream = np.concatenate([order.epoch(epoch) for epoch in range(epochs)])[: 12 * size]
+    for step in range(12):
+        world = int(draw.choice([1, 2, 3, 8]))
+        rank_order = fresh() if draw.random() < 0.5 else order
+        places = rank_order.global_batch(step)
+        micro = int(draw.choice([m for m in (1, 2, 3) if size % (m * world) == 0]))
+        read = [
+            places[g]
+            for a in range(size // (micro * world))
+            for rank in range(world)
+            for g in positions_of(a, rank, world, micro)
+        ]
+        assert read == places
+        numbers += [place.sample + place.repeat * samples for place in read]
+    assert numbers == stream.tolist()
+    assert numbers[-size:] == [place.sample + place.repeat * samples for place in fresh().global_batch(11)]
+
+
+def test_reading_stays_in_a_block_and_what_comes_next_is_known():
+    index = index_of(pictures=[10] * 12)
+    order = order_of(index, global_size=20, block=4)
+    for step in range(30):
+        read = {place.sample // 10 for place in order.global_batch(step)}
+        ahead = order.shards_ahead(step)
+        assert len(ahead) <= 8
+        assert read <= set(ahead), "a step reads from the block in which it begins and the next"
+    assert {place.sample // 10 for place in order.global_batch(0)} <= set(order.shards_ahead(0)[:4])
+
+
+def test_ten_million_samples_need_no_list_of_them():
+    """The first batch of 10 million samples costs what a block costs: numbers of shards, not of samples."""
+    tracemalloc.start()
+    order = order_of(index_of(pictures=[10_000] * 1000), global_size=4096, block=16)
+    places = [order.global_batch(step) for step in (0, 2441, 2442, 10**6)]
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 40e6
+    assert len({place.sample for place in places[0]}) == 4096
+    assert {place.epoch for place in places[1]} == {0, 1}

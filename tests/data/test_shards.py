@@ -23,8 +23,8 @@ def test_samples_are_numbered_and_read_by_offset(tmp_path):
         "set/b/x",
         "set/b/deep/y",
     ]
-    assert reader.caption(*index.locate(0)) == "two words"
-    assert reader.caption(*index.locate(1)) == "a small picture of thing number x"
+    assert reader.captions(*index.locate(0)) == ["two words"]
+    assert reader.captions(*index.locate(1)) == ["a small picture of thing number x"]
     assert reader.media(*index.locate(0)) == picture(1, "JPEG")
     assert reader.media(*index.locate(2)) == picture(1)
     reader.close()
@@ -41,7 +41,7 @@ def test_long_names_are_read(tmp_path):
     key = "k" * 150
     write_tar(tmp_path / "a.tar", image_members([key]))
     index = open_index([dataset(tmp_path / "*.tar")])
-    assert index.locate(0)[0].samples == [key]
+    assert index.locate(0)[0].key(0) == key
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_long_names_are_read(tmp_path):
 def test_samples_without_caption_or_picture_say_so(tmp_path, members, reason):
     write_tar(tmp_path / "a.tar", members)
     index, reader = open_index([dataset(tmp_path)]), ShardReader()
-    read = reader.media if "picture" in reason else reader.caption
+    read = reader.media if "picture" in reason else reader.captions
     with pytest.raises(BadSampleError, match=reason):
         read(*index.locate(0))
 

@@ -113,3 +113,15 @@ def test_training_twice_gives_the_same_bytes(tmp_path):
     for name in ("one", "two"):
         train_tokenizer([f"a red apple number {i}" for i in range(50)], 400, tmp_path / name / "t.json")
     assert (tmp_path / "one/t.json").read_bytes() == (tmp_path / "two/t.json").read_bytes()
+
+
+def test_pieces_join_to_the_text():
+    tokenizer = load_tokenizer("embedded")
+    text = "A red héart on 日本, 😀 end"
+    ids, _ = tokenizer.encode(text, 99)
+    pieces = tokenizer.pieces(ids[1:-1])
+    assert len(pieces) == len(ids) - 2
+    assert "".join(pieces).strip() == text
+    assert "日" in pieces
+    ids[2] = tokenizer.mask_id
+    assert tokenizer.pieces(ids[1:-1])[1] == "<mask>"

@@ -44,7 +44,7 @@ def make_run(folder: Path, steps: int = 400) -> Path:
                 {
                     "kind": kind,
                     "sample_id": right[0].sample_id(right[1]),
-                    "caption": reader.caption(*right),
+                    "caption": reader.captions(*right)[0],
                     "rank": 3 if turn % 2 else 23,
                     "of": len(of_kind),
                     "retrieved": [shard.sample_id(row) for shard, row in places],

@@ -1,7 +1,8 @@
 import torch
 
+from sclds.data.seen import GREY
 from sclds.data.tokenizer import load_tokenizer
-from sclds.train.pictures import DROPPED, masked_inputs
+from sclds.train.pictures import masked_inputs
 from tests.train.synthetic import MAKE_UPS, batch_of, tiny_config
 
 
@@ -15,10 +16,10 @@ def test_pictures_and_clips_show_just_what_v1_keeps():
         picture = shown[name].picture
         assert picture.shape == (3, 2 * side, side * frames)
         whole, masked = picture[:, :side], picture[:, side:]
-        visible = masked != DROPPED
+        visible = masked != GREY
         assert int(visible.sum()) == 3 * 16 * kept * frames
         assert torch.equal(whole[visible], masked[visible])
-        assert not (whole == DROPPED).any()
+        assert not (whole == GREY).any()
 
 
 def test_views_that_no_objective_reads_are_not_shown():

@@ -9,10 +9,8 @@ import hashlib
 import importlib.resources
 import io
 import json
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,12 +19,11 @@ import numpy as np
 import PIL
 import tokenizers
 from PIL import Image
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from sclds.data.prepare import emoji, encode, openclipart
 from sclds.data.prepare.item import Item
 from sclds.data.prepare.packages import Package, archive_files, fetch
+from sclds.data.prepare.progress import counting
 from sclds.data.prepare.split import (
     Fingerprint,
     Split,
@@ -102,8 +99,6 @@ _ENCODER = "2"
 _FAINT = 24
 """A picture whose gray values span less than this (of 255) shows nearly nothing."""
 
-Progressed = Callable[[str, int], None]
-
 
 @dataclass(frozen=True)
 class Sample:
@@ -140,8 +135,7 @@ def prepare_embedded(destination: Path, cache: Path) -> dict[str, int]:
     """
     for package in PACKAGES:
         fetch(package, cache)
-    with _progress() as advance:
-        samples = list(_samples(cache, advance))
+    samples = list(_samples(cache))
     items = [s.item for s in samples]
     groups = groups_of(items, near_duplicates([s.print for s in samples]))
     split = split_by_concept(items, groups, _HELDOUT_IMAGES, _HELDOUT_CLIPS)
@@ -154,7 +148,7 @@ def prepare_embedded(destination: Path, cache: Path) -> dict[str, int]:
     return counts
 
 
-def _samples(cache: Path, advance: Progressed) -> Iterator[Sample]:
+def _samples(cache: Path) -> Iterator[Sample]:
     """Yield every sample, sorted by key, encoding what the cache does not hold."""
     store = cache / f"encoded-{_ENCODER}-pillow{PIL.__version__}-av{av.__version__}"
     store.mkdir(parents=True, exist_ok=True)
@@ -164,7 +158,6 @@ def _samples(cache: Path, advance: Progressed) -> Iterator[Sample]:
         *openclipart.picture_items(cache / CLIPART_PNG.archive, cache / CLIPART_SVG.archive),
     )
     clips = [clip for package in FLUENT for clip in emoji.clip_items(cache / package.archive, names, package.name)]
-    advance("encoding", len(pictures) + len(clips))
 
     def encoded(found: tuple[Item, bytes]) -> Sample | None:
         item, source = found
@@ -179,12 +172,14 @@ def _samples(cache: Path, advance: Progressed) -> Iterator[Sample]:
             part.replace(path)
         content = path.read_bytes()
         shown = _shown(content, is_clip)
-        advance("encoding", 0)
         return None if _blank(shown) else Sample(item, content, fingerprint(shown))
 
-    with ThreadPoolExecutor(2) as pool:
-        done = pool.map(encoded, (*pictures, *clips))
-        yield from sorted((s for s in done if s is not None), key=lambda s: s.item.key)
+    done = []
+    with ThreadPoolExecutor(2) as pool, counting("encoding", len(pictures) + len(clips)) as advance:
+        for sample in pool.map(encoded, (*pictures, *clips)):
+            done.append(sample)
+            advance(1)
+    yield from sorted((s for s in done if s is not None), key=lambda s: s.item.key)
 
 
 def _shown(content: bytes, is_clip: bool) -> Image.Image:
@@ -261,27 +256,3 @@ def _write_manifest(destination: Path, counts: dict[str, int]) -> None:
         "sha256": sums,
     }
     (destination / "MANIFEST.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-
-
-@contextmanager
-def _progress() -> Iterator[Progressed]:
-    """Yield a function (what, total); total above zero starts the count, zero advances it by one."""
-    console = Console(file=sys.stderr)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("", total=None)
-        done = 0
-        goal = 0
-
-        def advance(what: str, total: int) -> None:
-            nonlocal done, goal
-            if total:
-                goal = total
-                bar.update(task, description=what, total=total)
-                return
-            done += 1
-            bar.advance(task)
-            if not console.is_terminal and (done % 1000 == 0 or done == goal):
-                console.print(f"{what}: {done} of {goal}")
-
-        yield advance

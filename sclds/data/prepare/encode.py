@@ -6,8 +6,9 @@ the manifest of what was built.
 
 import io
 import json
+import os
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -90,14 +91,14 @@ def sample_json(fields: dict[str, Any]) -> bytes:
     return json.dumps(fields, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()
 
 
-def write_shard(path: Path, members: Sequence[tuple[str, bytes]]) -> None:
+def write_shard(path: Path, members: Iterable[tuple[str, bytes]]) -> None:
     """Write a USTAR file whose bytes depend on nothing but the members.
 
     Owner, group, time and mode are fixed; two zero blocks end it, without the usual padding to ten kilobytes.
 
     Args:
         path: The shard; appears only when complete.
-        members: (name, content) in the order in which they are to lie.
+        members: (name, content) in the order in which they are to lie; taken one at a time.
     """
     part = path.with_suffix(".part")
     with part.open("wb") as out:
@@ -108,4 +109,6 @@ def write_shard(path: Path, members: Sequence[tuple[str, bytes]]) -> None:
             out.write(info.tobuf(tarfile.USTAR_FORMAT))
             out.write(content + b"\0" * (-len(content) % _BLOCK))
         out.write(b"\0" * (2 * _BLOCK))
+        out.flush()
+        os.fsync(out.fileno())
     part.replace(path)

@@ -1,0 +1,203 @@
+"""Records of a public data set into shards, by several processes, resumable, with a report at the end.
+
+Records are cut into shards in the order of the annotations, before anything is dropped, so the result does not depend
+on the number of processes. A shard whose account lies beside it is finished and is not written again.
+"""
+
+import json
+import multiprocessing
+import os
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sclds.data.prepare.progress import counting
+from sclds.data.prepare.records import Dropped, Record
+from sclds.data.prepare.shard_job import ACCOUNTS, Account, ShardJob, load_account, write_json, write_one
+from sclds.data.prepare.sources import Source
+from sclds.data.prepare.workers import start_worker
+from sclds.errors import DataError
+
+REPORT, DROPPED = "report.json", "dropped.jsonl"
+
+
+def prepare(name: str, source: Source, root: Path, out: Path, split: str, workers: int, shard_samples: int) -> Any:
+    """Prepare one split.
+
+    Args:
+        name: Of the data set.
+        source: Reads it.
+        root: Folder of the owner's files.
+        out: Folder for the shards of this split.
+        split: One of the source's.
+        workers: Processes.
+        shard_samples: Entries of the annotations that go into one shard.
+
+    Returns:
+        The report, as written to report.json.
+
+    Raises:
+        DataError: The annotations cannot be read, the folder holds shards of something else, or nothing was kept.
+    """
+    _claim(out)
+    records = source.read(root, split)
+    items = _without_repeats(records.items)
+    jobs = _jobs(items, out, source, shard_samples)
+    accounts = []
+    try:
+        with counting(f"{name} {split}", records.count) as advance:
+            for account in _finished(jobs, workers):
+                accounts.append(account)
+                advance(account.kept + len(account.dropped))
+    except BrokenProcessPool as fault:
+        raise DataError(
+            "a process that wrote shards was killed, perhaps for want of memory: finished shards are kept, so start "
+            "again, with fewer --workers"
+        ) from fault
+    except OSError as fault:
+        raise DataError(f"{out}: a shard cannot be written ({fault.strerror}); finished shards are kept") from fault
+    report = _report(name, split, accounts)
+    _write_dropped(out / DROPPED, accounts)
+    write_json(out / REPORT, report)
+    if not report["samples"]["kept"]:
+        reasons = "; ".join(f"{reason}: {count}" for reason, count in list(report["dropped"].items())[:3])
+        why = reasons or "the list is empty"
+        raise DataError(f"no sample of {name} {split} can be used ({why}): see {out / DROPPED}")
+    return report
+
+
+def _claim(out: Path) -> None:
+    """Make the folder of a split, or see that it is one."""
+    if any(out.glob("*.tar")) and not (out / ACCOUNTS).is_dir():
+        raise DataError(f"{out} holds .tar files that `sclds prepare` did not write: give another --out")
+    (out / ACCOUNTS).mkdir(parents=True, exist_ok=True)
+
+
+def _without_repeats(items: Iterator[Record | Dropped]) -> Iterator[Record | Dropped]:
+    seen: set[str] = set()
+    for item in items:
+        if isinstance(item, Record) and item.key in seen:
+            yield Dropped(item.key, item.files[0][1], "its key repeats that of an earlier sample")
+            continue
+        seen.add(item.key)
+        yield item
+
+
+def _jobs(items: Iterator[Record | Dropped], out: Path, source: Source, shard_samples: int) -> Iterator[ShardJob]:
+    number = 0
+    while chunk := tuple(islice(items, shard_samples)):
+        yield ShardJob(number, out, source.kind, source.member, chunk)
+        number += 1
+
+
+def _finished(jobs: Iterator[ShardJob], workers: int) -> Iterator[Account]:
+    """Yield the account of every job in order; jobs that an earlier run finished are not done again."""
+    if workers == 1:
+        for job in jobs:
+            yield _earlier(job) or write_one(job)
+        return
+    context = multiprocessing.get_context("spawn")  # a fork would copy the progress display's locks
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=start_worker)
+    ahead: deque[Callable[[], Account]] = deque()
+    try:
+        for job in jobs:
+            ahead.append(_started(pool, job))
+            if len(ahead) > 2 * workers:
+                yield ahead.popleft()()
+        while ahead:
+            yield ahead.popleft()()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _started(pool: ProcessPoolExecutor, job: ShardJob) -> Callable[[], Account]:
+    account = _earlier(job)
+    if account is not None:
+        found = account
+        return lambda: found
+    future: Future[Account] = pool.submit(write_one, job)
+    return future.result
+
+
+def _earlier(job: ShardJob) -> Account | None:
+    """Return the account of an earlier run, or None if this shard is still to be written.
+
+    Raises:
+        DataError: There is a shard made from something else.
+    """
+    try:
+        account = load_account(job.account)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError):
+        account = Account("unreadable")
+    if account.fingerprint != job.fingerprint():
+        raise DataError(
+            f"{job.folder} holds shards that were made from other annotations, from other paths or with another "
+            f"--shard-samples: give another --out, or remove that folder"
+        )
+    if account.kept and (not job.shard.exists() or job.shard.stat().st_size != account.size):
+        return None
+    return account
+
+
+def _write_dropped(path: Path, accounts: list[Account]) -> None:
+    """Name every entry without a sample, a JSON line each."""
+    part = path.with_suffix(".part")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with part.open("w", encoding="utf-8") as out:
+        for number, account in enumerate(accounts):
+            for entry in account.dropped:
+                line = {"sample": entry.key, "file": entry.file, "reason": entry.reason, "shard": number}
+                out.write(json.dumps(line) + "\n")
+        out.flush()
+        os.fsync(out.fileno())
+    part.replace(path)
+
+
+def _report(name: str, split: str, accounts: list[Account]) -> dict[str, Any]:
+    reasons = Counter(entry.reason for account in accounts for entry in account.dropped)
+    words: Counter[int] = sum((account.words for account in accounts), Counter())
+    kept, dropped = sum(a.kept for a in accounts), sum(reasons.values())
+    return {
+        "data_set": name,
+        "split": split,
+        "shards": sum(a.size > 0 for a in accounts),
+        "bytes": sum(a.size for a in accounts),
+        "samples": {"read": kept + dropped, "kept": kept, "dropped": dropped},
+        "dropped": dict(sorted(reasons.items(), key=lambda pair: (-pair[1], pair[0]))),
+        "texts": {"count": words.total(), "words": quantiles(words)},
+        "duplicates": {
+            "media": _repeats([a.media for a in accounts]),
+            "texts": _repeats([a.texts for a in accounts]),
+        },
+    }
+
+
+def quantiles(lengths: Counter[int]) -> dict[str, float]:
+    """Return mean, least, median, 95th percentile and most of counted lengths; nothing for none."""
+    if not lengths:
+        return {}
+    values = np.array(sorted(lengths))
+    upto = np.cumsum([lengths[int(v)] for v in values])
+    total = int(upto[-1])
+    at = {name: int(values[np.searchsorted(upto, share * total)]) for name, share in (("median", 0.5), ("p95", 0.95))}
+    mean = sum(length * count for length, count in lengths.items()) / total
+    return {"mean": round(mean, 2), "min": int(values[0]), **at, "max": int(values[-1])}
+
+
+def _repeats(hashes: list[Any]) -> int:
+    """Return how many of all are the same as an earlier one."""
+    everything = np.concatenate(hashes) if hashes else np.empty(0, np.uint64)
+    return len(everything) - len(np.unique(everything))
+
+
+def finished_shards(out: Path) -> int:
+    """Return how many shards of a split are complete."""
+    return sum(1 for _ in (out / ACCOUNTS).glob("*.json"))

@@ -1,0 +1,265 @@
+"""`sclds prepare index`: every shard of a folder read once, from its beginning to its end, into the folder's index.
+
+Each shard's part of the index is a small index of its own in a work folder. So a killed run goes on where it stopped,
+and after a change only the shards that are new or other than before are read.
+"""
+
+import hashlib
+import io
+import multiprocessing
+import shutil
+import tarfile
+import zlib
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sclds.data.index_file import INDEX_NAME, Columns, IndexFile, ShardEntry, read_index, write_index
+from sclds.data.media import inspect
+from sclds.data.prepare.progress import counting
+from sclds.data.prepare.workers import start_worker
+from sclds.data.shard_reader import BadSampleError, captions_of
+from sclds.data.shards import hollow, other_task, unreadable
+from sclds.data.storage import StoredFile, file_system, find_shards, foreign_faults, is_url, open_stream, put, stored
+from sclds.data.tar_members import MEDIA, NOT_CAPTIONS, TXT, Kind, SampleTable, members, stream_tar
+from sclds.errors import DataError
+
+_CHUNK = 1 << 20
+Part = tuple[ShardEntry, Columns]
+
+
+@dataclass(frozen=True)
+class Indexed:
+    """What was done."""
+
+    place: str
+    """Path or URL of the index."""
+    index: IndexFile
+    read: int
+    """Shards that were read; the others were known."""
+    changed: tuple[str, ...]
+    """Shards whose checksum is no longer what it was, although they looked the same."""
+
+
+def prepare_index(folder: str, kind: Kind, workers: int, work: Path, verify: bool = False) -> Indexed:
+    """Index a folder of shards; what an earlier run has read is not read again.
+
+    Args:
+        folder: Path or URL.
+        kind: What a sample shows.
+        workers: Processes.
+        work: Folder for finished parts; removed at the end.
+        verify: Read every shard, also those whose size and time are those of the index.
+
+    Raises:
+        DataError: With a sentence for every shard that cannot be used; the others are kept for the next time.
+    """
+    files = _shards_of(folder)
+    place = f"{folder}/{INDEX_NAME}"
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+    except OSError as fault:
+        raise DataError(
+            f"{work} cannot be made ({fault.strerror}); the index of {folder} is put together there"
+        ) from fault
+    before = _parts_of(_existing(place, work), kind)
+    known = {} if verify else dict(before)
+    for path in work.glob("*.part.index"):
+        known |= _parts_of(_readable(path), kind)
+    wanted = [file for file in files if _sign(file) not in known]
+    problems = _read_all(wanted, kind, workers, work, folder)
+    if problems:
+        raise DataError("\n".join([*problems, f"no index was written; {len(files) - len(problems)} shards are sound"]))
+    known |= {
+        sign: part for file in wanted for sign, part in _parts_of(_readable(_part_path(work, file)), kind).items()
+    }
+    parts = [known[_sign(file)] for file in files]
+    changed = tuple(entry.name for entry, _ in parts if _looked_alike(entry, before))
+    if wanted or len(parts) != len(before):
+        _publish(place, kind, parts, work)
+    written = work / INDEX_NAME if is_url(folder) else Path(place)
+    index = read_index(written, place)
+    shutil.rmtree(work)
+    return Indexed(place, index, len(wanted), changed)
+
+
+def _shards_of(folder: str) -> list[StoredFile]:
+    try:
+        files, _ = find_shards(folder)
+    except OSError as fault:
+        raise DataError(f"{folder} cannot be reached: {fault}") from fault
+    if not files or any(file.folder != files[0].folder for file in files) or files[0].place == folder:
+        raise DataError(f"{folder} is not a folder with .tar shards; an index is of one folder")
+    return files
+
+
+def _sign(file: StoredFile | ShardEntry) -> tuple[str, int, str]:
+    return file.name, file.size, file.stamp
+
+
+def _looked_alike(entry: ShardEntry, before: dict[tuple[str, int, str], Part]) -> bool:
+    old = before.get(_sign(entry))
+    return old is not None and old[0].sha256 != entry.sha256
+
+
+def _existing(place: str, work: Path) -> IndexFile | None:
+    """Return the index that is to be renewed, if there is one that can be read."""
+    if not is_url(place):
+        return _readable(Path(place))
+    if stored(place) is None:
+        return None
+    system, path = file_system(place)
+    with foreign_faults():
+        system.get_file(path, str(work / INDEX_NAME))
+    return _readable(work / INDEX_NAME)
+
+
+def _readable(path: Path) -> IndexFile | None:
+    try:
+        return read_index(path)
+    except (OSError, DataError):
+        return None
+
+
+def _parts_of(index: IndexFile | None, kind: Kind) -> dict[tuple[str, int, str], Part]:
+    """Return the shards of an index by name, size and time; none if it is of another kind."""
+    parts, first = {}, 0
+    for entry in index.shards if index is not None and index.kind == kind else []:
+        assert index is not None
+        parts[_sign(entry)] = (entry, index.rows(first, entry.samples))
+        first += entry.samples
+    return parts
+
+
+def _publish(place: str, kind: Kind, parts: list[Part], work: Path) -> None:
+    target = work / INDEX_NAME if is_url(place) else Path(place)
+    try:
+        write_index(target, kind, parts)
+        if is_url(place):
+            put(target, place)
+    except OSError as fault:
+        raise DataError(f"{place} cannot be written ({fault}); finished shards are kept in {work}") from fault
+
+
+def _read_all(files: list[StoredFile], kind: Kind, workers: int, work: Path, folder: str) -> list[str]:
+    """Read shards into parts; return what is wrong with those that cannot be used."""
+    problems = []
+    with counting(f"index {folder}: shards", len(files)) as advance:
+        for problem in _outcomes(files, kind, workers, work):
+            advance(1)
+            if problem is not None:
+                problems.append(problem)
+    return sorted(problems)
+
+
+def _outcomes(files: list[StoredFile], kind: Kind, workers: int, work: Path) -> Iterator[str | None]:
+    if workers == 1 or len(files) < 2:
+        yield from (index_shard(file, kind, _part_path(work, file)) for file in files)
+        return
+    context = multiprocessing.get_context("spawn")  # a fork would copy the progress display's locks
+    pool = ProcessPoolExecutor(min(workers, len(files)), mp_context=context, initializer=start_worker)
+    try:
+        running: set[Future[str | None]] = {
+            pool.submit(index_shard, file, kind, _part_path(work, file)) for file in files
+        }
+        while running:
+            done, running = wait(running, return_when=FIRST_COMPLETED)
+            yield from (one.result() for one in done)
+    except BrokenProcessPool as fault:
+        raise DataError(
+            "a process that read shards was killed, perhaps for want of memory: finished shards are kept, so start "
+            "again, with fewer --workers"
+        ) from fault
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _part_path(work: Path, file: StoredFile) -> Path:
+    return work / f"{file.name}.part.index"
+
+
+def index_shard(file: StoredFile, kind: Kind, part: Path) -> str | None:
+    """Read a shard and write its part of the index; return what is wrong with it, or None."""
+    try:
+        with open_stream(file.place) as stream:
+            hashed = _Hashing(stream)
+            columns = _read_shard(hashed, kind, file)
+            while hashed.read(_CHUNK):  # what lies behind the last member
+                pass
+        if hashed.passed != file.size:
+            raise OSError(f"{hashed.passed} of {file.size} bytes came; it changed just now, or the network failed")
+    except DataError as fault:
+        return str(fault)
+    except (OSError, tarfile.TarError, EOFError) as fault:
+        return unreadable(None, file, fault)
+    samples = len(columns["offset"])
+    entry = ShardEntry(file.name, file.size, file.stamp, hashed.digest.hexdigest(), samples)
+    write_index(part, kind, [(entry, columns)])
+    return None
+
+
+class _Hashing(io.RawIOBase):
+    """A stream that is hashed while it is read."""
+
+    def __init__(self, stream: IO[bytes]):
+        self._stream, self.digest, self.passed = stream, hashlib.sha256(), 0
+
+    def read(self, size: int = -1) -> bytes:
+        """Return the next bytes."""
+        chunk = self._stream.read(size)
+        self.digest.update(chunk)
+        self.passed += len(chunk)
+        return chunk
+
+
+def _read_shard(stream: _Hashing, kind: Kind, file: StoredFile) -> Columns:
+    """Return the columns of a shard out of one pass over it."""
+    table, rows = SampleTable(), _Details()
+    with stream_tar(cast(IO[bytes], stream)) as tar:
+        for key, extension, role, info in members(tar, kind):
+            if extension in NOT_CAPTIONS:
+                raise DataError(other_task(None, file.place, extension))
+            row = table.row(key)
+            if role is not None and table.add(row, role, info):
+                member = tar.extractfile(info)
+                assert member is not None, "only regular files are samples' members"
+                rows.add(row, role, member.read(), kind)
+    if not table.has_media():
+        raise DataError(hollow(None, kind, file))
+    return {**table.columns(), **rows.columns(len(table))}
+
+
+class _Details:
+    """What the content of members tells, row by row."""
+
+    def __init__(self) -> None:
+        self._seen: dict[int, dict[str, int]] = {}
+
+    def add(self, row: int, role: int, content: bytes, kind: Kind) -> None:
+        """Note a picture, clip or caption; what cannot be read leaves zeros."""
+        seen = self._seen.setdefault(row, {})
+        try:
+            if role == MEDIA:
+                seen["crc32"] = zlib.crc32(content)
+                info = inspect(kind, content)
+                seen |= {"width": info.width, "height": info.height, "frames": info.frames}
+            elif role == TXT:
+                seen["caption_length"] = 0  # one that cannot be read is not replaced by the JSON's
+                seen["caption_length"] = len(captions_of(content, None)[0])
+            else:
+                seen["json_length"] = len(captions_of(None, content)[0])
+        except BadSampleError:
+            return
+
+    def columns(self, count: int) -> dict[str, NDArray[np.int64]]:
+        """Return columns of `count` rows."""
+        rows = [self._seen.get(row, {}) for row in range(count)]
+        found = {name: np.array([row.get(name, 0) for row in rows]) for name in ("width", "height", "frames", "crc32")}
+        lengths = [row.get("caption_length", row.get("json_length", 0)) for row in rows]
+        return found | {"caption_length": np.array(lengths)}

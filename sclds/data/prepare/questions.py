@@ -1,0 +1,100 @@
+"""VQAv2 and NLVR2: what is asked about a picture, and what is said about two; kept for fine-tuning, not captions.
+
+One sample a picture, or pair of pictures, with everything about it in one JSON member.
+"""
+
+import json
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from sclds.data.prepare.records import Record, Records, each, key_of, read_json, read_text
+from sclds.errors import DataError
+
+_VQA = {"train": "train2014", "val": "val2014", "test": "test2015"}
+NLVR2 = {"train": "train", "val": "dev", "test": "test1"}
+_TRUTH = {"true": True, "false": False}
+
+
+def vqa_files(split: str) -> tuple[str, ...]:
+    """Return the names of the questions, of the answers where they are public, and of the folder of pictures."""
+    part = _VQA[split]
+    answers = () if split == "test" else (f"v2_mscoco_{part}_annotations.json",)
+    return (f"v2_OpenEnded_mscoco_{part}_questions.json", *answers, part)
+
+
+def read_vqav2(root: Path, split: str) -> Records:
+    """Read questions and their ten answers; test questions have none. Pictures lie in train2014, val2014, test2015."""
+    part, files = _VQA[split], vqa_files(split)
+    path = root / files[0]
+    questions = read_json(path, "VQAv2's questions", "questions")["questions"]
+    answers: dict[int, Any] = {}
+    if split != "test":
+        tree = read_json(root / files[1], "VQAv2's annotations", "annotations")
+        answers = {a["question_id"]: a for a in tree["annotations"] if isinstance(a, dict) and "question_id" in a}
+    of_image: dict[Any, list[Any]] = defaultdict(list)
+    for question in questions:
+        of_image[question.get("image_id") if isinstance(question, dict) else None].append(question)
+
+    def make(entry: tuple[Any, list[Any]]) -> Record:
+        image, asked = entry
+        told = [_question(q, answers) for q in asked]
+        file = root / part / f"COCO_{part}_{int(image):012d}.jpg"
+        fields = {"image_id": image, "questions": told}
+        return Record(f"COCO_{part}_{int(image):012d}", (("", str(file)),), tuple(q["question"] for q in told), fields)
+
+    return Records(each(path, of_image.items(), make), len(of_image))
+
+
+def _question(entry: Any, answers: dict[int, Any]) -> dict[str, Any]:
+    """Return a question with the answers of all annotators, and the one that most gave, where they are known."""
+    told = {"question_id": entry["question_id"], "question": " ".join(entry["question"].split())}
+    if answers:
+        known = answers.get(entry["question_id"])
+        if known is None:
+            raise ValueError("a question without an annotation")
+        told["answer"] = known["multiple_choice_answer"]
+        told["answers"] = [a["answer"] for a in known["answers"]]
+        told["answer_type"], told["question_type"] = known["answer_type"], known["question_type"]
+    return told
+
+
+def read_nlvr2(root: Path, split: str) -> Records:
+    """Read a file of JSON lines; pictures lie in images/train/<directory>, dev and test1, two a statement.
+
+    Raises:
+        DataError: The file is not JSON lines.
+    """
+    part = NLVR2[split]
+    path = root / f"{part}.json"
+    pairs: dict[str, list[Any]] = defaultdict(list)
+    for number, line in enumerate(read_text(path).splitlines(), 1):
+        try:
+            entry = json.loads(line) if line.strip() else None
+        except ValueError as fault:
+            raise DataError(f"{path}, line {number} is not JSON ({fault}): expected NLVR2's JSON lines") from fault
+        if entry is not None:
+            pairs[str(entry.get("identifier", "")).rpartition("-")[0] if isinstance(entry, dict) else ""].append(entry)
+    folder = root / "images" / part if (root / "images" / part).is_dir() else root / part
+
+    def make(entry: tuple[str, list[Any]]) -> Record:
+        pair, told = entry
+        if not pair:
+            raise KeyError("identifier")
+        place = folder / str(told[0]["directory"]) if part == "train" else folder
+        files = tuple((role, str(place / f"{pair}-img{k}.png")) for k, role in enumerate(("left", "right")))
+        statements = [_statement(s) for s in told]
+        return Record(key_of(pair), files, tuple(s["sentence"] for s in statements), {"statements": statements})
+
+    return Records(each(path, pairs.items(), make), len(pairs))
+
+
+def _statement(entry: Any) -> dict[str, Any]:
+    truth = str(entry["label"]).lower()
+    if truth not in _TRUTH:
+        raise ValueError("a label that is neither True nor False")
+    return {
+        "identifier": entry["identifier"],
+        "sentence": " ".join(entry["sentence"].split()),
+        "label": _TRUTH[truth],
+    }

@@ -1,0 +1,202 @@
+"""One shard of a public data set: its pictures or clips opened, judged, copied unchanged; and an account of all of it.
+
+The bytes follow from the records and the files alone, so it does not matter which process writes a shard, and when.
+"""
+
+import base64
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sclds.data.media import inspect
+from sclds.data.prepare.encode import sample_json, write_shard
+from sclds.data.prepare.records import Dropped, Record
+from sclds.data.shards import EXTENSIONS, BadSampleError, Kind
+
+ACCOUNTS = "accounts"
+"""Folder beside the shards that holds an account of each: what is in it and what was dropped."""
+_VERSION = 1
+"""Raise it when the same records give other bytes."""
+_ENDINGS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp", "BMP": "bmp", "TIFF": "tif", "JPEG2000": "jp2"}
+
+
+@dataclass(frozen=True)
+class ShardJob:
+    """What goes into one shard.
+
+    Attributes:
+        number: Of the shard, from 0.
+        folder: Where it is written.
+        kind: What a sample shows.
+        member: Extension of the JSON member.
+        items: Its records, and entries that were dropped already.
+    """
+
+    number: int
+    folder: Path
+    kind: Kind
+    member: str
+    items: tuple[Record | Dropped, ...]
+
+    @property
+    def shard(self) -> Path:
+        """Path of the tar."""
+        return self.folder / f"{self.number:05d}.tar"
+
+    @property
+    def account(self) -> Path:
+        """Path of the account, written last: where it lies, the shard is complete."""
+        return self.folder / ACCOUNTS / f"{self.number:05d}.json"
+
+    def fingerprint(self) -> str:
+        """Return a hash of what the shard was to be made from."""
+        told = json.dumps([_VERSION, self.kind, self.member, [asdict(item) for item in self.items]], sort_keys=True)
+        return blake2b(told.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+
+
+@dataclass
+class Account:
+    """What became of the records of a shard.
+
+    Attributes:
+        fingerprint: Of the job.
+        kept: Samples in the shard.
+        size: Bytes of the shard; 0 where nothing was kept and there is none.
+        dropped: Entries without a sample, with their reasons.
+        words: How many captions have how many words.
+        media: (samples,) uint64 hash of the bytes of each sample's pictures or clip.
+        texts: (captions,) uint64 hash of each caption.
+    """
+
+    fingerprint: str
+    kept: int = 0
+    size: int = 0
+    dropped: list[Dropped] = field(default_factory=list)
+    words: Counter[int] = field(default_factory=Counter)
+    media: NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))
+    texts: NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))
+
+    def save(self, path: Path) -> None:
+        """Write the account; it appears only when complete."""
+        tree = asdict(self) | {"words": {str(n): c for n, c in sorted(self.words.items())}}
+        tree |= {name: base64.b64encode(tree[name].tobytes()).decode() for name in ("media", "texts")}
+        write_json(path, tree)
+
+
+def load_account(path: Path) -> Account:
+    """Read an account.
+
+    Raises:
+        ValueError: It is not one.
+    """
+    tree = json.loads(path.read_text(encoding="utf-8"))
+    arrays = {name: np.frombuffer(base64.b64decode(tree[name]), np.uint64) for name in ("media", "texts")}
+    words = Counter({int(n): c for n, c in tree["words"].items()})
+    dropped = [Dropped(**entry) for entry in tree["dropped"]]
+    return Account(**{**tree, **arrays, "words": words, "dropped": dropped})
+
+
+def write_json(path: Path, tree: Any) -> None:
+    """Write a JSON file that appears only when complete; texts that are not Unicode are escaped."""
+    part = path.with_suffix(".part")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with part.open("w", encoding="utf-8") as out:
+        json.dump(tree, out, indent=1)
+        out.write("\n")
+        out.flush()
+        os.fsync(out.fileno())
+    part.replace(path)
+
+
+def write_one(job: ShardJob) -> Account:
+    """Write a shard and its account.
+
+    Raises:
+        OSError: The shard cannot be written; a file that cannot be read only drops its sample.
+    """
+    account = Account(job.fingerprint())
+    media: list[int] = []
+    texts: list[int] = []
+    write_shard(job.shard, _members(job, account, media, texts))
+    if account.kept:
+        account.size = job.shard.stat().st_size
+    else:
+        job.shard.unlink()
+    account.media, account.texts = np.array(media, np.uint64), np.array(texts, np.uint64)
+    account.save(job.account)
+    return account
+
+
+def _members(job: ShardJob, account: Account, media: list[int], texts: list[int]) -> Iterator[tuple[str, bytes]]:
+    """Yield the members of every record that can be used, and note what became of each."""
+    for item in job.items:
+        if isinstance(item, Dropped):
+            account.dropped.append(item)
+            continue
+        file = item.files[0][1]
+        try:
+            captions = _clean(item.captions)
+            opened = []
+            for role, file in item.files:
+                opened.append((role, *_open(job.kind, Path(file))))
+            member = _json(job.member, captions, item.fields)
+        except BadSampleError as fault:
+            account.dropped.append(Dropped(item.key, file, str(fault)))
+            continue
+        account.kept += 1
+        account.words.update(len(caption.split()) for caption in captions)
+        media.append(_hash(b"".join(content for *_, content in opened)))
+        texts += [_hash(caption.encode()) for caption in captions]
+        for role, ending, content in opened:
+            yield ".".join(filter(None, (item.key, role, ending))), content
+        yield f"{item.key}.{job.member}", member
+
+
+def _clean(captions: tuple[str, ...]) -> list[str]:
+    """Return captions with runs of white space made one space, without empty ones."""
+    if not all(isinstance(caption, str) for caption in captions):
+        raise BadSampleError("its caption is not text")
+    cleaned = [text for caption in captions if (text := " ".join(caption.split()))]
+    if not cleaned:
+        raise BadSampleError("it has no caption")
+    return cleaned
+
+
+def _open(kind: Kind, path: Path) -> tuple[str, bytes]:
+    """Return the extension and the bytes of a picture or clip that can be opened."""
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError as fault:
+        raise BadSampleError("its file is missing") from fault
+    except OSError as fault:
+        raise BadSampleError(f"its file cannot be read ({fault.strerror})") from fault
+    if not content:
+        raise BadSampleError("its file is empty")
+    codec = inspect(kind, content).codec
+    ending = _ENDINGS.get(codec, "") if kind == "image" else path.suffix[1:].lower()
+    if ending not in EXTENSIONS[kind]:
+        raise BadSampleError(f"its file is of a form that is not used ({codec})")
+    return ending, content
+
+
+def _json(member: str, captions: list[str], fields: dict[str, Any]) -> bytes:
+    """Return the JSON member: the first caption, all of them where there are several, and the source's own fields."""
+    said: dict[str, Any] = {}
+    if member == "json":
+        said = {"caption": captions[0]} | ({"captions": captions} if len(captions) > 1 else {})
+    try:
+        return sample_json(fields | said)
+    except UnicodeEncodeError as fault:
+        raise BadSampleError("its caption is not UTF-8") from fault
+
+
+def _hash(content: bytes) -> int:
+    return int.from_bytes(blake2b(content, digest_size=8).digest(), "little")

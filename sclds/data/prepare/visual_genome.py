@@ -1,0 +1,25 @@
+"""Visual Genome: the phrases of a picture's regions are its captions."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from sclds.data.prepare.records import Record, Records, each, json_entries, read_text
+
+_FOLDERS = ("VG_100K", "VG_100K_2")
+
+
+def read_visual_genome(root: Path, split: str) -> Records:
+    """Read region_descriptions.json (5 million regions) picture by picture; there is one split."""
+    path = root / "region_descriptions.json"
+    place = {name: root / folder / name for folder in _FOLDERS for name in os.listdir(root / folder)}
+
+    def make(entry: Any) -> Record:
+        name = f"{int(entry['id'])}.jpg"
+        phrases = tuple(region["phrase"] for region in entry["regions"])
+        file = place.get(name, root / _FOLDERS[0] / name)
+        return Record(str(entry["id"]), (("", str(file)),), phrases, {"image_id": entry["id"]})
+
+    text = read_text(path)
+    entries = json_entries(text, path, "Visual Genome's list of {id, regions: [{phrase}]}")
+    return Records(each(path, entries, make), text.count('"regions"'))

@@ -1,0 +1,421 @@
+"""Indexes of folders: what they hold, what is read again and what is not, and how a shard that changed is told."""
+
+import hashlib
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+import zlib
+
+import fsspec
+import numpy as np
+import pytest
+
+from sclds.cli import main
+from sclds.config import DatasetConfig
+from sclds.data import shard_reader
+from sclds.data.fetch_ahead import FetchAhead
+from sclds.data.loader import Quarantine, TrainingBatches
+from sclds.data.prepare import index as index_module
+from sclds.data.prepare.index import prepare_index
+from sclds.data.shard_cache import ShardCache
+from sclds.data.shards import BadSampleError, ShardReader, open_index, shard_problems
+from sclds.data.tokenizer import load_tokenizer
+from sclds.errors import DataError
+from sclds.settings import parse_config
+
+from .synthetic import caption, clip, image_members, picture, write_tar
+
+
+def dataset(shards, kind="image"):
+    return DatasetConfig(name="set", shards=str(shards), kind=kind)
+
+
+def prepared(folder, kind="image", **options):
+    work = options.pop("work", None) or folder / ".index-parts"
+    return prepare_index(str(folder), kind, 1, work, **options)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for number, keys in enumerate(("abc", "de", "fghi")):
+        write_tar(tmp_path / "set" / f"{number:05d}.tar", image_members(list(keys)))
+    return tmp_path / "set"
+
+
+def everything(index):
+    reader = ShardReader()
+    places = [index.locate(number) for number in range(len(index))]
+    found = [(s.sample_id(row), reader.captions(s, row), reader.media(s, row)) for s, row in places]
+    reader.close()
+    return found
+
+
+def test_an_index_gives_the_samples_that_the_headers_give(folder):
+    scanned = everything(open_index([dataset(folder)]))
+    done = prepared(folder)
+    assert (done.read, done.changed) == (3, ())
+    index = open_index([dataset(folder)])
+    assert index.shards[0].columns is index.shards[2].columns, "the index is in use"
+    assert everything(index) == scanned
+    assert shard_problems(dataset(folder)) == []
+    assert sorted(path.name for path in folder.iterdir()) == ["00000.tar", "00001.tar", "00002.tar", "samples.index"]
+    some = everything(open_index([dataset(folder / "{00001..00002}.tar")]))
+    assert some == scanned[3:]
+
+
+def test_what_an_index_tells_of_samples(tmp_path):
+    members = {"a.png": picture(0, size=(40, 30)), "a.txt": "fünf Äpfel".encode(), "a.json": caption("something else")}
+    members |= {"b.jpg": picture(1, "JPEG", (64, 48)), "b.json": caption("six  pears")}
+    members |= {"c.png": b"no picture", "c.txt": b"\xff", "c.json": caption("not taken"), "d.txt": b"alone"}
+    path = write_tar(tmp_path / "0.tar", members)
+    index = prepared(tmp_path).index
+    columns = index.columns
+    assert columns["width"].tolist() == [40, 64, 0, 0]
+    assert columns["height"].tolist() == [30, 48, 0, 0]
+    assert columns["frames"].tolist() == [1, 1, 0, 0]
+    assert columns["caption_length"].tolist() == [10, 9, 0, 5]
+    assert columns["crc32"].tolist() == [zlib.crc32(members[name]) for name in ("a.png", "b.jpg", "c.png")] + [0]
+    (entry,) = index.shards
+    assert (entry.sha256, entry.size) == (hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_size)
+
+
+def test_clips_have_frames(tmp_path):
+    write_tar(tmp_path / "0.tar", {"a.webm": clip(5), "a.txt": b"grey"})
+    assert prepared(tmp_path, "video").index.columns["frames"].tolist() == [5]
+    (problem,) = shard_problems(dataset(tmp_path, "image"))
+    assert "of kind 'image', the index" in problem
+    assert f"run `sclds prepare index {tmp_path}`" in problem
+
+
+def test_only_what_changed_is_read_again(folder, monkeypatch):
+    prepared(folder)
+    read = []
+    index_shard = index_module.index_shard
+    monkeypatch.setattr(index_module, "index_shard", lambda f, *rest: (read.append(f.name), index_shard(f, *rest))[1])
+    assert prepared(folder).read == 0
+    write_tar(folder / "00001.tar", image_members(["n", "m", "o"]))
+    write_tar(folder / "00003.tar", image_members(["p"]))
+    (folder / "00000.tar").unlink()
+    done = prepared(folder)
+    assert read == ["00001.tar", "00003.tar"]
+    assert [(entry.name, entry.samples) for entry in done.index.shards] == [
+        ("00001.tar", 3),
+        ("00002.tar", 4),
+        ("00003.tar", 1),
+    ]
+    assert [name[-1] for name, _, _ in everything(open_index([dataset(folder)]))] == list("nmofghip")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (
+            lambda f: write_tar(f / "00001.tar", image_members(["n", "m", "o"])),
+            "changed since the index was written: 00",
+        ),
+        (lambda f: os.utime(f / "00001.tar", (1, 1)), "changed since the index was written: 00001.tar; run"),
+        (lambda f: write_tar(f / "00003.tar", image_members(["n"])), "missing in the index: 00003.tar"),
+        (lambda f: (f / "00002.tar").unlink(), "in the index but not there: 00002.tar; bring them back"),
+    ],
+)
+def test_a_shard_that_is_not_as_indexed_is_named_with_the_command(folder, change, words):
+    prepared(folder)
+    change(folder)
+    (problem,) = shard_problems(dataset(folder))
+    assert words in problem
+    assert f"run `sclds prepare index {folder}`" in problem
+    with pytest.raises(DataError, match="data set 'set': shards of"):
+        open_index([dataset(folder)])
+    prepared(folder)
+    assert shard_problems(dataset(folder)) == []
+
+
+def test_verify_finds_what_size_and_time_hide(folder):
+    prepared(folder)
+    path = folder / "00001.tar"
+    before, content = path.stat(), bytearray(path.read_bytes())
+    at = content.index(b"thing number d")
+    content[at + 13 : at + 14] = b"z"
+    path.write_bytes(content)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert prepared(folder).changed == ()
+    done = prepared(folder, verify=True)
+    assert (done.read, done.changed) == (3, ("00001.tar",))
+    assert prepared(folder, verify=True).changed == ()
+
+
+def test_faulty_shards_are_named_and_the_sound_ones_kept(folder, monkeypatch):
+    whole = (folder / "00000.tar").read_bytes()
+    (folder / "00003.tar").touch()
+    (folder / "00004.tar").write_bytes(whole[:1500])
+    write_tar(folder / "00005.tar", {"a.webm": clip(2), "a.json": caption("a clip")})
+    write_tar(folder / "00006.tar", {"a.jpg": picture(0, "JPEG"), "a.vqa.json": b"{}"})
+    (folder / "00007.tar").write_bytes(whole[:512] + whole[512:].replace(b"ustar", b"USTAR"))
+    with pytest.raises(DataError) as caught:
+        prepared(folder)
+    lines = str(caught.value).splitlines()
+    reasons = ("empty", "unexpected end", "no sample of kind", "VQAv2", "damaged", "no index was written; 3")
+    assert all(reason in line for line, reason in zip(lines, reasons, strict=True)), lines
+    for number in range(3, 8):
+        (folder / f"{number:05d}.tar").unlink()
+    monkeypatch.setattr(index_module, "index_shard", None)
+    assert prepared(folder).read == 0
+
+
+def test_a_header_that_is_damaged_loses_no_sample_silently(folder):
+    """tarfile takes it for the end of the file."""
+    path = folder / "00000.tar"
+    with tarfile.open(path) as tar:
+        third = tar.getmembers()[3].offset
+    for damage in (b"\xff" * 8, b"\x80\xff"):
+        content = bytearray(path.read_bytes())
+        content[third + 124 : third + 124 + len(damage)] = damage
+        (folder / "00001.tar").write_bytes(content)
+        with pytest.raises(DataError, match=r"00001\.tar of data set 'set' cannot be read: the header"):
+            open_index([dataset(folder)])
+
+
+def test_odd_names_links_and_scattered_members(tmp_path):
+    """Only names are read: nothing is extracted, and a link leads nowhere."""
+    path = tmp_path / "set" / "0.tar"
+    path.parent.mkdir()
+    with tarfile.open(path, "w") as tar:
+
+        def add(name, content=b"", **fields):
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            for field, value in fields.items():
+                setattr(info, field, value)
+            tar.addfile(info, io.BytesIO(content))
+
+        add("a.jpg", picture(0, "JPEG"))
+        add("../../etc/b.png", picture(1))
+        add("/abs/c.webp", picture(2, "WEBP"))
+        add("./._a.jpg", b"finder")
+        add("d.jpg", type=tarfile.SYMTYPE, linkname="/etc/passwd")
+        add("e.jpg", type=tarfile.LNKTYPE, linkname="a.jpg")
+        add("folder.jpg", type=tarfile.DIRTYPE)
+        add("pipe.jpg", type=tarfile.FIFOTYPE)
+        add("x\udcffy.png", picture(3))
+        add("日本/語.png", picture(4))
+        for key in ("a", "../../etc/b", "/abs/c", "d", "x\udcffy", "日本/語"):
+            add(f"{key}.txt", f"of {key[-1]}".encode("utf-8", "replace"))
+        add("a.jpg", b"a second one")
+    scanned = open_index([dataset(path.parent)])
+    prepared(path.parent)
+    indexed = open_index([dataset(path.parent)])
+    for index in (scanned, indexed):
+        keys = [index.locate(number)[0].key(index.locate(number)[1]) for number in range(len(index))]
+        assert keys == ["a", "../../etc/b", "/abs/c", "x\udcffy", "日本/語", "d"]
+        reader = ShardReader()
+        assert reader.media(*index.locate(0)) == picture(0, "JPEG")
+        assert [reader.captions(*index.locate(number)) for number in (0, 1, 3)] == [["of a"], ["of b"], ["of y"]]
+        with pytest.raises(BadSampleError, match="it has no picture"):
+            reader.media(*index.locate(5))
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["set"]
+
+
+@pytest.mark.multiprocess
+def test_a_killed_run_goes_on_where_it_stopped(folder, capsys):
+    """Killed once two shards are done: those are not read again, and the index is that of an undisturbed run."""
+    for number in range(3, 40):
+        (folder / f"{number:05d}.tar").write_bytes((folder / "00000.tar").read_bytes())
+    parts = folder / ".index-parts"
+    code = "import sys; from sclds.cli import main; sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", code, "prepare", "index", str(folder), "--workers", "2"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while len(list(parts.glob("*.part.index"))) < 2 and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    finished = len(list(parts.glob("*.part.index")))
+    assert finished >= 2
+    assert main(["prepare", "index", str(folder), "--workers", "1"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "40, of which" in shown
+    assert int(shown.split("of which ")[1].split()[0]) <= 40 - finished + 2, "workers may have ended one each"
+    resumed = (folder / "samples.index").read_bytes()
+    (folder / "samples.index").unlink()
+    assert main(["prepare", "index", str(folder), "--workers", "1"]) == 0
+    assert (folder / "samples.index").read_bytes() == resumed
+    assert not parts.exists()
+
+
+def test_the_command_explains_itself(folder, tmp_path, capsys):
+    assert main(["prepare", "index", str(folder), "--workers", "0"]) == 2
+    assert main(["prepare", "index", str(tmp_path / "none")]) == 2
+    assert main(["prepare", "index", str(folder / "00000.tar")]) == 2
+    assert main(["prepare", "index", str(folder), "--kind", "video"]) == 2
+    errors = capsys.readouterr().err
+    for words in ("--workers is 0", "none is not a folder with .tar shards", "00000.tar is not a folder", "'video'"):
+        assert words in errors
+    assert main(["prepare", "index", str(folder) + "/"]) == 0
+    assert "40 x 30 pixels" in capsys.readouterr().out
+
+
+def test_a_folder_behind_a_url_has_its_index_there(folder, tmp_path):
+    system = fsspec.filesystem("memory")
+    system.put(str(folder), "/far/", recursive=True)
+    (url, *_) = [place for place in ("memory://far/set", "memory://far") if system.glob(place + "/*.tar")]
+    cache = ShardCache(tmp_path / "cache", 10**8)
+    try:
+        (problem,) = shard_problems(dataset(url), cache)
+        assert (
+            f"has no index (samples.index), which shards behind a URL need; write it with `sclds prepare index {url}"
+            in (problem.replace("memory:///", "memory://"))
+        )
+        prepared(url, work=tmp_path / "work")
+        assert shard_problems(dataset(url), cache) == []
+        found = everything(open_index([dataset(url)], cache))
+        assert found == everything(open_index([dataset(folder)]))
+        assert prepared(url, work=tmp_path / "work").read == 0
+        system.pipe(f"{url.removeprefix('memory:/')}/00001.tar", (folder / "00000.tar").read_bytes())
+        (problem,) = shard_problems(dataset(url), cache)
+        assert "changed since the index was written: 00001.tar" in problem
+        assert prepared(url, work=tmp_path / "work").read == 1
+        assert len(everything(open_index([dataset(url)], cache))) == 10
+    finally:
+        system.rm("/far", recursive=True)
+
+
+BATCH = {"global_size": 4, "max_micro_size": 4, "group_size": 2}
+
+
+def config_of(place, **data):
+    rows = [{"name": "set", "shards": str(place)}]
+    data = {"train": rows, "tokenizer": "embedded", "image_size": 32, "decode_threads": 1, **data}
+    model = {"vision": {"patch_size": 8}}
+    return parse_config({"name": "t", "data": {**data, "video_size": 32}, "model": model, "batch": BATCH})
+
+
+def test_batches_are_the_same_in_place_indexed_and_behind_a_url(folder, tmp_path):
+    tokenizer = load_tokenizer("embedded")
+
+    def batches(config):
+        iterator = iter(TrainingBatches(config, tokenizer, 0, 1, 4, 1))
+        found = [next(iterator)[0] for _ in range(5)]
+        iterator.close()
+        return [(batch["sample_ids"], batch["captions"], batch["patches"].sum().item()) for batch in found]
+
+    scanned = batches(config_of(folder))
+    prepared(folder)
+    assert batches(config_of(folder)) == scanned
+    far = config_of(f"file://{folder}", cache_dir=str(tmp_path / "cache"), cache_bytes=10**7)
+    assert batches(far) == scanned
+    assert len(list((tmp_path / "cache").iterdir())) == 3 + 2, "three shards, the index and the lock"
+
+
+def test_a_cache_too_small_for_a_block_is_refused(folder, tmp_path):
+    from sclds.data.shards import data_problems
+
+    prepared(folder)
+    far = config_of(f"file://{folder}", cache_dir=str(tmp_path / "cache"), cache_bytes=60_000, shuffle_block=2)
+    (problem,) = data_problems(far.data)
+    assert "data.cache_bytes=60000 is too small for data.shuffle_block=2" in problem
+
+
+def test_a_shard_that_vanishes_is_waited_for_and_then_given_up(folder, monkeypatch):
+    index, reader, waits = open_index([dataset(folder)]), ShardReader(), []
+    hidden = folder / "hidden"
+    (folder / "00001.tar").rename(hidden)
+    monkeypatch.setattr(shard_reader.time, "sleep", waits.append)
+    assert reader.media(*index.locate(0)) == picture(0)
+    with pytest.raises(BadSampleError, match="its shard cannot be read \\(No such file"):
+        reader.media(*index.locate(3))
+    assert waits == [0.1, 0.5, 2.0]
+    with pytest.raises(BadSampleError):
+        reader.captions(*index.locate(4))
+    assert len(waits) == 3, "a shard that stayed away is not waited for again"
+    hidden.rename(folder / "00001.tar")
+    assert reader.media(*index.locate(3)) == picture(0)
+    (folder / "00001.tar").rename(hidden)
+    reader.close()
+    monkeypatch.setattr(shard_reader.time, "sleep", lambda seconds: hidden.rename(folder / "00001.tar"))
+    assert reader.media(*index.locate(4)) == picture(1), "it came back while it was waited for"
+
+
+def test_the_samples_of_a_shard_that_vanished_are_set_aside_by_name(folder, tmp_path, monkeypatch):
+    tokenizer, config = load_tokenizer("embedded"), config_of(folder, max_bad_share=1.0, shuffle_block=1)
+    quarantine = Quarantine(tmp_path / "quarantine.jsonl")
+    training = TrainingBatches(config, tokenizer, 0, 1, 4, 1, quarantine=quarantine)
+    (folder / "00002.tar").unlink()
+    monkeypatch.setattr(shard_reader, "_RETRY_SECONDS", (0.01,))
+    iterator = iter(training)
+    batches = [next(iterator)[0] for _ in range(6)]
+    iterator.close()
+    assert not any("00002" in sample for batch in batches for sample in batch["sample_ids"])
+    lines = [json.loads(line) for line in (tmp_path / "quarantine.jsonl").read_text().splitlines()]
+    assert {line["sample"] for line in lines} == {f"set/00002/{key}" for key in "fghi"}
+    assert {line["reason"] for line in lines} == {"its shard cannot be read (No such file or directory)"}
+    assert {line["shard"] for line in lines} == {str(folder / "00002.tar")}
+
+
+def test_what_comes_next_is_fetched_before_it_is_asked_for(folder, tmp_path):
+    prepared(folder)
+    index = open_index([dataset(f"file://{folder}")], ShardCache(tmp_path / "cache", 10**7))
+    ahead = FetchAhead(index.shards)
+    ahead.want([2, 0])
+    copies = [index.shards[number].cache._path(index.shards[number].file) for number in range(3)]
+    deadline = time.monotonic() + 30
+    while not (copies[0].exists() and copies[2].exists()) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    ahead.close()
+    assert [path.exists() for path in copies] == [True, False, True]
+    in_place = FetchAhead(open_index([dataset(folder)]).shards)
+    in_place.want([0, 1, 2])
+    in_place.close()
+
+
+def test_a_reader_lets_go_of_half_of_a_full_cache(folder, tmp_path, monkeypatch):
+    prepared(folder)
+    most = 2 * max(path.stat().st_size for path in folder.glob("*.tar"))
+    cache = ShardCache(tmp_path / "cache", most + 5000)
+    index, reader = open_index([dataset(f"file://{folder}")], cache), ShardReader()
+    for number in (0, 3, 5, 0, 3, 5):
+        reader.media(*index.locate(number))
+        assert reader._held <= cache.max_bytes // 2 + 1
+    reader.close()
+    others = [shard.open() for shard in index.shards[:2]]
+    clock = iter(np.arange(0, 1000, 20.0).tolist())
+    monkeypatch.setattr(shard_reader.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(shard_reader.time, "monotonic", lambda: next(clock))
+    with pytest.raises(DataError, match=r"all of it is being read; raise data\.cache_bytes"):
+        reader.media(index.shards[2], 0)
+    for handle in others:
+        os.close(handle)
+
+
+def test_an_unindexed_large_folder_is_told_the_command(folder, caplog, monkeypatch):
+    from sclds.data import shards
+
+    open_index([dataset(folder)])
+    assert caplog.text == ""
+    monkeypatch.setattr(shards, "_MANY_SAMPLES", 5)
+    open_index([dataset(folder)])
+    assert "data set 'set' has no index: the headers of 3 shards took 0 s" in caplog.text
+    assert f"`sclds prepare index {folder}`" in caplog.text
+
+
+def test_an_index_larger_than_the_cache_is_a_sentence(folder, tmp_path):
+    prepared(folder)
+    with pytest.raises(DataError, match=r"its index does not fit into the cache .*; raise data\.cache_bytes"):
+        open_index([dataset(f"file://{folder}")], ShardCache(tmp_path / "cache", 1000))
+
+
+def test_a_copy_on_other_storage_is_known_by_its_size(folder):
+    prepared(folder)
+    entry = open_index([dataset(folder)]).shards[0].file
+    assert entry.looks_like(entry.size, "ETag:abc")
+    assert not entry.looks_like(entry.size + 1, "ETag:abc")
+    assert not entry.looks_like(entry.size, "mtime:1")
+
+
+def test_a_missing_member_of_a_range_is_an_error(folder):
+    (problem,) = shard_problems(dataset(folder / "{00001..00003}.tar"))
+    assert problem.startswith(f"shard {folder}/00003.tar of data set 'set' does not exist")
