@@ -5,7 +5,8 @@ import pytest
 
 from sclds.data.keys import generator
 from sclds.data.masks import mlm_mask, mltc_vision_replace, scl_text_mask, scl_vision_keep
-from sclds.data.tokenizer import load_tokenizer
+from sclds.data.tokenizer import Tokenizer, load_tokenizer
+from tests.data.test_tokenizer import roberta_style
 
 TEXT = "a brown dog runs over the incomprehensibly green grass behind seventeen parliamentarians"
 
@@ -31,6 +32,23 @@ def test_mlm_chooses_whole_words(tokenizer, text, words):
         assert np.array_equal(labels, ids[positions])
         untouched = np.setdiff1d(np.arange(len(ids)), positions)
         assert np.array_equal(masked[untouched], ids[untouched])
+
+
+def test_mlm_chooses_whole_words_of_a_tokenizer_that_cuts_them_into_pieces():
+    """RoBERTa's own way: no space before the first word, and a space belongs to the piece after it."""
+    special = ["<s>", "<pad>", "</s>", "<mask>"]
+    tokenizer = Tokenizer(roberta_style(special), "roberta-style")
+    ids, word_index = (np.array(x) for x in tokenizer.encode("a zyxwvut, red qponm x-ray pear", 50))
+    assert len(ids) > 2 * (word_index.max() + 1)
+    seen = set()
+    for seed in range(40):
+        masked, positions, labels = mlm_mask(ids, word_index, tokenizer, 0.15, generator(seed, "mlm"))
+        [word] = set(word_index[positions].tolist())
+        assert positions.tolist() == np.flatnonzero(word_index == word).tolist()
+        assert (labels == ids[positions]).all()
+        assert (np.delete(masked, positions) == np.delete(ids, positions)).all()
+        seen.add(word)
+    assert seen == set(range(6))
 
 
 def test_mlm_corrupts_80_10_10(tokenizer):
