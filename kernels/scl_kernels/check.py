@@ -117,6 +117,14 @@ def _infonce_variants(name: str) -> Iterator[Variant]:
             constants = infonce_launch.constants(dtype, tiles, even=even)
             full_name = f"infonce_{direction}/{name}/{width}"
             yield Variant(full_name, kernel, {**types, **more}, constants, tiles.num_warps, tiles.num_stages)
+    for columns in infonce_launch.RESIDENT_WIDTHS:
+        resident = infonce_launch.resident_tiles(dtype, columns, True)
+        if resident:
+            constants = infonce_launch.resident_constants(dtype, resident)
+            full_name = f"infonce_backward_resident/{name}/{columns}"
+            yield Variant(
+                full_name, k.backward_resident_kernel, types, constants, resident.num_warps, resident.num_stages
+            )
     types = {**base, "temperatures": "*fp32", "d_loss": "*fp32", "partial": "*fp32", "d_temperature": "*fp32"}
     yield Variant(f"infonce_backward_combine/{name}", k.backward_combine_kernel, types, norms)
     if name == "fp32":
@@ -213,7 +221,11 @@ def report_arithmetic() -> list[str]:
         _say(f"  {ratio:.0f} times less memory (wanted {INFONCE_RATIO}); eager N x N in fp32 on every rank (two kept")
         _say(f"  directions and one gradient): {whole / 1e9:.1f} GB, {whole / needed:,.0f} times as much")
         forward, backward = roofline.infonce_flops(
-            local, local * ranks, width, infonce_launch.backward_tiles(torch.bfloat16, even=True)
+            local,
+            local * ranks,
+            width,
+            infonce_launch.resident_tiles(torch.bfloat16, width, even=True)
+            or infonce_launch.backward_tiles(torch.bfloat16, even=True),
         )
         for device in roofline.DEVICES.values():
             times = " and ".join(f"{1e3 * flops / device.flops:.2f} ms" for flops in (forward, backward))

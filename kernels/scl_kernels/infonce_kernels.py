@@ -7,7 +7,8 @@ rows and a contiguous range ("split") of the global rows; splits write partial r
 fixed order, so nothing is atomic and results repeat bitwise.
 
 A tile's inner product loops over D in steps of BLOCK_K, and the gradient of BLOCK_M rows is made in slices of BLOCK_D
-columns (a whole row of D = 512 spills registers); each slice computes the similarities again.
+columns; each slice computes the similarities again. For bf16 rows of the widths that projections have, another kernel
+keeps whole rows on the chip and computes them once.
 """
 # mypy: disable-error-code="no-untyped-def"
 
@@ -259,6 +260,58 @@ def backward_kernel(
         gradient = _product(d_tile.to(DOT_DTYPE), y_tile.to(DOT_DTYPE), gradient, PRECISION, WIDEN)
     out = partial + tl.load(task + PARTIAL) + (split.to(tl.int64) * count + rows[:, None]) * width + d[None, :]
     tl.store(out, gradient, mask=(rows[:, None] < count) & (d[None, :] < width))
+
+
+@triton.jit
+def backward_resident_kernel(
+    table,  # (tasks, FIELDS) int64
+    temperatures,  # (problems,) fp32
+    partial,  # fp32, per task (splits, n, D): sum over the split of dS_ij y_j / |y_j|
+    DTYPE: tl.constexpr,
+    PRECISION: tl.constexpr,
+    WIDEN: tl.constexpr,
+    WIDTH: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):
+    """As `backward_kernel` for one known D: whole rows stay on the chip; grid (row blocks * splits, tasks).
+
+    x is read once, and every tile of y serves both products, so that no similarity is computed twice.
+    """
+    task = table + tl.program_id(1) * FIELDS
+    count = tl.load(task + LOCAL).to(tl.int32)
+    splits = tl.load(task + SPLITS).to(tl.int32)
+    first_row = tl.program_id(0) // splits * BLOCK_M
+    if first_row >= count:
+        return
+    split = tl.program_id(0) % splits
+    total = tl.load(task + GLOBAL).to(tl.int32)
+    span = tl.load(task + SPAN).to(tl.int32)
+    temperature = tl.load(temperatures + tl.load(task + PROBLEM))
+    x = tl.multiple_of(tl.load(task + X).to(tl.pointer_type(DTYPE)), 16)
+    y = tl.multiple_of(tl.load(task + Y).to(tl.pointer_type(DTYPE)), 16)
+    inverse_y = tl.load(task + INVERSE_Y).to(tl.pointer_type(tl.float32))
+    shift_y = tl.load(task + SHIFT_Y).to(tl.pointer_type(tl.float32))
+    weight = tl.load(task + WEIGHT).to(tl.pointer_type(tl.float32))
+    rows = first_row + tl.arange(0, BLOCK_M)
+    own = rows + tl.load(task + OFFSET).to(tl.int32)
+    d = tl.arange(0, WIDTH)
+    x_tile = tl.load(x + tl.minimum(rows, count - 1)[:, None].to(tl.int64) * WIDTH + d[None, :])
+    scale = tl.load(tl.load(task + INVERSE_X).to(tl.pointer_type(tl.float32)) + rows) / temperature
+    row_shift = tl.load(tl.load(task + SHIFT_X).to(tl.pointer_type(tl.float32)) + rows)
+    twice_weight = 2.0 * tl.load(weight + own, mask=rows < count, other=0.0)
+    gradient = tl.zeros((BLOCK_M, WIDTH), dtype=tl.float32)
+    for start in range(split * span, tl.minimum(total, (split + 1) * span), BLOCK_N):
+        columns = start + tl.arange(0, BLOCK_N)
+        y_tile = tl.load(y + tl.minimum(columns, total - 1)[:, None].to(tl.int64) * WIDTH + d[None, :])
+        inverse = tl.load(inverse_y + columns)
+        tile = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
+        tile = _product(x_tile, tl.trans(y_tile), tile, PRECISION, WIDEN) * scale[:, None] * inverse[None, :]
+        d_tile = tl.exp(tile - row_shift[:, None]) + tl.exp(tile - tl.load(shift_y + columns)[None, :])
+        d_tile -= tl.where(columns[None, :] == own[:, None], twice_weight[:, None], 0.0)
+        gradient = _product((d_tile * inverse[None, :]).to(DTYPE), y_tile, gradient, PRECISION, WIDEN)
+    out = partial + tl.load(task + PARTIAL) + (split.to(tl.int64) * count + rows[:, None]) * WIDTH + d[None, :]
+    tl.store(out, gradient, mask=rows[:, None] < count)
 
 
 @triton.jit

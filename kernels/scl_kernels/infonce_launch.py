@@ -54,6 +54,20 @@ def backward_tiles(dtype: torch.dtype, even: bool) -> Tiles:
     return Tiles(32, 32, 32, 128, 8, 2)
 
 
+RESIDENT_WIDTHS = (256, 512)
+"""Widths whose rows `backward_resident_kernel` keeps on the chip; at 1024 their gradient alone fills the registers."""
+
+
+def resident_tiles(dtype: torch.dtype, width: int, even: bool) -> Tiles | None:
+    """Return the resident backward kernel's tiles, or None where another one has to run.
+
+    bf16 only: fp16 gradients need fp32 operands. At D = 512, 64 columns spill 8 to 72 bytes, 128 rows spill 1 KB.
+    """
+    if dtype != torch.bfloat16 or not even or width not in RESIDENT_WIDTHS:
+        return None
+    return Tiles(64, 32 if width == 512 else 64, 0, width, 8, 3 if width == 512 else 2)
+
+
 def precision(dtype: torch.dtype) -> str:
     """Return how fp32 operands are multiplied; fp16 gradients use one tf32 product, which is exact for fp16 rows."""
     return "tf32x3" if dtype == torch.float32 else "tf32"
@@ -66,6 +80,12 @@ def constants(dtype: torch.dtype, tiles: Tiles, *, even: bool) -> dict[str, Any]
     if tiles.block_d:
         common |= {"BLOCK_D": tiles.block_d, "DOT_DTYPE": tl.bfloat16 if dtype == torch.bfloat16 else tl.float32}
     return common
+
+
+def resident_constants(dtype: torch.dtype, tiles: Tiles) -> dict[str, Any]:
+    """Return the resident backward kernel's compile-time arguments."""
+    shared = {name: constants(dtype, tiles, even=True)[name] for name in ("DTYPE", "PRECISION", "WIDEN")}
+    return shared | {"WIDTH": tiles.block_d, "BLOCK_M": tiles.block_m, "BLOCK_N": tiles.block_n}
 
 
 class Sides(NamedTuple):
@@ -212,7 +232,7 @@ def gradients(
     """Launch the backward kernels.
 
     Args:
-        tasks: Both directions of all problems.
+        tasks: Both directions of all problems; where all have one width, the resident kernel may serve them.
         temperature: (problems,) fp32.
         d_loss: (problems,) fp32 gradient of each loss.
         weight_all: (N,) fp32 per task.
@@ -227,20 +247,21 @@ def gradients(
     d_temperature = temperature.new_empty(tasks.local)
     if tasks.local == 0:
         return d_x, d_temperature
-    dtype = tasks.x[0].dtype
-    tiles = backward_tiles(dtype, tasks.even)
+    dtype, widest = tasks.x[0].dtype, max(x.shape[1] for x in tasks.x)
+    resident = resident_tiles(dtype, widest, tasks.even) if len({x.shape[1] for x in tasks.x}) == 1 else None
+    tiles = resident or backward_tiles(dtype, tasks.even)
     planned = plan(tasks, tiles, (x_lse, y_lse_all, weight_all, d_x))
     partial = temperature.new_empty(planned.elements)
     _prepare(tasks, planned, shifts=True)
-    slices = triton.cdiv(max(x.shape[1] for x in tasks.x), tiles.block_d)
-    kernels.backward_kernel[(planned.work, len(tasks.x), slices)](
-        planned.table,
-        temperature,
-        partial,
-        **constants(dtype, tiles, even=tasks.even),
-        num_warps=tiles.num_warps,
-        num_stages=tiles.num_stages,
-    )
+    arguments, warps = (planned.table, temperature, partial), {"num_warps": tiles.num_warps}
+    if resident:
+        kernels.backward_resident_kernel[(planned.work, len(tasks.x))](
+            *arguments, **resident_constants(dtype, resident), **warps, num_stages=tiles.num_stages
+        )
+    else:
+        kernels.backward_kernel[(planned.work, len(tasks.x), triton.cdiv(widest, tiles.block_d))](
+            *arguments, **constants(dtype, tiles, even=tasks.even), **warps, num_stages=tiles.num_stages
+        )
     blocks = triton.cdiv(max(x.shape[0] for x in tasks.x), BLOCK_ROWS)
     kernels.backward_combine_kernel[(blocks, len(tasks.x))](
         planned.table,

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import torch
 
-from scl_kernels.infonce_launch import Tiles, backward_tiles, forward_tiles, splits
+from scl_kernels.infonce_launch import Tiles, backward_tiles, forward_tiles, resident_tiles, splits
 
 SORT_BYTES_PER_INDEX = 4 * 2 * (4 + 8)
 """A radix sort of int32 keys with int64 values: four passes that read and write both."""
@@ -94,12 +94,13 @@ def infonce_memory_terms(local: int, ranks: int, width: int) -> tuple[list[Term]
     """
     everything = local * ranks
     sizes = [(local, everything, width)] * 2
+    backward = resident_tiles(torch.bfloat16, width, even=True) or backward_tiles(torch.bfloat16, even=True)
     forward = sum(parts * local for _, parts in splits(sizes, forward_tiles(torch.bfloat16, even=True)))
-    backward = sum(parts * local * width for _, parts in splits(sizes, backward_tiles(torch.bfloat16, even=True)))
+    gradients = sum(parts * local * width for _, parts in splits(sizes, backward))
     matrix, outputs = local * everything, Term("gradients of a and b, bf16", 2 * local * width * 2)
     ours = [
         Term("partial log-sum-exps, four fp32 planes", 4 * 4 * forward),
-        Term("partial gradients, fp32", 4 * backward),
+        Term("partial gradients, fp32", 4 * gradients),
         Term("inverse norms, fp32", 4 * 2 * (local + everything)),
         Term("statistics and gathered log-sum-exps, fp32", 4 * (5 * local + 2 * everything)),
         outputs,

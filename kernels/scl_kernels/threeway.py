@@ -71,7 +71,7 @@ INFONCE_CASES: tuple[tuple[InfoNCECase, ...], ...] = (
     (InfoNCECase(1, 1, 7, 0),),
     (InfoNCECase(5, 13, 40, 3), InfoNCECase(0, 4, 16, 4, 0.03, False), InfoNCECase(67, 131, 48, 60, 0.03, False)),
     (InfoNCECase(130, 130, 144, 0),),
-    (InfoNCECase(33, 70, 256, 11), InfoNCECase(3, 70, 512, 60)),
+    (InfoNCECase(33, 70, 256, 11), InfoNCECase(3, 70, 512, 60), InfoNCECase(2, 9, 768, 7)),
 )
 """One sample; several problems of other sizes, one without local rows; more than one tile in every
 direction; widths without masks."""
