@@ -172,11 +172,16 @@ def test_a_header_that_is_damaged_loses_no_sample_silently(folder):
     path = folder / "00000.tar"
     with tarfile.open(path) as tar:
         third = tar.getmembers()[3].offset
-    for damage in (b"\xff" * 8, b"\x80\xff"):
+    backwards = tarfile.TarInfo("b.json")
+    backwards.size = -2 * third
+    for damage, reason in (
+        (b"\xff" * 512, "the header before byte .* is damaged"),
+        (backwards.tobuf(tarfile.GNU_FORMAT), "the header at byte .* gives a negative size"),
+    ):
         content = bytearray(path.read_bytes())
-        content[third + 124 : third + 124 + len(damage)] = damage
+        content[third : third + 512] = damage
         (folder / "00001.tar").write_bytes(content)
-        with pytest.raises(DataError, match=r"00001\.tar of data set 'set' cannot be read: the header"):
+        with pytest.raises(DataError, match=rf"00001\.tar of data set 'set' cannot be read: {reason}"):
             open_index([dataset(folder)])
 
 
