@@ -11,7 +11,7 @@ COMMANDS = {
     "convert": ("sclds.interop.convert", "bring weights in and out: released, Hugging Face, a run's checkpoint"),
     "verify": ("sclds.verify", "compare with published numbers, and one split over processes with another"),
     "plan": ("sclds.profiling.plan", "compute speed, memory and communication of a configuration on a cluster"),
-    "benchmark": ("sclds.profiling.benchmark", "measure the step beside the published schedule, on this machine"),
+    "benchmark": ("sclds.profiling.benchmark", "measure the step and the data beside what is usual, on this machine"),
     "report": ("sclds.profiling.report", "write the throughput and learning page of a run"),
     "data": ("sclds.data.command", "look at what a configuration reads"),
     "prepare": ("sclds.data.prepare.command", "turn a public data set into shards"),

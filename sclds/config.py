@@ -81,6 +81,8 @@ class DataConfig(Section):
     """DALI's threads per process."""
     prefetch: Positive = 2
     """Micro-batches decoded ahead."""
+    prefetch_bytes: Positive = 2**30
+    """Most bytes of the micro-batches decoded ahead, per process; one is decoded ahead whatever its size."""
     shuffle_block: Positive = 16
     """Shards whose samples are shuffled together; more shuffles better, fewer reads more sequentially."""
     cache_dir: str = "~/.cache/sclds/shards"
@@ -91,7 +93,7 @@ class DataConfig(Section):
     """A run stops when more than this share of the samples it has read was set aside as unusable."""
     max_pixels: Annotated[int, Field(ge=1, le=178_000_000)] = 64_000_000
     """Most pixels of a picture, or of a frame of a clip; a larger one is set aside before it is decoded, so that memory
-    stays bounded (3 bytes a pixel and decoding thread). Pillow reads no header of more than 178 million."""
+    stays bounded: 3 bytes a pixel, at worst for all of a micro-batch. Pillow reads none of more than 178 million."""
 
 
 class VisionConfig(Section):

@@ -295,8 +295,9 @@ def _setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor, Tensor
 
 
 def _backward(ctx: Any, d_out: Tensor, *unused: Any) -> tuple:
-    _, position, extra, class_row, mask_row, weight, *_ = ctx.saved_tensors
-    joint, d_weight, d_bias = backward_op(d_out, *ctx.saved_tensors)
+    saved = ctx.saved_tensors  # a checkpoint gives them out once
+    _, position, extra, class_row, mask_row, weight, *_ = saved
+    joint, d_weight, d_bias = backward_op(d_out, *saved)
     first, second = joint.shape[0] - position.shape[0] - extra.shape[0], joint.shape[0] - extra.shape[0]
     return (
         joint[-MASK_ROW:first],

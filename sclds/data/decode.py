@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from sclds.config import Config
+from sclds.data.buffers import Buffers
 from sclds.data.clips import read_frames
 from sclds.data.encoded import Encoded
 from sclds.data.pipeline import Source, build_pipeline, feeds, source_of
@@ -57,6 +58,7 @@ class Decoder:
         self._data, self._patch, self._batch_size = config.data, config.model.vision.patch_size, batch_size
         self._device_id = (device_id or 0) if config.data.device == "mixed" else None
         self._layout = PatchLayout(self._patch, config.data.mean, config.data.std)
+        self._buffers = Buffers()
         self._pipelines: dict[tuple[Source, int], Any] = {}
         self._pool = ThreadPoolExecutor(config.data.decode_threads, thread_name_prefix="decode")
 
@@ -158,7 +160,7 @@ class Decoder:
         """Augment decoded frames on the CPU, where that is on, and lay them out in one tensor."""
         self._augment(samples, decoded)
         counts = [len(decoded[row]) * (decoded[row].shape[1] // self._patch) ** 2 for row in samples]
-        patches = torch.empty((sum(counts), 3 * self._patch**2), pin_memory=torch.cuda.is_available())
+        patches = self._buffers.take(sum(counts), 3 * self._patch**2)
         parts = dict(zip(samples, patches.split(counts), strict=True))
         self._each(lambda row: self._layout.write(decoded[row], parts[row].numpy()), list(samples))
         return parts
@@ -190,11 +192,12 @@ class Decoder:
 
 def joined(parts: Sequence[Tensor]) -> Tensor:
     """Concatenate rows; without a copy where they are all rows of one tensor in order, as `Decoder.each` gives them."""
-    whole = parts[0]._base
-    if whole is not None and len(whole) == sum(map(len, parts)) and all(part._base is whole for part in parts):
-        starts = [part.storage_offset() for part in parts]
-        if starts == sorted(starts):
-            return whole
+    first, ends = parts[0], np.cumsum([part.nbytes for part in parts])
+    memory = first.untyped_storage().data_ptr()
+    if all(part.untyped_storage().data_ptr() == memory for part in parts):
+        starts = [part.data_ptr() - first.data_ptr() for part in parts]
+        if starts == [0, *ends[:-1].tolist()]:
+            return first.as_strided((sum(map(len, parts)), first.shape[1]), first.stride())
     return torch.cat(list(parts))
 
 

@@ -5,8 +5,20 @@ time, for any world size, and after a restart.
 """
 
 import hashlib
+from typing import Any
 
 import numpy as np
+from numpy.random.bit_generator import ISeedSequence
+
+
+class _Digest(ISeedSequence):
+    """A key that is used as it is; given any other way, numpy first asks the system for entropy that nobody uses."""
+
+    def __init__(self, digest: bytes):
+        self._digest = digest
+
+    def generate_state(self, n_words: int, dtype: Any = np.uint32) -> Any:
+        return np.frombuffer(self._digest, dtype, n_words)
 
 
 def generator(seed: int, *words: str | int) -> np.random.Generator:
@@ -22,4 +34,5 @@ def generator(seed: int, *words: str | int) -> np.random.Generator:
     # every word carries its type and length, so that no two keys run together
     text = "".join(f"{type(word).__name__}{len(str(word))}:{word};" for word in (seed, *words))
     digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
-    return np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))
+    key: Any = _Digest(digest)  # numpy's stubs know no seed sequence but their own
+    return np.random.Generator(np.random.Philox(key))

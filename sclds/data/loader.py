@@ -3,10 +3,9 @@
 The stages have no state but the step they are at, so a run that resumes gives `start_step` and sees the same batches.
 """
 
-import threading
+import itertools
 from collections.abc import Iterator
 from dataclasses import replace
-from queue import Full, Queue
 
 import torch
 
@@ -16,6 +15,7 @@ from sclds.data.fetch_ahead import FetchAhead
 from sclds.data.keys import generator
 from sclds.data.order import Order, Place, itm_partners, positions_of, weights_of
 from sclds.data.packing import ITM_DRAWS, Batch, SampleViews, grids_of, pack
+from sclds.data.prefetch import Prefetch, batch_bytes, pinned
 from sclds.data.quarantine import Quarantine
 from sclds.data.replacement import Replacements
 from sclds.data.samples import HELDOUT, Loaded, Occasion, SampleMaker
@@ -24,7 +24,6 @@ from sclds.data.tokenizer import Tokenizer
 
 __all__ = ["Quarantine", "TrainingBatches", "heldout_batches"]
 
-_POLL_SECONDS = 0.2
 _HELDOUT_STEP = -1
 _UNDECODABLE = "its picture or clip cannot be decoded"
 
@@ -79,56 +78,28 @@ class TrainingBatches:
         Raises:
             DataError: Too many samples are unusable.
         """
-        ready: Queue[Batch | BaseException] = Queue(maxsize=self._config.data.prefetch)
-        stop = threading.Event()
-        thread = threading.Thread(target=self._produce, args=(ready, stop), name="decode-ahead")
-        thread.start()
-        try:
+        data = self._config.data
+        with Prefetch(self._batches, data.prefetch, data.prefetch_bytes, batch_bytes, "decode-ahead") as ahead:
             while True:
-                yield [_take(ready) for _ in range(self._accumulation)]
-        finally:
-            stop.set()
-            thread.join()
+                yield [next(ahead) for _ in range(self._accumulation)]
 
-    def _produce(self, ready: "Queue[Batch | BaseException]", stop: threading.Event) -> None:
+    def _batches(self) -> Iterator[Batch]:
+        """Yield this process's micro-batches one by one."""
         maker = SampleMaker(self._config, self._tokenizer, self.index)
+        decoder = Decoder(self._config, self._micro_size, self._device_id)
         fetches = FetchAhead(self.index.shards)
         try:
-            decoder = Decoder(self._config, self._micro_size, self._device_id)
             assembler = _Assembler(self._config, self._tokenizer, self.index, maker, decoder, self.quarantine)
-            step = self._start
-            while True:
+            for step in itertools.count(self._start):
                 fetches.want(self.order.shards_ahead(step))
                 places = self.order.global_batch(step)
                 for a in range(self._accumulation):
                     positions = positions_of(a, self._rank, self._world_size, self._micro_size)
-                    batch = assembler.training([places[g] for g in positions], step, positions.start)
-                    if not _offer(ready, batch, stop):
-                        return
-                step += 1
-        except BaseException as fault:  # raised again by the thread that trains
-            _offer(ready, fault, stop)
+                    yield pinned(assembler.training([places[g] for g in positions], step, positions.start))
         finally:
             fetches.close()
+            decoder.close()
             maker.close()
-
-
-def _offer(ready: "Queue[Batch | BaseException]", item: "Batch | BaseException", stop: threading.Event) -> bool:
-    """Put an item as soon as there is room; return False if nobody wants it any more."""
-    while not stop.is_set() and threading.main_thread().is_alive():
-        try:
-            ready.put(item, timeout=_POLL_SECONDS)
-        except Full:
-            continue
-        return True
-    return False
-
-
-def _take(ready: "Queue[Batch | BaseException]") -> Batch:
-    item = ready.get()
-    if isinstance(item, BaseException):
-        raise item
-    return item
 
 
 class _Assembler:
@@ -225,7 +196,7 @@ class _Assembler:
 
     def _set_aside(self, sample: int, reason: str, step: int) -> None:
         shard, row = self._index.locate(sample)
-        self._quarantine.record(shard.sample_id(row), shard.path, shard.dataset, reason, step)
+        self._quarantine.record(shard.sample_id(row), str(shard.path), shard.dataset, reason, step)
 
     def _judge(self, seen: int, bad: int) -> None:
         self._quarantine.count(seen, bad)
@@ -256,12 +227,11 @@ def heldout_batches(
     """
     size = batch_size or config.evaluation.batch_size
     device_id = torch.cuda.current_device() if config.data.device == "mixed" else None
-    decoder = Decoder(config, size, device_id)
     quarantine = quarantine or Quarantine()
     left = {"image": config.evaluation.max_samples, "video": config.evaluation.max_samples}
     for chosen in [dataset] if dataset else config.data.heldout:
         index = open_index([chosen], cache_of(config.data))
-        maker = SampleMaker(config, tokenizer, index)
+        maker, decoder = SampleMaker(config, tokenizer, index), Decoder(config, size, device_id)
         assembler = _Assembler(config, tokenizer, index, maker, decoder, quarantine)
         count = min(len(index), left[chosen.kind])
         left[chosen.kind] -= count
@@ -271,4 +241,5 @@ def heldout_batches(
                 if batch is not None:
                     yield batch
         finally:
+            decoder.close()
             maker.close()

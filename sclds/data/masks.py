@@ -34,8 +34,9 @@ def mlm_mask(
     words = np.unique(word_index[word_index != NO_WORD])
     if not len(words) or ratio == 0:
         return masked, np.empty(0, np.int64), np.empty(0, np.int64)
-    chosen = rng.choice(words, size=max(1, round(len(words) * ratio)), replace=False)
-    positions = np.flatnonzero(np.isin(word_index, chosen)).astype(np.int64)
+    hidden = np.zeros(words[-1] + 2, bool)  # by word; the last stands for NO_WORD
+    hidden[words[rng.permutation(len(words))[: max(1, round(len(words) * ratio))]]] = True
+    positions = np.flatnonzero(hidden[word_index]).astype(np.int64)
     draw = rng.random(len(positions))
     random_ids = _ordinary_ids(tokenizer, len(positions), rng)
     masked[positions] = np.where(

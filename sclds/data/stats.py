@@ -91,7 +91,7 @@ def statistics(
     count = min(sample, len(index))
     draw = generator(config.seed, "stats", row.name)
     chosen = np.sort(draw.choice(len(index), size=count, replace=False)).tolist()
-    opened = _open(row, index, config, tokenizer, chosen, advance)
+    opened = _open(index, config, tokenizer, chosen, advance)
     limit = config.data.max_text_tokens
     repeated = len(opened.captions) - len(set(opened.captions))
     return {
@@ -113,33 +113,31 @@ def statistics(
 
 
 def _open(
-    row: DatasetConfig,
     index: SampleIndex,
     config: Config,
     tokenizer: Tokenizer,
     chosen: list[int],
     advance: Advance,
 ) -> _Opened:
-    """Read and decode samples."""
+    """Read and decode samples as held-out data is read."""
     data = config.data.model_copy(update={"device": "cpu"})  # wherever this runs
-    on_cpu = config.model_copy(update={"data": data})
-    decoder, maker = Decoder(on_cpu, _DECODED_AT_ONCE), SampleMaker(on_cpu, tokenizer, index)
-    reader, opened = ShardReader(), _Opened()
+    config = config.model_copy(update={"data": data})
+    maker, decoder, reader = SampleMaker(config, tokenizer, index), Decoder(config, _DECODED_AT_ONCE), ShardReader()
+    opened = _Opened()
     for start in range(0, len(chosen), _DECODED_AT_ONCE):
         part = chosen[start : start + _DECODED_AT_ONCE]
         encoded = []
         for number in part:
-            shard, place = index.locate(number)
             try:
-                captions = reader.captions(shard, place)
-                found = maker.encoded(number, HELDOUT)
+                one = maker(number, HELDOUT).encoded
             except BadSampleError as fault:
                 opened.unusable[str(fault)] += 1
                 continue
-            encoded.append(found)
-            opened.widths.append(found.info.width)
-            opened.heights.append(found.info.height)
-            opened.frames.append(found.info.frames)
+            captions = reader.captions(*index.locate(number))
+            encoded.append(one)
+            opened.widths.append(one.info.width)
+            opened.heights.append(one.info.height)
+            opened.frames.append(one.info.frames)
             opened.per_sample.append(len(captions))
             opened.captions += captions
             opened.tokens += [len(tokenizer.encode(caption, _NO_LIMIT)[0]) for caption in captions]

@@ -37,7 +37,11 @@ MID_SIZE: dict[str, Any] = {
     "batch": 16,
     "vocabulary": 2000,
 }
-"""Pictures of 49 patches, texts of 8 to 16 tokens (padded to 50 as published): seconds a step on two CPU cores."""
+"""Pictures of 49 patches, texts of 8 to 16 tokens (padded to 50 as published): seconds a step on two CPU cores.
+
+Padded texts weigh more beside 49 patches than beside the base model's 324 (`--image-size 288`), so that the published
+schedule runs 3.6 times the matrix products of the packed step here, 2.7 times there, and 2.4 times at base size.
+"""
 
 
 class Workload(NamedTuple):
@@ -200,6 +204,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     step.add_argument("--rounds", type=int, default=10, help="timed steps of each (default 10)")
     step.add_argument("--batch", type=int, default=MID_SIZE["batch"], help="samples per step (default %(default)s)")
     step.add_argument("--width", type=int, default=MID_SIZE["width"], help="channels (default %(default)s)")
+    step.add_argument(
+        "--image-size",
+        type=int,
+        default=MID_SIZE["image_size"],
+        help="side of a picture in pixels, a multiple of 16 (default %(default)s; 288 is the base model's)",
+    )
     step.add_argument("--out", default="benchmarks", metavar="FOLDER", help="for step.csv and step.png")
     step.set_defaults(benchmark=run_step)
     line = "retrieval after training in the exact and the economy mode, at equal steps and equal time"
@@ -227,7 +237,9 @@ def run_step(arguments: argparse.Namespace) -> int:
         raise UserError("give --rounds of at least 1, --batch of at least 2 and a positive --width")
     if arguments.width > 64 and arguments.width % 64:
         raise UserError(f"--width {arguments.width} is not a multiple of 64, the width of a head")
-    sizes = MID_SIZE | {"batch": arguments.batch, "width": arguments.width}
+    if arguments.image_size < 2 * MID_SIZE["patch"] or arguments.image_size % MID_SIZE["patch"]:
+        raise UserError(f"--image-size {arguments.image_size} is not a multiple of {MID_SIZE['patch']}, at least two")
+    sizes = MID_SIZE | {"batch": arguments.batch, "width": arguments.width, "image_size": arguments.image_size}
     device = "cuda" if torch.cuda.is_available() else "cpu"
     work = workload(sizes, device)
     rows = rows_of(measure(work, arguments.rounds), work.samples, sizes, device)

@@ -288,7 +288,7 @@ def cores_per_gpu(stages: Stages) -> list[str]:
         planned = plan(base, PLANNED_GPUS, gpu, DEFAULT_UTILISATION, DEFAULT_TEXT_TOKENS)
         pace = planned["samples_per_second"] / PLANNED_GPUS
         lines.append(
-            f"{gpu.upper()}: {pace:.0f} pictures/s planned (base model, 288 px) take {pace * sum(stages):.1f} cores "
+            f"{gpu.upper()}: {pace:.0f} pictures/s planned (base model, 288 px) cost {pace * sum(stages):.1f} cores "
             f"with data.device=cpu; with mixed {pace * (stages.read + stages.text):.1f} (estimate: all but decoding)"
         )
     return lines

@@ -22,6 +22,7 @@ from sclds.train.checkpoint import (
     newest_checkpoint,
     save_checkpoint,
 )
+from sclds.train.data_wait import DataWait
 from sclds.train.distributed import ProcessGroup
 from sclds.train.engine import build_engine, count_parameters
 from sclds.train.interrupt import StopRequest
@@ -75,6 +76,7 @@ class Run:
         batches = self._batches()
         finished = True
         skipped = 0
+        waits = DataWait()
         self.reporter.start(self.step)
         try:
             with StopRequest() as stop:
@@ -89,10 +91,13 @@ class Run:
                     report = train_step(
                         self.engine, micro_batches, self.step, self.config, self.split, self.group, measure
                     )
-                    report.seconds["data"] += fetched - begun
+                    report.seconds["data"] += fetched - begun  # until every rank has its data: they fetch together
                     self.step += 1
                     skipped = self._count_skipped(report.applied, skipped)
-                    line = metrics.record(self.engine, self.step, report, time.perf_counter() - begun)
+                    total = time.perf_counter() - begun
+                    if (slow := waits.add(fetched - begun, total)) is not None:
+                        self.reporter.say(slow)
+                    line = metrics.record(self.engine, self.step, report, total)
                     metrics.show_inputs(self.step, micro_batches[0], self.tokenizer)
                     self.reporter.advance(self.step, line)
                     if self.step % self.config.checkpoint.every == 0:

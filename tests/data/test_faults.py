@@ -161,14 +161,22 @@ def test_the_limit_in_pixels_is_a_setting(tmp_path):
     assert "more pixels than data.max_pixels=1199: 40 × 30" in (tmp_path / "quarantine.jsonl").read_text()
 
 
-def test_captions_keep_every_script(tmp_path):
-    (make,) = (make for name, make in CAPTIONS.items() if name.startswith("any script"))
-    samples = {f"{k:02d}": sample for k, sample in enumerate(make())}
-    shard = write_shard(tmp_path / "00000.tar", samples)
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        ("any script", "قطة صغيرة على كرسي"),
+        ("any script", "👩‍👩‍👧‍👦 🏳️‍🌈 👍🏽"),
+        ("NUL and other", "a small [31m picture"),
+        ("half a surrogate", "half \ufffd a pair"),
+        ("byte order mark", "words"),
+    ],
+)
+def test_captions_are_shown_as_the_page_says(tmp_path, row, expected):
+    (make,) = (make for name, make in CAPTIONS.items() if name.startswith(row))
+    shard = write_shard(tmp_path / "00000.tar", {f"{k:02d}": sample for k, sample in enumerate(make())})
     config = config_over([DatasetConfig(name="set", shards=str(shard))])
     shown = [text for batch in heldout_batches(config, load_tokenizer("embedded")) for text in batch["captions"]]
-    assert shown[0] == shown[1] == "قطة صغيرة على كرسي"
-    assert "👩‍👩‍👧‍👦 🏳️‍🌈 👍🏽" in shown
+    assert expected in shown
     assert all(text.encode("utf-8") for text in shown)
 
 

@@ -9,7 +9,7 @@ import pytest
 from sclds.data.quarantine import Quarantine, read_quarantine
 from sclds.errors import DataError
 
-SHARD = Path("00000.tar")
+SHARD = "00000.tar"
 
 
 def name(quarantine: Quarantine, sample: str, reason: str = "it is bad", step: int = 0) -> None:

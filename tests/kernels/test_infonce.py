@@ -109,6 +109,46 @@ def test_compiles_whole_and_counts_its_flops():
     assert counter.get_total_flops() == 6 * 2 * 8 * 8 * 5
 
 
+def operands(dtype=torch.float32):
+    """Return what the operators take for two problems of other sizes: a, b, a_all, b_all, temperature, offset, rest."""
+    torch.manual_seed(0)
+    sizes = ((3, 7, 5, 2), (4, 4, 6, 0))
+    a_all, b_all = ([torch.randn(total, width, dtype=dtype) for _, total, width, _ in sizes] for _ in range(2))
+    a, b = (
+        [x[start : start + n].clone().requires_grad_() for x, (n, _, _, start) in zip(everything, sizes, strict=True)]
+        for everything in (a_all, b_all)
+    )
+    temperature = torch.tensor([0.1, 0.2], requires_grad=True)
+    weight, row_lse, col_lse = ([torch.rand(total) for _, total, _, _ in sizes] for _ in range(3))
+    return [a, b, a_all, b_all, temperature, [start for *_, start in sizes], weight, row_lse, col_lse]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_operators_follow_the_rules_of_custom_operators(dtype):
+    """Schemas, fake implementations, autograd registration and tracing, as torch.compile relies on them."""
+    given = operands(dtype)
+    detached = [[x.detach() for x in xs] if isinstance(xs[0], torch.Tensor) else xs for xs in given]
+    detached[4] = given[4].detach()
+    ops = torch.ops.scl_kernels
+    torch.library.opcheck(ops.infonce_statistics.default, (*detached[:6], "torch"))
+    statistics = ops.infonce_statistics(*detached[:6], "torch")[:3]
+    torch.library.opcheck(ops.infonce.default, (*given, statistics, "torch"))
+    torch.library.opcheck(ops.infonce_backward.default, (torch.ones(2), *detached, statistics, "torch"))
+
+
+def test_checkpointing_gives_the_same_gradient():
+    a, b, temperature, weight = draw(6)
+    kept = torch.autograd.grad(infonce_single(a, b, temperature, weight), (a, b, temperature))
+    again = torch.utils.checkpoint.checkpoint(infonce_single, a, b, temperature, weight, use_reentrant=False)
+    assert all(torch.equal(*pair) for pair in zip(kept, torch.autograd.grad(again, (a, b, temperature)), strict=True))
+
+
+def test_repeats_bitwise():
+    a, b, temperature, weight = draw(70, 9)
+    runs = [torch.autograd.grad(infonce_single(a, b, temperature, weight), (a, b, temperature)) for _ in range(2)]
+    assert all(torch.equal(*pair) for pair in zip(*runs, strict=True))
+
+
 MEMORY = """
 import json, resource, torch
 from scl_kernels import InfoNCEProblem, infonce, infonce_statistics

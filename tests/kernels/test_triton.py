@@ -4,8 +4,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
-from scl_kernels import InfoNCEProblem, gather_rows, infonce, infonce_arguments, infonce_statistics, masked_gather
+from scl_kernels import (
+    InfoNCEProblem,
+    gather_rows,
+    infonce,
+    infonce_arguments,
+    infonce_single,
+    infonce_statistics,
+    masked_gather,
+)
 from scl_kernels.backend import interpreting
 from scl_kernels.infonce_launch import Tiles, splits
 from scl_kernels.masked_gather import forward_op
@@ -141,15 +150,40 @@ def test_a_row_of_zeros_equals_the_twin():
     torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-4, atol=1e-4)
 
 
+CHECKS = ("test_schema", "test_faketensor", "test_autograd_registration")
+
+
 def test_operators_follow_the_rules_of_custom_operators():
-    """Fake implementations, aliasing and autograd registration, as torch.compile relies on them."""
+    """Schemas, fake implementations and autograd registration, as torch.compile relies on them."""
     tables, indices = gather_inputs(GATHER_CASES[1], DEVICE, torch.float32)
     leaves = [None if t is None else t.requires_grad_() for t in tables]
-    torch.library.opcheck(forward_op, (*leaves, *indices, EPS), test_utils=("test_schema", "test_faketensor"))
-    compiled = torch.compile(
-        lambda *t: gather_rows(t[1], indices[1], backend="triton"), backend="aot_eager", fullgraph=True
-    )
-    torch.testing.assert_close(compiled(*leaves), leaves[1][indices[1]])
+    ops, plain = torch.ops.scl_kernels, [None if t is None else t.detach() for t in tables]
+    torch.library.opcheck(ops.masked_gather.default, (*leaves, *indices, EPS), test_utils=CHECKS)
+    out, mean, inverse_std = ops.masked_gather(*plain, *indices, EPS)
+    backward = (torch.ones_like(out), *plain[:6], *indices, mean, inverse_std)
+    torch.library.opcheck(ops.masked_gather_backward.default, backward, test_utils=CHECKS)
+    torch.library.opcheck(ops.gather_rows.default, (leaves[1], indices[1], None, None), test_utils=CHECKS)
+    torch.library.opcheck(ops.segment_sum.default, (out, indices[1], 7), test_utils=CHECKS)
+
+
+def test_kernels_compile_whole_checkpoint_and_count_their_flops():
+    """Through torch.compile without a break, again in the backward of a checkpoint, and seen by a FLOP counter."""
+    tables, indices = gather_inputs(GATHER_CASES[1], DEVICE, torch.float32)
+    leaves = [t.requires_grad_() for t in tables if t is not None]
+    b = torch.randn(len(indices[0]), tables[0].shape[1], device=DEVICE)
+
+    def function(rows, position, extra, class_row, weight, bias):
+        x = masked_gather(rows, position, extra, class_row, None, weight, bias, *indices, EPS, backend="triton")
+        return infonce_single(gather_rows(x, indices[1], backend="triton"), b, 0.1, backend="triton")
+
+    with FlopCounterMode(display=False) as counter:
+        wanted = torch.autograd.grad(function(*leaves), leaves)
+    assert counter.get_total_flops() == 6 * 2 * len(b) ** 2 * b.shape[1]
+    compiled = torch.compile(function, backend="aot_eager", fullgraph=True)
+    kept = torch.utils.checkpoint.checkpoint(function, *leaves, use_reentrant=False)
+    for out in (compiled(*leaves), kept):
+        for got, gradient in zip(torch.autograd.grad(out, leaves), wanted, strict=True):
+            torch.testing.assert_close(got, gradient)
 
 
 def test_a_real_step_is_the_same_with_and_without_each_kernel(monkeypatch):

@@ -16,8 +16,12 @@ def _tiny(monkeypatch):
         monkeypatch.setitem(benchmark.MID_SIZE, name, value)
 
 
-def test_writes_rates_and_their_ratio(tmp_path, capsys):
-    assert main(["benchmark", "step", "--rounds", "2", "--batch", "3", "--width", "32", "--out", str(tmp_path)]) == 0
+@pytest.mark.parametrize("size", [[], ["--image-size", "48"]], ids=str)
+def test_writes_rates_and_their_ratio(size, tmp_path, capsys):
+    assert (
+        main(["benchmark", "step", "--rounds", "2", "--batch", "3", "--width", "32", "--out", str(tmp_path), *size])
+        == 0
+    )
     with (tmp_path / "step.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [r["provider"] for r in rows] == ["packed", "published", "packed/published"]
@@ -26,7 +30,7 @@ def test_writes_rates_and_their_ratio(tmp_path, capsys):
     assert "samples/s" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("bad", [["--rounds", "0"], ["--batch", "1"], ["--width", "100"]])
+@pytest.mark.parametrize("bad", [["--rounds", "0"], ["--batch", "1"], ["--width", "100"], ["--image-size", "40"]])
 def test_a_number_that_makes_no_benchmark_is_refused(bad, capsys):
     assert main(["benchmark", "step", *bad]) == 2
     assert "error" in capsys.readouterr().err

@@ -10,14 +10,15 @@ from sclds.settings import load_config
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "docs" / "costs.md", ROOT / "docs" / "data_sets.md"]
+LINKING = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md")), ROOT / "kernels" / "README.md"]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+@pytest.mark.parametrize("page", LINKING, ids=lambda p: p.relative_to(ROOT).as_posix())
 def test_what_a_page_names_exists(page: Path) -> None:
     text = page.read_text()
     links = [link for link in re.findall(r"\]\(([^)]+)\)", text) if "://" not in link]
     paths = re.findall(r"(?:configs|launchers|sclds|kernels)/[\w/]+\.(?:yaml|py|md)", text)
-    missing = [name for name in links if not (page.parent / name).exists()]
+    missing = [name for name in links if not (page.parent / name.split("#")[0]).exists()]
     missing += [name for name in paths if not (ROOT / name).exists()]
     assert missing == []
 
