@@ -124,8 +124,10 @@ def _lock(path: Path, kind: int, create: bool = False, until: Path | None = None
             return None
         try:
             fcntl.flock(handle, kind | fcntl.LOCK_NB)
-            if _is_at(handle, path) and (until is None or not until.exists()):
-                return handle
+            if _is_at(handle, path):
+                if until is None or not until.exists():
+                    return handle
+                path.unlink()  # made here in the instant in which another process ended its own
         except BlockingIOError:
             time.sleep(_POLL_SECONDS)
         os.close(handle)

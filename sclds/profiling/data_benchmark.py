@@ -33,7 +33,7 @@ from sclds.data.keys import generator
 from sclds.data.loader import TrainingBatches
 from sclds.data.packing import grids_of, pack
 from sclds.data.samples import SampleMaker
-from sclds.data.shards import SampleIndex, open_index
+from sclds.data.shards import SampleIndex, cache_of, open_index
 from sclds.data.tokenizer import Tokenizer, load_tokenizer
 from sclds.errors import UserError
 from sclds.profiling.benchmark_rows import Row, quantiles, write
@@ -352,7 +352,7 @@ def _measured(folder: Path, arguments: argparse.Namespace, cores: int) -> list[R
     config = benchmark_config(folder, arguments.batch, cores)
     tokenizer = load_tokenizer("embedded")
     usual = Usual(folder, config, PICTURES, arguments.batches, cores)
-    ours = Ours(config, open_index(config.data.train), tokenizer, arguments.batches)
+    ours = Ours(config, open_index(config.data.train, cache_of(config.data)), tokenizer, arguments.batches)
     found = measure({"usual": usual, "sclds": ours}, arguments.rounds)
     stages = ours.stages()
     ours.close()

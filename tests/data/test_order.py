@@ -171,7 +171,7 @@ def test_ranks_resume_and_elastic_change_give_one_stream(trial):
 
 def test_reading_stays_in_a_block_and_what_comes_next_is_known():
     index = index_of(pictures=[10] * 12)
-    order = order_of(index, global_size=20, block=4)
+    order = order_of(index, global_size=24, block=4)
     for step in range(30):
         read = {place.sample // 10 for place in order.global_batch(step)}
         ahead = order.shards_ahead(step)

@@ -1,5 +1,6 @@
 """Indexes of folders: what they hold, what is read again and what is not, and how a shard that changed is told."""
 
+import fcntl
 import hashlib
 import io
 import json
@@ -24,6 +25,7 @@ from sclds.data.prepare import index as index_module
 from sclds.data.prepare.index import prepare_index
 from sclds.data.shard_cache import ShardCache
 from sclds.data.shards import BadSampleError, ShardReader, open_index, shard_problems
+from sclds.data.storage import find_shards
 from sclds.data.tokenizer import load_tokenizer
 from sclds.errors import DataError
 from sclds.settings import parse_config
@@ -135,6 +137,28 @@ def test_a_shard_that_is_not_as_indexed_is_named_with_the_command(folder, change
     assert shard_problems(dataset(folder)) == []
 
 
+def test_a_shard_read_before_a_kill_is_in_the_next_index(folder):
+    """Nothing is left to read then, and the index has as many shards as before; it is written all the same."""
+    prepared(folder)
+    write_tar(folder / "00001.tar", image_members(["n", "m", "o"]))
+    work = folder / ".index-parts"
+    work.mkdir()
+    file = next(file for file in find_shards(str(folder))[0] if file.name == "00001.tar")
+    assert index_module.index_shard(file, "image", work / "00001.tar.part.index") is None
+    assert prepared(folder).read == 0
+    assert len(open_index([dataset(folder)])) == 3 + 3 + 4
+
+
+def test_two_runs_do_not_index_one_folder_at_once(folder):
+    work = folder / ".index-parts"
+    work.mkdir()
+    with (work / "lock").open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(DataError, match="is being indexed by another process"):
+            prepared(folder)
+    assert prepared(folder).read == 3
+
+
 def test_verify_finds_what_size_and_time_hide(folder):
     prepared(folder)
     path = folder / "00001.tar"
@@ -172,11 +196,16 @@ def test_a_header_that_is_damaged_loses_no_sample_silently(folder):
     path = folder / "00000.tar"
     with tarfile.open(path) as tar:
         third = tar.getmembers()[3].offset
-    for damage in (b"\xff" * 8, b"\x80\xff"):
+    backwards = tarfile.TarInfo("b.json")
+    backwards.size = -2 * third
+    for damage, reason in (
+        (b"\xff" * 512, "the header before byte .* is damaged"),
+        (backwards.tobuf(tarfile.GNU_FORMAT), "the header at byte .* gives a negative size"),
+    ):
         content = bytearray(path.read_bytes())
-        content[third + 124 : third + 124 + len(damage)] = damage
+        content[third : third + 512] = damage
         (folder / "00001.tar").write_bytes(content)
-        with pytest.raises(DataError, match=r"00001\.tar of data set 'set' cannot be read: the header"):
+        with pytest.raises(DataError, match=rf"00001\.tar of data set 'set' cannot be read: {reason}"):
             open_index([dataset(folder)])
 
 

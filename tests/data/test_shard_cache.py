@@ -90,13 +90,18 @@ def test_a_file_is_fetched_once_and_anew_when_it_changed(tmp_path, memory, monke
 def test_the_least_recently_used_make_room_but_none_in_use(tmp_path, memory):
     cache = ShardCache(tmp_path / "cache", 2500)
     a, b, c, d = (put(memory, f"{name}.tar", name.encode() * 1000) for name in "abcd")
-    held = cache.open(a)
     for number, file in enumerate((a, b)):
         content_of(cache, file)
         os.utime(cache._path(file), (number, number))
+    content_of(cache, c)
+    assert [cache._path(file).exists() for file in (a, b, c)] == [False, True, True]
+    os.utime(cache._path(b), (9, 9))
+    os.utime(cache._path(c), (1, 1))
+    held = cache.open(a)
+    assert [cache._path(file).exists() for file in (a, b, c)] == [True, True, False]
+    os.utime(cache._path(a), (1, 1))
     assert content_of(cache, c) == b"c" * 1000
-    assert cache._path(a).exists()
-    assert not cache._path(b).exists()
+    assert [cache._path(file).exists() for file in (a, b, c)] == [True, False, True]
     other = cache.open(c)
     with pytest.raises(CacheFullError):
         cache.open(d)

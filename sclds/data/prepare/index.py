@@ -4,6 +4,7 @@ Each shard's part of the index is a small index of its own in a work folder. So 
 and after a change only the shards that are new or other than before are read.
 """
 
+import fcntl
 import hashlib
 import io
 import multiprocessing
@@ -61,13 +62,28 @@ def prepare_index(folder: str, kind: Kind, workers: int, work: Path, verify: boo
         DataError: With a sentence for every shard that cannot be used; the others are kept for the next time.
     """
     files = _shards_of(folder)
-    place = f"{folder}/{INDEX_NAME}"
     try:
         work.mkdir(parents=True, exist_ok=True)
+        claim = (work / "lock").open("w")
     except OSError as fault:
         raise DataError(
             f"{work} cannot be made ({fault.strerror}); the index of {folder} is put together there"
         ) from fault
+    with claim:
+        try:
+            fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as fault:
+            raise DataError(
+                f"{folder} is being indexed by another process, which works in {work}; wait for it"
+            ) from fault
+        done = _indexed(folder, files, kind, workers, work, verify)
+        shutil.rmtree(work)
+    return done
+
+
+def _indexed(folder: str, files: list[StoredFile], kind: Kind, workers: int, work: Path, verify: bool) -> Indexed:
+    """Do what `prepare_index` does, alone in the work folder."""
+    place = f"{folder}/{INDEX_NAME}"
     before = _parts_of(_existing(place, work), kind)
     known = {} if verify else dict(before)
     for path in work.glob("*.part.index"):
@@ -76,17 +92,14 @@ def prepare_index(folder: str, kind: Kind, workers: int, work: Path, verify: boo
     problems = _read_all(wanted, kind, workers, work, folder)
     if problems:
         raise DataError("\n".join([*problems, f"no index was written; {len(files) - len(problems)} shards are sound"]))
-    known |= {
-        sign: part for file in wanted for sign, part in _parts_of(_readable(_part_path(work, file)), kind).items()
-    }
+    for file in wanted:
+        known |= _parts_of(_readable(_part_path(work, file)), kind)
     parts = [known[_sign(file)] for file in files]
     changed = tuple(entry.name for entry, _ in parts if _looked_alike(entry, before))
-    if wanted or len(parts) != len(before):
+    if [entry for entry, _ in parts] != [entry for entry, _ in before.values()]:
         _publish(place, kind, parts, work)
     written = work / INDEX_NAME if is_url(folder) else Path(place)
-    index = read_index(written, place)
-    shutil.rmtree(work)
-    return Indexed(place, index, len(wanted), changed)
+    return Indexed(place, read_index(written, place), len(wanted), changed)
 
 
 def _shards_of(folder: str) -> list[StoredFile]:
