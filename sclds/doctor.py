@@ -113,11 +113,18 @@ def _libraries() -> list[Finding]:
 
 
 def _compilers() -> list[Finding]:
-    cost = "DeepSpeed's shared-memory all-reduce on CPU cannot be built; gloo does its work, more slowly"
+    wanted = (
+        (
+            "gcc",
+            "on a GPU Triton cannot build what launches our kernels; engine.kernels=torch does",
+            "apt-get install gcc",
+        ),
+        ("ninja", "optimizer.implementation=deepspeed cannot be built; torch's AdamW does", "pip install ninja"),
+    )
     beside_python = str(Path(sys.executable).parent)
     search = f"{beside_python}{os.pathsep}{os.environ.get('PATH', '')}"
     findings = []
-    for name, remedy in (("g++", "apt-get install g++"), ("ninja", "pip install ninja")):
+    for name, cost, remedy in wanted:
         place = shutil.which(name, path=search)
         findings.append(
             Finding(name, "ok", place) if place else Finding(name, "optional", "not found", cost, remedy),

@@ -9,8 +9,6 @@ import torch.distributed as dist
 from deepspeed.accelerator import get_accelerator
 from torch import Tensor
 
-from sclds.train.extension_lock import remove_stale_locks
-
 
 def launched_rank() -> int:
     """Return the rank that the launcher gave this process; 0 without a launcher."""
@@ -27,7 +25,7 @@ class ProcessGroup:
 
     def __init__(self) -> None:
         _without_launcher()
-        remove_stale_locks()
+        _without_compiled_collectives()
         accelerator = get_accelerator()
         local_rank = int(os.environ["LOCAL_RANK"])
         self.device = torch.device(accelerator.device_name(local_rank))
@@ -74,6 +72,15 @@ def lost_peer(fault: RuntimeError) -> bool:
 def synchronize() -> None:
     """Wait until the accelerator has done what was asked of it; nothing on CPU."""
     get_accelerator().synchronize()
+
+
+def _without_compiled_collectives() -> None:
+    """Keep DeepSpeed from compiling its shared-memory all-reduce for CPU, which only its inference uses.
+
+    The first start would compile for half a minute, and one that is killed meanwhile leaves a lock for which all later
+    ones wait without a word.
+    """
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 
 def _without_launcher() -> None:
