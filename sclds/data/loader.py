@@ -10,16 +10,16 @@ from dataclasses import replace
 import torch
 
 from sclds.config import Config, DatasetConfig
-from sclds.data.decode import Decoder, joined
-from sclds.data.fetch_ahead import FetchAhead
 from sclds.data.keys import generator
+from sclds.data.media.decode import Decoder, joined
 from sclds.data.order import Order, Place, itm_partners, positions_of, weights_of
 from sclds.data.packing import ITM_DRAWS, Batch, SampleViews, grids_of, pack
 from sclds.data.prefetch import Prefetch, batch_bytes, pinned
 from sclds.data.quarantine import Quarantine
 from sclds.data.replacement import Replacements
 from sclds.data.samples import HELDOUT, Loaded, Occasion, SampleMaker
-from sclds.data.shards import BadSampleError, SampleIndex, cache_of, open_index
+from sclds.data.storage.fetch_ahead import FetchAhead
+from sclds.data.storage.shards import BadSampleError, SampleIndex, cache_of, open_index
 from sclds.data.tokenizer import Tokenizer
 
 __all__ = ["Quarantine", "TrainingBatches", "heldout_batches"]

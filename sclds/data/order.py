@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from sclds.config import DatasetConfig
 from sclds.data.keys import generator
-from sclds.data.sample_index import SampleIndex
+from sclds.data.storage.sample_index import SampleIndex
 
 _EPOCHS_KEPT = 2
 _BLOCKS_KEPT = 4

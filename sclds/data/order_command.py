@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from sclds.data.keys import generator
 from sclds.data.order import Order
-from sclds.data.sample_index import SampleIndex, Shard
-from sclds.data.storage import StoredFile
+from sclds.data.storage.files import StoredFile
+from sclds.data.storage.sample_index import SampleIndex, Shard
 from sclds.errors import UserError
 
 _SAMPLE_BYTES = 100_000

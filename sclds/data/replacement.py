@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 
 from sclds.data.keys import generator
 from sclds.data.order import Place
-from sclds.data.shards import SampleIndex
+from sclds.data.storage.shards import SampleIndex
 from sclds.errors import DataError
 
 _FROM_ITS_DATA_SET = 8

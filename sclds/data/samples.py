@@ -9,15 +9,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from sclds.config import Config
-from sclds.data.augment import NOTHING, draw_augmentation
-from sclds.data.clips import choose_frames
-from sclds.data.encoded import Encoded
-from sclds.data.geometry import WHOLE, training_window
 from sclds.data.keys import generator
 from sclds.data.masks import mlm_mask, mltc_vision_replace, scl_text_mask, scl_vision_keep
-from sclds.data.media import even_chunks, inspect
+from sclds.data.media.augment import NOTHING, draw_augmentation
+from sclds.data.media.clips import choose_frames
+from sclds.data.media.encoded import Encoded
+from sclds.data.media.geometry import WHOLE, training_window
+from sclds.data.media.inspection import even_chunks, inspect
 from sclds.data.packing import SampleViews
-from sclds.data.shards import BadSampleError, SampleIndex, ShardReader
+from sclds.data.storage.shards import BadSampleError, SampleIndex, ShardReader
 from sclds.data.tokenizer import Tokenizer
 
 HELDOUT: tuple[str, ...] = ("heldout",)

@@ -14,11 +14,11 @@ import numpy as np
 
 from sclds.config import Config, DatasetConfig
 from sclds.data.command import add_config
-from sclds.data.decode import BadMediaError, Decoder
 from sclds.data.keys import generator
+from sclds.data.media.decode import BadMediaError, Decoder
 from sclds.data.prepare.progress import Advance, counting
 from sclds.data.samples import HELDOUT, SampleMaker
-from sclds.data.shards import BadSampleError, SampleIndex, ShardReader, cache_of, open_index
+from sclds.data.storage.shards import BadSampleError, SampleIndex, ShardReader, cache_of, open_index
 from sclds.data.tokenizer import Tokenizer, load_tokenizer
 from sclds.errors import UserError
 from sclds.settings import load_config

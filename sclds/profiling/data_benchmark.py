@@ -27,13 +27,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from sclds.config import Config, DataConfig, DatasetConfig
-from sclds.data.decode import Decoder
-from sclds.data.geometry import training_window
 from sclds.data.keys import generator
 from sclds.data.loader import TrainingBatches
+from sclds.data.media.decode import Decoder
+from sclds.data.media.geometry import training_window
 from sclds.data.packing import grids_of, pack
 from sclds.data.samples import SampleMaker
-from sclds.data.shards import SampleIndex, cache_of, open_index
+from sclds.data.storage.shards import SampleIndex, cache_of, open_index
 from sclds.data.tokenizer import Tokenizer, load_tokenizer
 from sclds.errors import UserError
 from sclds.profiling.benchmark_rows import Row, quantiles, write

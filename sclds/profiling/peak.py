@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from sclds.config import Config
-from sclds.data.shards import cache_of, open_index
+from sclds.data.storage.shards import cache_of, open_index
 from sclds.errors import DataError
 from sclds.profiling.counts import Kind, packed_forward
 from sclds.profiling.plan import DEFAULT_TEXT_TOKENS, kind_shares, step_factor, vocabulary_size

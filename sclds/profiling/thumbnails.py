@@ -7,9 +7,9 @@ import numpy as np
 from PIL import Image
 
 from sclds.config import Config
-from sclds.data.clips import read_frames
-from sclds.data.media import inspect
-from sclds.data.shards import BadSampleError, SampleIndex, Shard, ShardReader, cache_of, open_index
+from sclds.data.media.clips import read_frames
+from sclds.data.media.inspection import inspect
+from sclds.data.storage.shards import BadSampleError, SampleIndex, Shard, ShardReader, cache_of, open_index
 from sclds.errors import DataError
 from sclds.page import webp_uri
 

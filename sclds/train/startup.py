@@ -98,7 +98,7 @@ def _split_problems(batch: BatchConfig, world_size: int) -> list[str]:
 
 
 def _data_problems(data: DataConfig) -> list[str]:
-    from sclds.data.shards import data_problems
+    from sclds.data.storage.shards import data_problems
     from sclds.data.tokenizer import load_tokenizer
 
     problems = data_problems(data)

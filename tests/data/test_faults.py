@@ -12,16 +12,16 @@ import pytest
 from PIL import Image, ImageOps
 
 from sclds.config import DatasetConfig
-from sclds.data.decode import Decoder, Encoded
 from sclds.data.loader import Quarantine, heldout_batches
-from sclds.data.media import even_chunks, inspect
-from sclds.data.shards import BadSampleError, open_index
+from sclds.data.media.decode import Decoder, Encoded
+from sclds.data.media.inspection import even_chunks, inspect
+from sclds.data.storage.shards import BadSampleError, open_index
 from sclds.data.tokenizer import load_tokenizer
 from sclds.settings import parse_config
 
 from .faults import CAPTIONS, PICTURES, TABLES, bomb, write_shard
+from .media.test_decode import FIRST, SIZE, pixels
 from .synthetic import picture
-from .test_decode import FIRST, SIZE, pixels
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "faults.md"
 EVERYTHING = {"max_bad_share": 1.0, "max_text_tokens": 50, "max_pixels": 1_000_000}

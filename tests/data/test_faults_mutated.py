@@ -13,7 +13,7 @@ import torch
 from sclds.config import DatasetConfig
 from sclds.data.keys import generator
 from sclds.data.loader import Quarantine, TrainingBatches, heldout_batches
-from sclds.data.shards import open_index
+from sclds.data.storage.shards import open_index
 from sclds.data.tokenizer import load_tokenizer
 
 from .faults import WORDS, Sample, photo, saved, write_shard

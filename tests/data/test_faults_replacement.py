@@ -10,7 +10,7 @@ from sclds.data.loader import Quarantine, TrainingBatches
 from sclds.data.order import Order, Place, weights_of
 from sclds.data.replacement import Replacements
 from sclds.data.samples import SampleMaker
-from sclds.data.shards import open_index
+from sclds.data.storage.shards import open_index
 from sclds.data.tokenizer import load_tokenizer
 from sclds.errors import DataError
 

@@ -7,8 +7,8 @@ import pytest
 
 from sclds.data.keys import generator
 from sclds.data.order import Order, Place, itm_partners, positions_of
-from sclds.data.sample_index import SampleIndex, Shard
-from sclds.data.storage import StoredFile
+from sclds.data.storage.files import StoredFile
+from sclds.data.storage.sample_index import SampleIndex, Shard
 
 
 def index_of(**sizes: list[int]) -> SampleIndex:

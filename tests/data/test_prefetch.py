@@ -7,8 +7,8 @@ import time
 import pytest
 import torch
 
-from sclds.data.buffers import Buffers
-from sclds.data.decode import joined
+from sclds.data.media.buffers import Buffers
+from sclds.data.media.decode import joined
 from sclds.data.prefetch import Prefetch, batch_bytes
 
 

@@ -14,7 +14,7 @@ from sclds.data.prepare import command, engine
 from sclds.data.prepare.engine import prepare
 from sclds.data.prepare.shard_job import write_one
 from sclds.data.prepare.sources import SOURCES
-from sclds.data.shards import open_index
+from sclds.data.storage.shards import open_index
 from sclds.errors import DataError
 
 from .layouts import photo, put

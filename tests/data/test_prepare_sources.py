@@ -11,11 +11,11 @@ import pytest
 
 from sclds.cli import main
 from sclds.config import DatasetConfig
-from sclds.data.decode import Decoder, Encoded
-from sclds.data.media import inspect
+from sclds.data.media.decode import Decoder, Encoded
+from sclds.data.media.inspection import inspect
 from sclds.data.prepare.engine import prepare
 from sclds.data.prepare.sources import SOURCES
-from sclds.data.shards import ShardReader, open_index, shard_problems
+from sclds.data.storage.shards import ShardReader, open_index, shard_problems
 from sclds.errors import DataError
 
 from .layouts import LAYOUTS, photo, put

@@ -7,8 +7,8 @@ import pytest
 from sclds.cli import main
 from sclds.data.prepare.embedded import embedded_folder
 from sclds.data.prepare.progress import counting
-from sclds.data.shards import open_index
 from sclds.data.stats import statistics
+from sclds.data.storage.shards import open_index
 from sclds.data.tokenizer import load_tokenizer
 
 from .synthetic import caption, clip, picture

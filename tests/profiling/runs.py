@@ -5,7 +5,7 @@ import math
 import random
 from pathlib import Path
 
-from sclds.data.shards import ShardReader, open_index
+from sclds.data.storage.shards import ShardReader, open_index
 from sclds.settings import dump_config, load_config
 
 QUICKSTART = Path(__file__).parents[2] / "configs" / "quickstart.yaml"

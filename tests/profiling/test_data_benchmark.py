@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from sclds.cli import main
-from sclds.data.shards import open_index
+from sclds.data.storage.shards import open_index
 from sclds.data.tokenizer import load_tokenizer
 from sclds.profiling import data_benchmark
 from sclds.profiling.data_benchmark import (

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sclds.data.shards import shard_files
+from sclds.data.storage.shards import shard_files
 from sclds.errors import UserError
 from sclds.profiling import charts
 from sclds.profiling.peak import summarise_steps

@@ -21,14 +21,23 @@ from typing import IO, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from sclds.data.index_file import INDEX_NAME, Columns, IndexFile, ShardEntry, read_index, write_index
-from sclds.data.media import inspect
+from sclds.data.media.inspection import inspect
 from sclds.data.prepare.progress import counting
 from sclds.data.prepare.workers import start_worker
-from sclds.data.shard_reader import BadSampleError, captions_of
-from sclds.data.shards import hollow, other_task, unreadable
-from sclds.data.storage import StoredFile, file_system, find_shards, foreign_faults, is_url, open_stream, put, stored
-from sclds.data.tar_members import MEDIA, NOT_CAPTIONS, TXT, Kind, SampleTable, members, stream_tar
+from sclds.data.storage.files import (
+    StoredFile,
+    file_system,
+    find_shards,
+    foreign_faults,
+    is_url,
+    open_stream,
+    put,
+    stored,
+)
+from sclds.data.storage.index_file import INDEX_NAME, Columns, IndexFile, ShardEntry, read_index, write_index
+from sclds.data.storage.reader import BadSampleError, captions_of
+from sclds.data.storage.shards import hollow, other_task, unreadable
+from sclds.data.storage.tar_members import MEDIA, NOT_CAPTIONS, TXT, Kind, SampleTable, members, stream_tar
 from sclds.errors import DataError
 
 _CHUNK = 1 << 20

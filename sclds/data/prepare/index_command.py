@@ -29,7 +29,7 @@ def run_index(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
     from sclds.data.prepare.index import prepare_index
-    from sclds.data.storage import is_url
+    from sclds.data.storage.files import is_url
 
     if arguments.workers < 1:
         raise UserError(f"--workers is {arguments.workers}: give at least 1")
@@ -57,8 +57,8 @@ def _table(done: Any) -> Any:
     """Return what the index holds as a table."""
     from rich.table import Table
 
-    from sclds.data.index_file import ABSENT
-    from sclds.data.tar_members import MEDIA
+    from sclds.data.storage.index_file import ABSENT
+    from sclds.data.storage.tar_members import MEDIA
 
     index, columns = done.index, done.index.columns
     media = columns["size"][:, MEDIA]

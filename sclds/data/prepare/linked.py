@@ -24,7 +24,7 @@ from sclds.data.prepare.records import (
     read_text,
     table_rows,
 )
-from sclds.data.shards import EXTENSIONS
+from sclds.data.storage.shards import EXTENSIONS
 from sclds.errors import DataError
 
 CC3M_FILES = {

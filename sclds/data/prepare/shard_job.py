@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sclds.data.media import inspect
+from sclds.data.media.inspection import inspect
 from sclds.data.prepare.encode import sample_json, write_shard
 from sclds.data.prepare.records import Dropped, Record
-from sclds.data.shards import EXTENSIONS, BadSampleError, Kind
+from sclds.data.storage.shards import EXTENSIONS, BadSampleError, Kind
 
 ACCOUNTS = "accounts"
 """Folder beside the shards that holds an account of each: what is in it and what was dropped."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from sclds.data.prepare import clips, karpathy, linked, questions, visual_genome
 from sclds.data.prepare.records import Records
-from sclds.data.shards import NLVR2_MEMBER, VQA_MEMBER, Kind
+from sclds.data.storage.shards import NLVR2_MEMBER, VQA_MEMBER, Kind
 from sclds.errors import DataError
 
 

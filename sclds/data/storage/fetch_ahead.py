@@ -5,8 +5,8 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from sclds.data.sample_index import Shard
-from sclds.data.shard_cache import CacheFullError
+from sclds.data.storage.cache import CacheFullError
+from sclds.data.storage.sample_index import Shard
 
 _FETCHES = 4
 """Shards fetched at a time; other processes of the machine fetch others, or wait for these."""

@@ -1,7 +1,7 @@
 """The DALI pipeline, one definition for CPU and GPU; everything random comes in as an argument.
 
 decode the region → scale → RandAugment → normalise. On a GPU all of it is DALI's. On the CPU DALI decodes, and computes
-RandAugment where it is on; scaling and normalising are `sclds.data.scaling`, because DALI's CPU resize is slow.
+RandAugment where it is on; scaling and normalising are `sclds.data.media.scaling`, because DALI's CPU resize is slow.
 """
 
 from collections.abc import Sequence
@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sclds.config import DataConfig
-from sclds.data.augment import augmented, filled
-from sclds.data.encoded import Encoded
-from sclds.data.geometry import Region
+from sclds.data.media.augment import augmented, filled
+from sclds.data.media.encoded import Encoded
+from sclds.data.media.geometry import Region
 
 Source = Literal["picture", "clip", "frames", "scaled"]
 """What comes in: an encoded picture, an encoded clip, frames that FFmpeg decoded, or frames scaled on the CPU."""

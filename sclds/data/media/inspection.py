@@ -4,10 +4,10 @@ import io
 
 from PIL import Image
 
-from sclds.data.clip_faults import check_size
-from sclds.data.clips import inspect_clip
-from sclds.data.media_info import MAX_PIXELS, MediaInfo
-from sclds.data.shards import BadSampleError, Kind
+from sclds.data.media.clip_faults import check_size
+from sclds.data.media.clips import inspect_clip
+from sclds.data.media.media_info import MAX_PIXELS, MediaInfo
+from sclds.data.storage.shards import BadSampleError, Kind
 
 _FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "TIFF")
 """What is decoded, by Pillow's names. Not JPEG 2000: damaged files of it crash DALI's decoder, and with it the run."""

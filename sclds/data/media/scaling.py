@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sclds.data.geometry import Window
+from sclds.data.media.geometry import Window
 
 Frames = NDArray[np.uint8]
 

@@ -3,10 +3,10 @@
 import pytest
 
 from sclds.config import DatasetConfig
-from sclds.data.shards import BadSampleError, ShardReader, open_index, shard_problems
+from sclds.data.storage.shards import BadSampleError, ShardReader, open_index, shard_problems
 from sclds.errors import DataError
 
-from .synthetic import caption, clip, image_members, picture, write_tar
+from ..synthetic import caption, clip, image_members, picture, write_tar
 
 
 def dataset(shards, kind="image") -> DatasetConfig:

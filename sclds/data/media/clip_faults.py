@@ -6,7 +6,7 @@ from typing import Any
 import av
 from av.container import InputContainer
 
-from sclds.data.shards import BadSampleError
+from sclds.data.storage.shards import BadSampleError
 
 
 def video_stream(container: InputContainer) -> Any:

@@ -14,12 +14,12 @@ from itertools import chain, islice
 from pathlib import Path
 
 from sclds.config import DataConfig, DatasetConfig
-from sclds.data.index_file import INDEX_NAME, Columns, IndexFile, read_index
-from sclds.data.sample_index import SampleIndex, Shard
-from sclds.data.shard_cache import CacheFullError, ShardCache, cache_of
-from sclds.data.shard_reader import BadSampleError, ShardReader
-from sclds.data.storage import StoredFile, find_shards, is_folder, is_url, stored
-from sclds.data.tar_members import (
+from sclds.data.storage.cache import CacheFullError, ShardCache, cache_of
+from sclds.data.storage.files import StoredFile, find_shards, is_folder, is_url, stored
+from sclds.data.storage.index_file import INDEX_NAME, Columns, IndexFile, read_index
+from sclds.data.storage.reader import BadSampleError, ShardReader
+from sclds.data.storage.sample_index import SampleIndex, Shard
+from sclds.data.storage.tar_members import (
     EXTENSIONS,
     MEDIA,
     NLVR2_MEMBER,

@@ -17,9 +17,9 @@ import numpy as np
 from av.error import FFmpegError
 from numpy.typing import NDArray
 
-from sclds.data.clip_faults import check_claim, check_keyframe, check_size, video_stream
-from sclds.data.media_info import MAX_PIXELS, MediaInfo
-from sclds.data.shards import BadSampleError
+from sclds.data.media.clip_faults import check_claim, check_keyframe, check_size, video_stream
+from sclds.data.media.media_info import MAX_PIXELS, MediaInfo
+from sclds.data.storage.shards import BadSampleError
 
 _UNREADABLE = "its clip cannot be opened or is truncated"
 _VP8_SHOWN = 0x10  # of a packet's first byte; a packet without it only feeds later frames

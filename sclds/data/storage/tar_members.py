@@ -11,7 +11,7 @@ from typing import IO, Literal, Self
 
 import numpy as np
 
-from sclds.data.index_file import ABSENT, Columns, columns_of_keys
+from sclds.data.storage.index_file import ABSENT, Columns, columns_of_keys
 
 Kind = Literal["image", "video"]
 EXTENSIONS: dict[Kind, frozenset[str]] = {

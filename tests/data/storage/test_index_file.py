@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from sclds.data.index_file import ABSENT, ShardEntry, columns_of_keys, key_at, read_index, write_index
+from sclds.data.storage.index_file import ABSENT, ShardEntry, columns_of_keys, key_at, read_index, write_index
 from sclds.errors import DataError
 
 KEYS = ["a", "../b", "ü/c", "\udcff", "d" * 300]
@@ -111,7 +111,7 @@ def synthetic_index(folder, shards, samples):
 OPEN_AND_ORDER = """
 import resource, sys, time
 from sclds.config import DatasetConfig
-from sclds.data.shards import open_index
+from sclds.data.storage.shards import open_index
 from sclds.data.order import Order
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 start = time.perf_counter()

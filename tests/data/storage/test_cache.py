@@ -8,9 +8,9 @@ import threading
 import fsspec
 import pytest
 
-from sclds.data import shard_cache, storage
-from sclds.data.shard_cache import CacheFullError, ShardCache
-from sclds.data.storage import StoredFile, file_system, find_shards, stored
+from sclds.data.storage import files
+from sclds.data.storage.cache import CacheFullError, ShardCache
+from sclds.data.storage.files import StoredFile, file_system, find_shards, stored
 from sclds.errors import DataError
 
 
@@ -71,7 +71,7 @@ def test_a_file_system_that_is_not_installed_is_a_sentence(url, words, monkeypat
 
 
 def test_foreign_faults_become_oserror():
-    with pytest.raises(OSError, match="KeyError: 'no credentials'"), storage.foreign_faults():
+    with pytest.raises(OSError, match="KeyError: 'no credentials'"), files.foreign_faults():
         raise KeyError("no credentials")
 
 
@@ -135,8 +135,8 @@ def test_what_a_killed_process_left_is_taken_over(tmp_path, memory):
 MANY = """
 import os, random, sys
 from pathlib import Path
-from sclds.data.shard_cache import ShardCache, _status
-from sclds.data.storage import find_shards
+from sclds.data.storage.cache import ShardCache, _status
+from sclds.data.storage.files import find_shards
 files, _ = find_shards(f"file://{sys.argv[1]}")
 cache, draw = ShardCache(Path(sys.argv[2]), 4000), random.Random(int(sys.argv[3]))
 for _ in range(150):

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sclds.data.augment import NOTHING, Augmentation
-from sclds.data.geometry import WHOLE, Window
-from sclds.data.media_info import MediaInfo
-from sclds.data.shards import Kind
+from sclds.data.media.augment import NOTHING, Augmentation
+from sclds.data.media.geometry import WHOLE, Window
+from sclds.data.media.media_info import MediaInfo
+from sclds.data.storage.shards import Kind
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from sclds.config import Config
-from sclds.data.buffers import Buffers
-from sclds.data.clips import read_frames
-from sclds.data.encoded import Encoded
-from sclds.data.pipeline import Source, build_pipeline, feeds, source_of
-from sclds.data.scaling import Frames, PatchLayout, cut, patchify, scale
-from sclds.data.shards import BadSampleError
+from sclds.data.media.buffers import Buffers
+from sclds.data.media.clips import read_frames
+from sclds.data.media.encoded import Encoded
+from sclds.data.media.pipeline import Source, build_pipeline, feeds, source_of
+from sclds.data.media.scaling import Frames, PatchLayout, cut, patchify, scale
+from sclds.data.storage.shards import BadSampleError
 from sclds.errors import ConfigError
 
 __all__ = ["BadMediaError", "Decoder", "Encoded", "joined"]

@@ -5,9 +5,9 @@ import os
 import time
 from collections import OrderedDict
 
-from sclds.data.sample_index import Shard
-from sclds.data.shard_cache import CacheFullError
-from sclds.data.tar_members import JSON, MEDIA, TXT
+from sclds.data.storage.cache import CacheFullError
+from sclds.data.storage.sample_index import Shard
+from sclds.data.storage.tar_members import JSON, MEDIA, TXT
 from sclds.errors import DataError
 
 _OPEN_FILES = 128

@@ -9,14 +9,14 @@ import av
 import numpy as np
 import pytest
 
-from sclds.data import clips
-from sclds.data.clips import choose_frames, inspect_clip, read_frames
-from sclds.data.decode import Decoder, Encoded
 from sclds.data.keys import generator
-from sclds.data.media import inspect
-from sclds.data.shards import BadSampleError
+from sclds.data.media import clips
+from sclds.data.media.clips import choose_frames, inspect_clip, read_frames
+from sclds.data.media.decode import Decoder, Encoded
+from sclds.data.media.inspection import inspect
+from sclds.data.storage.shards import BadSampleError
 
-from .synthetic import HIGH, WIDE, clip, image_members, number_of, timed_clip
+from ..synthetic import HIGH, WIDE, clip, image_members, number_of, timed_clip
 
 N = 60
 STEADY = [40 * k for k in range(N)]

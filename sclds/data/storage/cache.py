@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sclds.config import DataConfig
-from sclds.data.storage import StoredFile, file_system, foreign_faults
+from sclds.data.storage.files import StoredFile, file_system, foreign_faults
 
 _POLL_SECONDS = 0.05
 _LOCK = "lock"

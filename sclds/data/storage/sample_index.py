@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from sclds.data.index_file import ABSENT, Columns, key_at
-from sclds.data.shard_cache import ShardCache
-from sclds.data.storage import StoredFile, is_url
-from sclds.data.tar_members import Kind
+from sclds.data.storage.cache import ShardCache
+from sclds.data.storage.files import StoredFile, is_url
+from sclds.data.storage.index_file import ABSENT, Columns, key_at
+from sclds.data.storage.tar_members import Kind
 
 
 @dataclass(frozen=True, eq=False)

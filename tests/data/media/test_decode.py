@@ -9,17 +9,17 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
-from sclds.data.decode import BadMediaError, Decoder, Encoded
-from sclds.data.geometry import WHOLE, Region, Window, training_window
 from sclds.data.keys import generator
-from sclds.data.media import inspect
-from sclds.data.media_info import MediaInfo
-from sclds.data.pipeline import _definition, feeds
-from sclds.data.scaling import patchify
-from sclds.data.shards import BadSampleError
+from sclds.data.media.decode import BadMediaError, Decoder, Encoded
+from sclds.data.media.geometry import WHOLE, Region, Window, training_window
+from sclds.data.media.inspection import inspect
+from sclds.data.media.media_info import MediaInfo
+from sclds.data.media.pipeline import _definition, feeds
+from sclds.data.media.scaling import patchify
+from sclds.data.storage.shards import BadSampleError
 from sclds.errors import ConfigError
 
-from .synthetic import WIDE, clip, image_members, picture, timed_clip
+from ..synthetic import WIDE, clip, image_members, picture, timed_clip
 
 SIZE, PATCH = 32, 8
 FIRST = np.zeros(1, np.int32)
