@@ -181,7 +181,7 @@ def test_who_waits_for_a_fetch_gets_its_result(tmp_path, memory, monkeypatch):
         return get(self, *arguments, **options)
 
     monkeypatch.setattr(type(memory), "get_file", slow)
-    monkeypatch.setattr(shard_cache, "_POLL_SECONDS", 0.001)
+    monkeypatch.setattr("sclds.data.storage.cache._POLL_SECONDS", 0.001)
     found = []
     threads = [threading.Thread(target=lambda: found.append(content_of(cache, file))) for _ in range(3)]
     for thread in threads:
