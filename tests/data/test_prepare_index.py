@@ -21,7 +21,6 @@ from sclds.config import DatasetConfig
 from sclds.data.loader import Quarantine, TrainingBatches
 from sclds.data.prepare import index as index_module
 from sclds.data.prepare.index import prepare_index
-from sclds.data.storage import reader
 from sclds.data.storage.cache import ShardCache
 from sclds.data.storage.fetch_ahead import FetchAhead
 from sclds.data.storage.files import find_shards
@@ -353,7 +352,7 @@ def test_a_shard_that_vanishes_is_waited_for_and_then_given_up(folder, monkeypat
     index, reader, waits = open_index([dataset(folder)]), ShardReader(), []
     hidden = folder / "hidden"
     (folder / "00001.tar").rename(hidden)
-    monkeypatch.setattr(reader.time, "sleep", waits.append)
+    monkeypatch.setattr("sclds.data.storage.reader.time.sleep", waits.append)
     assert reader.media(*index.locate(0)) == picture(0)
     with pytest.raises(BadSampleError, match="its shard cannot be read \\(No such file"):
         reader.media(*index.locate(3))
@@ -365,7 +364,7 @@ def test_a_shard_that_vanishes_is_waited_for_and_then_given_up(folder, monkeypat
     assert reader.media(*index.locate(3)) == picture(0)
     (folder / "00001.tar").rename(hidden)
     reader.close()
-    monkeypatch.setattr(reader.time, "sleep", lambda seconds: hidden.rename(folder / "00001.tar"))
+    monkeypatch.setattr("sclds.data.storage.reader.time.sleep", lambda seconds: hidden.rename(folder / "00001.tar"))
     assert reader.media(*index.locate(4)) == picture(1), "it came back while it was waited for"
 
 
@@ -374,7 +373,7 @@ def test_the_samples_of_a_shard_that_vanished_are_set_aside_by_name(folder, tmp_
     quarantine = Quarantine(tmp_path / "quarantine.jsonl")
     training = TrainingBatches(config, tokenizer, 0, 1, 4, 1, quarantine=quarantine)
     (folder / "00002.tar").unlink()
-    monkeypatch.setattr(reader, "_RETRY_SECONDS", (0.01,))
+    monkeypatch.setattr("sclds.data.storage.reader._RETRY_SECONDS", (0.01,))
     iterator = iter(training)
     batches = [next(iterator)[0] for _ in range(6)]
     iterator.close()
@@ -412,8 +411,8 @@ def test_a_reader_lets_go_of_half_of_a_full_cache(folder, tmp_path, monkeypatch)
     reader.close()
     others = [shard.open() for shard in index.shards[:2]]
     clock = iter(np.arange(0, 1000, 20.0).tolist())
-    monkeypatch.setattr(reader.time, "sleep", lambda seconds: None)
-    monkeypatch.setattr(reader.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr("sclds.data.storage.reader.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("sclds.data.storage.reader.time.monotonic", lambda: next(clock))
     with pytest.raises(DataError, match=r"all of it is being read; raise data\.cache_bytes"):
         reader.media(index.shards[2], 0)
     for handle in others:

@@ -25,7 +25,7 @@ ACCOUNTS = "accounts"
 """Folder beside the shards that holds an account of each: what is in it and what was dropped."""
 _VERSION = 1
 """Raise it when the same records give other bytes."""
-_ENDINGS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp", "BMP": "bmp", "TIFF": "tif", "JPEG2000": "jp2"}
+_ENDINGS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp", "BMP": "bmp", "TIFF": "tif"}
 
 
 @dataclass(frozen=True)
@@ -181,9 +181,9 @@ def _open(kind: Kind, path: Path) -> tuple[str, bytes]:
     if not content:
         raise BadSampleError("its file is empty")
     codec = inspect(kind, content).codec
-    ending = _ENDINGS.get(codec, "") if kind == "image" else path.suffix[1:].lower()
+    ending = _ENDINGS[codec] if kind == "image" else path.suffix[1:].lower()
     if ending not in EXTENSIONS[kind]:
-        raise BadSampleError(f"its file is of a form that is not used ({codec})")
+        raise BadSampleError(f"its file is of a form that is not used ({path.suffix})")
     return ending, content
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from sclds.cli import main
-from sclds.profiling import economy
 
 QUICKSTART = str(Path(__file__).parents[2] / "configs" / "quickstart.yaml")
 
@@ -27,7 +26,7 @@ def started(monkeypatch):
         retrieval = {"image": {"text_to_vision": figures, "vision_to_text": figures}}
         (folder / "results.json").write_text(json.dumps({"retrieval": retrieval}))
 
-    monkeypatch.setattr(economy, "pretrain", pretrain)
+    monkeypatch.setattr(economy_benchmark, "pretrain", pretrain)
     return runs
 
 

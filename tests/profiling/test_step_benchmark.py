@@ -5,7 +5,7 @@ import csv
 import pytest
 
 from sclds.cli import main
-from sclds.profiling import benchmark
+from sclds.profiling import step_benchmark
 
 TINY = {"width": 32, "vision_layers": 1, "text_layers": 1, "fusion_layers": 1, "image_size": 32, "padded": 20}
 
@@ -13,7 +13,7 @@ TINY = {"width": 32, "vision_layers": 1, "text_layers": 1, "fusion_layers": 1, "
 @pytest.fixture(autouse=True)
 def _tiny(monkeypatch):
     for name, value in TINY.items():
-        monkeypatch.setitem(benchmark.MID_SIZE, name, value)
+        monkeypatch.setitem(step_benchmark.MID_SIZE, name, value)
 
 
 @pytest.mark.parametrize("size", [[], ["--image-size", "48"]], ids=str)
