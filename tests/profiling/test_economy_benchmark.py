@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from sclds.cli import main
+from sclds.profiling import economy_benchmark
 
 QUICKSTART = str(Path(__file__).parents[2] / "configs" / "quickstart.yaml")
 
