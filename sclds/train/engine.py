@@ -18,7 +18,11 @@ from sclds.train.split import Split
 
 
 def deepspeed_settings(config: Config, split: Split, load_universal: bool = False) -> dict[str, Any]:
-    """Return DeepSpeed's configuration for a run."""
+    """Return DeepSpeed's configuration for a run.
+
+    Small parameters that stay gathered are sent around one by one after every step, which over gloo takes a fifth of a
+    quickstart's step (0.24 of 1.19 s); gathered with their modules instead, the step takes 0.98 s.
+    """
     on_cuda = torch.cuda.is_available()
     stage = config.engine.zero_stage
     return {
@@ -32,6 +36,7 @@ def deepspeed_settings(config: Config, split: Split, load_universal: bool = Fals
             "overlap_comm": on_cuda and stage > 0,
             "contiguous_gradients": True,
             "stage3_gather_16bit_weights_on_model_save": False,
+            **({} if on_cuda else {"stage3_param_persistence_threshold": 0}),
         },
         "zero_allow_untested_optimizer": True,
         "checkpoint": {"load_universal": load_universal},
