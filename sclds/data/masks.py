@@ -31,29 +31,18 @@ def mlm_mask(
         labels: (k,) true ids at these positions.
     """
     masked = ids.copy()
-    words = np.unique(word_index[word_index != NO_WORD])
+    words = np.flatnonzero(np.bincount(word_index - NO_WORD)[1:])  # a token may span several, so numbers may be missing
     if not len(words) or ratio == 0:
         return masked, np.empty(0, np.int64), np.empty(0, np.int64)
     hidden = np.zeros(words[-1] + 2, bool)  # by word; the last stands for NO_WORD
     hidden[words[rng.permutation(len(words))[: max(1, round(len(words) * ratio))]]] = True
-    positions = np.flatnonzero(hidden[word_index]).astype(np.int64)
+    positions = np.flatnonzero(hidden[word_index])
     draw = rng.random(len(positions))
-    random_ids = _ordinary_ids(tokenizer, len(positions), rng)
-    masked[positions] = np.where(
-        draw < _MASKED,
-        tokenizer.mask_id,
-        np.where(draw < _MASKED + _RANDOM, random_ids, ids[positions]),
-    )
-    return masked, positions, ids[positions]
-
-
-def _ordinary_ids(tokenizer: Tokenizer, count: int, rng: np.random.Generator) -> Ids:
-    """Draw ids uniformly from the vocabulary without the special tokens."""
-    special = sorted({tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id, tokenizer.mask_id})
-    drawn = rng.integers(tokenizer.vocab_size - len(special), size=count)
-    for token in special:
-        drawn = drawn + (drawn >= token)
-    return drawn
+    random_ids = tokenizer.ordinary_ids[rng.integers(len(tokenizer.ordinary_ids), size=len(positions))]
+    labels = ids[positions]
+    corrupted = np.where(draw < _MASKED + _RANDOM, random_ids, labels)
+    masked[positions] = np.where(draw < _MASKED, tokenizer.mask_id, corrupted)
+    return masked, positions, labels
 
 
 def scl_text_mask(ids: Ids, tokenizer: Tokenizer, ratio: float, rng: np.random.Generator) -> tuple[Ids, Ids]:
@@ -73,9 +62,10 @@ def scl_text_mask(ids: Ids, tokenizer: Tokenizer, ratio: float, rng: np.random.G
     inner = len(ids) - 2
     if inner <= 0:
         return masked, np.empty(0, np.int64)
-    positions = np.unique(rng.integers(1, inner + 1, size=int(inner * ratio) + 1))
-    masked[positions] = tokenizer.mask_id
-    return masked, positions
+    hidden = np.zeros(len(ids), bool)
+    hidden[rng.integers(1, inner + 1, size=int(inner * ratio) + 1)] = True
+    masked[hidden] = tokenizer.mask_id
+    return masked, np.flatnonzero(hidden)
 
 
 def scl_vision_keep(patches: int, ratio: float, rng: np.random.Generator) -> Ids:
