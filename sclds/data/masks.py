@@ -1,5 +1,7 @@
 """What the masked views hide: pure functions of their inputs and of an explicit generator (METHOD: views)."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -11,7 +13,7 @@ _MASKED, _RANDOM = 0.8, 0.1  # BERT's split of the chosen tokens; the rest keeps
 
 
 def mlm_mask(
-    ids: Ids, word_index: Ids, tokenizer: Tokenizer, ratio: float, rng: np.random.Generator
+    ids: Ids, word_index: Sequence[int], tokenizer: Tokenizer, ratio: float, rng: np.random.Generator
 ) -> tuple[Ids, Ids, Ids]:
     """Choose whole words for masked language modelling and corrupt their tokens as BERT does.
 
@@ -31,12 +33,11 @@ def mlm_mask(
         labels: (k,) true ids at these positions.
     """
     masked = ids.copy()
-    words = np.flatnonzero(np.bincount(word_index - NO_WORD)[1:])  # a token may span several, so numbers may be missing
-    if not len(words) or ratio == 0:
+    words = sorted({word for word in word_index if word != NO_WORD})
+    if not words or ratio == 0:
         return masked, np.empty(0, np.int64), np.empty(0, np.int64)
-    hidden = np.zeros(words[-1] + 2, bool)  # by word; the last stands for NO_WORD
-    hidden[words[rng.permutation(len(words))[: max(1, round(len(words) * ratio))]]] = True
-    positions = np.flatnonzero(hidden[word_index])
+    hidden = {words[i] for i in rng.permutation(len(words))[: max(1, round(len(words) * ratio))].tolist()}
+    positions = np.array([i for i, word in enumerate(word_index) if word in hidden])
     draw = rng.random(len(positions))
     random_ids = tokenizer.ordinary_ids[rng.integers(len(tokenizer.ordinary_ids), size=len(positions))]
     labels = ids[positions]

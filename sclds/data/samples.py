@@ -118,7 +118,7 @@ class SampleMaker:
         )
         if self._config.losses.mlm_view == "t1":
             draw = self._draw("mlm", occasion, sample_id)
-            t1, mlm_positions, mlm_labels = mlm_mask(ids, np.array(words, np.int64), tokenizer, masking.mlm_ratio, draw)
+            t1, mlm_positions, mlm_labels = mlm_mask(ids, words, tokenizer, masking.mlm_ratio, draw)
         else:
             t1, mlm_positions, mlm_labels = ids, scl_positions, ids[scl_positions]
         rng = self._draw("scl_vision", occasion, sample_id)
