@@ -32,7 +32,7 @@ def generator(seed: int, *words: str | int) -> np.random.Generator:
         A counter-based (Philox) generator; equal keys give equal sequences.
     """
     # every word carries its type and length, so that no two keys run together
-    text = "".join(f"{type(word).__name__}{len(str(word))}:{word};" for word in (seed, *words))
+    text = "".join([f"{type(word).__name__}{len(shown := str(word))}:{shown};" for word in (seed, *words)])
     digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
     key: Any = _Digest(digest)  # numpy's stubs know no seed sequence but their own
     return np.random.Generator(np.random.Philox(key))

@@ -1,5 +1,7 @@
 """What the masked views hide: pure functions of their inputs and of an explicit generator (METHOD: views)."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -11,7 +13,7 @@ _MASKED, _RANDOM = 0.8, 0.1  # BERT's split of the chosen tokens; the rest keeps
 
 
 def mlm_mask(
-    ids: Ids, word_index: Ids, tokenizer: Tokenizer, ratio: float, rng: np.random.Generator
+    ids: Ids, word_index: Sequence[int], tokenizer: Tokenizer, ratio: float, rng: np.random.Generator
 ) -> tuple[Ids, Ids, Ids]:
     """Choose whole words for masked language modelling and corrupt their tokens as BERT does.
 
@@ -31,29 +33,17 @@ def mlm_mask(
         labels: (k,) true ids at these positions.
     """
     masked = ids.copy()
-    words = np.unique(word_index[word_index != NO_WORD])
-    if not len(words) or ratio == 0:
+    words = sorted({word for word in word_index if word != NO_WORD})
+    if not words or ratio == 0:
         return masked, np.empty(0, np.int64), np.empty(0, np.int64)
-    hidden = np.zeros(words[-1] + 2, bool)  # by word; the last stands for NO_WORD
-    hidden[words[rng.permutation(len(words))[: max(1, round(len(words) * ratio))]]] = True
-    positions = np.flatnonzero(hidden[word_index]).astype(np.int64)
+    hidden = {words[i] for i in rng.permutation(len(words))[: max(1, round(len(words) * ratio))].tolist()}
+    positions = np.array([i for i, word in enumerate(word_index) if word in hidden])
     draw = rng.random(len(positions))
-    random_ids = _ordinary_ids(tokenizer, len(positions), rng)
-    masked[positions] = np.where(
-        draw < _MASKED,
-        tokenizer.mask_id,
-        np.where(draw < _MASKED + _RANDOM, random_ids, ids[positions]),
-    )
-    return masked, positions, ids[positions]
-
-
-def _ordinary_ids(tokenizer: Tokenizer, count: int, rng: np.random.Generator) -> Ids:
-    """Draw ids uniformly from the vocabulary without the special tokens."""
-    special = sorted({tokenizer.bos_id, tokenizer.eos_id, tokenizer.pad_id, tokenizer.mask_id})
-    drawn = rng.integers(tokenizer.vocab_size - len(special), size=count)
-    for token in special:
-        drawn = drawn + (drawn >= token)
-    return drawn
+    random_ids = tokenizer.ordinary_ids[rng.integers(len(tokenizer.ordinary_ids), size=len(positions))]
+    labels = ids[positions]
+    corrupted = np.where(draw < _MASKED + _RANDOM, random_ids, labels)
+    masked[positions] = np.where(draw < _MASKED, tokenizer.mask_id, corrupted)
+    return masked, positions, labels
 
 
 def scl_text_mask(ids: Ids, tokenizer: Tokenizer, ratio: float, rng: np.random.Generator) -> tuple[Ids, Ids]:
@@ -73,9 +63,10 @@ def scl_text_mask(ids: Ids, tokenizer: Tokenizer, ratio: float, rng: np.random.G
     inner = len(ids) - 2
     if inner <= 0:
         return masked, np.empty(0, np.int64)
-    positions = np.unique(rng.integers(1, inner + 1, size=int(inner * ratio) + 1))
-    masked[positions] = tokenizer.mask_id
-    return masked, positions
+    hidden = np.zeros(len(ids), bool)
+    hidden[rng.integers(1, inner + 1, size=int(inner * ratio) + 1)] = True
+    masked[hidden] = tokenizer.mask_id
+    return masked, np.flatnonzero(hidden)
 
 
 def scl_vision_keep(patches: int, ratio: float, rng: np.random.Generator) -> Ids:

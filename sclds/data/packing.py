@@ -14,12 +14,14 @@ import torch
 from torch import Tensor
 
 from sclds.config import Config, LossesConfig
+from sclds.data.ragged import Ints, before, concat, cumulative, lengths_of, padded, ranges
 
 Batch = dict[str, Any]
-Ints = np.ndarray
 
 CLASS_ROW, MASK_ROW = -1, -2
 """Markers in `vision_source`: the [CLS] embedding, and the mask token of v2."""
+_CLASS = -1
+"""The place of [CLS] among the patches of a frame, before the first."""
 ITM_DRAWS = 2**31
 """Values of the counter that chooses hard ITM negatives: a whole number, so that no compute type rounds it."""
 
@@ -124,17 +126,18 @@ def pack(
         The batch: index tensors (int64, cumulative lengths int32), ints and tuples.
     """
     order = order_by_size(views) if order is None else tuple(order)
+    rows = np.array(order)
     roles = roles_of(losses)
     hard = "itm" in roles and losses.itm_negatives == "hard"
     text_names, vision_names = view_names(losses)
-    text = _pack_text(views, order, text_names, pad_id)
-    vision = _pack_vision(views, order, grids, vision_names)
+    text = _pack_text(views, rows, text_names, pad_id)
+    vision = _pack_vision(views, rows, grids, vision_names)
     batch: Batch = {
         "patches": patches,
         **text.tensors,
         **vision.tensors,
-        **_pack_pairs(views, order, roles, text, vision, losses),
-        **(_pack_itm_draw(views, order, roles, vision, group_size) if hard else {}),
+        **_pack_pairs(views, rows, roles, text, vision, losses),
+        **(_pack_itm_draw(views, rows, roles, vision, group_size) if hard else {}),
         "sample_ids": tuple(v.sample_id for v in views),
         "captions": tuple(v.caption for v in views),
         "kinds": tuple(v.kind for v in views),
@@ -145,7 +148,7 @@ def pack(
         "most_frames": max(v.frames for v in views),
         "replaced_per_group": _replaced_per_group(views, group_size) if "mltc" in roles else (),
         "itm_label": np.array([v.itm_label for v in views]),
-        "mlm_label": _concat([v.mlm_labels for v in views]),
+        "mlm_label": concat([v.mlm_labels for v in views]),
     }
     return {key: torch.from_numpy(value) if isinstance(value, np.ndarray) else value for key, value in batch.items()}
 
@@ -173,146 +176,164 @@ class _Buffer:
     frames: Ints
     """(B,) frames; 1 for texts."""
 
-    def rows(self, view: str, sample: int) -> Ints:
-        first = self.start[view][sample]
-        return np.arange(first, first + self.length[view][sample])
+    def rows(self, view: str, samples: Ints) -> Ints:
+        return ranges(self.start[view][samples], self.length[view][samples])
+
+    def frame_cls(self, view: str, samples: Ints) -> Ints:
+        return _cls_rows(self.start[view][samples], self.length[view][samples], self.frames[samples])
 
 
-def _pack_text(views: Sequence[SampleViews], order: Sequence[int], names: tuple[str, ...], pad_id: int) -> _Buffer:
+def _pack_text(views: Sequence[SampleViews], order: Ints, names: tuple[str, ...], pad_id: int) -> _Buffer:
     field_of = {"t0": "text", "t1": "text_mlm", "t2": "text_scl"}
-    texts = [getattr(views[i], field_of[name]) for name in names for i in order]
-    cu = _cumulative([len(t) for t in texts])
-    count = len(views)
-    starts = {name: np.zeros(count, np.int64) for name in names}
-    for k, name in enumerate(starts):
-        starts[name][list(order)] = cu[k * count : (k + 1) * count]
-    lengths = np.array([len(v.text) for v in views])
+    lengths = lengths_of([v.text for v in views])
+    packed = np.tile(lengths[order], len(names))
+    cu = cumulative(packed)
+    starts = {name: np.zeros(len(views), np.int64) for name in names}
+    for name, first in zip(names, cu[:-1].reshape(len(names), len(views)), strict=True):
+        starts[name][order] = first
     tensors = {
-        "text_ids": _concat(texts),
-        "text_positions": _concat([np.arange(len(t)) for t in texts]) + pad_id + 1,
+        "text_ids": concat([getattr(views[i], field_of[name]) for name in names for i in order]),
+        "text_positions": ranges(pad_id + 1, packed),
         "text_cu": cu,
         "text_cls": starts["t0"],
     }
-    return _Buffer(tensors, starts, dict.fromkeys(starts, lengths), np.ones(count, np.int64))
+    return _Buffer(tensors, starts, dict.fromkeys(starts, lengths), np.ones(len(views), np.int64))
 
 
-def _pack_vision(
-    views: Sequence[SampleViews], order: Sequence[int], grids: tuple[int, ...], names: tuple[str, ...]
-) -> _Buffer:
-    count = len(views)
-    start = {name: np.zeros(count, np.int64) for name in names}
-    length = {name: np.zeros(count, np.int64) for name in names}
-    first_patch = _cumulative([v.frames * v.grid**2 for v in views]).astype(np.int64)
-    table = np.cumsum([0] + [grid**2 + 1 for grid in grids])
-    source, position, frame, frame_lengths, view_lengths = [], [], [], [], []
-    row = clip_start = 0
-    for kind, name, i in [(kind, name, i) for kind in ("image", "video") for name in names for i in order]:
-        sample = views[i]
-        if (sample.kind == "video") != (kind == "video"):
-            continue
-        patch_ids = sample.keep if name == "v1" else np.arange(sample.grid**2)
-        per_frame = len(patch_ids) + 1
-        offsets = first_patch[i] + np.arange(sample.frames)[:, None] * sample.grid**2
-        tokens = np.full((sample.frames, per_frame), CLASS_ROW, np.int64)
-        tokens[:, 1:] = offsets + patch_ids
-        if name == "v2":
-            tokens[:, 1 + sample.replaced] = MASK_ROW
-        source.append(tokens.ravel())
-        places = table[grids.index(sample.grid)] + np.concatenate(([0], patch_ids + 1))
-        position.append(np.tile(places, sample.frames))
-        numbers = np.arange(sample.frames) if kind == "video" else np.full(sample.frames, -1)
-        frame.append(np.repeat(numbers, per_frame))
-        frame_lengths += [per_frame] * sample.frames
-        start[name][i], length[name][i] = row, tokens.size
-        view_lengths.append(tokens.size)
-        row += tokens.size
-        clip_start = row if kind == "image" else clip_start
+def _pack_vision(views: Sequence[SampleViews], order: Ints, grids: tuple[int, ...], names: tuple[str, ...]) -> _Buffer:
+    clip = np.array([v.kind == "video" for v in views])
     frames = np.array([v.frames for v in views])
-    clips = [(n, i) for n in names for i in order if views[i].kind == "video"]
-    frame_cls = {name: [_cls_rows(start[name][i], length[name][i], frames[i]) for i in range(count)] for name in names}
-    tensors = {
-        "vision_source": _concat(source),
-        "vision_position": _concat(position),
-        "vision_frame": _concat(frame),
-        "frame_cu": _cumulative(frame_lengths),
-        "vision_cu": _cumulative(view_lengths),
-        "clip_start": clip_start,
-        "clip_cu": _cumulative([length[n][i] for n, i in clips]),
-        "clip_cls": _concat([frame_cls[n][i] for n, i in clips]),
-        "clip_cls_cu": _cumulative([frames[i] for _, i in clips]),
-        "vision_cls": _padded([frame_cls["v0"][i] for i in range(count)]),
+    patches = np.array([v.grid**2 for v in views])
+    first_patch = before(frames * patches)
+    table = np.cumsum([0] + [grid**2 + 1 for grid in grids])
+    first_position = np.array([table[grids.index(v.grid)] for v in views])
+    start, length = ({name: np.zeros(len(views), np.int64) for name in names} for _ in range(2))
+    buffer = _Buffer({}, start, length, frames)
+    source, position, frame, frame_lengths, view_lengths = [], [], [], [], []
+    row = 0
+    images, clips = order[~clip[order]], order[clip[order]]
+    for members, name in [(members, name) for members in (images, clips) for name in names]:
+        ids, shown = _shown(views, members, name)
+        # every frame of a clip shows the same patches, _CLASS among them
+        member, number = np.repeat(np.arange(len(members)), frames[members]), ranges(0, frames[members])
+        of_frame, per_frame = members[member], shown[member]
+        ids = ids[ranges(before(shown)[member], per_frame)]
+        source.append(np.repeat(first_patch[of_frame] + number * patches[of_frame], per_frame) + ids)
+        source[-1][ids == _CLASS] = CLASS_ROW
+        position.append(np.repeat(first_position[of_frame], per_frame) + ids - _CLASS)
+        frame.append(np.repeat(np.where(clip[of_frame], number, -1), per_frame))
+        frame_lengths.append(per_frame)
+        view_lengths.append(shown * frames[members])
+        length[name][members] = view_lengths[-1]
+        start[name][members] = row + before(view_lengths[-1])
+        if name == "v2":
+            replaced = [views[i].replaced for i in of_frame]
+            source[-1][np.repeat(before(per_frame), lengths_of(replaced)) + 1 + concat(replaced)] = MASK_ROW
+        row += len(ids)
+    count = len(images) * len(names)
+    all_views = concat(view_lengths)
+    buffer.tensors |= {
+        "vision_source": concat(source),
+        "vision_position": concat(position),
+        "vision_frame": concat(frame),
+        "frame_cu": cumulative(concat(frame_lengths)),
+        "vision_cu": cumulative(all_views),
+        "clip_start": int(all_views[:count].sum()),
+        "clip_cu": cumulative(all_views[count:]),
+        "clip_cls": concat([buffer.frame_cls(name, clips) for name in names]),
+        "clip_cls_cu": cumulative(np.tile(frames[clips], len(names))),
+        "vision_cls": padded(buffer.frame_cls("v0", np.arange(len(views))), frames),
         "frame_count": frames,
     }
-    return _Buffer(tensors, start, length, frames)
+    return buffer
+
+
+def _shown(views: Sequence[SampleViews], members: Ints, name: str) -> tuple[Ints, Ints]:
+    """Return the patches that a view shows of one frame of each member, `_CLASS` before them, and their counts."""
+    if name == "v1":
+        kept = [views[i].keep for i in members]
+        return concat([ids for keep in kept for ids in (np.array([_CLASS]), keep)]), lengths_of(kept) + 1
+    length = np.array([views[i].grid ** 2 + 1 for i in members], np.int64)
+    return ranges(_CLASS, length), length
 
 
 class _Reads:
     """The rows of one stream's last layer that heads read, pair by pair, and where each head finds its own."""
 
-    def __init__(self) -> None:
+    def __init__(self, order: Ints) -> None:
         self.rows: list[Ints] = []
-        self.lengths: list[int] = []
-        self.heads: dict[str, dict[int, Ints]] = {}
-        """Per head and sample."""
+        self.lengths: list[Ints] = []
+        self.heads: dict[str, Ints] = {}
+        """Per head, in the order of the samples."""
+        self._order = order
         self._count = 0
 
-    def next_pair(self, sample: int, wanted: dict[str, Ints]) -> None:
-        """Note what heads read of the next pair, which is one of `sample`: head name and rows of the pair buffer."""
-        before = self._count
-        for name, rows in wanted.items():
-            self.heads.setdefault(name, {})[sample] = self._count + np.arange(len(rows))
-            self.rows.append(rows)
-            self._count += len(rows)
-        self.lengths.append(self._count - before)
+    def next_role(self, wanted: dict[str, tuple[Ints, Ints]]) -> None:
+        """Note what heads read of a role's pairs: by head, rows of the pair buffer, and how many of them each has."""
+        pairs = np.arange(len(self._order))
+        pair = concat([np.repeat(pairs, per_pair) for _, per_pair in wanted.values()])
+        by_pair = np.argsort(pair, kind="stable")
+        place = np.empty_like(by_pair)
+        place[by_pair] = self._count + np.arange(len(pair))
+        first = 0
+        for name, (rows, _) in wanted.items():
+            own = slice(first, first + len(rows))
+            self.heads[name] = place[own][np.argsort(self._order[pair[own]], kind="stable")]
+            first = own.stop
+        self.rows.append(concat([rows for rows, _ in wanted.values()])[by_pair])
+        self.lengths.append(np.bincount(pair, minlength=len(pairs)))
+        self._count += len(pair)
 
 
 def _pack_pairs(
     views: Sequence[SampleViews],
-    order: Sequence[int],
+    order: Ints,
     roles: tuple[str, ...],
     text: _Buffer,
     vision: _Buffer,
     losses: LossesConfig,
 ) -> Batch:
     """Pack the fusion pairs: their rows in the view buffers, and what heads read of the last layer's output."""
-    text_rows: list[Ints] = []
-    vision_rows: list[Ints] = []
-    text_reads, vision_reads = _Reads(), _Reads()
+    partners = np.array([v.itm_partner for v in views])
+    members = [views[i] for i in order]
+    text_rows, vision_rows, text_lengths, vision_lengths = [], [], [], []
+    text_reads, vision_reads = _Reads(order), _Reads(order)
     text_row = vision_row = 0
     for role in roles:
         text_view, vision_view = _PAIR_VIEWS[role]
-        for i in order:
-            sample = views[i]
-            partner = sample.itm_partner if role == "itm" else i
-            text_rows.append(text.rows(text_view, i))
-            vision_rows.append(vision.rows(vision_view, partner))
-            frame_cls = vision_row + _cls_rows(0, len(vision_rows[-1]), vision.frames[partner])
-            text_reads.next_pair(i, _text_reads(role, sample, text_row, losses))
-            vision_reads.next_pair(i, _vision_reads(role, sample, frame_cls, losses))
-            text_row += len(text_rows[-1])
-            vision_row += len(vision_rows[-1])
+        shown = partners[order] if role == "itm" else order
+        text_rows.append(text.rows(text_view, order))
+        vision_rows.append(vision.rows(vision_view, shown))
+        text_lengths.append(text.length[text_view][order])
+        vision_lengths.append(vision.length[vision_view][shown])
+        text_start = text_row + before(text_lengths[-1])
+        vision_start = vision_row + before(vision_lengths[-1])
+        frame_cls = _cls_rows(vision_start, vision_lengths[-1], vision.frames[shown])
+        text_reads.next_role(_text_reads(role, members, text_start, losses))
+        vision_reads.next_role(_vision_reads(role, members, frame_cls, vision.frames[shown], losses))
+        text_row += len(text_rows[-1])
+        vision_row += len(vision_rows[-1])
     text_pairs = len(views) * len([r for r in roles if r != "mltc"])
     first_vision_pair = len(views) * ("mlm" in roles)
     batch: Batch = {
-        "pair_text": _concat(text_rows),
-        "pair_vision": _concat(vision_rows),
-        "pair_text_cu": _cumulative([len(r) for r in text_rows]),
-        "pair_vision_cu": _cumulative([len(r) for r in vision_rows]),
+        "pair_text": concat(text_rows),
+        "pair_vision": concat(vision_rows),
+        "pair_text_cu": cumulative(concat(text_lengths)),
+        "pair_vision_cu": cumulative(concat(vision_lengths)),
         "text_pairs": text_pairs,
         "first_vision_pair": first_vision_pair,
-        "read_text": _concat(text_reads.rows),
-        "read_text_cu": _cumulative(text_reads.lengths[:text_pairs]),
-        "read_vision": _concat(vision_reads.rows),
-        "read_vision_cu": _cumulative(vision_reads.lengths[first_vision_pair:]),
+        "read_text": concat(text_reads.rows),
+        "read_text_cu": cumulative(concat(text_reads.lengths)[:text_pairs]),
+        "read_vision": concat(vision_reads.rows),
+        "read_vision_cu": cumulative(concat(vision_reads.lengths)[first_vision_pair:]),
     }
-    for name, of_sample in (text_reads.heads | vision_reads.heads).items():
-        rows = [of_sample[i] for i in range(len(views))]
-        batch[f"head_{name}"] = _padded(rows) if name == "itm_vision" else _concat(rows)
+    for name, rows in (text_reads.heads | vision_reads.heads).items():
+        batch[f"head_{name}"] = padded(rows, vision.frames[partners]) if name == "itm_vision" else rows
     return batch
 
 
 def _pack_itm_draw(
-    views: Sequence[SampleViews], order: Sequence[int], roles: tuple[str, ...], vision: _Buffer, group_size: int
+    views: Sequence[SampleViews], order: Ints, roles: tuple[str, ...], vision: _Buffer, group_size: int
 ) -> Batch:
     """Pack what the device needs to draw hard ITM negatives: candidates, counter, and the itm pairs' vision rows.
 
@@ -326,60 +347,52 @@ def _pack_itm_draw(
     sizes = np.array([(v.kind == "video", v.frames, n) for v, n in zip(views, length, strict=True)])
     as_large = (sizes[members] == sizes[partner][:, None]).all(2)
     wrong = np.array([v.itm_label == 0 for v in views])[:, None]
-    shown = length[partner[list(order)]]
-    before = [vision.length[_PAIR_VIEWS[role][1]].sum() for role in roles[: roles.index("itm")]]
+    shown = length[partner[order]]
+    earlier = [vision.length[_PAIR_VIEWS[role][1]].sum() for role in roles[: roles.index("itm")]]
     return {
         "itm_members": members,
         "itm_allowed": present & as_large & wrong & (members != np.arange(count)[:, None]),
         "itm_draw": np.array([v.itm_draw for v in views]),
         "itm_partner": partner,
         "itm_vision_start": vision.start["v0"],
-        "itm_row_sample": np.repeat(np.array(order), shown),
-        "itm_row_offset": _concat([np.arange(n) for n in shown]),
-        "itm_first_row": int(sum(before)),
+        "itm_row_sample": np.repeat(order, shown),
+        "itm_row_offset": ranges(0, shown),
+        "itm_first_row": int(sum(earlier)),
     }
 
 
-def _text_reads(role: str, sample: SampleViews, start: int, losses: LossesConfig) -> dict[str, Ints]:
-    """Return what is read of a pair's text, which starts at row `start`."""
-    if role == "mlm":
-        return {"mlm": start + sample.mlm_positions}
-    if role == "mltc":
-        return {}
-    wanted = {f"{role}_text": np.array([start])}
-    if role == "mlsc" and losses.mlm > 0 and losses.mlm_view == "t2":
-        wanted["mlm"] = start + sample.mlm_positions
+def _text_reads(
+    role: str, members: list[SampleViews], start: Ints, losses: LossesConfig
+) -> dict[str, tuple[Ints, Ints]]:
+    """Return what is read of the texts of a role's pairs, which start at rows `start`; see `_Reads.next_role`."""
+
+    def tokens(positions: list[Ints]) -> tuple[Ints, Ints]:
+        per_pair = lengths_of(positions)
+        return np.repeat(start, per_pair) + concat(positions), per_pair
+
+    wanted = {}
+    if role in ("mvsc", "mlsc", "itm"):
+        wanted[f"{role}_text"] = start, np.ones_like(start)
+    if role == "mlm" or (role == "mlsc" and losses.mlm > 0 and losses.mlm_view == "t2"):
+        wanted["mlm"] = tokens([v.mlm_positions for v in members])
     if role in ("mvsc", "mlsc") and losses.mltc_text > 0:
-        wanted[f"{role}_text_tokens"] = start + sample.scl_positions
+        wanted[f"{role}_text_tokens"] = tokens([v.scl_positions for v in members])
     return wanted
 
 
-def _vision_reads(role: str, sample: SampleViews, frame_cls: Ints, losses: LossesConfig) -> dict[str, Ints]:
-    """Return what is read of a pair's picture or clip, whose frame [CLS] tokens lie at `frame_cls`."""
-    wanted = {f"{role}_vision": frame_cls} if role in ("mvsc", "mlsc", "itm") else {}
+def _vision_reads(
+    role: str, members: list[SampleViews], frame_cls: Ints, frames: Ints, losses: LossesConfig
+) -> dict[str, tuple[Ints, Ints]]:
+    """Return what is read of the pictures of a role's pairs, whose frame [CLS] tokens lie at `frame_cls`."""
+    wanted = {f"{role}_vision": (frame_cls, frames)} if role in ("mvsc", "mlsc", "itm") else {}
     if role in ("mlsc", "mltc") and losses.mltc_image > 0:
-        wanted[f"{role}_vision_tokens"] = (frame_cls[:, None] + 1 + sample.replaced).ravel()
+        replaced = lengths_of([v.replaced for v in members])
+        of_frame = concat([np.tile(v.replaced, v.frames) for v in members])
+        rows = np.repeat(frame_cls, np.repeat(replaced, frames)) + 1 + of_frame
+        wanted[f"{role}_vision_tokens"] = rows, replaced * frames
     return wanted
 
 
-def _cls_rows(start: int, length: int, frames: int) -> Ints:
-    """Return the rows of the frame [CLS] tokens of a view that starts at `start`."""
-    return start + np.arange(frames) * (length // frames)
-
-
-def _padded(rows: list[Ints]) -> Ints:
-    """Return (B, F_max) rows, -1 where a sample has fewer frames."""
-    widest = max((len(r) for r in rows), default=0)
-    table = np.full((len(rows), widest), -1, np.int64)
-    for i, r in enumerate(rows):
-        table[i, : len(r)] = r
-    return table
-
-
-def _concat(arrays: Sequence[Ints]) -> Ints:
-    return np.concatenate([np.zeros(0, np.int64), *arrays]).astype(np.int64)
-
-
-def _cumulative(lengths: Sequence[int] | Ints) -> Ints:
-    """Return cumulative lengths with a leading 0, int32 as variable-length attention wants them."""
-    return np.concatenate(([0], np.cumsum(np.asarray(lengths, np.int64)))).astype(np.int32)
+def _cls_rows(start: Ints, length: Ints, frames: Ints) -> Ints:
+    """Return the rows of the frame [CLS] tokens of views that start at `start`."""
+    return np.repeat(start, frames) + ranges(0, frames) * np.repeat(length // frames, frames)

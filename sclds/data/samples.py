@@ -26,6 +26,8 @@ Occasion = tuple[str | int, ...]
 """When a sample is seen: (epoch, repeat) in training, or `HELDOUT`."""
 
 
+_CONTROLS = dict.fromkeys((*range(0x20), *range(0x7F, 0xA0)), " ")
+"""Every character of Unicode's category Cc, and what takes its place."""
 _BYTE_ORDER_MARK = "\ufeff"
 _UNSEEN = ("Cf", "Zs")
 """Unicode's categories of marks and spaces that show nothing by themselves."""
@@ -116,7 +118,7 @@ class SampleMaker:
         )
         if self._config.losses.mlm_view == "t1":
             draw = self._draw("mlm", occasion, sample_id)
-            t1, mlm_positions, mlm_labels = mlm_mask(ids, np.array(words, np.int64), tokenizer, masking.mlm_ratio, draw)
+            t1, mlm_positions, mlm_labels = mlm_mask(ids, words, tokenizer, masking.mlm_ratio, draw)
         else:
             t1, mlm_positions, mlm_labels = ids, scl_positions, ids[scl_positions]
         rng = self._draw("scl_vision", occasion, sample_id)
@@ -152,8 +154,7 @@ def clean_caption(text: str) -> str:
         BadSampleError: No character of it can be seen.
     """
     text = text[:_MOST_CHARACTERS].encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-    text = "".join(" " if unicodedata.category(character) == "Cc" else character for character in text)
-    text = " ".join(text.removeprefix(_BYTE_ORDER_MARK).split())
+    text = " ".join(text.translate(_CONTROLS).removeprefix(_BYTE_ORDER_MARK).split())
     if all(unicodedata.category(character) in _UNSEEN for character in text):
         raise BadSampleError("its caption is empty")
     return text

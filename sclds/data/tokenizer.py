@@ -5,10 +5,13 @@ tokenizer cuts it into. Whole-word masking draws by these words.
 """
 
 import importlib.resources
+import re
+from bisect import bisect_right
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
@@ -18,6 +21,7 @@ EMBEDDED_TOKENIZER = "tokenizer/tokenizer.json"
 """Where the embedded tokenizer lies, relative to the package's `data/embedded`."""
 NO_WORD = -1
 """Word index of special tokens."""
+_WORD = re.compile(r"\S+")
 _INCOMPLETE = "\ufffd"  # what a decoder shows of the first bytes of a character
 _BOS, _PAD, _EOS, _UNK, _MASK = "<s>", "<pad>", "</s>", "<unk>", "<mask>"
 
@@ -63,6 +67,8 @@ class Tokenizer:
         self._backend.encode_special_tokens = True
         # padded vocabularies leave holes, so the table's size follows from the largest id
         self.vocab_size = max(backend.get_vocab(with_added_tokens=True).values()) + 1
+        special_ids = [self.bos_id, self.eos_id, self.pad_id, self.mask_id]
+        self.ordinary_ids = np.delete(np.arange(self.vocab_size), special_ids)
 
     def encode(self, text: str, max_tokens: int) -> tuple[list[int], list[int]]:
         """Return token ids with beginning and end, and the word of each token.
@@ -83,8 +89,10 @@ class Tokenizer:
         text = text.encode("utf-8", "replace").decode("utf-8")
         found = self._backend.encode(text, add_special_tokens=False)
         room = max_tokens - 2
-        word_at = _word_at(text)
-        inner = [_word_of(start, end, word_at) for start, end in found.offsets[:room]]
+        # a token may carry the space before its word, so its last character says which word it belongs to; white space
+        # at the end counts to the last word
+        ends = [word.end() for word in _WORD.finditer(text)][:-1]
+        inner = [bisect_right(ends, max(start, end - 1)) for start, end in found.offsets[:room]]
         return [self.bos_id, *found.ids[:room], self.eos_id], [NO_WORD, *inner, NO_WORD]
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -107,26 +115,6 @@ class Tokenizer:
             pieces.append(text[len(done) :] if text.startswith(done) else self._backend.decode([token]))
             done = text
         return pieces
-
-
-def _word_at(text: str) -> list[int]:
-    """Return a word index for every character; white space counts to the word after it, at the end to the last."""
-    words: list[int] = []
-    word, inside = -1, False
-    for character in text:
-        if character.isspace():
-            inside = False
-            words.append(word + 1)
-        else:
-            word += not inside
-            inside = True
-            words.append(word)
-    return [min(w, max(word, 0)) for w in words]
-
-
-def _word_of(start: int, end: int, word_at: list[int]) -> int:
-    """Return the word of a token's last character, since a token may carry the space before its word."""
-    return word_at[min(max(end, start + 1), len(word_at)) - 1]
 
 
 def load_tokenizer(name: str) -> Tokenizer:
