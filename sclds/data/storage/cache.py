@@ -78,7 +78,8 @@ class ShardCache:
             if os.fstat(handle).st_size != file.size:
                 raise OSError(f"{os.fstat(handle).st_size} of {file.size} bytes came")
             os.fsync(handle)
-            part.replace(path)
+            with self._alone():  # or who adds up sizes meanwhile would count it twice, or not at all
+                part.replace(path)
         except BaseException:
             part.unlink(missing_ok=True)
             os.close(handle)
