@@ -21,7 +21,7 @@ $(VENV)/.ready: setup.py pyproject.toml requirements/constraints.txt
 ## setup         the environment in .venv, nothing else
 setup: $(VENV)/.ready
 
-## quickstart    from a fresh clone to a model trained on real data, with its report (8 to 9 minutes on 2 cores)
+## quickstart    from a fresh clone to a model trained on real data, with its report (about 8 minutes on 2 cores)
 quickstart: $(VENV)/.ready
 	@$(RUN) launchers/quickstart.py
 
