@@ -32,26 +32,17 @@ def arguments() -> argparse.Namespace:
 
 def measure(config: Any, steps: int) -> dict[str, Any] | None:
     """Run the steps and return the figures on rank 0."""
-    from scl_kernels.backend import set_backend
-    from scl_kernels.norms import set_norms
     from sclds.data.loader import TrainingBatches
     from sclds.data.tokenizer import load_tokenizer
-    from sclds.model.attention import set_attention_backend
     from sclds.profiling.peak import machine_profile, summarise_steps
     from sclds.train.distributed import ProcessGroup
-    from sclds.train.engine import build_engine
+    from sclds.train.engine import build_engine, choose_implementations
     from sclds.train.split import split_batch
     from sclds.train.step import train_step
 
     group = ProcessGroup()
     try:
-        set_attention_backend(
-            config.engine.attention,
-            config.engine.precision,
-            max(config.model.text.dropout, config.model.fusion.dropout),
-        )
-        set_backend(config.engine.kernels)
-        set_norms(config.engine.norms)
+        choose_implementations(config)
         split = split_batch(config.batch, group.world_size)
         tokenizer = load_tokenizer(config.data.tokenizer)
         engine = build_engine(config, tokenizer, split, group)

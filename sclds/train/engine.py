@@ -8,10 +8,13 @@ import deepspeed
 import torch
 from torch import Tensor, nn
 
+from scl_kernels.backend import set_backend
+from scl_kernels.norms import set_norms
 from sclds.config import Config
 from sclds.data.packing import Batch, grids_of
 from sclds.data.tokenizer import Tokenizer
 from sclds.errors import CheckpointError
+from sclds.model.attention import set_attention_backend
 from sclds.train.distributed import ProcessGroup
 from sclds.train.optimizer import build_optimizer
 from sclds.train.split import Split
@@ -43,6 +46,18 @@ def deepspeed_settings(config: Config, split: Split, load_universal: bool = Fals
         "steps_per_print": 10**12,
         "wall_clock_breakdown": False,
     }
+
+
+def choose_implementations(config: Config) -> str:
+    """Set whose kernels, norms and attention this process uses, and return the attention backend.
+
+    Raises:
+        ValueError: A choice is not available here.
+    """
+    set_backend(config.engine.kernels)
+    set_norms(config.engine.norms)
+    dropout = max(config.model.text.dropout, config.model.fusion.dropout)
+    return set_attention_backend(config.engine.attention, config.engine.precision, dropout)
 
 
 def guards_itself(config: Config) -> bool:

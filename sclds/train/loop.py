@@ -6,14 +6,12 @@ from typing import Any
 
 import torch
 
-from scl_kernels.backend import resolve, set_backend
-from scl_kernels.norms import set_norms
+from scl_kernels.backend import resolve
 from sclds.config import Config
 from sclds.data.packing import Batch
 from sclds.data.quarantine import Quarantine
 from sclds.data.tokenizer import Tokenizer, load_tokenizer
 from sclds.errors import UserError
-from sclds.model.attention import set_attention_backend
 from sclds.profiling.peak import machine_profile
 from sclds.train.checkpoint import (
     convert_to_universal,
@@ -24,7 +22,7 @@ from sclds.train.checkpoint import (
 )
 from sclds.train.data_wait import DataWait
 from sclds.train.distributed import ProcessGroup
-from sclds.train.engine import build_engine, count_parameters
+from sclds.train.engine import build_engine, choose_implementations, count_parameters
 from sclds.train.interrupt import StopRequest
 from sclds.train.metrics import MetricsWriter
 from sclds.train.progress import Reporter
@@ -51,13 +49,7 @@ class Run:
         self.group = group
         self.folder = folder
         self.reporter = reporter
-        self.attention = set_attention_backend(
-            config.engine.attention,
-            config.engine.precision,
-            max(config.model.text.dropout, config.model.fusion.dropout),
-        )
-        set_backend(config.engine.kernels)
-        set_norms(config.engine.norms)
+        self.attention = choose_implementations(config)
         self.kernels = resolve("auto", torch.empty(0, device=group.device))
         self.split: Split = split_batch(config.batch, group.world_size)
         self.tokenizer: Tokenizer = load_tokenizer(config.data.tokenizer)
