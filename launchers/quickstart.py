@@ -2,22 +2,17 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
 from types import FrameType
 
+# a script's own folder comes first on the path, where the profile.py beside this file would hide Python's `profile`
+sys.path[:] = [p for p in sys.path if Path(p or ".").resolve() != Path(__file__).resolve().parent]
+
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG = Path("configs") / "quickstart.yaml"
 PROCESSES = 2
-
-
-def free_port() -> int:
-    """Return a port of this machine that nobody listens on."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 def precision() -> str:
@@ -35,15 +30,11 @@ def main() -> int:
         f"on or shows the result.\n",
         flush=True,
     )
-    binaries = Path(sys.executable).parent
-    command = [
-        *(sys.executable, str(binaries / "deepspeed")),
-        *("--quiet", "--num_gpus", str(PROCESSES), "--master_port", str(free_port())),
-        *(str(ROOT / "launchers" / "pretrain.py"), "--config", str(CONFIG)),
-        *(f"engine.precision={precision()}", *sys.argv[1:]),
-    ]
+    from sclds.launch import launcher_environment, pretrain_command
+
+    command = pretrain_command(CONFIG, [f"engine.precision={precision()}", *sys.argv[1:]], PROCESSES)
     settings = {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
-    environment = os.environ | settings | {"PATH": f"{binaries}{os.pathsep}{os.environ.get('PATH', '')}"}
+    environment = launcher_environment(PROCESSES) | settings
     # its own process group: a stop signal then reaches the launcher and every process once, and we wait for their end
     process = subprocess.Popen(command, cwd=ROOT, env=environment, process_group=0)
     stopped = []

@@ -26,7 +26,15 @@ def pretrain_command(config: Path, overrides: list[str], processes: int) -> list
         port = free.getsockname()[1]
     binaries = Path(sys.executable).parent
     return [
-        *(sys.executable, str(binaries / "deepspeed"), "--num_gpus", str(processes), "--master_port", str(port)),
+        *(
+            sys.executable,
+            str(binaries / "deepspeed"),
+            "--quiet",
+            "--num_gpus",
+            str(processes),
+            "--master_port",
+            str(port),
+        ),
         *(str(LAUNCHER), "--config", str(config), *overrides),
     ]
 
