@@ -45,6 +45,7 @@ class Variant(NamedTuple):
     constants: dict[str, Any]
     num_warps: int = 4
     num_stages: int = 3
+    maxnreg: int | None = None
 
 
 class Usage(NamedTuple):
@@ -98,47 +99,46 @@ def _gather_variants(name: str, size: str, width: int) -> Iterator[Variant]:
     yield Variant(f"segment_sum_combine/{name}/{size}", segments.combine_kernel, types, constants)
 
 
-def _infonce_variants(name: str) -> Iterator[Variant]:
-    dtype, k = DTYPES[name], infonce_kernels
+def _infonce_variants(name: str, architecture: int) -> Iterator[Variant]:
+    dtype, k, launch = DTYPES[name], infonce_kernels, infonce_launch
     base = {"table": "*i64"}
-    element = infonce_launch.TRITON_DTYPE[dtype]
-    rows = {"BLOCK_ROWS": infonce_launch.BLOCK_ROWS, "BLOCK_K": infonce_launch.BLOCK_STREAM}
-    norms = {"DTYPE": element, "MINIMUM": MINIMUM_NORM, **rows}
-    yield Variant(f"infonce_prepare/{name}", k.prepare_kernel, base, {**norms, "SHIFTS": True})
-    types = {**base, "temperatures": "*fp32", "partial": "*fp32"}
+    norms = {"DTYPE": launch.TRITON_DTYPE[dtype], "MINIMUM": MINIMUM_NORM, "BLOCK_K": launch.BLOCK_STREAM}
+    constants = {**norms, "SHIFTS": True, "BLOCK_ROWS": launch.PREPARE_ROWS}
+    yield Variant(f"infonce_prepare/{name}", k.prepare_kernel, base, constants)
+    workspace = {"workspace": "*bf16" if launch.workspace_dtype(dtype) == torch.bfloat16 else "*fp32", "number": "i32"}
     for even in (True, False):
-        width = "even" if even else "uneven"
-        tile_kernels: tuple[tuple[str, Any, dict[str, str]], ...] = (
-            ("forward", k.forward_kernel, {"plane": "i32"}),
-            ("backward", k.backward_kernel, {}),
-        )
-        for direction, kernel, more in tile_kernels:
-            tiles = getattr(infonce_launch, f"{direction}_tiles")(dtype, even)
-            constants = infonce_launch.constants(dtype, tiles, even=even)
-            full_name = f"infonce_{direction}/{name}/{width}"
-            yield Variant(full_name, kernel, {**types, **more}, constants, tiles.num_warps, tiles.num_stages)
-    for columns in infonce_launch.RESIDENT_WIDTHS:
-        resident = infonce_launch.resident_tiles(dtype, columns, True)
-        if resident:
-            constants = infonce_launch.resident_constants(dtype, resident)
-            full_name = f"infonce_backward_resident/{name}/{columns}"
-            yield Variant(
-                full_name, k.backward_resident_kernel, types, constants, resident.num_warps, resident.num_stages
-            )
+        kind = f"{name}/{'even' if even else 'uneven'}"
+        tiles = launch.similarity_tiles(dtype, even, architecture)
+        constants = launch.similarity_constants(dtype, tiles, even=even)
+        types = {**base, "temperatures": "*fp32"}
+        partial = {"partial": "*fp32", "plane": "i32"}
+        yield Variant(f"infonce_forward/{kind}", k.forward_kernel, {**types, **partial}, constants, **tiles.options)
+        types |= workspace
+        yield Variant(f"infonce_d_similarity/{kind}", k.d_similarity_kernel, types, constants, **tiles.options)
+        types = {**base, **workspace, "partial": "*fp32"}
+        for tiles in dict.fromkeys(launch.gradient_tiles(dtype, even, wide=wide) for wide in (False, True)):
+            constants = launch.gradient_constants(dtype, tiles, even=even)
+            full_name = f"infonce_gradient/{kind}/{tiles.block_n}"
+            yield Variant(full_name, k.gradient_kernel, types, constants, **tiles.options)
     types = {**base, "temperatures": "*fp32", "d_loss": "*fp32", "partial": "*fp32", "d_temperature": "*fp32"}
-    yield Variant(f"infonce_backward_combine/{name}", k.backward_combine_kernel, types, norms)
+    constants = {**norms, "BLOCK_ROWS": launch.COMBINE_ROWS}
+    yield Variant(f"infonce_backward_combine/{name}", k.backward_combine_kernel, types, constants)
     if name == "fp32":
         types = {**base, "partial": "*fp32", "plane": "i32", "out": "*fp32", "all_rows": "i32"}
-        rows = {"BLOCK_ROWS": infonce_launch.BLOCK_ROWS}
-        yield Variant("infonce_forward_combine/fp32", k.forward_combine_kernel, types, rows, num_warps=1)
+        constants = {"BLOCK_ROWS": launch.COMBINE_ROWS}
+        yield Variant("infonce_forward_combine/fp32", k.forward_combine_kernel, types, constants, num_warps=1)
 
 
-def variants() -> Iterator[Variant]:
-    """Yield every kernel in every dtype and, where it is compiled for a width, in both widths."""
+def variants(architecture: int) -> Iterator[Variant]:
+    """Yield every kernel in every dtype and, where it is compiled for a width, in both widths.
+
+    Args:
+        architecture: 80 or 90; a kernel's tiles and bound on registers may depend on it.
+    """
     for name in DTYPES:
         for size, width in WIDTHS.items():
             yield from _gather_variants(name, size, width)
-        yield from _infonce_variants(name)
+        yield from _infonce_variants(name, architecture)
 
 
 def compile_variant(variant: Variant, architecture: int) -> Any:
@@ -148,7 +148,7 @@ def compile_variant(variant: Variant, architecture: int) -> Any:
     constants = {(names.index(name),): value for name, value in variant.constants.items()}
     aligned = {(i,): [["tt.divisibility", 16]] for i, name in enumerate(names) if signature[name].startswith("*")}
     source = ASTSource(variant.kernel, signature, constants, aligned)
-    options = {"num_warps": variant.num_warps, "num_stages": variant.num_stages}
+    options = {"num_warps": variant.num_warps, "num_stages": variant.num_stages, "maxnreg": variant.maxnreg}
     return triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=options)
 
 
@@ -220,13 +220,7 @@ def report_arithmetic() -> list[str]:
         whole = (local * ranks) ** 2 * 4 * 3
         _say(f"  {ratio:.0f} times less memory (wanted {INFONCE_RATIO}); eager N x N in fp32 on every rank (two kept")
         _say(f"  directions and one gradient): {whole / 1e9:.1f} GB, {whole / needed:,.0f} times as much")
-        forward, backward = roofline.infonce_flops(
-            local,
-            local * ranks,
-            width,
-            infonce_launch.resident_tiles(torch.bfloat16, width, even=True)
-            or infonce_launch.backward_tiles(torch.bfloat16, even=True),
-        )
+        forward, backward = roofline.infonce_flops(local, local * ranks, width)
         for device in roofline.DEVICES.values():
             times = " and ".join(f"{1e3 * flops / device.flops:.2f} ms" for flops in (forward, backward))
             _say(f"  {forward / 1e9:.0f} and {backward / 1e9:.0f} GFLOP; at {device.name}'s peak: {times}")
@@ -240,10 +234,10 @@ def check(pattern: str, architectures: Sequence[int], update: bool) -> list[str]
     budgets: dict[str, dict[str, int]] = json.loads(BUDGETS.read_text()) if BUDGETS.exists() else {}
     found, seen = [], {}
     _say(f"{'kernel':58} {'registers':>9} {'shared':>8} {'spilled':>7} {'occupancy':>9}")
-    for variant in variants():
-        if pattern not in variant.name:
-            continue
-        for architecture in architectures:
+    for architecture in architectures:
+        for variant in variants(architecture):
+            if pattern not in variant.name:
+                continue
             device, name = roofline.DEVICES[architecture], f"{variant.name}/sm_{architecture}"
             usage = measure(variant, architecture)
             seen[name] = {"registers": usage.registers, "shared": usage.shared}

@@ -114,29 +114,15 @@ def backward_op(
 def _triton_gradients(  # type: ignore[no-untyped-def]
     d_loss, a, b, a_all, b_all, temperature, offset, weight_all, row_lse_all, col_lse_all, local_lse
 ) -> list[Tensor]:
-    """Launch the kernels once for all problems of a width, whose tiles fit it; arguments as of `backward_op`."""
-    d_a, d_b, shares = list(a), list(b), [temperature] * len(a)
-    for width in dict.fromkeys(x.shape[1] for x in a):
-        chosen = [k for k, x in enumerate(a) if x.shape[1] == width]
-        at = torch.tensor(chosen).to(d_loss.device, non_blocking=True) if len(chosen) < len(a) else slice(None)
-        own_a, own_b, every_a, every_b = ([tensors[k] for k in chosen] for tensors in (a, b, a_all, b_all))
-        row, col, row_all, col_all = (
-            [lse[k].float().contiguous() for k in chosen] for lse in (*local_lse, row_lse_all, col_lse_all)
-        )
-        weight = [weight_all[k].float().contiguous() for k in chosen]
-        tasks = launch.sides(own_a, own_b, every_a, every_b, [offset[k] for k in chosen])
-        gradients, parts = launch.gradients(
-            tasks, temperature[at], d_loss[at], weight * 2, row + col, col_all + row_all
-        )
-        for k, part, d_x, d_y in zip(
-            chosen,
-            parts.split([x.shape[0] for x in tasks.x]),
-            gradients[: len(chosen)],
-            gradients[len(chosen) :],
-            strict=False,
-        ):
-            d_a[k], d_b[k], shares[k] = d_x, d_y, part.sum()
-    return [*d_a, *d_b, torch.stack(shares)]
+    """Launch the kernels once for all problems; arguments as of `backward_op`."""
+    row, col, row_all, col_all, weight = (
+        [values.float().contiguous() for values in lists]
+        for lists in (*local_lse, row_lse_all, col_lse_all, weight_all)
+    )
+    tasks = launch.sides(a, b, a_all, b_all, offset)
+    d_x, shares = launch.gradients(tasks, temperature, d_loss, weight * 2, row + col, col_all + row_all)
+    by_problem = shares.split([x.shape[0] for x in tasks.x])[: len(a)]
+    return [*d_x, torch.stack([share.sum() for share in by_problem])]
 
 
 @backward_op.register_fake

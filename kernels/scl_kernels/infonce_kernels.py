@@ -1,14 +1,13 @@
-"""Triton kernels of `infonce` and their launches: all problems and both directions in one launch of each kernel.
+"""Triton kernels of `infonce`: all problems and both directions in one launch of each kernel.
 
 A problem's two directions are two tasks of the same calculation: x is the local side, y the global one. Everything that
 differs between tasks (addresses, sizes, offsets) lies in one int64 table on the device, a row per task, so that losses
-of different n, N and D share a launch without being copied together. A program of the tile kernels owns BLOCK_M local
+of different n, N and D share a launch without being copied together. In the forward pass a program owns BLOCK_M local
 rows and a contiguous range ("split") of the global rows; splits write partial results that a second kernel adds in a
 fixed order, so nothing is atomic and results repeat bitwise.
 
-A tile's inner product loops over D in steps of BLOCK_K, and the gradient of BLOCK_M rows is made in slices of BLOCK_D
-columns; each slice computes the similarities again. For bf16 rows of the widths that projections have, another kernel
-keeps whole rows on the chip and computes them once.
+The backward pass forms dS block by block in a workspace small enough for the L2 cache, in the precision of the product
+that reads it, and multiplies each block with y: two plain matrix products, each similarity computed once, whatever D.
 """
 # mypy: disable-error-code="no-untyped-def"
 
@@ -27,15 +26,17 @@ GLOBAL = tl.constexpr(7)  # N
 WIDTH = tl.constexpr(8)  # D
 OFFSET = tl.constexpr(9)  # global index of x_0's partner
 PROBLEM = tl.constexpr(10)  # which temperature
-SPAN = tl.constexpr(11)  # global rows of a split
-SPLITS = tl.constexpr(12)  # how many splits
+SPAN = tl.constexpr(11)  # global rows of a split in the forward pass, of a block in the backward pass
+SPLITS = tl.constexpr(12)  # how many splits; the backward pass splits every block
 BASE = tl.constexpr(13)  # first row of this task in the arrays over all local rows
 PARTIAL = tl.constexpr(14)  # first element of this task in the array of partial results
 LSE_X = tl.constexpr(15)  # address of the local log-sum-exps (n,) fp32
 LSE_Y = tl.constexpr(16)  # address of the global log-sum-exps of the other direction (N,) fp32
 WEIGHT = tl.constexpr(17)  # address of w (N,) fp32
 D_X = tl.constexpr(18)  # address of the gradient (n, D)
-FIELDS = tl.constexpr(19)
+ROWS = tl.constexpr(19)  # local rows of a block in the backward pass
+WORKSPACE = tl.constexpr(20)  # first element of this task in the workspace
+FIELDS = tl.constexpr(21)
 PADDING = tl.constexpr(128)  # a multiple of every block of rows, so that the arrays padded to it need no masks
 
 
@@ -99,7 +100,7 @@ def _similarity(
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    """Return one (BLOCK_M, BLOCK_N) fp32 tile of S; rows and columns outside are 0."""
+    """Return one (BLOCK_M, BLOCK_N) fp32 tile of S and 1 / |y_j|; rows and columns outside are 0."""
     x = tl.load(task + X).to(tl.pointer_type(DTYPE))
     y = tl.load(task + Y).to(tl.pointer_type(DTYPE))
     width = tl.load(task + WIDTH).to(tl.int32)
@@ -118,15 +119,15 @@ def _similarity(
             right = tl.load(y_rows + k[:, None], mask=(k < width)[:, None], other=0.0)
         tile = _product(left, right, tile, PRECISION, WIDEN)
     scale_x = tl.load(tl.load(task + INVERSE_X).to(tl.pointer_type(tl.float32)) + rows) / temperature
-    scale_y = tl.load(tl.load(task + INVERSE_Y).to(tl.pointer_type(tl.float32)) + columns)
-    return tile * scale_x[:, None] * scale_y[None, :]
+    inverse_y = tl.load(tl.load(task + INVERSE_Y).to(tl.pointer_type(tl.float32)) + columns)
+    return tile * scale_x[:, None] * inverse_y[None, :], inverse_y
 
 
 @triton.jit
 def forward_kernel(
     table,  # (tasks, FIELDS) int64
     temperatures,  # (problems,) fp32
-    partial,  # (4, plane) fp32: running maximum, sum, diagonal, largest other similarity
+    partial,  # (3, plane) fp32: running maximum, sum, diagonal
     plane,
     DTYPE: tl.constexpr,
     EVEN: tl.constexpr,
@@ -149,17 +150,16 @@ def forward_kernel(
     temperature = tl.load(temperatures + tl.load(task + PROBLEM))
     rows = first_row + tl.arange(0, BLOCK_M)
     own = rows + tl.load(task + OFFSET).to(tl.int32)
+    column = tl.arange(0, BLOCK_N)  # compared within the tile: constants of the code instead of registers
     largest = tl.full((BLOCK_M,), float("-inf"), dtype=tl.float32)
-    other = tl.full((BLOCK_M,), float("-inf"), dtype=tl.float32)
     summed = tl.zeros((BLOCK_M,), dtype=tl.float32)
     diagonal = tl.zeros((BLOCK_M,), dtype=tl.float32)
     for start in range(split * span, tl.minimum(total, (split + 1) * span), BLOCK_N):
-        columns = start + tl.arange(0, BLOCK_N)
-        tile = _similarity(task, temperature, rows, columns, DTYPE, EVEN, PRECISION, WIDEN, BLOCK_M, BLOCK_N, BLOCK_K)
-        is_own = columns[None, :] == own[:, None]
-        tile = tl.where(columns[None, :] < total, tile, float("-inf"))
-        diagonal += tl.sum(tl.where(is_own, tile, 0.0), 1)
-        other = tl.maximum(other, tl.max(tl.where(is_own, float("-inf"), tile), 1))
+        tile, _ = _similarity(
+            task, temperature, rows, start + column, DTYPE, EVEN, PRECISION, WIDEN, BLOCK_M, BLOCK_N, BLOCK_K
+        )  # fmt: skip
+        tile = tl.where((column < total - start)[None, :], tile, float("-inf"))
+        diagonal += tl.sum(tl.where(column[None, :] == (own - start)[:, None], tile, 0.0), 1)
         new_largest = tl.maximum(largest, tl.max(tile, 1))
         summed = summed * tl.exp(largest - new_largest) + tl.sum(tl.exp(tile - new_largest[:, None]), 1)
         largest = new_largest
@@ -167,13 +167,12 @@ def forward_kernel(
     tl.store(out, largest, mask=rows < count)
     tl.store(out + plane, summed, mask=rows < count)
     tl.store(out + 2 * plane, diagonal, mask=rows < count)
-    tl.store(out + 3 * plane, other, mask=rows < count)
 
 
 @triton.jit
 def forward_combine_kernel(
     table,  # (tasks, FIELDS) int64
-    partial,  # (4, plane) fp32, as above
+    partial,  # (3, plane) fp32, as above
     plane,
     out,  # (3, all_rows) fp32: log-sum-exp, diagonal, 1 where the diagonal is the largest
     all_rows,
@@ -188,7 +187,6 @@ def forward_combine_kernel(
     largest = tl.load(source, mask=inside, other=0.0)
     summed = tl.load(source + plane, mask=inside, other=1.0)
     diagonal = tl.load(source + 2 * plane, mask=inside, other=0.0)
-    other = tl.load(source + 3 * plane, mask=inside, other=0.0)
     for split in range(1, tl.load(task + SPLITS).to(tl.int32)):
         at = source + split * tl.load(task + LOCAL)
         more = tl.load(at, mask=inside, other=0.0)
@@ -198,120 +196,122 @@ def forward_combine_kernel(
         )
         largest = new_largest
         diagonal += tl.load(at + 2 * plane, mask=inside, other=0.0)
-        other = tl.maximum(other, tl.load(at + 3 * plane, mask=inside, other=0.0))
     to = out + tl.load(task + BASE) + rows
     tl.store(to, largest + tl.log(summed), mask=inside)
     tl.store(to + all_rows, diagonal, mask=inside)
-    tl.store(to + 2 * all_rows, (diagonal >= other).to(tl.float32), mask=inside)
+    tl.store(to + 2 * all_rows, (diagonal >= largest).to(tl.float32), mask=inside)  # one calculation gave both
 
 
 @triton.jit
-def backward_kernel(
+def _block(task, number):
+    """Return the first local row, the first global row and the number of global rows of a task's block."""
+    span = tl.load(task + SPAN).to(tl.int32)
+    total = tl.load(task + GLOBAL).to(tl.int32)
+    across = tl.cdiv(total, span)
+    first_column = number % across * span
+    return number // across * tl.load(task + ROWS).to(tl.int32), first_column, tl.minimum(span, total - first_column)
+
+
+@triton.jit(do_not_specialize=["number"])
+def d_similarity_kernel(
     table,  # (tasks, FIELDS) int64
     temperatures,  # (problems,) fp32
-    partial,  # fp32, per task (splits, n, D): sum over the split of dS_ij y_j / |y_j|
+    workspace,  # per task (ROWS, SPAN): dS_ij / |y_j| of this block, in the precision of the product that follows
+    number,  # which block of every task
     DTYPE: tl.constexpr,
-    DOT_DTYPE: tl.constexpr,
     EVEN: tl.constexpr,
     PRECISION: tl.constexpr,
     WIDEN: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
+):
+    """Write one tile of a block; columns up to the next multiple of BLOCK_N get 0; grid (tiles of a block, tasks)."""
+    task = table + tl.program_id(1) * FIELDS
+    first_row, first_column, block_columns = _block(task, number)
+    across = tl.cdiv(block_columns, BLOCK_N)
+    tile_row = tl.program_id(0) // across * BLOCK_M
+    tile_column = tl.program_id(0) % across * BLOCK_N
+    count = tl.load(task + LOCAL).to(tl.int32)
+    if (tile_row >= tl.load(task + ROWS)) | (first_row + tile_row >= count):
+        return
+    temperature = tl.load(temperatures + tl.load(task + PROBLEM))
+    rows = first_row + tile_row + tl.arange(0, BLOCK_M)
+    column = tl.arange(0, BLOCK_N)  # compared within the tile: constants of the code instead of registers
+    columns = first_column + tile_column + column
+    tile, inverse_y = _similarity(
+        task, temperature, rows, columns, DTYPE, EVEN, PRECISION, WIDEN, BLOCK_M, BLOCK_N, BLOCK_K
+    )  # fmt: skip
+    row_shift = tl.load(tl.load(task + SHIFT_X).to(tl.pointer_type(tl.float32)) + rows)
+    column_shift = tl.load(tl.load(task + SHIFT_Y).to(tl.pointer_type(tl.float32)) + columns)
+    d_tile = tl.exp(tile - row_shift[:, None]) + tl.exp(tile - column_shift[None, :])
+    own = rows + tl.load(task + OFFSET).to(tl.int32)
+    weight = tl.load(task + WEIGHT).to(tl.pointer_type(tl.float32))
+    twice_weight = 2.0 * tl.load(weight + own, mask=rows < count, other=0.0)
+    within = own - (first_column + tile_column)
+    d_tile -= tl.where(column[None, :] == within[:, None], twice_weight[:, None], 0.0)
+    d_tile *= inverse_y[None, :]
+    out = workspace + tl.multiple_of(tl.load(task + WORKSPACE), 16)
+    out += (tile_row + tl.arange(0, BLOCK_M))[:, None].to(tl.int64) * tl.multiple_of(tl.load(task + SPAN), 16)
+    tl.store(out + (tile_column + column)[None, :], d_tile.to(workspace.dtype.element_ty))
+
+
+@triton.jit(do_not_specialize=["number"])
+def gradient_kernel(
+    table,  # (tasks, FIELDS) int64
+    workspace,  # as above
+    partial,  # fp32, per task (splits, n, D): sum over the split's part of all blocks of dS_ij y_j / |y_j|
+    number,  # which block of every task
+    DTYPE: tl.constexpr,
+    EVEN: tl.constexpr,
+    PRECISION: tl.constexpr,
+    WIDEN: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_K: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """Form dS tile by tile and multiply it with BLOCK_D columns of y; grid (row blocks * splits, tasks, D slices)."""
+    """Add a block's product with BLOCK_D columns of y; grid (row tiles of a block * splits, tasks, D slices)."""
     task = table + tl.program_id(1) * FIELDS
-    count = tl.load(task + LOCAL).to(tl.int32)
+    first_row, first_column, block_columns = _block(task, number)
     splits = tl.load(task + SPLITS).to(tl.int32)
+    tile_row = tl.program_id(0) // splits * BLOCK_M
+    first_d = tl.program_id(2) * BLOCK_D
+    count = tl.load(task + LOCAL).to(tl.int32)
     width = tl.load(task + WIDTH).to(tl.int32)
-    first_row = tl.program_id(0) // splits * BLOCK_M
-    if (first_row >= count) | (tl.program_id(2) * BLOCK_D >= width):
+    if (tile_row >= tl.load(task + ROWS)) | (first_row + tile_row >= count) | (first_d >= width):
         return
     split = tl.program_id(0) % splits
     total = tl.load(task + GLOBAL).to(tl.int32)
-    span = tl.load(task + SPAN).to(tl.int32)
-    temperature = tl.load(temperatures + tl.load(task + PROBLEM))
     y = tl.load(task + Y).to(tl.pointer_type(DTYPE))
+    stride = tl.multiple_of(tl.load(task + SPAN), 16)
+    out = partial + tl.load(task + PARTIAL)
     if EVEN:
-        y, width = tl.multiple_of(y, 16), width // BLOCK_D * BLOCK_D
-    inverse_y = tl.load(task + INVERSE_Y).to(tl.pointer_type(tl.float32))
-    shift_y = tl.load(task + SHIFT_Y).to(tl.pointer_type(tl.float32))
-    weight = tl.load(task + WEIGHT).to(tl.pointer_type(tl.float32))
-    rows = first_row + tl.arange(0, BLOCK_M)
-    own = rows + tl.load(task + OFFSET).to(tl.int32)
-    d = tl.program_id(2) * BLOCK_D + tl.arange(0, BLOCK_D)
-    row_shift = tl.load(tl.load(task + SHIFT_X).to(tl.pointer_type(tl.float32)) + rows)
-    twice_weight = 2.0 * tl.load(weight + own, mask=rows < count, other=0.0)
+        y, out, width = tl.multiple_of(y, 16), tl.multiple_of(out, 16), width // BLOCK_D * BLOCK_D
+    d = first_d + tl.arange(0, BLOCK_D)
+    source = workspace + tl.multiple_of(tl.load(task + WORKSPACE), 16)
+    source += (tile_row + tl.arange(0, BLOCK_M))[:, None].to(tl.int64) * stride + tl.arange(0, BLOCK_K)[None, :]
+    part = tl.cdiv(tl.cdiv(block_columns, BLOCK_K), splits) * BLOCK_K
     gradient = tl.zeros((BLOCK_M, BLOCK_D), dtype=tl.float32)
-    for start in range(split * span, tl.minimum(total, (split + 1) * span), BLOCK_N):
-        columns = start + tl.arange(0, BLOCK_N)
-        tile = _similarity(
-            task, temperature, rows, columns, DTYPE, EVEN, PRECISION, WIDEN, BLOCK_M, BLOCK_N, BLOCK_K
-        )  # fmt: skip
-        d_tile = tl.exp(tile - row_shift[:, None]) + tl.exp(tile - tl.load(shift_y + columns)[None, :])
-        d_tile -= tl.where(columns[None, :] == own[:, None], twice_weight[:, None], 0.0)
-        d_tile *= tl.load(inverse_y + columns)[None, :]
-        y_rows = y + tl.minimum(columns, total - 1)[:, None].to(tl.int64) * width
+    for start in range(split * part, tl.minimum(block_columns, (split + 1) * part), BLOCK_K):
+        # Beyond the last global row dS is 0, so that any row will do.
+        columns = tl.minimum(first_column + start + tl.arange(0, BLOCK_K), total - 1)
+        y_rows = y + columns[:, None].to(tl.int64) * width
         if EVEN:
             y_tile = tl.load(y_rows + d[None, :])
         else:
             y_tile = tl.load(y_rows + d[None, :], mask=(d < width)[None, :], other=0.0)
-        gradient = _product(d_tile.to(DOT_DTYPE), y_tile.to(DOT_DTYPE), gradient, PRECISION, WIDEN)
-    out = partial + tl.load(task + PARTIAL) + (split.to(tl.int64) * count + rows[:, None]) * width + d[None, :]
-    tl.store(out, gradient, mask=(rows[:, None] < count) & (d[None, :] < width))
-
-
-@triton.jit
-def backward_resident_kernel(
-    table,  # (tasks, FIELDS) int64
-    temperatures,  # (problems,) fp32
-    partial,  # fp32, per task (splits, n, D): sum over the split of dS_ij y_j / |y_j|
-    DTYPE: tl.constexpr,
-    PRECISION: tl.constexpr,
-    WIDEN: tl.constexpr,
-    WIDTH: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-):
-    """As `backward_kernel` for one known D: whole rows stay on the chip; grid (row blocks * splits, tasks).
-
-    x is read once, and every tile of y serves both products, so that no similarity is computed twice.
-    """
-    task = table + tl.program_id(1) * FIELDS
-    count = tl.load(task + LOCAL).to(tl.int32)
-    splits = tl.load(task + SPLITS).to(tl.int32)
-    first_row = tl.program_id(0) // splits * BLOCK_M
-    if first_row >= count:
-        return
-    split = tl.program_id(0) % splits
-    total = tl.load(task + GLOBAL).to(tl.int32)
-    span = tl.load(task + SPAN).to(tl.int32)
-    temperature = tl.load(temperatures + tl.load(task + PROBLEM))
-    x = tl.multiple_of(tl.load(task + X).to(tl.pointer_type(DTYPE)), 16)
-    y = tl.multiple_of(tl.load(task + Y).to(tl.pointer_type(DTYPE)), 16)
-    inverse_y = tl.load(task + INVERSE_Y).to(tl.pointer_type(tl.float32))
-    shift_y = tl.load(task + SHIFT_Y).to(tl.pointer_type(tl.float32))
-    weight = tl.load(task + WEIGHT).to(tl.pointer_type(tl.float32))
-    rows = first_row + tl.arange(0, BLOCK_M)
-    own = rows + tl.load(task + OFFSET).to(tl.int32)
-    d = tl.arange(0, WIDTH)
-    x_tile = tl.load(x + tl.minimum(rows, count - 1)[:, None].to(tl.int64) * WIDTH + d[None, :])
-    scale = tl.load(tl.load(task + INVERSE_X).to(tl.pointer_type(tl.float32)) + rows) / temperature
-    row_shift = tl.load(tl.load(task + SHIFT_X).to(tl.pointer_type(tl.float32)) + rows)
-    twice_weight = 2.0 * tl.load(weight + own, mask=rows < count, other=0.0)
-    gradient = tl.zeros((BLOCK_M, WIDTH), dtype=tl.float32)
-    for start in range(split * span, tl.minimum(total, (split + 1) * span), BLOCK_N):
-        columns = start + tl.arange(0, BLOCK_N)
-        y_tile = tl.load(y + tl.minimum(columns, total - 1)[:, None].to(tl.int64) * WIDTH + d[None, :])
-        inverse = tl.load(inverse_y + columns)
-        tile = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
-        tile = _product(x_tile, tl.trans(y_tile), tile, PRECISION, WIDEN) * scale[:, None] * inverse[None, :]
-        d_tile = tl.exp(tile - row_shift[:, None]) + tl.exp(tile - tl.load(shift_y + columns)[None, :])
-        d_tile -= tl.where(columns[None, :] == own[:, None], twice_weight[:, None], 0.0)
-        gradient = _product((d_tile * inverse[None, :]).to(DTYPE), y_tile, gradient, PRECISION, WIDEN)
-    out = partial + tl.load(task + PARTIAL) + (split.to(tl.int64) * count + rows[:, None]) * WIDTH + d[None, :]
-    tl.store(out, gradient, mask=rows[:, None] < count)
+        d_tile = tl.load(source + start)
+        gradient = _product(d_tile, y_tile.to(d_tile.dtype), gradient, PRECISION, WIDEN)
+    rows = first_row + tile_row + tl.arange(0, BLOCK_M)
+    half = first_d + tl.arange(0, BLOCK_D // 2)
+    out += (split.to(tl.int64) * count + rows[:, None]) * width + half[None, :]
+    # In two halves: the sum so far and this tile do not fit into the registers together.
+    left, right = tl.split(tl.permute(tl.reshape(gradient, (BLOCK_M, 2, BLOCK_D // 2)), (0, 2, 1)))
+    inside = (rows < count)[:, None] & (half < width)[None, :]
+    tl.store(out, left + tl.load(out, mask=inside & (first_column > 0), other=0.0), mask=inside)
+    out += BLOCK_D // 2
+    inside = (rows < count)[:, None] & (half < width - BLOCK_D // 2)[None, :]
+    tl.store(out, right + tl.load(out, mask=inside & (first_column > 0), other=0.0), mask=inside)
 
 
 @triton.jit

@@ -13,59 +13,79 @@ from scl_kernels.backend import interpreting
 from scl_kernels.infonce_reference import MINIMUM_NORM
 
 TRITON_DTYPE = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
-WANTED_PROGRAMS = 264
-"""Programs that fill a device (two per multiprocessor of an H100). A constant, so that results do not depend on it."""
 MULTIPLE = 256
-"""Widths that are multiples of it (all published ones) need no masks over D; a multiple of every block over D."""
+"""Widths that are multiples of it (all published ones) need no masks over D; a multiple of every tile's side."""
+FORWARD_PROGRAMS = 264
+"""Programs that fill a device, two per multiprocessor of an H100. A constant, so that results do not depend on it."""
+GRADIENT_PROGRAMS = 128
+"""The same for `gradient_kernel`, of which a multiprocessor holds one."""
 MAXIMUM_SPLITS = 32
-PARTIAL_BYTES = 16 * 2**20
+SPLIT_COLUMNS = 256
+"""Fewest global rows that are worth a split of a block."""
+PARTIAL_BYTES = 8 * 2**20
 """Bound on the memory of partial gradients as far as more than one split is concerned."""
-BLOCK_ROWS = 16
-"""Local rows of a program in the kernels that only stream."""
+WORKSPACE_BYTES = (8 * 2**20, 32 * 2**20)
+"""Bounds on dS's workspace, four times the gradients in between; a larger one would not stay in an H100's L2 cache."""
+BLOCK_LOCAL_ROWS = 8192
+"""Local rows of all tasks' blocks together: tiles enough for a device, and their gradients fit into its cache."""
+PREPARE_ROWS = 16
+"""Rows of a program of `prepare_kernel`."""
+COMBINE_ROWS = 4
+"""Local rows of a program of the combining kernels; with more, the backward one fills the registers."""
 BLOCK_STREAM = 128
 """Columns that they read at once."""
 
 
+def cdiv(size: int, step: int) -> int:
+    """Return size / step rounded up; Triton's own takes microseconds, as much as all of a table's arithmetic."""
+    return -(-size // step)
+
+
 class Tiles(NamedTuple):
-    """Sizes of the tile kernels for one dtype."""
+    """Sizes of a matrix product's tiles: (block_m, block_n) of the result, block_k along the sum."""
 
     block_m: int
     block_n: int
     block_k: int
-    block_d: int
-    num_warps: int
     num_stages: int
+    max_registers: int | None = None
+    """128 makes room for two programs of 8 warps on a multiprocessor, one of which computes while the other waits."""
+
+    @property
+    def options(self) -> dict[str, int]:
+        """What a launch and the compiler take."""
+        bound = {} if self.max_registers is None else {"maxnreg": self.max_registers}
+        return {"num_warps": 8, "num_stages": self.num_stages, **bound}
 
 
-def forward_tiles(dtype: torch.dtype, even: bool) -> Tiles:
-    """Return the forward kernel's tiles, the largest found that spill nowhere; masks and fp32 want registers."""
+def similarity_tiles(dtype: torch.dtype, even: bool, architecture: int) -> Tiles:
+    """Return the tiles of S in both passes, the largest found that spill nowhere; masks and fp32 want registers.
+
+    Args:
+        dtype: Of the rows.
+        even: See `Sides`.
+        architecture: 80 for an A100, 90 for an H100; the former would spill with 128 registers.
+    """
     if dtype == torch.float32:
-        return Tiles(64, 64, 32, 0, 8, 2) if even else Tiles(64, 32, 32, 0, 8, 2)
-    return Tiles(128, 128, 64, 0, 8, 3) if even else Tiles(64, 64, 64, 0, 8, 2)
+        return Tiles(64, 64, 32, 2) if even else Tiles(64, 32, 32, 2)
+    if not even:
+        return Tiles(64, 64, 64, 2)
+    return Tiles(128, 128, 64, 3, 128 if architecture >= 90 and dtype == torch.bfloat16 else None)
 
 
-def backward_tiles(dtype: torch.dtype, even: bool) -> Tiles:
-    """Return the backward kernel's tiles, the largest found that spill nowhere.
-
-    128 local rows spill at every block_d tried (128, 256), as do 64 columns at block_d 256 on an H100.
-    """
+def gradient_tiles(dtype: torch.dtype, even: bool, *, wide: bool) -> Tiles:
+    """Return the tiles of dS y; `wide` ones read less per product, but are too few where there are few local rows."""
     if dtype == torch.bfloat16 and even:
-        return Tiles(64, 32, 64, 256, 8, 2)
-    return Tiles(32, 32, 32, 128, 8, 2)
+        return Tiles(128, 256 if wide else 128, 64, 3)
+    return Tiles(64, 64, 32, 3)
 
 
-RESIDENT_WIDTHS = (256, 512)
-"""Widths whose rows `backward_resident_kernel` keeps on the chip; at 1024 their gradient alone fills the registers."""
-
-
-def resident_tiles(dtype: torch.dtype, width: int, even: bool) -> Tiles | None:
-    """Return the resident backward kernel's tiles, or None where another one has to run.
-
-    bf16 only: fp16 gradients need fp32 operands. At D = 512, 64 columns spill 8 to 72 bytes, 128 rows spill 1 KB.
-    """
-    if dtype != torch.bfloat16 or not even or width not in RESIDENT_WIDTHS:
-        return None
-    return Tiles(64, 32 if width == 512 else 64, 0, width, 8, 3 if width == 512 else 2)
+def architecture(device: torch.device) -> int:
+    """Return 10 times the major compute capability and the minor one; an A100's 80 without a GPU."""
+    if device.type != "cuda":
+        return 80
+    major, minor = torch.cuda.get_device_capability(device)
+    return 10 * major + minor
 
 
 def precision(dtype: torch.dtype) -> str:
@@ -73,19 +93,26 @@ def precision(dtype: torch.dtype) -> str:
     return "tf32x3" if dtype == torch.float32 else "tf32"
 
 
-def constants(dtype: torch.dtype, tiles: Tiles, *, even: bool) -> dict[str, Any]:
-    """Return the tile kernels' compile-time arguments; `even`: see `Sides`."""
-    common = {"DTYPE": TRITON_DTYPE[dtype], "EVEN": even, "PRECISION": precision(dtype), "WIDEN": interpreting()}
-    common |= {"BLOCK_M": tiles.block_m, "BLOCK_N": tiles.block_n, "BLOCK_K": tiles.block_k}
-    if tiles.block_d:
-        common |= {"BLOCK_D": tiles.block_d, "DOT_DTYPE": tl.bfloat16 if dtype == torch.bfloat16 else tl.float32}
-    return common
+def workspace_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Return the precision of dS as an operand: that of bf16 rows, else fp32, since fp16 cannot hold 1 / N."""
+    return torch.bfloat16 if dtype == torch.bfloat16 else torch.float32
 
 
-def resident_constants(dtype: torch.dtype, tiles: Tiles) -> dict[str, Any]:
-    """Return the resident backward kernel's compile-time arguments."""
-    shared = {name: constants(dtype, tiles, even=True)[name] for name in ("DTYPE", "PRECISION", "WIDEN")}
-    return shared | {"WIDTH": tiles.block_d, "BLOCK_M": tiles.block_m, "BLOCK_N": tiles.block_n}
+def common_constants(dtype: torch.dtype, *, even: bool) -> dict[str, Any]:
+    """Return the compile-time arguments of every tile kernel; `even`: see `Sides`."""
+    return {"DTYPE": TRITON_DTYPE[dtype], "EVEN": even, "PRECISION": precision(dtype), "WIDEN": interpreting()}
+
+
+def similarity_constants(dtype: torch.dtype, tiles: Tiles, *, even: bool) -> dict[str, Any]:
+    """Return the compile-time arguments of the forward kernel and of the one that writes dS."""
+    sizes = {"BLOCK_M": tiles.block_m, "BLOCK_N": tiles.block_n, "BLOCK_K": tiles.block_k}
+    return common_constants(dtype, even=even) | sizes
+
+
+def gradient_constants(dtype: torch.dtype, tiles: Tiles, *, even: bool) -> dict[str, Any]:
+    """Return the compile-time arguments of the kernel that multiplies dS with y."""
+    sizes = {"BLOCK_M": tiles.block_m, "BLOCK_K": tiles.block_k, "BLOCK_D": tiles.block_n}
+    return common_constants(dtype, even=even) | sizes
 
 
 class Sides(NamedTuple):
@@ -102,6 +129,11 @@ class Sides(NamedTuple):
         return all(t.shape[1] % MULTIPLE == 0 and t.data_ptr() % 16 == 0 for t in [*self.x, *self.y])
 
     @property
+    def sizes(self) -> list[tuple[int, int, int]]:
+        """(n, N, D) per task."""
+        return [(x.shape[0], y.shape[0], x.shape[1]) for x, y in zip(self.x, self.y, strict=True)]
+
+    @property
     def local(self) -> int:
         """Sum of n over the tasks."""
         return sum(x.shape[0] for x in self.x)
@@ -113,25 +145,68 @@ def sides(a: list[Tensor], b: list[Tensor], a_all: list[Tensor], b_all: list[Ten
     return Sides(x, y, offset * 2, [*range(len(a))] * 2)
 
 
-def splits(sizes: Sequence[tuple[int, int, int]], tiles: Tiles) -> list[tuple[int, int]]:
-    """Return (rows of a split, number of splits) per task: enough programs to fill a device, bounded memory.
+class Cut(NamedTuple):
+    """How a task's (n, N) similarities are cut up."""
+
+    span: int
+    """Global rows of a split in the forward pass, of a block in the backward pass."""
+    splits: int
+    """How many programs share the local rows of a tile; in the backward pass within every block."""
+    rows: int = 0
+    """Local rows of a block; 0 in the forward pass, which has no blocks."""
+
+    def blocks(self, n: int, total: int) -> int:
+        """Return how many blocks cover (n, total) similarities."""
+        return cdiv(n, self.rows) * cdiv(total, self.span)
+
+
+Sizes = Sequence[tuple[int, int, int]]
+"""(n, N, D) per task."""
+
+
+def forward_cuts(sizes: Sizes, tiles: Tiles) -> list[Cut]:
+    """Cut for the forward pass: enough programs to fill a device."""
+    programs = sum(cdiv(n, tiles.block_m) for n, _, _ in sizes)
+    wanted = min(MAXIMUM_SPLITS, cdiv(FORWARD_PROGRAMS, max(1, programs)))
+    cuts = []
+    for _, total, _ in sizes:
+        span = cdiv(cdiv(max(1, total), tiles.block_n), wanted) * tiles.block_n
+        cuts.append(Cut(span, cdiv(max(1, total), span)))
+    return cuts
+
+
+def backward_cuts(sizes: Sizes, dtype: torch.dtype, even: bool) -> tuple[list[Cut], Tiles]:
+    """Cut for the backward pass: blocks of all tasks fit into the workspace together, and their tiles fill a device.
 
     Args:
-        sizes: (n, N, D) per task.
-        tiles: Sizes of the tile kernel.
+        sizes: Of the tasks.
+        dtype: Of the rows.
+        even: See `Sides`.
+
+    Returns:
+        The cuts, and the tiles of `gradient_kernel` that suit them.
     """
-    programs = sum(
-        triton.cdiv(n, tiles.block_m) * (triton.cdiv(width, tiles.block_d) if tiles.block_d else 1)
-        for n, _, width in sizes
-    )
-    wanted = min(MAXIMUM_SPLITS, triton.cdiv(WANTED_PROGRAMS, max(1, programs)))
-    if tiles.block_d:
-        wanted = min(wanted, max(1, PARTIAL_BYTES // max(1, sum(4 * n * width for n, _, width in sizes))))
-    out = []
-    for _, total, _ in sizes:
-        span = triton.cdiv(triton.cdiv(max(1, total), tiles.block_n), wanted) * tiles.block_n
-        out.append((span, triton.cdiv(max(1, total), span)))
-    return out
+    pad = kernels.PADDING.value
+    gradients = sum(n * width for n, _, width in sizes) * dtype.itemsize
+    smallest, largest = WORKSPACE_BYTES
+    share = min(max(4 * gradients, smallest), largest) // workspace_dtype(dtype).itemsize // len(sizes)
+    most_rows = max(BLOCK_LOCAL_ROWS // len(sizes) // pad, 1) * pad
+    shapes = []
+    for n, total, _ in sizes:
+        rows = min(cdiv(max(1, n), pad) * pad, most_rows)
+        across = cdiv(max(1, total), max(share // rows // pad, 1) * pad)
+        shapes.append((rows, cdiv(cdiv(max(1, total), across), pad) * pad))
+
+    def programs(tiles: Tiles) -> int:
+        pairs = zip(shapes, sizes, strict=True)
+        return sum(cdiv(rows, tiles.block_m) * cdiv(d, tiles.block_n) for (rows, _), (*_, d) in pairs)
+
+    tiles = gradient_tiles(dtype, even, wide=True)
+    if programs(tiles) < GRADIENT_PROGRAMS:
+        tiles = gradient_tiles(dtype, even, wide=False)
+    plane = sum(4 * n * width for n, _, width in sizes)
+    splits = max(1, min(GRADIENT_PROGRAMS // programs(tiles), PARTIAL_BYTES // max(1, plane)))
+    return [Cut(span, min(splits, cdiv(span, SPLIT_COLUMNS)), rows) for rows, span in shapes], tiles
 
 
 class Plan(NamedTuple):
@@ -141,47 +216,48 @@ class Plan(NamedTuple):
     """(tasks, FIELDS) int64."""
     vectors: Tensor
     """(2, rows) fp32: inverse norms and shifts, padded, task by task; held here because the table has its address."""
-    work: int
-    """Largest (row blocks * splits) of a task."""
-    elements: int
+    partial: int
     """Elements of one plane of partial results."""
+    workspace: int
+    """Elements of the workspace; 0 in the forward pass."""
 
 
-def plan(tasks: Sides, tiles: Tiles, pointers: Sequence[Sequence[Tensor]] = ()) -> Plan:
-    """Build the table for tasks; `pointers` are the backward's columns LSE_X, LSE_Y, WEIGHT and D_X.
+def plan(tasks: Sides, sizes: Sizes, cuts: Sequence[Cut], pointers: Sequence[Sequence[Tensor]] = ()) -> Plan:
+    """Build the table for tasks.
 
     Args:
         tasks: What to compute.
-        tiles: Sizes of the tile kernel.
-        pointers: Four lists with one tensor per task, or nothing in the forward pass.
+        sizes: Of the tasks.
+        cuts: Of the tasks.
+        pointers: The backward's columns LSE_X, LSE_Y, WEIGHT and D_X, lists with one tensor per task; or nothing.
     """
     pad = kernels.PADDING.value
-    sizes = [(x.shape[0], y.shape[0], x.shape[1]) for x, y in zip(tasks.x, tasks.y, strict=True)]
-    total = sum(triton.cdiv(n, pad) * pad + triton.cdiv(everything, pad) * pad for n, everything, _ in sizes)
+    total = sum(cdiv(n, pad) * pad + cdiv(everything, pad) * pad for n, everything, _ in sizes)
     vectors = tasks.x[0].new_empty(2, total, dtype=torch.float32)
-    table, base, partial, work = [], 0, 0, 1
+    table, base, partial, workspace = [], 0, 0, 0
     x_at = vectors.data_ptr()
-    for k, ((n, everything, width), (span, parts)) in enumerate(zip(sizes, splits(sizes, tiles), strict=True)):
-        y_at = x_at + 4 * triton.cdiv(n, pad) * pad
+    for k, ((n, everything, width), cut) in enumerate(zip(sizes, cuts, strict=True)):
+        y_at = x_at + 4 * cdiv(n, pad) * pad
         row = [tasks.x[k].data_ptr(), tasks.y[k].data_ptr(), x_at, y_at, x_at + 4 * total, y_at + 4 * total]
-        row += [n, everything, width, tasks.offset[k], tasks.problem[k], span, parts, base, partial]
-        table.append(row + ([column[k].data_ptr() for column in pointers] or [0] * 4))
-        base, x_at = base + n, y_at + 4 * triton.cdiv(everything, pad) * pad
-        partial += parts * n * (width if tiles.block_d else 1)
-        work = max(work, triton.cdiv(n, tiles.block_m) * parts)
+        row += [n, everything, width, tasks.offset[k], tasks.problem[k], cut.span, cut.splits, base, partial]
+        row += [column[k].data_ptr() for column in pointers] or [0] * 4
+        table.append([*row, cut.rows, workspace])
+        base, x_at = base + n, y_at + 4 * cdiv(everything, pad) * pad
+        partial += cut.splits * n * (width if cut.rows else 1)
+        workspace += cut.rows * cut.span
     on_device = torch.tensor(table, dtype=torch.int64).to(vectors.device, non_blocking=True)
-    return Plan(on_device, vectors, work, max(1, partial))
+    return Plan(on_device, vectors, max(1, partial), workspace)
 
 
 def _prepare(tasks: Sides, planned: Plan, *, shifts: bool) -> None:
     pad = kernels.PADDING.value
-    rows = triton.cdiv(max(t.shape[0] for t in [*tasks.x, *tasks.y]), pad) * pad
-    kernels.prepare_kernel[(triton.cdiv(rows, BLOCK_ROWS), 2 * len(tasks.x))](
+    rows = cdiv(max(t.shape[0] for t in [*tasks.x, *tasks.y]), pad) * pad
+    kernels.prepare_kernel[(cdiv(rows, PREPARE_ROWS), 2 * len(tasks.x))](
         planned.table,
         TRITON_DTYPE[tasks.x[0].dtype],
         MINIMUM_NORM,
         SHIFTS=shifts,
-        BLOCK_ROWS=BLOCK_ROWS,
+        BLOCK_ROWS=PREPARE_ROWS,
         BLOCK_K=BLOCK_STREAM,
         num_warps=4,
     )
@@ -200,23 +276,24 @@ def statistics(tasks: Sides, temperature: Tensor) -> Tensor:
     out = temperature.new_empty(3, tasks.local)
     if tasks.local == 0:
         return out
-    dtype = tasks.x[0].dtype
-    tiles = forward_tiles(dtype, tasks.even)
-    planned = plan(tasks, tiles)
-    partial = temperature.new_empty(4, planned.elements)
+    dtype, sizes = tasks.x[0].dtype, tasks.sizes
+    tiles = similarity_tiles(dtype, tasks.even, architecture(temperature.device))
+    cuts = forward_cuts(sizes, tiles)
+    planned = plan(tasks, sizes, cuts)
+    partial = temperature.new_empty(3, planned.partial)
     _prepare(tasks, planned, shifts=False)
-    kernels.forward_kernel[(planned.work, len(tasks.x))](
+    programs = max(cdiv(n, tiles.block_m) * cut.splits for (n, *_), cut in zip(sizes, cuts, strict=True))
+    kernels.forward_kernel[(programs, len(sizes))](
         planned.table,
         temperature,
         partial,
-        planned.elements,
-        **constants(dtype, tiles, even=tasks.even),
-        num_warps=tiles.num_warps,
-        num_stages=tiles.num_stages,
+        planned.partial,
+        **similarity_constants(dtype, tiles, even=tasks.even),
+        **tiles.options,
     )
-    blocks = triton.cdiv(max(x.shape[0] for x in tasks.x), BLOCK_ROWS)
-    kernels.forward_combine_kernel[(blocks, len(tasks.x))](
-        planned.table, partial, planned.elements, out, tasks.local, BLOCK_ROWS=BLOCK_ROWS, num_warps=1
+    blocks = cdiv(max(n for n, *_ in sizes), COMBINE_ROWS)
+    kernels.forward_combine_kernel[(blocks, len(sizes))](
+        planned.table, partial, planned.partial, out, tasks.local, BLOCK_ROWS=COMBINE_ROWS, num_warps=1
     )
     return out
 
@@ -232,7 +309,7 @@ def gradients(
     """Launch the backward kernels.
 
     Args:
-        tasks: Both directions of all problems; where all have one width, the resident kernel may serve them.
+        tasks: Both directions of all problems; all tensors of one dtype.
         temperature: (problems,) fp32.
         d_loss: (problems,) fp32 gradient of each loss.
         weight_all: (N,) fp32 per task.
@@ -247,23 +324,14 @@ def gradients(
     d_temperature = temperature.new_empty(tasks.local)
     if tasks.local == 0:
         return d_x, d_temperature
-    dtype, widest = tasks.x[0].dtype, max(x.shape[1] for x in tasks.x)
-    resident = resident_tiles(dtype, widest, tasks.even) if len({x.shape[1] for x in tasks.x}) == 1 else None
-    tiles = resident or backward_tiles(dtype, tasks.even)
-    planned = plan(tasks, tiles, (x_lse, y_lse_all, weight_all, d_x))
-    partial = temperature.new_empty(planned.elements)
+    dtype, sizes = tasks.x[0].dtype, tasks.sizes
+    cuts, tiles = backward_cuts(sizes, dtype, tasks.even)
+    planned = plan(tasks, sizes, cuts, (x_lse, y_lse_all, weight_all, d_x))
+    partial = temperature.new_empty(planned.partial)
     _prepare(tasks, planned, shifts=True)
-    arguments, warps = (planned.table, temperature, partial), {"num_warps": tiles.num_warps}
-    if resident:
-        kernels.backward_resident_kernel[(planned.work, len(tasks.x))](
-            *arguments, **resident_constants(dtype, resident), **warps, num_stages=tiles.num_stages
-        )
-    else:
-        kernels.backward_kernel[(planned.work, len(tasks.x), triton.cdiv(widest, tiles.block_d))](
-            *arguments, **constants(dtype, tiles, even=tasks.even), **warps, num_stages=tiles.num_stages
-        )
-    blocks = triton.cdiv(max(x.shape[0] for x in tasks.x), BLOCK_ROWS)
-    kernels.backward_combine_kernel[(blocks, len(tasks.x))](
+    _multiply_blocks(tasks, planned, cuts, tiles, temperature, partial)
+    blocks = cdiv(max(n for n, *_ in sizes), COMBINE_ROWS)
+    kernels.backward_combine_kernel[(blocks, len(sizes))](
         planned.table,
         temperature,
         d_loss,
@@ -271,8 +339,29 @@ def gradients(
         d_temperature,
         DTYPE=TRITON_DTYPE[dtype],
         MINIMUM=MINIMUM_NORM,
-        BLOCK_ROWS=BLOCK_ROWS,
+        BLOCK_ROWS=COMBINE_ROWS,
         BLOCK_K=BLOCK_STREAM,
         num_warps=4,
     )
     return d_x, d_temperature
+
+
+def _multiply_blocks(
+    tasks: Sides, planned: Plan, cuts: Sequence[Cut], tiles: Tiles, temperature: Tensor, partial: Tensor
+) -> None:
+    """Form dS block by block and add each one's product with y to `partial`; the next block of all tasks at a time."""
+    dtype, sizes = tasks.x[0].dtype, tasks.sizes
+    workspace = temperature.new_empty(planned.workspace, dtype=workspace_dtype(dtype))
+    square = similarity_tiles(dtype, tasks.even, architecture(temperature.device))
+    square_programs = max(cdiv(cut.rows, square.block_m) * cdiv(cut.span, square.block_n) for cut in cuts)
+    programs = max(cdiv(cut.rows, tiles.block_m) * cut.splits for cut in cuts)
+    slices = cdiv(max(width for *_, width in sizes), tiles.block_n)
+    square_constants = similarity_constants(dtype, square, even=tasks.even)
+    constants = gradient_constants(dtype, tiles, even=tasks.even)
+    for number in range(max(cut.blocks(n, total) for cut, (n, total, _) in zip(cuts, sizes, strict=True))):
+        kernels.d_similarity_kernel[(square_programs, len(sizes))](
+            planned.table, temperature, workspace, number, **square_constants, **square.options
+        )
+        kernels.gradient_kernel[(programs, len(sizes), slices)](
+            planned.table, workspace, partial, number, **constants, **tiles.options
+        )

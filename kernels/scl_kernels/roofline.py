@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import torch
 
-from scl_kernels.infonce_launch import Tiles, backward_tiles, forward_tiles, resident_tiles, splits
+from scl_kernels.infonce_launch import backward_cuts, forward_cuts, similarity_tiles
 
 SORT_BYTES_PER_INDEX = 4 * 2 * (4 + 8)
 """A radix sort of int32 keys with int64 values: four passes that read and write both."""
@@ -79,11 +79,10 @@ def total(terms: list[Term]) -> float:
     return sum(term.amount for term in terms)
 
 
-def infonce_flops(local: int, everything: int, width: int, tiles: Tiles) -> tuple[float, float]:
-    """Return forward and backward FLOPs that the kernels execute for one problem, both directions."""
+def infonce_flops(local: int, everything: int, width: int) -> tuple[float, float]:
+    """Return forward and backward FLOPs of one problem, both directions: one product, and two."""
     product = 2 * 2 * local * everything * width
-    slices = -(-width // tiles.block_d)
-    return product, product * (slices + 1)
+    return product, 2 * product
 
 
 def infonce_memory_terms(local: int, ranks: int, width: int) -> tuple[list[Term], list[Term]]:
@@ -94,12 +93,14 @@ def infonce_memory_terms(local: int, ranks: int, width: int) -> tuple[list[Term]
     """
     everything = local * ranks
     sizes = [(local, everything, width)] * 2
-    backward = resident_tiles(torch.bfloat16, width, even=True) or backward_tiles(torch.bfloat16, even=True)
-    forward = sum(parts * local for _, parts in splits(sizes, forward_tiles(torch.bfloat16, even=True)))
-    gradients = sum(parts * local * width for _, parts in splits(sizes, backward))
+    tiles = similarity_tiles(torch.bfloat16, True, 90)
+    forward = sum(cut.splits * local for cut in forward_cuts(sizes, tiles))
+    cuts, _ = backward_cuts(sizes, torch.bfloat16, even=True)
+    gradients = sum(cut.splits * local * width for cut in cuts)
     matrix, outputs = local * everything, Term("gradients of a and b, bf16", 2 * local * width * 2)
     ours = [
-        Term("partial log-sum-exps, four fp32 planes", 4 * 4 * forward),
+        Term("partial log-sum-exps, three fp32 planes", 4 * 3 * forward),
+        Term("a block of dS of either direction, bf16", 2 * sum(cut.rows * cut.span for cut in cuts)),
         Term("partial gradients, fp32", 4 * gradients),
         Term("inverse norms, fp32", 4 * 2 * (local + everything)),
         Term("statistics and gathered log-sum-exps, fp32", 4 * (5 * local + 2 * everything)),

@@ -15,8 +15,8 @@ from scl_kernels import (
     infonce_statistics,
     masked_gather,
 )
+from scl_kernels import infonce_launch as launch
 from scl_kernels.backend import interpreting
-from scl_kernels.infonce_launch import Tiles, splits
 from scl_kernels.masked_gather import forward_op
 from scl_kernels.segment_sum import CHUNK, segment_sum
 from scl_kernels.threeway import (
@@ -24,6 +24,7 @@ from scl_kernels.threeway import (
     GATHER_CASES,
     INFONCE_CASES,
     GatherCase,
+    InfoNCECase,
     compare_gather_rows,
     compare_infonce,
     compare_masked_gather,
@@ -197,11 +198,48 @@ def test_a_real_step_is_the_same_with_and_without_each_kernel(monkeypatch):
     assert [result for result in results if not result.passed] == []
 
 
-def test_splits_cover_all_columns_within_the_memory_bound():
-    for sizes in ([(1, 1, 512)], [(1024, 65536, 512)] * 2, [(64, 4096, 768)] * 6, [(0, 5, 16), (300, 301, 512)]):
-        for block_d in (0, 256):
-            for (_, total, _), (span, parts) in zip(
-                sizes, splits(sizes, Tiles(64, 32, 64, block_d, 8, 2)), strict=True
-            ):
-                assert span % 32 == 0
-                assert (parts - 1) * span < total <= parts * span
+SIZES = (
+    [(1, 1, 512)],
+    [(1024, 65536, 512)] * 2,
+    [(64, 4096, 512)] * 2 + [(64, 4096, 768)] * 10,
+    [(32768, 32768, 512)] * 2,
+    [(0, 5, 16), (300, 301, 512)],
+)
+"""One sample; a rank of 64; a step's losses; one process with a large batch; a task without local rows."""
+
+
+@pytest.mark.parametrize("sizes", SIZES)
+def test_splits_of_the_forward_pass_cover_all_columns(sizes):
+    for (_, total, _), cut in zip(sizes, launch.forward_cuts(sizes, launch.Tiles(64, 32, 64, 2)), strict=True):
+        assert cut.span % 32 == 0
+        assert (cut.splits - 1) * cut.span < total <= cut.splits * cut.span
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("sizes", SIZES)
+def test_blocks_of_the_backward_pass_are_whole_tiles_within_the_memory_bounds(sizes, dtype):
+    for even in (False, True):
+        cuts, tiles = launch.backward_cuts(sizes, dtype, even)
+        square = launch.similarity_tiles(dtype, even, 90)
+        item = launch.workspace_dtype(dtype).itemsize
+        for cut in cuts:
+            assert cut.rows % square.block_m == cut.rows % tiles.block_m == 0
+            assert cut.span % square.block_n == square.block_n % tiles.block_k == 0
+        padded = sum(128 * 128 * item for _ in sizes)
+        assert sum(cut.rows * cut.span * item for cut in cuts) <= launch.WORKSPACE_BYTES[1] + padded
+        planes = sum(4 * cut.splits * n * width for cut, (n, _, width) in zip(cuts, sizes, strict=True))
+        assert planes <= max(launch.PARTIAL_BYTES, sum(4 * n * width for n, _, width in sizes))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_many_blocks_and_splits_add_up(dtype, monkeypatch):
+    """Several row and column blocks of several tasks, the last ones partly empty, and two splits in each."""
+    monkeypatch.setattr(launch, "WORKSPACE_BYTES", (0, 0))
+    monkeypatch.setattr(launch, "BLOCK_LOCAL_ROWS", 0)
+    monkeypatch.setattr(launch, "SPLIT_COLUMNS", 64)
+    cases = (InfoNCECase(140, 300, 24, 130), InfoNCECase(9, 129, 20, 0, 0.03, False))
+    sizes = [(case.local, case.total, case.width) for case in cases] * 2
+    cuts, _ = launch.backward_cuts(sizes, dtype, even=False)
+    assert [cut.blocks(n, total) for cut, (n, total, _) in zip(cuts, sizes, strict=True)] == [6, 2] * 2
+    assert {cut.splits for cut in cuts} == {2}
+    assert_all_pass(compare_infonce(cases, dtype, DEVICE, "triton"))
