@@ -40,6 +40,12 @@ def get_backend() -> Backend:
     return _process_wide
 
 
+def chosen(backend: Backend) -> Backend:
+    """Return a call's choice; its `auto` hands over to the process-wide one."""
+    choice = _validated(backend)
+    return _process_wide if choice == "auto" else choice
+
+
 def interpreting() -> bool:
     """Whether Triton's interpreter was asked for, which runs kernels slowly on CPU tensors."""
     return os.environ.get("TRITON_INTERPRET", "0") == "1"
@@ -61,7 +67,8 @@ def pays_off(operation: Operation, size: int) -> bool:
 
     Args:
         operation: Which.
-        size: `masked_gather` and `gather_rows`: elements written; `infonce`: products of the similarities, n N D.
+        size: `masked_gather` and `gather_rows`: elements written; `infonce`: products of the similarities, N N D,
+            of one process's problem; problems of ranks have kernels at any size, since their twin costs more.
     """
     smallest = smallest_sizes()[operation]
     return smallest is not None and size >= smallest
@@ -73,7 +80,7 @@ def resolve(
     """Turn a call's `backend` into the implementation that runs.
 
     Args:
-        backend: The call's argument; `auto` hands over to the process-wide choice.
+        backend: The call's argument, see `chosen`.
         tensor: The operation's first tensor; its device and dtype decide what `auto` means.
         operation: The operation, whose small sizes `auto` leaves to its twin; None asks for the device alone.
         size: Its size, see `pays_off`.
@@ -82,9 +89,7 @@ def resolve(
         ValueError: Triton was demanded for tensors that it cannot reach.
     """
     device = tensor.device
-    choice = _validated(backend)
-    if choice == "auto":
-        choice = _process_wide
+    choice = chosen(backend)
     if choice == "auto":
         return "triton" if reachable(tensor) and (operation is None or pays_off(operation, size)) else "torch"
     if choice == "torch":

@@ -14,7 +14,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 from scl_kernels import infonce_launch as launch
 from scl_kernels import infonce_reference as reference
-from scl_kernels.backend import Backend, resolve
+from scl_kernels.backend import Backend, chosen, pays_off, resolve
 from scl_kernels.infonce_arguments import InfoNCEProblem, InfoNCEStatistics, check_problems
 from scl_kernels.masked_gather_reference import compute_dtype
 from scl_kernels.validation import check_matrix, check_tensor
@@ -22,8 +22,20 @@ from scl_kernels.validation import check_matrix, check_tensor
 __all__ = ["InfoNCEProblem", "InfoNCEStatistics", "infonce", "infonce_single", "infonce_statistics"]
 
 
-@torch.library.custom_op("scl_kernels::infonce_statistics", mutates_args=())
-def statistics_op(
+STATISTICS = "scl_kernels::infonce_statistics"
+BACKWARD = "scl_kernels::infonce_backward"
+_LISTS = "Tensor[] a, Tensor[] b, Tensor[] a_all, Tensor[] b_all"
+torch.library.define(STATISTICS, f"({_LISTS}, Tensor temperature, int[] offset, str backend) -> Tensor")
+torch.library.define(
+    BACKWARD,
+    f"(Tensor d_loss, {_LISTS}, Tensor temperature, int[] offset, Tensor[] weight_all, Tensor[] row_lse_all, "
+    "Tensor[] col_lse_all, Tensor statistics, str backend) -> Tensor[]",
+)
+
+
+# One implementation for every device; `custom_op` would walk through all the lists in Python on every call.
+@torch.library.impl(STATISTICS, "CompositeExplicitAutograd")
+def _statistics(
     a: list[Tensor],
     b: list[Tensor],
     a_all: list[Tensor],
@@ -45,40 +57,13 @@ def statistics_op(
     return torch.cat(out, dim=1)
 
 
-@statistics_op.register_fake
+@torch.library.register_fake(STATISTICS)
 def _(a, b, a_all, b_all, temperature, offset, backend):
     return a[0].new_empty(5, sum(x.shape[0] for x in a), dtype=compute_dtype(a[0].dtype))
 
 
-@torch.library.custom_op("scl_kernels::infonce", mutates_args=())
-def loss_op(
-    a: list[Tensor],
-    b: list[Tensor],
-    a_all: list[Tensor],
-    b_all: list[Tensor],
-    temperature: Tensor,
-    offset: list[int],
-    weight_all: list[Tensor],
-    row_lse_all: list[Tensor],
-    col_lse_all: list[Tensor],
-    statistics: Tensor,
-    backend: str,
-) -> Tensor:
-    """Return (number of problems,): the local rows' share of each loss, out of the statistics alone."""
-    per_row = statistics[0] + statistics[1] - 2 * statistics[2]
-    out = []
-    for k, part in enumerate(per_row.split([x.shape[0] for x in a])):
-        out.append((weight_all[k][offset[k] : offset[k] + part.shape[0]].to(part.dtype) * part).sum())
-    return torch.stack(out)
-
-
-@loss_op.register_fake
-def _(a, b, a_all, b_all, temperature, offset, weight_all, row_lse_all, col_lse_all, statistics, backend):
-    return statistics.new_empty(len(a))
-
-
-@torch.library.custom_op("scl_kernels::infonce_backward", mutates_args=())
-def backward_op(
+@torch.library.impl(BACKWARD, "CompositeExplicitAutograd")
+def _gradients(
     d_loss: Tensor,
     a: list[Tensor],
     b: list[Tensor],
@@ -96,97 +81,73 @@ def backward_op(
     sizes = [x.shape[0] for x in a]
     row_lse, col_lse = statistics[0].split(sizes), statistics[1].split(sizes)
     if backend == "triton":
-        return _triton_gradients(
-            d_loss, a, b, a_all, b_all, temperature, offset, weight_all, row_lse_all, col_lse_all, (row_lse, col_lse)
-        )
+        lists = (row_lse, col_lse, row_lse_all, col_lse_all, weight_all)
+        row, col, row_all, col_all, weight = ([x.float().contiguous() for x in xs] for xs in lists)
+        tasks = launch.sides(a, b, a_all, b_all, offset)
+        d_x, shares = launch.gradients(tasks, temperature, d_loss, weight * 2, row + col, col_all + row_all)
+        by_problem = shares[: sum(sizes)].split(sizes)
+        return [*d_x, torch.stack([share.sum() for share in by_problem])]
     d_a, d_b, d_temperature = [], [], []
     for k, scale in enumerate(d_loss):
         weights = weight_all[k].to(d_loss.dtype) * scale
-        row = reference.Side(a[k], b_all[k], temperature[k], offset[k])
-        col = reference.Side(b[k], a_all[k], temperature[k], offset[k])
-        gradient, share = reference.side_gradient(row, weights, row_lse[k], col_lse_all[k])
+        row_side = reference.Side(a[k], b_all[k], temperature[k], offset[k])
+        col_side = reference.Side(b[k], a_all[k], temperature[k], offset[k])
+        gradient, share = reference.side_gradient(row_side, weights, row_lse[k], col_lse_all[k])
         d_a.append(gradient)
         d_temperature.append(share)
-        d_b.append(reference.side_gradient(col, weights, col_lse[k], row_lse_all[k])[0])
+        d_b.append(reference.side_gradient(col_side, weights, col_lse[k], row_lse_all[k])[0])
     return [*d_a, *d_b, torch.stack(d_temperature).to(temperature.dtype)]
 
 
-def _triton_gradients(  # type: ignore[no-untyped-def]
-    d_loss, a, b, a_all, b_all, temperature, offset, weight_all, row_lse_all, col_lse_all, local_lse
-) -> list[Tensor]:
-    """Launch the kernels once for all problems; arguments as of `backward_op`."""
-    row, col, row_all, col_all, weight = (
-        [values.float().contiguous() for values in lists]
-        for lists in (*local_lse, row_lse_all, col_lse_all, weight_all)
-    )
-    tasks = launch.sides(a, b, a_all, b_all, offset)
-    d_x, shares = launch.gradients(tasks, temperature, d_loss, weight * 2, row + col, col_all + row_all)
-    by_problem = shares.split([x.shape[0] for x in tasks.x])[: len(a)]
-    return [*d_x, torch.stack([share.sum() for share in by_problem])]
-
-
-@backward_op.register_fake
+@torch.library.register_fake(BACKWARD)
 def _(d_loss, a, b, a_all, b_all, temperature, offset, weight_all, row_lse_all, col_lse_all, statistics, backend):
     return [*(torch.empty_like(x) for x in a), *(torch.empty_like(x) for x in b), torch.empty_like(temperature)]
 
 
-def _setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
-    *problem, offset, weight_all, row_lse_all, col_lse_all, statistics, backend = inputs
-    a, b, a_all, b_all, temperature = problem
-    lists = (a, b, a_all, b_all, weight_all, row_lse_all, col_lse_all)
-    ctx.save_for_backward(temperature, statistics, *(tensor for tensors in lists for tensor in tensors))
-    ctx.offset, ctx.backend, ctx.count = offset, backend, len(a)
+class _LocalShare(torch.autograd.Function):
+    """The local rows' share of each loss, a weighted sum of the statistics, with the gradient of the global losses."""
 
+    @staticmethod
+    def forward(ctx: Any, temperature: Tensor, statistics: Tensor, offset: list[int], backend: str, *flat: Tensor):  # type: ignore[no-untyped-def]
+        """Return (number of problems,); `flat`: a, b, a_all, b_all, weight_all, row_lse_all, col_lse_all in turn."""
+        count = len(offset)
+        sizes = [x.shape[0] for x in flat[:count]]
+        ctx.save_for_backward(temperature, statistics, *flat)
+        ctx.offset, ctx.backend = offset, backend
+        per_row = (statistics[0] + statistics[1] - 2 * statistics[2]).split(sizes)
+        weights = flat[4 * count : 5 * count]
+        out = []
+        for part, weight, start in zip(per_row, weights, offset, strict=True):
+            out.append((weight[start : start + part.shape[0]].to(part.dtype) * part).sum())
+        return torch.stack(out)
 
-def _backward(ctx: Any, d_loss: Tensor) -> tuple:
-    temperature, statistics, *flat = ctx.saved_tensors
-    count = ctx.count
-    a, b, a_all, b_all, weight_all, row_lse_all, col_lse_all = (
-        list(flat[i * count : (i + 1) * count]) for i in range(7)
-    )
-    out = backward_op(
-        d_loss.contiguous(),
-        a,
-        b,
-        a_all,
-        b_all,
-        temperature,
-        ctx.offset,
-        weight_all,
-        row_lse_all,
-        col_lse_all,
-        statistics,
-        ctx.backend,
-    )
-    nothing = [None] * count
-    return (
-        out[:count],
-        out[count : 2 * count],
-        nothing,
-        nothing,
-        out[-1],
-        None,
-        nothing,
-        nothing,
-        nothing,
-        None,
-        None,
-    )
-
-
-loss_op.register_autograd(_backward, setup_context=_setup_context)
+    @staticmethod
+    def backward(ctx: Any, d_loss: Tensor) -> tuple:
+        """Return the gradients of the temperatures and of every a and b."""
+        temperature, statistics, *flat = ctx.saved_tensors
+        count = len(ctx.offset)
+        a, b, a_all, b_all, weight_all, row_lse_all, col_lse_all = (flat[i * count : (i + 1) * count] for i in range(7))
+        *gradients, d_temperature = torch.ops.scl_kernels.infonce_backward(
+            d_loss.contiguous(),
+            a,
+            b,
+            a_all,
+            b_all,
+            temperature,
+            ctx.offset,
+            weight_all,
+            row_lse_all,
+            col_lse_all,
+            statistics,
+            ctx.backend,
+        )
+        return d_temperature, None, None, None, *gradients, *[None] * (5 * count)
 
 
 @register_flop_formula(torch.ops.scl_kernels.infonce_statistics)
 def statistics_flops(a_shapes, b_shapes, a_all_shapes, *args, out_shape=None, **kwargs) -> int:  # type: ignore[no-untyped-def]
     """Count two directions of n x N inner products of length D per problem, two operations each."""
     return sum(4 * n * total[0] * width for (n, width), total in zip(a_shapes, a_all_shapes, strict=True))
-
-
-@register_flop_formula(torch.ops.scl_kernels.infonce)
-def loss_flops(*args, out_shape=None, **kwargs) -> int:  # type: ignore[no-untyped-def]
-    """Count nothing: the value is a weighted sum of the statistics."""
-    return 0
 
 
 @register_flop_formula(torch.ops.scl_kernels.infonce_backward)
@@ -216,7 +177,7 @@ def infonce_statistics(problems: Sequence[InfoNCEProblem], *, backend: Backend =
         return []
     a, b, a_all, b_all, temperature, offset = _fields(problems)
     with torch.no_grad():
-        out = statistics_op(a, b, a_all, b_all, temperature, offset, _implementation(problems, backend))
+        out = torch.ops.scl_kernels.infonce_statistics(a, b, a_all, b_all, temperature, offset, resolve(backend, a[0]))
     parts = out.split([x.shape[0] for x in a], dim=1)
     return [InfoNCEStatistics(part[0], part[1], part[2], part[3] > 0, part[4] > 0) for part in parts]
 
@@ -267,19 +228,9 @@ def infonce(
     stacked = torch.stack(
         [torch.cat([getattr(s, name) for s in statistics]) for name in ("row_lse", "col_lse", "diagonal")]
     )
-    values = loss_op(
-        a,
-        b,
-        a_all,
-        b_all,
-        temperature,
-        offset,
-        [problem.weight_all for problem in problems],
-        list(row_lse_all),
-        list(col_lse_all),
-        stacked,
-        _implementation(problems, backend),
-    )
+    rest = ([problem.weight_all for problem in problems], row_lse_all, col_lse_all)
+    flat = [tensor for tensors in (a, b, a_all, b_all, *rest) for tensor in tensors]
+    values = _LocalShare.apply(temperature, stacked, offset, resolve(backend, a[0]), *flat)
     return list(values.unbind())
 
 
@@ -287,6 +238,8 @@ def infonce_single(
     a: Tensor, b: Tensor, temperature: Tensor | float, weight: Tensor | None = None, *, backend: Backend = "auto"
 ) -> Tensor:
     """Compute the loss of one process that holds the whole batch; the mean over samples unless `weight` is given.
+
+    A batch for which the kernels would not pay off goes through the plain definition unless `backend` says otherwise.
 
     Args:
         a: (N, D) rows of one modality.
@@ -308,6 +261,10 @@ def infonce_single(
     if weight is None:
         weight = a.new_full((a.shape[0],), 1 / max(1, a.shape[0]), dtype=compute_dtype(a.dtype))
     problem = InfoNCEProblem(a, b, a.detach(), b.detach(), temperature, 0, weight)
+    if chosen(backend) == "auto" and not pays_off("infonce", shape[0] ** 2 * shape[1]):
+        check_problems([problem])
+        dtype = compute_dtype(a.dtype)
+        return reference.plain_infonce(a.to(dtype), b.to(dtype), temperature, weight.to(dtype))
     statistics = infonce_statistics([problem], backend=backend)
     return infonce([problem], [statistics[0].row_lse], [statistics[0].col_lse], statistics, backend=backend)[0]
 
@@ -333,9 +290,3 @@ def _fields(
         temperature,
         [problem.offset for problem in problems],
     )
-
-
-def _implementation(problems: Sequence[InfoNCEProblem], backend: Backend) -> str:
-    """Return `triton` or `torch`; all problems of a call count together, since one launch serves them."""
-    products = sum(problem.a.shape[0] * problem.a_all.shape[0] * problem.a.shape[1] for problem in problems)
-    return resolve(backend, problems[0].a, "infonce", products)

@@ -1,7 +1,7 @@
-"""The PyTorch twin of `infonce`: its definition, its path on CPU and what its tests compare with.
+"""The definition of `infonce`, and its PyTorch twin: the path on CPU and of what kernels do not reach.
 
-Works on chunks of local rows, so that no N x N matrix exists here either. Both directions of the loss are the same
-calculation on exchanged arguments: "x" is the local side, "y" the global one.
+The twin works on chunks of local rows, so that no N x N matrix exists in it either. Both directions of the loss are the
+same calculation on exchanged arguments: "x" is the local side, "y" the global one.
 """
 
 from typing import NamedTuple
@@ -16,6 +16,23 @@ MINIMUM_NORM = 1e-8
 """Norms below it are taken for it when rows are normalised."""
 CHUNK_BYTES = 64 * 2**20
 """Size of the largest similarity chunk; about four of them are alive at once."""
+
+
+def plain_infonce(a: Tensor, b: Tensor, temperature: Tensor | float, weight: Tensor) -> Tensor:
+    """Compute the global loss as it is defined, with the whole similarity matrix, in the inputs' dtype.
+
+    Args:
+        a: (N, D) rows of one modality.
+        b: (N, D) their partners.
+        temperature: () divisor of the cosine similarities.
+        weight: (N,) weight of each sample's loss.
+
+    Returns:
+        () the sum over i of w_i (log sum_j exp S_ij + log sum_j exp S_ji - 2 S_ii).
+    """
+    similarity = F.normalize(a, dim=1, eps=MINIMUM_NORM) @ F.normalize(b, dim=1, eps=MINIMUM_NORM).T / temperature
+    each = similarity.logsumexp(1) + similarity.logsumexp(0) - 2 * similarity.diagonal()
+    return (weight * each).sum()
 
 
 class Side(NamedTuple):

@@ -1,9 +1,11 @@
 """InfoNCE's twin: the global loss and its exact gradient out of what each rank computes alone."""
 
+import importlib
 import itertools
 import json
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 import torch
@@ -11,9 +13,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from scl_kernels import InfoNCEProblem, infonce, infonce_single, infonce_statistics
 from scl_kernels import infonce_reference as reference
-from scl_kernels.threeway import plain_infonce
+from scl_kernels.infonce_reference import plain_infonce
 
 DOUBLE = {"dtype": torch.float64}
+twin = partial(infonce_single, backend="torch")
 
 
 def draw(count, width=5, seed=0):
@@ -61,14 +64,14 @@ def test_several_problems_of_other_sizes_equal_each_alone():
 def test_gradcheck(monkeypatch):
     monkeypatch.setattr(reference, "CHUNK_BYTES", 8 * 2 * 7)  # two rows a chunk and an uneven last one
     a, b, temperature, weight = draw(7)
-    assert torch.autograd.gradcheck(lambda *args: infonce_single(*args, weight), (a, b, temperature))
-    assert torch.autograd.gradcheck(lambda *args: infonce_single(*args, 0.2, weight), (a, b))
+    assert torch.autograd.gradcheck(lambda *args: twin(*args, weight), (a, b, temperature))
+    assert torch.autograd.gradcheck(lambda *args: twin(*args, 0.2, weight), (a, b))
 
 
 @pytest.mark.parametrize("count", [0, 1])
 def test_no_sample_and_one_sample_are_a_zero_loss_with_zero_gradients(count):
     a, b, temperature, _ = draw(count)
-    infonce_single(a, b, temperature).backward()
+    twin(a, b, temperature).backward()
     for tensor in (a, b, temperature):
         torch.testing.assert_close(tensor.grad, torch.zeros_like(tensor))
 
@@ -76,7 +79,7 @@ def test_no_sample_and_one_sample_are_a_zero_loss_with_zero_gradients(count):
 def test_a_row_of_zeros_is_finite_and_equals_plain():
     a, b, temperature, weight = draw(4)
     a.data[2] = 0
-    got = torch.autograd.grad(infonce_single(a, b, temperature, weight), (b, temperature))
+    got = torch.autograd.grad(twin(a, b, temperature, weight), (b, temperature))
     torch.testing.assert_close(got, torch.autograd.grad(plain_infonce(a, b, temperature, weight), (b, temperature)))
 
 
@@ -94,7 +97,7 @@ def test_accuracy_counts_rows_whose_own_partner_is_nearest():
 def test_half_precision_inputs_are_summed_in_fp32(dtype):
     a, b, _, weight = draw(40, 16)
     a, b = (x.detach().to(dtype).requires_grad_() for x in (a, b))
-    got = infonce_single(a, b, 0.07, weight.float())
+    got = twin(a, b, 0.07, weight.float())
     torch.testing.assert_close(got.double(), plain_infonce(a.double(), b.double(), 0.07, weight), rtol=1e-5, atol=1e-5)
     got.backward()
     assert a.grad.dtype == dtype
@@ -102,10 +105,10 @@ def test_half_precision_inputs_are_summed_in_fp32(dtype):
 
 def test_compiles_whole_and_counts_its_flops():
     a, b, temperature, weight = draw(8)
-    compiled = torch.compile(lambda *args: 2 * infonce_single(*args), backend="aot_eager", fullgraph=True)
-    torch.testing.assert_close(compiled(a, b, temperature, weight), 2 * infonce_single(a, b, temperature, weight))
+    compiled = torch.compile(lambda *args: 2 * twin(*args), backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(a, b, temperature, weight), 2 * twin(a, b, temperature, weight))
     with FlopCounterMode(display=False) as counter:
-        infonce_single(a, b, temperature, weight).backward()
+        twin(a, b, temperature, weight).backward()
     assert counter.get_total_flops() == 6 * 2 * 8 * 8 * 5
 
 
@@ -115,10 +118,10 @@ def operands(dtype=torch.float32):
     sizes = ((3, 7, 5, 2), (4, 4, 6, 0))
     a_all, b_all = ([torch.randn(total, width, dtype=dtype) for _, total, width, _ in sizes] for _ in range(2))
     a, b = (
-        [x[start : start + n].clone().requires_grad_() for x, (n, _, _, start) in zip(everything, sizes, strict=True)]
+        [x[start : start + n].clone() for x, (n, _, _, start) in zip(everything, sizes, strict=True)]
         for everything in (a_all, b_all)
     )
-    temperature = torch.tensor([0.1, 0.2], requires_grad=True)
+    temperature = torch.tensor([0.1, 0.2])
     weight, row_lse, col_lse = ([torch.rand(total) for _, total, _, _ in sizes] for _ in range(3))
     return [a, b, a_all, b_all, temperature, [start for *_, start in sizes], weight, row_lse, col_lse]
 
@@ -127,25 +130,44 @@ def operands(dtype=torch.float32):
 def test_operators_follow_the_rules_of_custom_operators(dtype):
     """Schemas, fake implementations, autograd registration and tracing, as torch.compile relies on them."""
     given = operands(dtype)
-    detached = [[x.detach() for x in xs] if isinstance(xs[0], torch.Tensor) else xs for xs in given]
-    detached[4] = given[4].detach()
     ops = torch.ops.scl_kernels
-    torch.library.opcheck(ops.infonce_statistics.default, (*detached[:6], "torch"))
-    statistics = ops.infonce_statistics(*detached[:6], "torch")[:3]
-    torch.library.opcheck(ops.infonce.default, (*given, statistics, "torch"))
-    torch.library.opcheck(ops.infonce_backward.default, (torch.ones(2), *detached, statistics, "torch"))
+    torch.library.opcheck(ops.infonce_statistics.default, (*given[:6], "torch"))
+    statistics = ops.infonce_statistics(*given[:6], "torch")[:3]
+    torch.library.opcheck(ops.infonce_backward.default, (torch.ones(2), *given, statistics, "torch"))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_a_small_batch_goes_through_the_definition_with_sums_in_fp32(dtype, monkeypatch):
+    """The same loss and gradients as the twin's, in fewer operations; from some size on there is no N x N matrix."""
+    module = importlib.import_module("scl_kernels.infonce")
+    a, b, temperature, weight = draw(9)
+    a, b = (x.detach().to(dtype).requires_grad_() for x in (a, b))
+    results, calls = [], []
+
+    def statistics(problems, **choice):
+        calls.append(len(results))
+        return infonce_statistics(problems, **choice)
+
+    monkeypatch.setattr(module, "infonce_statistics", statistics)
+    for large in (False, True):
+        monkeypatch.setattr(module, "pays_off", lambda operation, size, large=large: large)
+        loss = infonce_single(a, b, temperature, weight)
+        results.append([loss, *torch.autograd.grad(loss, (a, b, temperature))])
+    assert calls == [1]
+    assert [x.dtype for x in results[0]] == [x.dtype for x in results[1]]
+    torch.testing.assert_close(*results, rtol=2e-2 if dtype == torch.bfloat16 else 1e-5, atol=1e-5)
 
 
 def test_checkpointing_gives_the_same_gradient():
     a, b, temperature, weight = draw(6)
-    kept = torch.autograd.grad(infonce_single(a, b, temperature, weight), (a, b, temperature))
-    again = torch.utils.checkpoint.checkpoint(infonce_single, a, b, temperature, weight, use_reentrant=False)
+    kept = torch.autograd.grad(twin(a, b, temperature, weight), (a, b, temperature))
+    again = torch.utils.checkpoint.checkpoint(twin, a, b, temperature, weight, use_reentrant=False)
     assert all(torch.equal(*pair) for pair in zip(kept, torch.autograd.grad(again, (a, b, temperature)), strict=True))
 
 
 def test_repeats_bitwise():
     a, b, temperature, weight = draw(70, 9)
-    runs = [torch.autograd.grad(infonce_single(a, b, temperature, weight), (a, b, temperature)) for _ in range(2)]
+    runs = [torch.autograd.grad(twin(a, b, temperature, weight), (a, b, temperature)) for _ in range(2)]
     assert all(torch.equal(*pair) for pair in zip(*runs, strict=True))
 
 
@@ -262,4 +284,4 @@ def test_statistics_of_another_problem_are_refused(name):
 def test_bad_input_of_one_process_is_named(change, message):
     a, b, temperature, weight = draw(4)
     with pytest.raises(ValueError, match=message):
-        infonce_single(**{"a": a, "b": b, "temperature": temperature, "weight": weight, **change})
+        twin(**{"a": a, "b": b, "temperature": temperature, "weight": weight, **change})

@@ -198,39 +198,6 @@ def test_a_real_step_is_the_same_with_and_without_each_kernel(monkeypatch):
     assert [result for result in results if not result.passed] == []
 
 
-SIZES = (
-    [(1, 1, 512)],
-    [(1024, 65536, 512)] * 2,
-    [(64, 4096, 512)] * 2 + [(64, 4096, 768)] * 10,
-    [(32768, 32768, 512)] * 2,
-    [(0, 5, 16), (300, 301, 512)],
-)
-"""One sample; a rank of 64; a step's losses; one process with a large batch; a task without local rows."""
-
-
-@pytest.mark.parametrize("sizes", SIZES)
-def test_splits_of_the_forward_pass_cover_all_columns(sizes):
-    for (_, total, _), cut in zip(sizes, launch.forward_cuts(sizes, launch.Tiles(64, 32, 64, 2)), strict=True):
-        assert cut.span % 32 == 0
-        assert (cut.splits - 1) * cut.span < total <= cut.splits * cut.span
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("sizes", SIZES)
-def test_blocks_of_the_backward_pass_are_whole_tiles_within_the_memory_bounds(sizes, dtype):
-    for even in (False, True):
-        cuts, tiles = launch.backward_cuts(sizes, dtype, even)
-        square = launch.similarity_tiles(dtype, even, 90)
-        item = launch.workspace_dtype(dtype).itemsize
-        for cut in cuts:
-            assert cut.rows % square.block_m == cut.rows % tiles.block_m == 0
-            assert cut.span % square.block_n == square.block_n % tiles.block_k == 0
-        padded = sum(128 * 128 * item for _ in sizes)
-        assert sum(cut.rows * cut.span * item for cut in cuts) <= launch.WORKSPACE_BYTES[1] + padded
-        planes = sum(4 * cut.splits * n * width for cut, (n, _, width) in zip(cuts, sizes, strict=True))
-        assert planes <= max(launch.PARTIAL_BYTES, sum(4 * n * width for n, _, width in sizes))
-
-
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_many_blocks_and_splits_add_up(dtype, monkeypatch):
     """Several row and column blocks of several tasks, the last ones partly empty, and two splits in each."""
