@@ -14,7 +14,8 @@ from torch import Tensor
 
 from scl_kernels.backend import Backend
 from scl_kernels.infonce import InfoNCEProblem, infonce, infonce_single, infonce_statistics
-from scl_kernels.infonce_reference import MINIMUM_NORM, plain_infonce
+from scl_kernels.infonce_reference import MINIMUM_NORM
+from scl_kernels.threeway import plain_infonce
 
 RANKS = 64
 

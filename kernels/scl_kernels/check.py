@@ -152,9 +152,8 @@ def compile_variant(variant: Variant, architecture: int) -> Any:
     return triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=options)
 
 
-def measure(variant: Variant, architecture: int) -> Usage:
-    """Compile, and read registers, shared bytes and spilled bytes from the cubin."""
-    compiled = compile_variant(variant, architecture)
+def usage_of(compiled: Any) -> Usage:
+    """Read registers, shared bytes and spilled bytes from a compiled kernel's cubin."""
     tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as cubin:
         cubin.write(compiled.asm["cubin"])
@@ -162,6 +161,11 @@ def measure(variant: Variant, architecture: int) -> Usage:
         text = subprocess.run([tool, "-res-usage", cubin.name], capture_output=True, text=True, check=True).stdout
     found = {key: int(value) for key, value in re.findall(r"(REG|STACK|LOCAL|SHARED):(\d+)", text)}
     return Usage(found["REG"], compiled.metadata.shared + found["SHARED"], found["STACK"] + found["LOCAL"])
+
+
+def measure(variant: Variant, architecture: int) -> Usage:
+    """Compile a variant and read what it takes."""
+    return usage_of(compile_variant(variant, architecture))
 
 
 def occupancy(usage: Usage, num_warps: int, device: roofline.Device) -> float:

@@ -15,7 +15,7 @@ from torch.utils.flop_counter import register_flop_formula
 from scl_kernels import infonce_launch as launch
 from scl_kernels import infonce_reference as reference
 from scl_kernels.backend import Backend, chosen, pays_off, resolve
-from scl_kernels.infonce_arguments import InfoNCEProblem, InfoNCEStatistics, check_problems
+from scl_kernels.infonce_arguments import InfoNCEProblem, InfoNCEStatistics, check_problems, check_values
 from scl_kernels.masked_gather_reference import compute_dtype
 from scl_kernels.validation import check_matrix, check_tensor
 
@@ -260,11 +260,10 @@ def infonce_single(
         check_tensor("weight", weight, shape=shape[:1], device=a.device)
     if weight is None:
         weight = a.new_full((a.shape[0],), 1 / max(1, a.shape[0]), dtype=compute_dtype(a.dtype))
-    problem = InfoNCEProblem(a, b, a.detach(), b.detach(), temperature, 0, weight)
     if chosen(backend) == "auto" and not pays_off("infonce", shape[0] ** 2 * shape[1]):
-        check_problems([problem])
-        dtype = compute_dtype(a.dtype)
-        return reference.plain_infonce(a.to(dtype), b.to(dtype), temperature, weight.to(dtype))
+        check_values("", temperature, weight)
+        return reference.whole_batch(a, b, temperature, weight)
+    problem = InfoNCEProblem(a, b, a.detach(), b.detach(), temperature, 0, weight)
     statistics = infonce_statistics([problem], backend=backend)
     return infonce([problem], [statistics[0].row_lse], [statistics[0].col_lse], statistics, backend=backend)[0]
 

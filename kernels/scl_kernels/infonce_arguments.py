@@ -62,21 +62,34 @@ def check_problems(problems: Sequence[InfoNCEProblem]) -> None:
             raise ValueError(
                 f"{name}.offset is {problem.offset}; wanted 0 to {total - n}, so that {n} local rows lie within {total}"
             )
-        _check_values(name, problem)
+        check_values(f"{name}.", problem.temperature, problem.weight_all)
+        _check_local_rows(name, problem)
 
 
-def _check_values(name: str, problem: InfoNCEProblem) -> None:
-    """Check numbers as far as the host may look at them; on a GPU the kernels answer a bad weight with NaN."""
-    temperature, weight = problem.temperature, problem.weight_all
+def check_values(name: str, temperature: Tensor | float, weight: Tensor) -> None:
+    """Check numbers as far as the host may look at them; on a GPU the kernels answer a bad weight with NaN.
+
+    Args:
+        name: Put before the arguments' names, for instance `problems[0].`.
+        temperature: () divisor of the similarities.
+        weight: (N,) weights of the samples' losses.
+
+    Raises:
+        ValueError: `temperature` is not a positive number on the weights' device, or a weight is negative or NaN.
+    """
     if isinstance(temperature, Tensor):
-        check_tensor(f"{name}.temperature", temperature, shape=(), device=problem.a.device)
+        check_tensor(f"{name}temperature", temperature, shape=(), device=weight.device)
         number = float(temperature.detach()) if readable(temperature) else 1.0
     else:
         number = temperature
     if not 0 < number < float("inf"):
-        raise ValueError(f"{name}.temperature is {number}; wanted a finite number greater than 0")
+        raise ValueError(f"{name}temperature is {number}; wanted a finite number greater than 0")
     if weight.numel() and readable(weight) and not bool((weight >= 0).all()):
-        raise ValueError(f"{name}.weight_all holds {float(weight.min())}; wanted numbers of at least 0")
+        raise ValueError(f"{name}weight_all holds {float(weight.min())}; wanted numbers of at least 0")
+
+
+def _check_local_rows(name: str, problem: InfoNCEProblem) -> None:
+    """Under the debug switch, compare the local rows with their place among the gathered ones."""
     if not debugging() or not readable(problem.a):
         return
     part = slice(problem.offset, problem.offset + problem.a.shape[0])

@@ -1,4 +1,4 @@
-"""The definition of `infonce`, and its PyTorch twin: the path on CPU and of what kernels do not reach.
+"""The definition of `infonce`, and its PyTorch twin: its path on CPU and what its tests compare with.
 
 The twin works on chunks of local rows, so that no N x N matrix exists in it either. Both directions of the loss are the
 same calculation on exchanged arguments: "x" is the local side, "y" the global one.
@@ -18,8 +18,11 @@ CHUNK_BYTES = 64 * 2**20
 """Size of the largest similarity chunk; about four of them are alive at once."""
 
 
-def plain_infonce(a: Tensor, b: Tensor, temperature: Tensor | float, weight: Tensor) -> Tensor:
-    """Compute the global loss as it is defined, with the whole similarity matrix, in the inputs' dtype.
+def whole_batch(a: Tensor, b: Tensor, temperature: Tensor | float, weight: Tensor) -> Tensor:
+    """Compute the global loss as it is defined, with the whole similarity matrix, in fp32 (fp64 for fp64 inputs).
+
+    Small batches take this path, for which launches are what counts: the temperature divides rows instead of the matrix,
+    and sums are fused where PyTorch has an operation for it.
 
     Args:
         a: (N, D) rows of one modality.
@@ -30,9 +33,11 @@ def plain_infonce(a: Tensor, b: Tensor, temperature: Tensor | float, weight: Ten
     Returns:
         () the sum over i of w_i (log sum_j exp S_ij + log sum_j exp S_ji - 2 S_ii).
     """
-    similarity = F.normalize(a, dim=1, eps=MINIMUM_NORM) @ F.normalize(b, dim=1, eps=MINIMUM_NORM).T / temperature
-    each = similarity.logsumexp(1) + similarity.logsumexp(0) - 2 * similarity.diagonal()
-    return (weight * each).sum()
+    dtype = compute_dtype(a.dtype)
+    a, b = (F.normalize(x.to(dtype), dim=1, eps=MINIMUM_NORM) for x in (a, b))
+    similarity = (a / temperature) @ b.T
+    each = (similarity.logsumexp(1) + similarity.logsumexp(0)).sub(similarity.diagonal(), alpha=2)
+    return weight.to(dtype) @ each
 
 
 class Side(NamedTuple):

@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from scl_kernels import InfoNCEProblem, infonce, infonce_single, infonce_statistics
 from scl_kernels import infonce_reference as reference
-from scl_kernels.infonce_reference import plain_infonce
+from scl_kernels.threeway import plain_infonce
 
 DOUBLE = {"dtype": torch.float64}
 twin = partial(infonce_single, backend="torch")
