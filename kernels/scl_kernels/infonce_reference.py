@@ -21,7 +21,7 @@ CHUNK_BYTES = 64 * 2**20
 def whole_batch(a: Tensor, b: Tensor, temperature: Tensor | float, weight: Tensor) -> Tensor:
     """Compute the global loss as it is defined, with the whole similarity matrix, in fp32 (fp64 for fp64 inputs).
 
-    Small batches take this path, for which launches are what counts: the temperature divides rows instead of the matrix,
+    Small batches take this path, for which launches are what counts: the temperature divides rows, not the matrix,
     and sums are fused where PyTorch has an operation for it.
 
     Args:
