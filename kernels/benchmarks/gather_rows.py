@@ -5,7 +5,7 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from harness import Workload, device
+from harness import IMPLEMENTATIONS, Workload, device
 
 from scl_kernels.gather_rows import gather_rows
 
@@ -23,13 +23,14 @@ def workloads() -> Iterator[Workload]:
         rows = torch.randn(shape, generator=generator).to(device(), dtype).requires_grad_()
         own = torch.arange(images * TOKENS)
         index = torch.cat([own, own, own.roll(TOKENS)]).to(device())
+        ours = partial(gather_rows, rows, index)
         yield Workload(
             index.shape[0],
             {"images": images, "size": index.shape[0] * width, "width": width, "dtype": str(dtype)},
             [rows],
             {
-                "ours": partial(gather_rows, rows, index),
-                **({"triton": partial(gather_rows, rows, index, backend="triton")} if gpu else {}),
+                "ours": ours,
+                **({name: partial(ours, backend=b) for name, b in IMPLEMENTATIONS.items()} if gpu else {}),
                 "eager": partial(F.embedding, index, rows),
                 "compile": partial(torch.compile(F.embedding), index, rows),
             },

@@ -15,11 +15,13 @@ import triton
 import triton.testing
 from torch._functorch import config as functorch_config
 
-from scl_kernels.backend import interpreting
+from scl_kernels.backend import Backend, interpreting
 
 functorch_config.donated_buffer = False  # lets a compiled backward run again on the same graph
 
 MODES = ("forward", "backward", "full")
+IMPLEMENTATIONS: dict[str, Backend] = {"triton": "triton", "twin": "torch"}
+"""Provider: the backend that stands for it on a GPU."""
 
 
 class Row(NamedTuple):
@@ -44,8 +46,8 @@ class Row(NamedTuple):
 class Workload(NamedTuple):
     """One size of one kernel: functions from nothing to the output to differentiate, per provider.
 
-    Providers: `ours` is what a run uses (`auto`), `triton` its kernel at any size, `eager` code without it, `compile`
-    that code under torch.compile; others by name.
+    Providers: `ours` is what a run uses (`auto`), `triton` its kernel at any size, `twin` what `auto` takes where that
+    does not pay off, `eager` code without either, `compile` that code under torch.compile; others by name.
     """
 
     x: int

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from scl_kernels.backend import Backend
 from scl_kernels.infonce import InfoNCEProblem, infonce, infonce_single, infonce_statistics
-from scl_kernels.infonce_reference import MINIMUM_NORM
+from scl_kernels.infonce_reference import MINIMUM_NORM, whole_batch
 from scl_kernels.threeway import plain_infonce
 
 RANKS = 64
@@ -56,6 +56,7 @@ def workloads() -> Iterator[Workload]:
             {
                 "ours": partial(infonce_single, *inputs, weight),
                 **({"triton": partial(infonce_single, *inputs, weight, backend="triton")} if gpu else {}),
+                "twin": partial(whole_batch, *inputs, weight),
                 "eager": partial(plain_infonce, *inputs, weight),
                 "compile": partial(torch.compile(plain_infonce), *inputs, weight),
             },

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from functools import partial
 
 import torch
-from harness import Workload, device
+from harness import IMPLEMENTATIONS, Workload, device
 
 from scl_kernels.masked_gather import masked_gather
 from scl_kernels.threeway import EPS, plain_masked_gather
@@ -44,7 +44,7 @@ def workloads() -> Iterator[Workload]:
             tables,
             {
                 "ours": ours,
-                **({"triton": partial(ours, backend="triton")} if gpu else {}),
+                **({name: partial(ours, backend=b) for name, b in IMPLEMENTATIONS.items()} if gpu else {}),
                 "eager": partial(plain_masked_gather, *tables, **fixed),
                 "compile": partial(torch.compile(plain_masked_gather), *tables, **fixed),
             },

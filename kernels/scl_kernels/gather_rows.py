@@ -1,6 +1,7 @@
 """Gather rows of a packed buffer (pairs for fusion, [CLS] rows, MLM positions), with an embedding added on the way.
 
-In this order: the forward kernel, its launch as an operator, the backward (a segment sum), the public function.
+In this order: the forward kernel, its launch as an operator, autograd, the public function. The backward is a sum
+by index: a `segment_sum`, or PyTorch's own for the rows of few tokens, of which hardly any share one.
 """
 # mypy: disable-error-code="no-untyped-def"
 
@@ -14,11 +15,14 @@ from torch.utils.flop_counter import register_flop_formula
 
 from scl_kernels.backend import Backend, resolve
 from scl_kernels.masked_gather_reference import gather_rows_reference
-from scl_kernels.segment_sum import segment_sum
+from scl_kernels.segment_sum import segment_sum, sum_by_index
+from scl_kernels.sizes import cdiv, power_of_two
 from scl_kernels.validation import check_matrix, check_range, check_tensor
 
 ROWS = 4
 """Rows of a program."""
+SMALL = 16384
+"""Most tokens whose gradients PyTorch's own sum adds, in fewer launches and with more memory traffic."""
 
 
 @triton.jit
@@ -28,6 +32,7 @@ def forward_kernel(
     extra,  # (E, D)
     extra_id,  # (N,) int64; -1 adds nothing
     out,  # (N, D)
+    read,  # (N,) int64: the row that was read, R for an index out of range
     count,
     row_count,
     extra_count,
@@ -43,6 +48,7 @@ def forward_kernel(
     columns = (d < width)[None, :]
     source = tl.load(index + at, mask=inside, other=0)
     valid = (source >= 0) & (source < row_count)
+    tl.store(read + at, tl.where(valid, source, row_count), mask=inside)
     x = tl.load(rows + source[:, None] * width + d[None, :], mask=(inside & valid)[:, None] & columns, other=0.0)
     if HAS_EXTRA:
         extra_row = tl.load(extra_id + at, mask=inside, other=-1)
@@ -54,43 +60,51 @@ def forward_kernel(
     tl.store(out + at[:, None] * width + d[None, :], x.to(out.dtype.element_ty), mask=inside[:, None] & columns)
 
 
-@torch.library.custom_op("scl_kernels::gather_rows", mutates_args=())
-def forward_op(rows: Tensor, index: Tensor, extra: Tensor | None, extra_id: Tensor | None) -> Tensor:
-    """Launch the forward kernel: (R, D), (N,), (E, D), (N,) to (N, D)."""
+GATHER_ROWS = "scl_kernels::gather_rows"
+SEGMENT_SUM = "scl_kernels::segment_sum"
+torch.library.define(GATHER_ROWS, "(Tensor rows, Tensor index, Tensor? extra, Tensor? extra_id) -> (Tensor, Tensor)")
+torch.library.define(SEGMENT_SUM, "(Tensor source, Tensor index, int count) -> Tensor")
+
+
+# `define`, `impl` and a Function instead of `custom_op`, whose wrappers take longer than a small launch.
+@torch.library.impl(GATHER_ROWS, "CompositeExplicitAutograd")
+def _gather(rows: Tensor, index: Tensor, extra: Tensor | None, extra_id: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Launch the forward kernel: (R, D), (N,), (E, D), (N,) to (N, D) and (N,), the row read or R."""
     rows, index = rows.contiguous(), index.contiguous()
     count, width = index.shape[0], rows.shape[1]
-    out = rows.new_empty(count, width)
+    out, read = rows.new_empty(count, width), torch.empty_like(index)
     if count:
-        forward_kernel[(triton.cdiv(count, ROWS),)](
+        forward_kernel[(cdiv(count, ROWS),)](
             rows,
             index,
             rows if extra is None else extra.contiguous(),
             index if extra_id is None else extra_id.contiguous(),
             out,
+            read,
             count,
             rows.shape[0],
             0 if extra is None else extra.shape[0],
             width,
             HAS_EXTRA=extra is not None,
             ROWS=ROWS,
-            BLOCK_D=triton.next_power_of_2(width),
+            BLOCK_D=power_of_two(width),
             num_warps=4,
         )
-    return out
+    return out, read
 
 
-@forward_op.register_fake
+@torch.library.register_fake(GATHER_ROWS)
 def _(rows, index, extra, extra_id):
-    return rows.new_empty(index.shape[0], rows.shape[1])
+    return rows.new_empty(index.shape[0], rows.shape[1]), torch.empty_like(index)
 
 
-@torch.library.custom_op("scl_kernels::segment_sum", mutates_args=())
-def segment_sum_op(source: Tensor, index: Tensor, count: int) -> Tensor:
+@torch.library.impl(SEGMENT_SUM, "CompositeExplicitAutograd")
+def _segment_sum(source: Tensor, index: Tensor, count: int) -> Tensor:
     """Add rows by destination: (N, D), (N,) to (count, D)."""
     return segment_sum(source.contiguous(), index, count)
 
 
-@segment_sum_op.register_fake
+@torch.library.register_fake(SEGMENT_SUM)
 def _(source, index, count):
     return source.new_empty(count, source.shape[1])
 
@@ -101,23 +115,27 @@ def no_flops(*args, out_shape=None, **kwargs) -> int:
     return 0
 
 
-def _setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
-    rows, index, extra, extra_id = inputs
-    ctx.save_for_backward(index, extra_id)
-    ctx.rows = rows.shape[0]
-    ctx.extra = None if extra is None else (extra.shape[0], extra.dtype)
+class _GatherRows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, index: Tensor, extra: Tensor | None, extra_id: Tensor | None) -> Tensor:
+        """Gather, and keep which row each token read."""
+        out, read = torch.ops.scl_kernels.gather_rows(rows, index, extra, extra_id)
+        ctx.save_for_backward(read, extra_id)
+        ctx.rows = rows.shape[0]
+        ctx.extra = None if extra is None else (extra.shape[0], extra.dtype)
+        return out
 
-
-def _backward(ctx: Any, d_out: Tensor) -> tuple:
-    index, extra_id = ctx.saved_tensors
-    d_rows = segment_sum_op(d_out, index, ctx.rows) if ctx.needs_input_grad[0] else None
-    d_extra = None
-    if ctx.extra is not None and ctx.needs_input_grad[2]:
-        d_extra = segment_sum_op(d_out, extra_id, ctx.extra[0]).to(ctx.extra[1])
-    return d_rows, None, d_extra, None
-
-
-forward_op.register_autograd(_backward, setup_context=_setup_context)
+    @staticmethod
+    def backward(ctx: Any, d_out: Tensor) -> tuple:
+        """Scatter with addition."""
+        read, extra_id = ctx.saved_tensors
+        d_rows, d_extra = None, None
+        if ctx.needs_input_grad[0]:
+            add = sum_by_index if len(read) <= SMALL else torch.ops.scl_kernels.segment_sum
+            d_rows = add(d_out, read, ctx.rows)
+        if ctx.extra is not None and ctx.needs_input_grad[2]:
+            d_extra = torch.ops.scl_kernels.segment_sum(d_out, extra_id, ctx.extra[0]).to(ctx.extra[1])
+        return d_rows, None, d_extra, None
 
 
 def gather_rows(
@@ -150,7 +168,7 @@ def gather_rows(
     """
     _validate(rows, index, extra, extra_id)
     if resolve(backend, rows, "gather_rows", index.shape[0] * rows.shape[1]) == "triton":
-        return forward_op(rows, index, extra, extra_id)
+        return _GatherRows.apply(rows, index, extra, extra_id)
     return gather_rows_reference(rows, index, extra, extra_id)
 
 

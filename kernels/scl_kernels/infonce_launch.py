@@ -10,6 +10,7 @@ from torch import Tensor
 from scl_kernels import infonce_kernels as kernels
 from scl_kernels.backend import interpreting
 from scl_kernels.infonce_reference import MINIMUM_NORM
+from scl_kernels.sizes import cdiv
 
 TRITON_DTYPE = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
 MULTIPLE = 256
@@ -33,11 +34,6 @@ COMBINE_ROWS = 4
 """Local rows of a program of the combining kernels; with more, the backward one fills the registers."""
 BLOCK_STREAM = 128
 """Columns that they read at once."""
-
-
-def cdiv(size: int, step: int) -> int:
-    """Return size / step rounded up; Triton's own takes microseconds, as much as all of a table's arithmetic."""
-    return -(-size // step)
 
 
 class Tiles(NamedTuple):

@@ -16,7 +16,8 @@ from torch.utils.flop_counter import register_flop_formula
 
 from scl_kernels.backend import Backend, resolve
 from scl_kernels.masked_gather_reference import CLASS_ROW, MASK_ROW, masked_gather_reference
-from scl_kernels.segment_sum import joint_destination, segment_sum
+from scl_kernels.segment_sum import joint_destination, segment_sum, sum_by_index
+from scl_kernels.sizes import cdiv, power_of_two
 from scl_kernels.validation import check_matrix, check_range, check_tensor, readable
 
 __all__ = ["CLASS_ROW", "MASK_ROW", "masked_gather"]
@@ -27,6 +28,9 @@ BACKWARD_ROWS = 2
 """Rows of a tile in the backward pass, which holds more values per row."""
 BACKWARD_PROGRAMS = 1024
 """Most programs of the backward pass, and so most partial sums of LayerNorm's gradients."""
+
+SMALL = 4096
+"""Most tokens whose gradients PyTorch's own sum adds, since a segment sum costs thirty launches whatever its size."""
 
 _CLASS = tl.constexpr(CLASS_ROW)
 _MASK = tl.constexpr(MASK_ROW)
@@ -178,8 +182,19 @@ def backward_kernel(
     tl.store(d_bias + to, bias_sum, mask=columns)
 
 
-@torch.library.custom_op("scl_kernels::masked_gather", mutates_args=())
-def forward_op(
+FORWARD = "scl_kernels::masked_gather"
+BACKWARD = "scl_kernels::masked_gather_backward"
+_TABLES = "Tensor rows, Tensor position, Tensor extra, Tensor? class_row, Tensor? mask_row, Tensor weight"
+_INDICES = "Tensor source, Tensor position_id, Tensor extra_id"
+torch.library.define(FORWARD, f"({_TABLES}, Tensor bias, {_INDICES}, float eps) -> (Tensor, Tensor, Tensor)")
+torch.library.define(
+    BACKWARD, f"(Tensor d_out, {_TABLES}, {_INDICES}, Tensor mean, Tensor inverse_std) -> (Tensor, Tensor, Tensor)"
+)
+
+
+# `define`, `impl` and a Function instead of `custom_op`, whose wrappers take longer than a small launch.
+@torch.library.impl(FORWARD, "CompositeExplicitAutograd")
+def _forward(
     rows: Tensor,
     position: Tensor,
     extra: Tensor,
@@ -198,7 +213,7 @@ def forward_op(
     mean, inverse_std = (rows.new_empty(count, dtype=torch.float32) for _ in range(2))
     if count:
         tables = (rows, position, extra, class_row, mask_row, weight, bias, source, position_id, extra_id)
-        forward_kernel[(triton.cdiv(count, FORWARD_ROWS),)](
+        forward_kernel[(cdiv(count, FORWARD_ROWS),)](
             *(weight if tensor is None else tensor.contiguous() for tensor in tables),
             out,
             mean,
@@ -212,21 +227,21 @@ def forward_op(
             HAS_CLASS=class_row is not None,
             HAS_MASK=mask_row is not None,
             ROWS=FORWARD_ROWS,
-            BLOCK_D=triton.next_power_of_2(width),
+            BLOCK_D=power_of_two(width),
             num_warps=4,
         )
     return out, mean, inverse_std
 
 
-@forward_op.register_fake
+@torch.library.register_fake(FORWARD)
 def _(rows, position, extra, class_row, mask_row, weight, bias, source, position_id, extra_id, eps):
     count = source.shape[0]
     statistics = (rows.new_empty(count, dtype=torch.float32) for _ in range(2))
     return rows.new_empty(count, rows.shape[1]), *statistics
 
 
-@torch.library.custom_op("scl_kernels::masked_gather_backward", mutates_args=())
-def backward_op(
+@torch.library.impl(BACKWARD, "CompositeExplicitAutograd")
+def _backward(
     d_out: Tensor,
     rows: Tensor,
     position: Tensor,
@@ -247,7 +262,7 @@ def backward_op(
     """
     count, width = d_out.shape
     row_count = rows.shape[0]
-    programs = min(BACKWARD_PROGRAMS, triton.cdiv(count, BACKWARD_ROWS))
+    programs = min(BACKWARD_PROGRAMS, cdiv(count, BACKWARD_ROWS))
     d_x = rows.new_empty(count, width)
     d_weight, d_bias = (rows.new_empty(programs, width, dtype=torch.float32) for _ in range(2))
     if count:
@@ -267,15 +282,19 @@ def backward_op(
             HAS_CLASS=class_row is not None,
             HAS_MASK=mask_row is not None,
             ROWS=BACKWARD_ROWS,
-            BLOCK_D=triton.next_power_of_2(width),
+            BLOCK_D=power_of_two(width),
             num_warps=4,
         )
     sizes = (row_count - MASK_ROW, position.shape[0], extra.shape[0])
     destination = joint_destination((source - MASK_ROW, position_id, extra_id), sizes)
-    return segment_sum(d_x, destination, sum(sizes)), d_weight.sum(0), d_bias.sum(0)
+    if count <= SMALL:
+        joint = sum_by_index(d_x.repeat(3, 1), destination, sum(sizes))
+    else:
+        joint = segment_sum(d_x, destination, sum(sizes))
+    return joint, d_weight.sum(0), d_bias.sum(0)
 
 
-@backward_op.register_fake
+@torch.library.register_fake(BACKWARD)
 def _(d_out, rows, position, extra, class_row, mask_row, weight, source, position_id, extra_id, mean, inverse_std):
     joint = rows.new_empty(rows.shape[0] - MASK_ROW + position.shape[0] + extra.shape[0], rows.shape[1])
     return joint, *(rows.new_empty(rows.shape[1], dtype=torch.float32) for _ in range(2))
@@ -287,31 +306,33 @@ def no_flops(*args, out_shape=None, **kwargs) -> int:
     return 0
 
 
-def _setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor, Tensor]) -> None:
-    *tables, bias, source, position_id, extra_id, _ = inputs
-    ctx.save_for_backward(*tables, source, position_id, extra_id, *output[1:])
-    ctx.bias_dtype = bias.dtype
-    ctx.mark_non_differentiable(*output[1:])
+class _MaskedGather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> Tensor:
+        """Gather; `inputs` as of the operator."""
+        *tables, bias, source, position_id, extra_id, _ = inputs
+        out, mean, inverse_std = torch.ops.scl_kernels.masked_gather(*inputs)
+        ctx.save_for_backward(*tables, source, position_id, extra_id, mean, inverse_std)
+        ctx.bias_dtype = bias.dtype
+        return out
 
-
-def _backward(ctx: Any, d_out: Tensor, *unused: Any) -> tuple:
-    saved = ctx.saved_tensors  # a checkpoint gives them out once
-    _, position, extra, class_row, mask_row, weight, *_ = saved
-    joint, d_weight, d_bias = backward_op(d_out, *saved)
-    first, second = joint.shape[0] - position.shape[0] - extra.shape[0], joint.shape[0] - extra.shape[0]
-    return (
-        joint[-MASK_ROW:first],
-        joint[first:second].to(position.dtype),
-        joint[second:].to(extra.dtype),
-        None if class_row is None else joint[CLASS_ROW - MASK_ROW].to(class_row.dtype),
-        None if mask_row is None else joint[0].to(mask_row.dtype),
-        d_weight.to(weight.dtype),
-        d_bias.to(ctx.bias_dtype),
-        *[None] * 4,
-    )
-
-
-forward_op.register_autograd(_backward, setup_context=_setup_context)
+    @staticmethod
+    def backward(ctx: Any, d_out: Tensor) -> tuple:
+        """Take the joint table of gradients apart."""
+        saved = ctx.saved_tensors  # a checkpoint gives them out once
+        _, position, extra, class_row, mask_row, weight, *_ = saved
+        joint, d_weight, d_bias = torch.ops.scl_kernels.masked_gather_backward(d_out, *saved)
+        first, second = joint.shape[0] - position.shape[0] - extra.shape[0], joint.shape[0] - extra.shape[0]
+        return (
+            joint[-MASK_ROW:first],
+            joint[first:second].to(position.dtype),
+            joint[second:].to(extra.dtype),
+            None if class_row is None else joint[CLASS_ROW - MASK_ROW].to(class_row.dtype),
+            None if mask_row is None else joint[0].to(mask_row.dtype),
+            d_weight.to(weight.dtype),
+            d_bias.to(ctx.bias_dtype),
+            *[None] * 4,
+        )
 
 
 def masked_gather(
@@ -361,7 +382,7 @@ def masked_gather(
     indices = (source, position_id, extra_id)
     _validate(tables, indices, eps)
     if resolve(backend, rows, "masked_gather", source.shape[0] * rows.shape[1]) == "triton":
-        return forward_op(*tables, *indices, eps)[0]
+        return _MaskedGather.apply(*tables, *indices, eps)
     return masked_gather_reference(*tables, *indices, eps)
 
 

@@ -14,6 +14,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from scl_kernels.sizes import cdiv, power_of_two
+
 CHUNK = 64
 """Rows that one program adds."""
 ROWS = 4
@@ -90,7 +92,7 @@ def joint_destination_kernel(
     first,  # (N,) int64: rows of three tables
     second,  # (N,) int64
     third,  # (N,) int64
-    out,  # (3, N) int32: rows of the three tables laid on one another; -1 for what is out of range
+    out,  # (3, N) int32: rows of the three tables laid on one another; their number for what is out of range
     count,
     first_rows,
     second_rows,
@@ -103,9 +105,10 @@ def joint_destination_kernel(
     a = tl.load(first + at, mask=inside, other=0)
     b = tl.load(second + at, mask=inside, other=0)
     c = tl.load(third + at, mask=inside, other=0)
-    a = tl.where((a >= 0) & (a < first_rows), a, -1)
-    b = tl.where((b >= 0) & (b < second_rows), b + first_rows, -1)
-    c = tl.where((c >= 0) & (c < third_rows), c + first_rows + second_rows, -1)
+    beyond = first_rows + second_rows + third_rows
+    a = tl.where((a >= 0) & (a < first_rows), a, beyond)
+    b = tl.where((b >= 0) & (b < second_rows), b + first_rows, beyond)
+    c = tl.where((c >= 0) & (c < third_rows), c + first_rows + second_rows, beyond)
     tl.store(out + at, a.to(tl.int32), mask=inside)
     tl.store(out + count + at, b.to(tl.int32), mask=inside)
     tl.store(out + tl.cast(count, tl.int64) * 2 + at, c.to(tl.int32), mask=inside)
@@ -159,9 +162,26 @@ def joint_destination(index: tuple[Tensor, Tensor, Tensor], rows: tuple[int, int
     count = index[0].shape[0]
     out = torch.empty(3 * count, dtype=torch.int32, device=index[0].device)
     if count:
-        grid = (triton.cdiv(count, INDEX_BLOCK),)
+        grid = (cdiv(count, INDEX_BLOCK),)
         joint_destination_kernel[grid](*(i.contiguous() for i in index), out, count, *rows, INDEX_BLOCK, num_warps=4)
     return out
+
+
+def sum_by_index(source: Tensor, index: Tensor, count: int) -> Tensor:
+    """Add the rows of `source` by destination with PyTorch's own deterministic sum, the backward of an embedding.
+
+    It needs few launches, but writes a partial sum in fp32 for every destination, and adds those of one destination one
+    after the other: it suits small inputs.
+
+    Args:
+        source: (N, D).
+        index: (N,) integers in [0, count], the destination of each row; `count` is none.
+        count: Number of destinations.
+
+    Returns:
+        (count, D) in `source`'s dtype; zeros where nothing arrives.
+    """
+    return torch.ops.aten.embedding_dense_backward(source, index, count + 1, count, False)[:count]
 
 
 def segment_sum(source: Tensor, index: Tensor, count: int) -> Tensor:
@@ -185,7 +205,7 @@ def segment_sum(source: Tensor, index: Tensor, count: int) -> Tensor:
         grouped = grouped._replace(order=grouped.order % rows)
     out = source.new_empty(count, width)
     partial = source.new_empty(max(1, 2 * entries // CHUNK), width, dtype=torch.float32)
-    block = triton.next_power_of_2(width)
+    block = power_of_two(width)
     chunk_kernel[(grouped.segment_of_chunk.shape[0],)](
         source, *grouped, out, partial, count, width, ROWS=ROWS, CHUNK_ROWS=CHUNK, BLOCK_D=block, num_warps=4
     )

@@ -84,12 +84,12 @@ def row(kernel, provider, size, median, device="NVIDIA H100", mode="full"):
 def test_measured_sizes_are_where_kernels_never_lose_again():
     rows = [
         *(row("masked_gather", "triton", size, 2.0) for size in (10, 20, 30, 40)),
-        *(row("masked_gather", "eager", size, ms) for size, ms in ((10, 3.0), (20, 1.0), (30, 2.5))),
+        *(row("masked_gather", "twin", size, ms) for size, ms in ((10, 3.0), (20, 1.0), (30, 2.5))),
         row("infonce", "triton", 10, 1.0),
-        row("infonce", "eager", 10, 9.0),
+        row("infonce", "twin", 10, 9.0),
         row("gather_rows", "triton", 10, 2.0),
-        row("gather_rows", "eager", 10, 1.0),
-        row("gather_rows", "eager", 10, 0.0, mode="forward"),
+        row("gather_rows", "twin", 10, 1.0),
+        row("gather_rows", "twin", 10, 0.0, mode="forward"),
         row("gather_rows", "triton", 99, 0.0, device="cpu (1 threads)"),
     ]
     assert crossover.measured(rows) == {"masked_gather": 30, "infonce": 0, "gather_rows": None}
@@ -108,7 +108,7 @@ def test_one_command_takes_sizes_from_a_csv(tmp_path, monkeypatch, capsys):
     path, target = tmp_path / "benchmarks.csv", tmp_path / "crossover.json"
     target.write_text(backend.SIZES.read_text())
     monkeypatch.setattr(crossover, "SIZES", target)
-    rows = [row("masked_gather", "triton", 70, 1.0), row("masked_gather", "eager", 70, 2.0)]
+    rows = [row("masked_gather", "triton", 70, 1.0), row("masked_gather", "twin", 70, 2.0)]
     write_csv(path, rows)
     assert crossover.main([str(path)]) == 0
     assert json.loads(target.read_text())["masked_gather"] == {"size": 0, "from": "measured on NVIDIA H100"}

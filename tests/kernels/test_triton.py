@@ -1,5 +1,6 @@
 """The Triton kernels against plain PyTorch and fp64, on a GPU or under Triton's interpreter."""
 
+import importlib
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,6 @@ from scl_kernels import (
 )
 from scl_kernels import infonce_launch as launch
 from scl_kernels.backend import interpreting
-from scl_kernels.masked_gather import forward_op
 from scl_kernels.segment_sum import CHUNK, segment_sum
 from scl_kernels.threeway import (
     EPS,
@@ -48,6 +48,21 @@ def assert_all_pass(comparisons):
 @pytest.mark.parametrize("dtype", [*DTYPES, torch.float16])
 @pytest.mark.parametrize("case", GATHER_CASES)
 def test_gathers_are_as_good_as_plain_pytorch(case, dtype):
+    """Few tokens, whose gradients PyTorch's own sum by index adds."""
+    assert_all_pass(compare_masked_gather(case, dtype, DEVICE, "triton"))
+    assert_all_pass(compare_gather_rows(case, dtype, DEVICE, "triton"))
+
+
+@pytest.fixture
+def segment_sums(monkeypatch):
+    """Take the gradients of few tokens the way of many."""
+    for name in ("masked_gather", "gather_rows"):
+        monkeypatch.setattr(importlib.import_module(f"scl_kernels.{name}"), "SMALL", 0)
+
+
+@pytest.mark.parametrize("dtype", [*DTYPES, torch.float16])
+@pytest.mark.parametrize("case", GATHER_CASES)
+def test_gathers_of_many_tokens_are_as_good_as_plain_pytorch(case, dtype, segment_sums):
     assert_all_pass(compare_masked_gather(case, dtype, DEVICE, "triton"))
     assert_all_pass(compare_gather_rows(case, dtype, DEVICE, "triton"))
 
@@ -74,15 +89,25 @@ def test_an_index_out_of_range_is_nan_and_never_a_wrong_number():
     source = torch.tensor([0, 3, -1, -2, -3, 0, 0, 0], device=DEVICE)
     position_id = torch.tensor([0, 0, 0, 0, 0, 2, -1, 0], device=DEVICE)
     extra_id = torch.tensor([-1, 0, 0, 0, 0, 0, 0, 2], device=DEVICE)
-    bad = forward_op(*tables, source, position_id, extra_id, EPS)[0].isnan().all(1)
+    bad = torch.ops.scl_kernels.masked_gather(*tables, source, position_id, extra_id, EPS)[0].isnan().all(1)
     assert bad.tolist() == [False, True, False, False, True, True, True, True]
     tables[3] = None
-    assert forward_op(*tables, source, position_id, extra_id, EPS)[0].isnan().all(1).tolist()[:4] == [
-        False,
-        True,
-        True,
-        False,
-    ]
+    bad = torch.ops.scl_kernels.masked_gather(*tables, source, position_id, extra_id, EPS)[0].isnan().all(1)
+    assert bad.tolist()[:4] == [False, True, True, False]
+
+
+@pytest.mark.parametrize("small", [True, False])
+def test_a_bad_index_takes_nothing_and_gives_nothing(small, request):
+    """NaN comes out, and no row's gradient holds any of it."""
+    if not small:
+        request.getfixturevalue("segment_sums")
+    rows = torch.ones(3, 4, device=DEVICE, requires_grad=True)
+    index = torch.tensor([2, -1, 3, 2, 2**40], device=DEVICE)
+    function = importlib.import_module("scl_kernels.gather_rows")._GatherRows
+    out = function.apply(rows, index, None, None)
+    assert out.isnan().all(1).tolist() == [False, True, True, False, True]
+    out.backward(torch.ones_like(out))
+    assert rows.grad[:, 0].tolist() == [0.0, 0.0, 2.0]
 
 
 def test_segment_sum_leaves_out_what_belongs_nowhere():
@@ -92,7 +117,10 @@ def test_segment_sum_leaves_out_what_belongs_nowhere():
     assert segment_sum(source, index, 3)[:, 0].tolist() == [1.0, 3 * CHUNK + 1.0, 0.0]
 
 
-def test_kernels_repeat_bitwise():
+@pytest.mark.parametrize("small", [True, False])
+def test_kernels_repeat_bitwise(small, request):
+    if not small:
+        request.getfixturevalue("segment_sums")
     problem = infonce_problem(INFONCE_CASES[1][2], torch.float32, DEVICE)
     tables, indices = gather_inputs(GATHER_CASES[5], DEVICE, torch.float32)
     tables = [t.requires_grad_() for t in tables]
@@ -151,20 +179,16 @@ def test_a_row_of_zeros_equals_the_twin():
     torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-4, atol=1e-4)
 
 
-CHECKS = ("test_schema", "test_faketensor", "test_autograd_registration")
-
-
 def test_operators_follow_the_rules_of_custom_operators():
-    """Schemas, fake implementations and autograd registration, as torch.compile relies on them."""
+    """Schemas and fake implementations, as torch.compile relies on them; autograd is outside of them."""
     tables, indices = gather_inputs(GATHER_CASES[1], DEVICE, torch.float32)
-    leaves = [None if t is None else t.requires_grad_() for t in tables]
-    ops, plain = torch.ops.scl_kernels, [None if t is None else t.detach() for t in tables]
-    torch.library.opcheck(ops.masked_gather.default, (*leaves, *indices, EPS), test_utils=CHECKS)
-    out, mean, inverse_std = ops.masked_gather(*plain, *indices, EPS)
-    backward = (torch.ones_like(out), *plain[:6], *indices, mean, inverse_std)
-    torch.library.opcheck(ops.masked_gather_backward.default, backward, test_utils=CHECKS)
-    torch.library.opcheck(ops.gather_rows.default, (leaves[1], indices[1], None, None), test_utils=CHECKS)
-    torch.library.opcheck(ops.segment_sum.default, (out, indices[1], 7), test_utils=CHECKS)
+    ops, checks = torch.ops.scl_kernels, ("test_schema", "test_faketensor")
+    torch.library.opcheck(ops.masked_gather.default, (*tables, *indices, EPS), test_utils=checks)
+    out, mean, inverse_std = ops.masked_gather(*tables, *indices, EPS)
+    backward = (torch.ones_like(out), *tables[:6], *indices, mean, inverse_std)
+    torch.library.opcheck(ops.masked_gather_backward.default, backward, test_utils=checks)
+    torch.library.opcheck(ops.gather_rows.default, (tables[1], indices[1], None, None), test_utils=checks)
+    torch.library.opcheck(ops.segment_sum.default, (out, indices[1], 7), test_utils=checks)
 
 
 def test_kernels_compile_whole_checkpoint_and_count_their_flops():
