@@ -81,7 +81,7 @@ def _gather_variants(name: str, size: str, width: int) -> Iterator[Variant]:
             types,
             {**shape, "ROWS": BACKWARD_ROWS},
         )
-    types = {"rows": pointer, "index": "*i64", "extra": pointer, "extra_id": "*i64", "out": pointer}
+    types = {"rows": pointer, "index": "*i64", "extra": pointer, "extra_id": "*i64", "out": pointer, "read": "*i64"}
     types |= dict.fromkeys(("count", "row_count", "extra_count"), "i32")
     constants = {"width": width, "HAS_EXTRA": True, "ROWS": GATHER_ROWS, "BLOCK_D": block}
     yield Variant(f"gather_rows_forward/{name}/{size}", gather_rows_kernel, types, constants)
