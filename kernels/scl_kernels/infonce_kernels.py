@@ -87,9 +87,8 @@ def _product(left, right, total, PRECISION: tl.constexpr, WIDEN: tl.constexpr):
 
 
 @triton.jit
-def _similarity(
+def _inner_products(
     task,
-    temperature,
     rows,
     columns,
     DTYPE: tl.constexpr,
@@ -100,13 +99,17 @@ def _similarity(
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    """Return one (BLOCK_M, BLOCK_N) fp32 tile of S and 1 / |y_j|; rows and columns outside are 0."""
+    """Return one tile of x y^T in fp32 as its left and its right (BLOCK_M, BLOCK_N / 2) half.
+
+    What follows on a tile is done half by half, since vectors over columns and all of a tile do not fit into 128
+    registers a thread, with which two programs share a multiprocessor.
+    """
     x = tl.load(task + X).to(tl.pointer_type(DTYPE))
     y = tl.load(task + Y).to(tl.pointer_type(DTYPE))
     width = tl.load(task + WIDTH).to(tl.int32)
     if EVEN:
         x, y, width = tl.multiple_of(x, 16), tl.multiple_of(y, 16), width // BLOCK_K * BLOCK_K
-    # Rows outside read the last row instead of needing a mask, which costs registers; their scale below is 0.
+    # Rows outside read the last row instead of needing a mask, which costs registers; their 1 / |x_i| is 0.
     x_rows = x + tl.minimum(rows, tl.load(task + LOCAL).to(tl.int32) - 1)[:, None].to(tl.int64) * width
     y_rows = y + tl.minimum(columns, tl.load(task + GLOBAL).to(tl.int32) - 1)[None, :].to(tl.int64) * width
     tile = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
@@ -118,9 +121,18 @@ def _similarity(
             left = tl.load(x_rows + k[None, :], mask=(k < width)[None, :], other=0.0)
             right = tl.load(y_rows + k[:, None], mask=(k < width)[:, None], other=0.0)
         tile = _product(left, right, tile, PRECISION, WIDEN)
-    scale_x = tl.load(tl.load(task + INVERSE_X).to(tl.pointer_type(tl.float32)) + rows) / temperature
-    inverse_y = tl.load(tl.load(task + INVERSE_Y).to(tl.pointer_type(tl.float32)) + columns)
-    return tile * scale_x[:, None] * inverse_y[None, :], inverse_y
+    return tl.split(tl.permute(tl.reshape(tile, (BLOCK_M, 2, BLOCK_N // 2)), (0, 2, 1)))
+
+
+@triton.jit
+def _reduce(tile, scale_x, inverse_y, column, own, total, largest, summed, diagonal):
+    """Go on with a row's maximum, sum and diagonal over half a tile; `own` and `total` count from its first column."""
+    tile = tile * scale_x[:, None] * tl.load(inverse_y + column)[None, :]
+    tile = tl.where((column < total)[None, :], tile, float("-inf"))
+    diagonal += tl.sum(tl.where(column[None, :] == own[:, None], tile, 0.0), 1)
+    new_largest = tl.maximum(largest, tl.max(tile, 1))
+    summed = summed * tl.exp(largest - new_largest) + tl.sum(tl.exp(tile - new_largest[:, None]), 1)
+    return new_largest, summed, diagonal
 
 
 @triton.jit
@@ -150,19 +162,24 @@ def forward_kernel(
     temperature = tl.load(temperatures + tl.load(task + PROBLEM))
     rows = first_row + tl.arange(0, BLOCK_M)
     own = rows + tl.load(task + OFFSET).to(tl.int32)
-    column = tl.arange(0, BLOCK_N)  # compared within the tile: constants of the code instead of registers
+    scale_x = tl.load(tl.load(task + INVERSE_X).to(tl.pointer_type(tl.float32)) + rows) / temperature
+    inverse_y = tl.load(task + INVERSE_Y).to(tl.pointer_type(tl.float32))
+    half: tl.constexpr = BLOCK_N // 2
+    column = tl.arange(0, half)  # compared within a half: constants of the code instead of registers
     largest = tl.full((BLOCK_M,), float("-inf"), dtype=tl.float32)
     summed = tl.zeros((BLOCK_M,), dtype=tl.float32)
     diagonal = tl.zeros((BLOCK_M,), dtype=tl.float32)
     for start in range(split * span, tl.minimum(total, (split + 1) * span), BLOCK_N):
-        tile, _ = _similarity(
-            task, temperature, rows, start + column, DTYPE, EVEN, PRECISION, WIDEN, BLOCK_M, BLOCK_N, BLOCK_K
+        left, right = _inner_products(
+            task, rows, start + tl.arange(0, BLOCK_N), DTYPE, EVEN, PRECISION, WIDEN, BLOCK_M, BLOCK_N, BLOCK_K
         )  # fmt: skip
-        tile = tl.where((column < total - start)[None, :], tile, float("-inf"))
-        diagonal += tl.sum(tl.where(column[None, :] == (own - start)[:, None], tile, 0.0), 1)
-        new_largest = tl.maximum(largest, tl.max(tile, 1))
-        summed = summed * tl.exp(largest - new_largest) + tl.sum(tl.exp(tile - new_largest[:, None]), 1)
-        largest = new_largest
+        largest, summed, diagonal = _reduce(
+            left, scale_x, inverse_y + start, column, own - start, total - start, largest, summed, diagonal
+        )  # fmt: skip
+        middle = start + half
+        largest, summed, diagonal = _reduce(
+            right, scale_x, inverse_y + middle, column, own - middle, total - middle, largest, summed, diagonal
+        )  # fmt: skip
     out = partial + tl.load(task + PARTIAL) + split.to(tl.int64) * count + rows
     tl.store(out, largest, mask=rows < count)
     tl.store(out + plane, summed, mask=rows < count)
@@ -212,6 +229,15 @@ def _block(task, number):
     return number // across * tl.load(task + ROWS).to(tl.int32), first_column, tl.minimum(span, total - first_column)
 
 
+@triton.jit
+def _d_similarity(tile, scale_x, row_shift, twice_weight, inverse_y, column_shift, column, own):
+    """Return dS_ij / |y_j| of half a tile; `own` counts from its first column."""
+    inverse = tl.load(inverse_y + column)[None, :]
+    tile = tile * scale_x[:, None] * inverse
+    d_tile = tl.exp(tile - row_shift[:, None]) + tl.exp(tile - tl.load(column_shift + column)[None, :])
+    return (d_tile - tl.where(column[None, :] == own[:, None], twice_weight[:, None], 0.0)) * inverse
+
+
 @triton.jit(do_not_specialize=["number"])
 def d_similarity_kernel(
     table,  # (tasks, FIELDS) int64
@@ -235,25 +261,28 @@ def d_similarity_kernel(
     count = tl.load(task + LOCAL).to(tl.int32)
     if (tile_row >= tl.load(task + ROWS)) | (first_row + tile_row >= count):
         return
-    temperature = tl.load(temperatures + tl.load(task + PROBLEM))
     rows = first_row + tile_row + tl.arange(0, BLOCK_M)
-    column = tl.arange(0, BLOCK_N)  # compared within the tile: constants of the code instead of registers
-    columns = first_column + tile_column + column
-    tile, inverse_y = _similarity(
-        task, temperature, rows, columns, DTYPE, EVEN, PRECISION, WIDEN, BLOCK_M, BLOCK_N, BLOCK_K
+    start = first_column + tile_column
+    left, right = _inner_products(
+        task, rows, start + tl.arange(0, BLOCK_N), DTYPE, EVEN, PRECISION, WIDEN, BLOCK_M, BLOCK_N, BLOCK_K
     )  # fmt: skip
+    temperature = tl.load(temperatures + tl.load(task + PROBLEM))
+    scale_x = tl.load(tl.load(task + INVERSE_X).to(tl.pointer_type(tl.float32)) + rows) / temperature
     row_shift = tl.load(tl.load(task + SHIFT_X).to(tl.pointer_type(tl.float32)) + rows)
-    column_shift = tl.load(tl.load(task + SHIFT_Y).to(tl.pointer_type(tl.float32)) + columns)
-    d_tile = tl.exp(tile - row_shift[:, None]) + tl.exp(tile - column_shift[None, :])
     own = rows + tl.load(task + OFFSET).to(tl.int32)
     weight = tl.load(task + WEIGHT).to(tl.pointer_type(tl.float32))
     twice_weight = 2.0 * tl.load(weight + own, mask=rows < count, other=0.0)
-    within = own - (first_column + tile_column)
-    d_tile -= tl.where(column[None, :] == within[:, None], twice_weight[:, None], 0.0)
-    d_tile *= inverse_y[None, :]
-    out = workspace + tl.multiple_of(tl.load(task + WORKSPACE), 16)
+    inverse_y = tl.load(task + INVERSE_Y).to(tl.pointer_type(tl.float32)) + start
+    column_shift = tl.load(task + SHIFT_Y).to(tl.pointer_type(tl.float32)) + start
+    out = workspace + tl.multiple_of(tl.load(task + WORKSPACE), 16) + tile_column
     out += (tile_row + tl.arange(0, BLOCK_M))[:, None].to(tl.int64) * tl.multiple_of(tl.load(task + SPAN), 16)
-    tl.store(out + (tile_column + column)[None, :], d_tile.to(workspace.dtype.element_ty))
+    half: tl.constexpr = BLOCK_N // 2
+    column = tl.arange(0, half)  # compared within a half: constants of the code instead of registers
+    left = _d_similarity(left, scale_x, row_shift, twice_weight, inverse_y, column_shift, column, own - start)
+    tl.store(out + column[None, :], left.to(workspace.dtype.element_ty))
+    inverse_y, column_shift, own = inverse_y + half, column_shift + half, own - half
+    right = _d_similarity(right, scale_x, row_shift, twice_weight, inverse_y, column_shift, column, own - start)
+    tl.store(out + (half + column)[None, :], right.to(workspace.dtype.element_ty))
 
 
 @triton.jit(do_not_specialize=["number"])

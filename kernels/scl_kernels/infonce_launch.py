@@ -65,7 +65,7 @@ def similarity_tiles(dtype: torch.dtype, even: bool, architecture: int) -> Tiles
         return Tiles(64, 64, 32, 2) if even else Tiles(64, 32, 32, 2)
     if not even:
         return Tiles(64, 64, 64, 2)
-    return Tiles(128, 128, 64, 3, 128 if architecture >= 90 and dtype == torch.bfloat16 else None)
+    return Tiles(128, 128, 64, 3, 128 if architecture >= 90 else None)
 
 
 def gradient_tiles(dtype: torch.dtype, even: bool, *, wide: bool) -> Tiles:
