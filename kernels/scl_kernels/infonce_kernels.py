@@ -272,9 +272,9 @@ def d_similarity_kernel(
     own = rows + tl.load(task + OFFSET).to(tl.int32)
     weight = tl.load(task + WEIGHT).to(tl.pointer_type(tl.float32))
     twice_weight = 2.0 * tl.load(weight + own, mask=rows < count, other=0.0)
-    inverse_y = tl.load(task + INVERSE_Y).to(tl.pointer_type(tl.float32)) + start
-    column_shift = tl.load(task + SHIFT_Y).to(tl.pointer_type(tl.float32)) + start
-    out = workspace + tl.multiple_of(tl.load(task + WORKSPACE), 16) + tile_column
+    inverse_y = tl.load(task + INVERSE_Y).to(tl.pointer_type(tl.float32)) + start.to(tl.int64)
+    column_shift = tl.load(task + SHIFT_Y).to(tl.pointer_type(tl.float32)) + start.to(tl.int64)
+    out = workspace + tl.multiple_of(tl.load(task + WORKSPACE) + tile_column, 16)
     out += (tile_row + tl.arange(0, BLOCK_M))[:, None].to(tl.int64) * tl.multiple_of(tl.load(task + SPAN), 16)
     half: tl.constexpr = BLOCK_N // 2
     column = tl.arange(0, half)  # compared within a half: constants of the code instead of registers
