@@ -49,7 +49,8 @@ def correctness(path: Path) -> int:
     from scl_kernels import threeway as t
 
     gathers = (*t.GATHER_CASES, t.GatherCase(50_000, 41_472, 325, 8, 768), t.GatherCase(10_000, 50_265, 514, 3, 1024))
-    problems = (*t.INFONCE_CASES, (t.InfoNCECase(512, 2048, 512, 512), *[t.InfoNCECase(512, 2048, 768, 0)] * 4))
+    step = (t.InfoNCECase(512, 2048, 512, 512), *[t.InfoNCECase(512, 2048, 768, 0)] * 4)
+    problems = (*t.INFONCE_CASES, step, (t.InfoNCECase(4096, 8192, 512, 1024),))  # the last is wide and of many blocks
     failed = 0
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
