@@ -4,6 +4,7 @@ The result does not depend on the number of processes: batches are dealt to rank
 rank runs equally many forwards (ZeRO-3 needs that), and features are put back in the order of the data.
 """
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
@@ -18,6 +19,7 @@ from sclds.data.loader import heldout_batches
 from sclds.data.packing import Batch
 from sclds.data.quarantine import Quarantine
 from sclds.data.tokenizer import Tokenizer
+from sclds.errors import UserError
 from sclds.losses.communicator import Communicator, SingleProcess
 from sclds.losses.objectives import GlobalBatch, features_of, step_loss
 
@@ -108,7 +110,7 @@ def evaluate(
             for kind in dict.fromkeys(dataset.kind for dataset in config.data.heldout):
                 kinds[kind] = Encoded()
                 batches = _batches(config, tokenizer, kind, quarantine)
-                for window in _windows(batches, communicator.world_size):
+                for window in _windows(batches, communicator, device):
                     _run_window(model, config, window, device, communicator, kinds[kind])
     finally:
         model.train(was_training)
@@ -134,10 +136,39 @@ def _batches(config: Config, tokenizer: Tokenizer, kind: str, quarantine: Quaran
                 return
 
 
-def _windows(batches: Iterator[Batch], size: int) -> Iterator[tuple[Batch, ...]]:
-    """Yield up to `size` consecutive batches at a time."""
-    while window := tuple(islice(batches, size)):
+def _windows(batches: Iterator[Batch], communicator: Communicator, device: torch.device) -> Iterator[tuple[Batch, ...]]:
+    """Yield one batch a rank at a time, the same ones on every rank.
+
+    Raises:
+        UserError: On every rank, if any cannot read on, or reads other samples than the rest (a shard may be gone for
+            one of them alone): their features would be put together wrongly, or a rank would wait for ever.
+    """
+    while True:
+        fault: UserError | None = None
+        window: tuple[Batch, ...] = ()
+        try:
+            window = tuple(islice(batches, communicator.world_size))
+        except UserError as error:
+            fault = error
+        mine = -1 if fault else _digest([name for batch in window for name in batch["sample_ids"]])
+        seen = communicator.all_gather(torch.tensor(mine, device=device)).tolist()
+        if fault:
+            raise fault
+        if any(other != mine for other in seen):
+            others = ", ".join(str(rank) for rank, other in enumerate(seen) if other != seen[0])
+            raise UserError(
+                f"Nothing can be measured: held-out samples that process 0 reads cannot be read by process {others}, "
+                "or the other way round. quarantine.jsonl in the run folder names them; once all processes can read "
+                "them, give the same command again: a finished run measures without training again"
+            )
+        if not window:
+            return
         yield window
+
+
+def _digest(names: list[str]) -> int:
+    """Return a number of 56 bits that differs where names or their order do."""
+    return int.from_bytes(hashlib.sha256("\n".join(names).encode()).digest()[:7], "big")
 
 
 def _run_window(

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from sclds.config import Config, DataConfig, DatasetConfig, EvaluationConfig
 from sclds.data.quarantine import Quarantine
 from sclds.downstream import retrieval
+from sclds.errors import DataError, UserError
 
 
 def test_perfect_match_has_recall_one() -> None:
@@ -145,3 +146,34 @@ def test_nothing_held_out(config: Config) -> None:
     bare = config.model_copy(update={"data": config.data.model_copy(update={"heldout": []})})
     result, _ = evaluate(bare, Rank(0, 1, []))
     assert result == {"retrieval": {}, "losses": {}, "examples": []}
+
+
+def test_ranks_that_read_other_samples_stop_together(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sample that is gone for one rank alone must neither shift features nor leave the others waiting."""
+    exchange: list[list[Tensor]] = []
+    evaluate(config, Rank(0, 2, exchange))
+
+    def fewer(*arguments: Any) -> Iterator[dict[str, Any]]:
+        whole, *rest = batches(*arguments)
+        yield {name: values[1:] for name, values in whole.items()}
+        yield from rest
+
+    monkeypatch.setattr(retrieval, "heldout_batches", fewer)
+    with pytest.raises(UserError, match=r"held-out samples that process 0 reads cannot be read by process 1, or"):
+        evaluate(config, Rank(1, 2, exchange))
+
+
+def test_a_rank_that_cannot_read_on_stops_the_others(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(*arguments: Any) -> Iterator[dict[str, Any]]:
+        yield from list(batches(*arguments))[:1]
+        raise DataError("too many samples are unusable")
+
+    exchange: list[list[Tensor]] = []
+    evaluate(config, Rank(0, 2, exchange))
+    faulty: list[list[Tensor]] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(retrieval, "heldout_batches", failing)
+        with pytest.raises(DataError, match="too many samples"):
+            evaluate(config, Rank(0, 2, faulty))
+    with pytest.raises(UserError, match="Nothing can be measured"):
+        evaluate(config, Rank(1, 2, faulty))
