@@ -88,14 +88,15 @@ def _gather_variants(name: str, size: str, width: int) -> Iterator[Variant]:
     types = {"source": pointer}
     types |= dict.fromkeys(("order", "start", "chunk_start", "segment_of_chunk", "partial_start"), "*i64")
     types |= {"out": pointer, "partial": "*fp32", "segments": "i32"}
-    constants = {"width": width, "ROWS": segments.ROWS, "CHUNK_ROWS": segments.CHUNK, "BLOCK_D": block}
-    yield Variant(f"segment_sum_chunk/{name}/{size}", segments.chunk_kernel, types, constants)
+    constants = {"width": width, "ROWS": segments.CHUNK_TILE, "CHUNK_ROWS": segments.CHUNK, "BLOCK_D": block}
+    full_name = f"segment_sum_chunk/{name}/{size}"
+    yield Variant(full_name, segments.chunk_kernel, types, constants, num_warps=segments.CHUNK_WARPS)
     if name == "fp32" and size == "base":
         types = dict.fromkeys(("first", "second", "third"), "*i64") | {"out": "*i32"}
         types |= dict.fromkeys(("count", "first_rows", "second_rows", "third_rows"), "i32")
         yield Variant("joint_destination", segments.joint_destination_kernel, types, {"BLOCK": segments.INDEX_BLOCK})
-    types = {"partial": "*fp32", "partial_start": "*i64", "out": pointer}
-    constants = {"width": width, "ROWS": segments.ROWS, "BLOCK_D": block}
+    types = {"partial": "*fp32", "partial_start": "*i64", "out": pointer, "segments": "i32"}
+    constants = {"width": width, "GROUP": segments.COMBINE_GROUP, "ROWS": segments.COMBINE_TILE, "BLOCK_D": block}
     yield Variant(f"segment_sum_combine/{name}/{size}", segments.combine_kernel, types, constants)
 
 

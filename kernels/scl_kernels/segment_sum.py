@@ -18,8 +18,15 @@ from scl_kernels.sizes import cdiv, power_of_two
 
 CHUNK = 64
 """Rows that one program adds."""
-ROWS = 4
-"""Rows of a tile."""
+CHUNK_TILE = 4
+"""Rows that `chunk_kernel` reads at once."""
+CHUNK_WARPS = 1
+"""Most rows of a table are read once or twice: their chunks wait for four dependent loads and do little else, so that
+as many as possible have to be on their way. With one warp a multiprocessor holds 32 of them, with four 12."""
+COMBINE_GROUP = 8
+"""Segments that a program of `combine_kernel` looks at; hardly any has partial sums."""
+COMBINE_TILE = 4
+"""Partial sums that it adds at once."""
 INDEX_BLOCK = 256
 """Entries of a program that only writes indices."""
 
@@ -68,23 +75,30 @@ def combine_kernel(
     partial,  # (partials, D) fp32
     partial_start,  # (S + 1,) int64
     out,  # (S, D)
+    segments,
     width: tl.constexpr,
+    GROUP: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """Add the partial sums of one segment, if it has any; grid (S,)."""
-    segment = tl.program_id(0).to(tl.int64)
-    first = tl.load(partial_start + segment)
-    last = tl.load(partial_start + segment + 1)
-    if first == last:
+    """Add the partial sums of those of GROUP segments that have any; grid (groups of segments,)."""
+    segment = tl.program_id(0).to(tl.int64) * GROUP
+    end = tl.minimum(segment + GROUP, segments)
+    if tl.load(partial_start + segment) == tl.load(partial_start + end):
         return
     d = tl.arange(0, BLOCK_D)
-    total = tl.zeros((BLOCK_D,), dtype=tl.float32)
-    for row in range(first, last, ROWS):
-        rows = row + tl.arange(0, ROWS)
-        inside = (rows < last)[:, None] & (d < width)[None, :]
-        total += tl.sum(tl.load(partial + rows[:, None].to(tl.int64) * width + d[None, :], mask=inside, other=0.0), 0)
-    tl.store(out + segment * width + d, total.to(out.dtype.element_ty), mask=d < width)
+    while segment < end:
+        first = tl.load(partial_start + segment)
+        last = tl.load(partial_start + segment + 1)
+        if first < last:
+            total = tl.zeros((BLOCK_D,), dtype=tl.float32)
+            for row in range(first, last, ROWS):
+                rows = row + tl.arange(0, ROWS)
+                inside = (rows < last)[:, None] & (d < width)[None, :]
+                at = partial + rows[:, None].to(tl.int64) * width + d[None, :]
+                total += tl.sum(tl.load(at, mask=inside, other=0.0), 0)
+            tl.store(out + segment * width + d, total.to(out.dtype.element_ty), mask=d < width)
+        segment += 1
 
 
 @triton.jit
@@ -207,8 +221,27 @@ def segment_sum(source: Tensor, index: Tensor, count: int) -> Tensor:
     partial = source.new_empty(max(1, 2 * entries // CHUNK), width, dtype=torch.float32)
     block = power_of_two(width)
     chunk_kernel[(grouped.segment_of_chunk.shape[0],)](
-        source, *grouped, out, partial, count, width, ROWS=ROWS, CHUNK_ROWS=CHUNK, BLOCK_D=block, num_warps=4
+        source,
+        *grouped,
+        out,
+        partial,
+        count,
+        width,
+        ROWS=CHUNK_TILE,
+        CHUNK_ROWS=CHUNK,
+        BLOCK_D=block,
+        num_warps=CHUNK_WARPS,
     )
     if entries > CHUNK:
-        combine_kernel[(count,)](partial, grouped.partial_start, out, width, ROWS=ROWS, BLOCK_D=block, num_warps=4)
+        combine_kernel[(cdiv(count, COMBINE_GROUP),)](
+            partial,
+            grouped.partial_start,
+            out,
+            count,
+            width,
+            GROUP=COMBINE_GROUP,
+            ROWS=COMBINE_TILE,
+            BLOCK_D=block,
+            num_warps=4,
+        )
     return out
