@@ -25,7 +25,7 @@ SPLIT_COLUMNS = 256
 PARTIAL_BYTES = 8 * 2**20
 """Bound on the memory of partial gradients as far as more than one split is concerned."""
 WORKSPACE_BYTES = (8 * 2**20, 32 * 2**20)
-"""Bounds on dS's workspace, four times the gradients in between; a larger one would not stay in an H100's L2 cache."""
+"""Bounds on dS's workspace, three times the gradients in between; a larger one would not stay in an H100's L2 cache."""
 BLOCK_LOCAL_ROWS = 8192
 """Local rows of all tasks' blocks together: tiles enough for a device, and their gradients fit into its cache."""
 PREPARE_ROWS = 16
@@ -184,7 +184,7 @@ def backward_cuts(sizes: Sizes, dtype: torch.dtype, even: bool) -> tuple[list[Cu
     pad = kernels.PADDING.value
     gradients = sum(n * width for n, _, width in sizes) * dtype.itemsize
     smallest, largest = WORKSPACE_BYTES
-    share = min(max(4 * gradients, smallest), largest) // workspace_dtype(dtype).itemsize // len(sizes)
+    share = min(max(3 * gradients, smallest), largest) // workspace_dtype(dtype).itemsize // len(sizes)
     most_rows = max(BLOCK_LOCAL_ROWS // len(sizes) // pad, 1) * pad
     shapes = []
     for n, total, _ in sizes:
