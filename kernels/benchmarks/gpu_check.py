@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 OUTPUT = Path("runs/gpu-check")
 LIMIT = 8 * 60
@@ -107,31 +108,47 @@ def real_step(path: Path) -> int:
     return sum(not result.passed for result in results)
 
 
+def shares(rows: list, device: Any) -> list[str]:
+    """Return the share of a device's published peak that every kernel reaches, per size, whole and by direction."""
+    from scl_kernels import roofline
+
+    lines = []
+    for row in rows:
+        if row.provider != "triton" or row.metric != "milliseconds":
+            continue
+        seconds, title = row.median / 1e3, f"{row.kernel} x={row.x} {row.mode}"
+        if row.kernel == "masked_gather":
+            terms, _ = roofline.gather_terms(row.x, row.x * 324 // 390, 768, 2)
+            moved = roofline.total([term for term in terms if row.mode in ("full", term.what.split(":")[0])])
+            wanted = " (wanted 80 %)" if row.mode == "full" else ""
+            lines.append(f"{title}: {moved / device.bytes_per_second / seconds:.0%} of the peak bandwidth{wanted}")
+        if row.kernel.startswith("infonce"):
+            # n N D products, two operations each, in two directions
+            once = 2 * 2 * json.loads(row.config)["size"]
+            flops = once * {"forward": 1, "backward": 2, "full": 3}[row.mode]
+            wanted = " (wanted 50 %)" if row.mode == "full" and row.x >= 32768 else ""
+            lines.append(f"{title}: {flops / device.flops / seconds:.0%} of the peak bf16 FLOP/s{wanted}")
+    return lines
+
+
 def targets(rows: list) -> list[str]:
-    """Return, per size, the share of the device's published peak that kernels reach, and what loses to eager code."""
+    """Return, per size, the shares of the device's published peak, and what loses to eager code."""
     import torch
 
     from scl_kernels import roofline
 
-    full = {(r.kernel, r.x, r.provider): r for r in rows if (r.mode, r.metric) == ("full", "milliseconds")}
     major, minor = torch.cuda.get_device_capability()
     device = roofline.DEVICES.get(10 * major + minor)
-    lines = [] if device else [f"no published peaks are stored for compute capability {major}.{minor}"]
-    for (kernel, x, provider), row in full.items():
-        seconds = row.median / 1e3
-        if provider == "triton" and device and kernel == "masked_gather":
-            moved, _ = roofline.gather_terms(x, x * 324 // 390, 768, 2)
-            share = roofline.total(moved) / device.bytes_per_second / seconds
-            lines.append(f"{kernel} x={x}: {share:.0%} of {device.name}'s peak bandwidth (wanted 80 %)")
-        if provider == "triton" and device and kernel.startswith("infonce"):
-            # n N D products, two operations each, in two directions, once in the forward and twice in the backward pass
-            share = 3 * 2 * 2 * json.loads(row.config)["size"] / device.flops / seconds
-            wanted = " (wanted 50 %)" if x >= 32768 else ""
-            lines.append(f"{kernel} x={x}: {share:.0%} of {device.name}'s peak bf16 FLOP/s{wanted}")
+    if device:
+        lines = [f"Shares of {device.name}'s published peaks", *shares(rows, device)]
+    else:
+        lines = [f"no published peaks are stored for compute capability {major}.{minor}"]
+    full = {(r.kernel, r.x, r.provider): r.median for r in rows if (r.mode, r.metric) == ("full", "milliseconds")}
+    for (kernel, x, provider), milliseconds in full.items():
         eager = full.get((kernel, x, "eager"))
         if provider == "ours" and eager is not None:
-            verdict = "SLOWER" if row.median > (1 + NOISE) * eager.median else "never slower"
-            lines.append(f"{kernel} x={x}: {verdict} than eager, {row.median:.3f} against {eager.median:.3f} ms")
+            verdict = "SLOWER" if milliseconds > (1 + NOISE) * eager else "never slower"
+            lines.append(f"{kernel} x={x}: {verdict} than eager, {milliseconds:.3f} against {eager:.3f} ms")
     return lines
 
 
