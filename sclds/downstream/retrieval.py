@@ -168,7 +168,7 @@ def _windows(batches: Iterator[Batch], communicator: Communicator, device: torch
 
 def _digest(names: list[str]) -> int:
     """Return a number of 56 bits that differs where names or their order do."""
-    return int.from_bytes(hashlib.sha256("\n".join(names).encode()).digest()[:7], "big")
+    return int.from_bytes(hashlib.sha256("\n".join(names).encode("utf-8", "surrogatepass")).digest()[:7], "big")
 
 
 def _run_window(

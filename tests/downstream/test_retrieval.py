@@ -177,3 +177,8 @@ def test_a_rank_that_cannot_read_on_stops_the_others(config: Config, monkeypatch
             evaluate(config, Rank(0, 2, faulty))
     with pytest.raises(UserError, match="Nothing can be measured"):
         evaluate(config, Rank(1, 2, faulty))
+
+
+def test_names_that_are_no_text_can_be_compared() -> None:
+    """Names come out of archives, as whatever bytes stand there."""
+    assert len({retrieval._digest(["\udcff"]), retrieval._digest(["\udcfe"]), retrieval._digest([])}) == 3
