@@ -136,13 +136,14 @@ def targets(rows: list) -> list[str]:
     import torch
 
     from scl_kernels import roofline
+    from scl_kernels.infonce_launch import architecture
 
-    major, minor = torch.cuda.get_device_capability()
-    device = roofline.DEVICES.get(10 * major + minor)
+    capability = architecture(torch.device("cuda"))
+    device = roofline.DEVICES.get(capability)
     if device:
         lines = [f"Shares of {device.name}'s published peaks", *shares(rows, device)]
     else:
-        lines = [f"no published peaks are stored for compute capability {major}.{minor}"]
+        lines = [f"no published peaks are stored for compute capability {capability / 10}"]
     full = {(r.kernel, r.x, r.provider): r.median for r in rows if (r.mode, r.metric) == ("full", "milliseconds")}
     for (kernel, x, provider), milliseconds in full.items():
         eager = full.get((kernel, x, "eager"))

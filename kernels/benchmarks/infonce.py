@@ -49,14 +49,14 @@ def workloads() -> Iterator[Workload]:
         temperature = torch.tensor(0.07, device=device(), requires_grad=True)
         inputs = [*(x.requires_grad_() for x in draw(count, width, dtype)), temperature]
         weight = torch.full((count,), 1 / count, device=device())
+        ours, small = partial(infonce_single, *inputs, weight), partial(whole_batch, *inputs, weight)
         yield Workload(
             count,
             {"size": count * count * width, "width": width, "dtype": str(dtype)},
             inputs,
             {
-                "ours": partial(infonce_single, *inputs, weight),
-                **({"triton": partial(infonce_single, *inputs, weight, backend="triton")} if gpu else {}),
-                "twin": partial(whole_batch, *inputs, weight),
+                "ours": ours,
+                **({"triton": partial(ours, backend="triton"), "twin": small} if gpu else {}),
                 "eager": partial(plain_infonce, *inputs, weight),
                 "compile": partial(torch.compile(plain_infonce), *inputs, weight),
             },

@@ -25,6 +25,7 @@ from scl_kernels.gather_rows import ROWS as GATHER_ROWS
 from scl_kernels.gather_rows import forward_kernel as gather_rows_kernel
 from scl_kernels.infonce_reference import MINIMUM_NORM
 from scl_kernels.masked_gather import BACKWARD_ROWS, FORWARD_ROWS, backward_kernel, forward_kernel
+from scl_kernels.sizes import power_of_two
 
 BUDGETS = Path(__file__).with_name("budgets.json")
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -57,7 +58,7 @@ class Usage(NamedTuple):
 
 
 def _gather_variants(name: str, size: str, width: int) -> Iterator[Variant]:
-    block = triton.next_power_of_2(width)
+    block = power_of_two(width)
     pointer = f"*{name}"
     index = dict.fromkeys(("source", "position_id", "extra_id"), "*i64")
     counts = dict.fromkeys(("count", "row_count", "position_count", "extra_count"), "i32")

@@ -15,7 +15,13 @@ from torch.utils.flop_counter import register_flop_formula
 from scl_kernels import infonce_launch as launch
 from scl_kernels import infonce_reference as reference
 from scl_kernels.backend import Backend, chosen, pays_off, resolve
-from scl_kernels.infonce_arguments import InfoNCEProblem, InfoNCEStatistics, check_problems, check_values
+from scl_kernels.infonce_arguments import (
+    InfoNCEProblem,
+    InfoNCEStatistics,
+    check_problems,
+    check_temperature,
+    check_weights,
+)
 from scl_kernels.masked_gather_reference import compute_dtype
 from scl_kernels.validation import check_matrix, check_tensor
 
@@ -252,16 +258,17 @@ def infonce_single(
         () the loss.
 
     Raises:
-        ValueError: An argument has the wrong shape, dtype or device.
+        ValueError: An argument has the wrong shape, dtype or device; the temperature or a weight is none.
     """
     shape = check_matrix("a", a)
     check_tensor("b", b, shape=shape, dtypes=(a.dtype,), device=a.device)
-    if weight is not None:
-        check_tensor("weight", weight, shape=shape[:1], device=a.device)
+    check_temperature("temperature", temperature, a.device)
     if weight is None:
         weight = a.new_full((a.shape[0],), 1 / max(1, a.shape[0]), dtype=compute_dtype(a.dtype))
+    else:
+        check_tensor("weight", weight, shape=shape[:1], device=a.device)
+        check_weights("weight", weight)
     if chosen(backend) == "auto" and not pays_off("infonce", shape[0] ** 2 * shape[1]):
-        check_values("", temperature, weight)
         return reference.whole_batch(a, b, temperature, weight)
     problem = InfoNCEProblem(a, b, a.detach(), b.detach(), temperature, 0, weight)
     statistics = infonce_statistics([problem], backend=backend)

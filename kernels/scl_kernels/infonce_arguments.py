@@ -62,30 +62,39 @@ def check_problems(problems: Sequence[InfoNCEProblem]) -> None:
             raise ValueError(
                 f"{name}.offset is {problem.offset}; wanted 0 to {total - n}, so that {n} local rows lie within {total}"
             )
-        check_values(f"{name}.", problem.temperature, problem.weight_all)
+        check_temperature(f"{name}.temperature", problem.temperature, device)
+        check_weights(f"{name}.weight_all", problem.weight_all)
         _check_local_rows(name, problem)
 
 
-def check_values(name: str, temperature: Tensor | float, weight: Tensor) -> None:
-    """Check numbers as far as the host may look at them; on a GPU the kernels answer a bad weight with NaN.
+def check_temperature(name: str, temperature: Tensor | float, device: torch.device) -> None:
+    """Refuse a temperature that is none, as far as the host may look at it.
 
     Args:
-        name: Put before the arguments' names, for instance `problems[0].`.
+        name: The argument's name, for the message.
         temperature: () divisor of the similarities.
-        weight: (N,) weights of the samples' losses.
+        device: Where it has to lie.
 
     Raises:
-        ValueError: `temperature` is not a positive number on the weights' device, or a weight is negative or NaN.
+        ValueError: It is not a positive number, or lies elsewhere.
     """
     if isinstance(temperature, Tensor):
-        check_tensor(f"{name}temperature", temperature, shape=(), device=weight.device)
+        check_tensor(name, temperature, shape=(), device=device)
         number = float(temperature.detach()) if readable(temperature) else 1.0
     else:
         number = temperature
     if not 0 < number < float("inf"):
-        raise ValueError(f"{name}temperature is {number}; wanted a finite number greater than 0")
+        raise ValueError(f"{name} is {number}; wanted a finite number greater than 0")
+
+
+def check_weights(name: str, weight: Tensor) -> None:
+    """Refuse weights of samples, (N,), that are negative or NaN; on a GPU the kernels answer with NaN instead.
+
+    Raises:
+        ValueError: One is.
+    """
     if weight.numel() and readable(weight) and not bool((weight >= 0).all()):
-        raise ValueError(f"{name}weight_all holds {float(weight.min())}; wanted numbers of at least 0")
+        raise ValueError(f"{name} holds {float(weight.min())}; wanted numbers of at least 0")
 
 
 def _check_local_rows(name: str, problem: InfoNCEProblem) -> None:

@@ -87,6 +87,12 @@ def _product(left, right, total, PRECISION: tl.constexpr, WIDEN: tl.constexpr):
 
 
 @triton.jit
+def _halves(tile, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """Return a (ROWS, COLUMNS) tile's left and right half: a whole one and what is added to it fill the registers."""
+    return tl.split(tl.permute(tl.reshape(tile, (ROWS, 2, COLUMNS // 2)), (0, 2, 1)))
+
+
+@triton.jit
 def _inner_products(
     task,
     rows,
@@ -121,7 +127,7 @@ def _inner_products(
             left = tl.load(x_rows + k[None, :], mask=(k < width)[None, :], other=0.0)
             right = tl.load(y_rows + k[:, None], mask=(k < width)[:, None], other=0.0)
         tile = _product(left, right, tile, PRECISION, WIDEN)
-    return tl.split(tl.permute(tl.reshape(tile, (BLOCK_M, 2, BLOCK_N // 2)), (0, 2, 1)))
+    return _halves(tile, BLOCK_M, BLOCK_N)
 
 
 @triton.jit
@@ -334,8 +340,7 @@ def gradient_kernel(
     rows = first_row + tile_row + tl.arange(0, BLOCK_M)
     half = first_d + tl.arange(0, BLOCK_D // 2)
     out += (split.to(tl.int64) * count + rows[:, None]) * width + half[None, :]
-    # In two halves: the sum so far and this tile do not fit into the registers together.
-    left, right = tl.split(tl.permute(tl.reshape(gradient, (BLOCK_M, 2, BLOCK_D // 2)), (0, 2, 1)))
+    left, right = _halves(gradient, BLOCK_M, BLOCK_D)
     inside = (rows < count)[:, None] & (half < width)[None, :]
     tl.store(out, left + tl.load(out, mask=inside & (first_column > 0), other=0.0), mask=inside)
     out += BLOCK_D // 2

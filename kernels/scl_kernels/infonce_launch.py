@@ -117,27 +117,23 @@ class Sides(NamedTuple):
     y: list[Tensor]
     offset: list[int]
     problem: list[int]
-
-    @property
-    def even(self) -> bool:
-        """Whether tiles need no masks over D."""
-        return all(t.shape[1] % MULTIPLE == 0 and t.data_ptr() % 16 == 0 for t in [*self.x, *self.y])
-
-    @property
-    def sizes(self) -> list[tuple[int, int, int]]:
-        """(n, N, D) per task."""
-        return [(x.shape[0], y.shape[0], x.shape[1]) for x, y in zip(self.x, self.y, strict=True)]
+    sizes: list[tuple[int, int, int]]
+    """(n, N, D) per task."""
+    even: bool
+    """Whether tiles need no masks over D."""
 
     @property
     def local(self) -> int:
         """Sum of n over the tasks."""
-        return sum(x.shape[0] for x in self.x)
+        return sum(n for n, *_ in self.sizes)
 
 
 def sides(a: list[Tensor], b: list[Tensor], a_all: list[Tensor], b_all: list[Tensor], offset: list[int]) -> Sides:
     """Arrange problems as tasks."""
     x, y = [[tensor.contiguous() for tensor in tensors] for tensors in ([*a, *b], [*b_all, *a_all])]
-    return Sides(x, y, offset * 2, [*range(len(a))] * 2)
+    sizes = [(own.shape[0], everything.shape[0], own.shape[1]) for own, everything in zip(x, y, strict=True)]
+    even = all(t.shape[1] % MULTIPLE == 0 and t.data_ptr() % 16 == 0 for t in [*x, *y])
+    return Sides(x, y, offset * 2, [*range(len(a))] * 2, sizes, even)
 
 
 class Cut(NamedTuple):
@@ -217,21 +213,20 @@ class Plan(NamedTuple):
     """Elements of the workspace; 0 in the forward pass."""
 
 
-def plan(tasks: Sides, sizes: Sizes, cuts: Sequence[Cut], pointers: Sequence[Sequence[Tensor]] = ()) -> Plan:
+def plan(tasks: Sides, cuts: Sequence[Cut], pointers: Sequence[Sequence[Tensor]] = ()) -> Plan:
     """Build the table for tasks.
 
     Args:
         tasks: What to compute.
-        sizes: Of the tasks.
         cuts: Of the tasks.
         pointers: The backward's columns LSE_X, LSE_Y, WEIGHT and D_X, lists with one tensor per task; or nothing.
     """
     pad = kernels.PADDING.value
-    total = sum(cdiv(n, pad) * pad + cdiv(everything, pad) * pad for n, everything, _ in sizes)
+    total = sum(cdiv(n, pad) * pad + cdiv(everything, pad) * pad for n, everything, _ in tasks.sizes)
     vectors = tasks.x[0].new_empty(2, total, dtype=torch.float32)
     table, base, partial, workspace = [], 0, 0, 0
     x_at = vectors.data_ptr()
-    for k, ((n, everything, width), cut) in enumerate(zip(sizes, cuts, strict=True)):
+    for k, ((n, everything, width), cut) in enumerate(zip(tasks.sizes, cuts, strict=True)):
         y_at = x_at + 4 * cdiv(n, pad) * pad
         row = [tasks.x[k].data_ptr(), tasks.y[k].data_ptr(), x_at, y_at, x_at + 4 * total, y_at + 4 * total]
         row += [n, everything, width, tasks.offset[k], tasks.problem[k], cut.span, cut.splits, base, partial]
@@ -246,7 +241,7 @@ def plan(tasks: Sides, sizes: Sizes, cuts: Sequence[Cut], pointers: Sequence[Seq
 
 def _prepare(tasks: Sides, planned: Plan, *, shifts: bool) -> None:
     pad = kernels.PADDING.value
-    rows = cdiv(max(t.shape[0] for t in [*tasks.x, *tasks.y]), pad) * pad
+    rows = cdiv(max(max(n, total) for n, total, _ in tasks.sizes), pad) * pad
     kernels.prepare_kernel[(cdiv(rows, PREPARE_ROWS), 2 * len(tasks.x))](
         planned.table,
         TRITON_DTYPE[tasks.x[0].dtype],
@@ -274,7 +269,7 @@ def statistics(tasks: Sides, temperature: Tensor) -> Tensor:
     dtype, sizes = tasks.x[0].dtype, tasks.sizes
     tiles = similarity_tiles(dtype, tasks.even, architecture(temperature.device))
     cuts = forward_cuts(sizes, tiles)
-    planned = plan(tasks, sizes, cuts)
+    planned = plan(tasks, cuts)
     partial = temperature.new_empty(3, planned.partial)
     _prepare(tasks, planned, shifts=False)
     programs = max(cdiv(n, tiles.block_m) * cut.splits for (n, *_), cut in zip(sizes, cuts, strict=True))
@@ -321,7 +316,7 @@ def gradients(
         return d_x, d_temperature
     dtype, sizes = tasks.x[0].dtype, tasks.sizes
     cuts, tiles = backward_cuts(sizes, dtype, tasks.even)
-    planned = plan(tasks, sizes, cuts, (x_lse, y_lse_all, weight_all, d_x))
+    planned = plan(tasks, cuts, (x_lse, y_lse_all, weight_all, d_x))
     partial = temperature.new_empty(planned.partial)
     _prepare(tasks, planned, shifts=True)
     _multiply_blocks(tasks, planned, cuts, tiles, temperature, partial)

@@ -187,7 +187,7 @@ def test_targets_are_read_from_the_rows(monkeypatch):
     import gpu_check
     import harness
 
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
 
     def row(kernel, provider, x, median, mode="full"):
         config = json.dumps({"size": 512 * x**2})

@@ -279,6 +279,8 @@ def test_statistics_of_another_problem_are_refused(name):
         ({"a": torch.zeros(4)}, r"^a has shape \(4,\); wanted \(any, any\)"),
         ({"b": torch.zeros(3, 5, **DOUBLE)}, r"^b has shape \(3, 5\); wanted \(4, 5\)"),
         ({"weight": torch.zeros(3)}, r"^weight has shape \(3,\); wanted \(4\)"),
+        ({"weight": torch.tensor([1.0, 1, -2, 1])}, r"^weight holds -2.0; wanted numbers of at least 0"),
+        ({"temperature": 0.0}, r"^temperature is 0.0; wanted a finite number greater than 0"),
     ],
 )
 def test_bad_input_of_one_process_is_named(change, message):
