@@ -37,5 +37,5 @@ setup(
         "gpu": ["flash-attn>=2.7"],
         "dev": ["mypy", "ninja", "pytest>=8", "pytest-timeout", "ruff", "types-PyYAML"],
     },
-    entry_points={"console_scripts": ["sclds=sclds.cli:main"]},
+    entry_points={"console_scripts": ["sclds=sclds.cli.main:main"]},
 )

@@ -32,12 +32,12 @@ def arguments() -> argparse.Namespace:
 
 def measure(config: Any, steps: int) -> dict[str, Any] | None:
     """Run the steps and return the figures on rank 0."""
+    from sclds.batch.split import split_batch
+    from sclds.costs.peak import machine_profile, summarise_steps
     from sclds.data.loader import TrainingBatches
     from sclds.data.tokenizer import load_tokenizer
-    from sclds.profiling.peak import machine_profile, summarise_steps
     from sclds.train.distributed import ProcessGroup
     from sclds.train.engine import build_engine, choose_implementations
-    from sclds.train.split import split_batch
     from sclds.train.step import train_step
 
     group = ProcessGroup()

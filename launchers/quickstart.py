@@ -30,7 +30,7 @@ def main() -> int:
         f"on or shows the result.\n",
         flush=True,
     )
-    from sclds.launch import launcher_environment, pretrain_command
+    from sclds.train.launch import launcher_environment, pretrain_command
 
     command = pretrain_command(CONFIG, [f"engine.precision={precision()}", *sys.argv[1:]], PROCESSES)
     settings = {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}

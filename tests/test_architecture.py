@@ -40,9 +40,9 @@ def violations(folder, forbidden, allowed=()):
     ("folder", "forbidden"),
     [
         ("kernels/scl_kernels", ("sclds", "deepspeed", "nvidia.dali")),
-        ("sclds/model", ("deepspeed", "nvidia.dali", "sclds.train", "sclds.losses", "sclds.downstream")),
-        ("sclds/losses", ("deepspeed", "nvidia.dali", "sclds.train", "sclds.model", "sclds.downstream")),
-        ("sclds/data", ("deepspeed", "sclds.train", "sclds.model", "sclds.losses", "sclds.downstream")),
+        ("sclds/model", ("deepspeed", "nvidia.dali", "sclds.train", "sclds.losses", "sclds.evaluation")),
+        ("sclds/losses", ("deepspeed", "nvidia.dali", "sclds.train", "sclds.model", "sclds.evaluation")),
+        ("sclds/data", ("deepspeed", "sclds.train", "sclds.model", "sclds.losses", "sclds.evaluation")),
         ("sclds", ("launchers", "tests")),
     ],
 )

@@ -7,15 +7,15 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+from sclds.batch.packing import SampleViews, grids_of, pack
+from sclds.cli.prepare import row_name
 from sclds.config import Config
-from sclds.data.packing import SampleViews, grids_of, pack
-from sclds.data.prepare.command import row_name
+from sclds.config.errors import ConfigError
+from sclds.config.reading import DATA_SETS, dump_config, load_config, parse_config
 from sclds.data.prepare.sources import SOURCES
-from sclds.errors import ConfigError
 from sclds.losses.communicator import SingleProcess
 from sclds.losses.objectives import GlobalBatch, features_of, step_loss
 from sclds.model.scl import SCLModel
-from sclds.settings import DATA_SETS, dump_config, load_config, parse_config
 
 CONFIGS = sorted(Path("configs").rglob("*.yaml"))
 PAD = 1

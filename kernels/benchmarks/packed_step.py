@@ -18,8 +18,8 @@ from scl_kernels.backend import Backend, set_backend
 
 pydantic_stand_in.install()
 
+from sclds.benchmarks.step import MID_SIZE, build_model, totals  # noqa: E402
 from sclds.model.attention import set_attention_backend  # noqa: E402
-from sclds.profiling.step_benchmark import MID_SIZE, build_model, totals  # noqa: E402
 
 BASE: dict[str, Any] = MID_SIZE | {
     "width": 768,

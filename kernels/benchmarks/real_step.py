@@ -56,7 +56,7 @@ def compare(sizes: dict[str, Any], device: str, repeats: int) -> list[StepResult
     """Take the step in fp32 in every way and compare losses and gradients; `repeats` steps of each are timed.
 
     Args:
-        sizes: As `sclds.profiling.step_benchmark.MID_SIZE`.
+        sizes: As `sclds.benchmarks.step.MID_SIZE`.
         device: `cuda`, or `cpu` under Triton's interpreter.
         repeats: Timed steps.
     """

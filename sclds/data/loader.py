@@ -9,11 +9,11 @@ from dataclasses import replace
 
 import torch
 
+from sclds.batch.packing import ITM_DRAWS, Batch, SampleViews, grids_of, pack
 from sclds.config import Config, DatasetConfig
 from sclds.data.keys import generator
 from sclds.data.media.decode import Decoder, joined
 from sclds.data.order import Order, Place, itm_partners, positions_of, weights_of
-from sclds.data.packing import ITM_DRAWS, Batch, SampleViews, grids_of, pack
 from sclds.data.prefetch import Prefetch, batch_bytes, pinned
 from sclds.data.quarantine import Quarantine
 from sclds.data.replacement import Replacements

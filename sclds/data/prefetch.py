@@ -8,7 +8,7 @@ from typing import Generic, Self, TypeVar
 
 from torch import Tensor, cuda
 
-from sclds.data.packing import Batch
+from sclds.batch.packing import Batch
 
 T = TypeVar("T")
 _POLL_SECONDS = 0.2

@@ -12,7 +12,7 @@ import threading
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from sclds.errors import DataError
+from sclds.config.errors import DataError
 
 _SEEN_BEFORE_JUDGING = 200
 

@@ -3,10 +3,10 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from sclds.config.errors import DataError
 from sclds.data.keys import generator
 from sclds.data.order import Place
 from sclds.data.storage.shards import SampleIndex
-from sclds.errors import DataError
 
 _FROM_ITS_DATA_SET = 8
 """Draws from the sample's own data set, which keep the mixture exact; a data set that fails so often is given up."""

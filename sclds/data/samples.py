@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sclds.batch.packing import SampleViews
 from sclds.config import Config
 from sclds.data.keys import generator
 from sclds.data.masks import mlm_mask, mltc_vision_replace, scl_text_mask, scl_vision_keep
@@ -16,7 +17,6 @@ from sclds.data.media.clips import choose_frames
 from sclds.data.media.encoded import Encoded
 from sclds.data.media.geometry import WHOLE, training_window
 from sclds.data.media.inspection import even_chunks, inspect
-from sclds.data.packing import SampleViews
 from sclds.data.storage.shards import BadSampleError, SampleIndex, ShardReader
 from sclds.data.tokenizer import Tokenizer
 

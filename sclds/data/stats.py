@@ -12,16 +12,16 @@ from typing import Any
 
 import numpy as np
 
+from sclds.cli.data import add_config
 from sclds.config import Config, DatasetConfig
-from sclds.data.command import add_config
+from sclds.config.errors import UserError
+from sclds.config.reading import load_config
 from sclds.data.keys import generator
 from sclds.data.media.decode import BadMediaError, Decoder
 from sclds.data.prepare.progress import Advance, counting
 from sclds.data.samples import HELDOUT, SampleMaker
 from sclds.data.storage.shards import BadSampleError, SampleIndex, ShardReader, cache_of, open_index
 from sclds.data.tokenizer import Tokenizer, load_tokenizer
-from sclds.errors import UserError
-from sclds.settings import load_config
 
 _SAMPLE = 1000
 _DECODED_AT_ONCE = 32

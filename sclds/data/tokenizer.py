@@ -15,7 +15,7 @@ import numpy as np
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
-from sclds.errors import UserError
+from sclds.config.errors import UserError
 
 EMBEDDED_TOKENIZER = "tokenizer/tokenizer.json"
 """Where the embedded tokenizer lies, relative to the package's `data/embedded`."""

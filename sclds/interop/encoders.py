@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sclds.errors import CheckpointError, UserError
+from sclds.config.errors import CheckpointError, UserError
 from sclds.interop.folder import ModelFolder, Origin, completed, parameter_shapes
 from sclds.interop.published import from_published
 from sclds.interop.released import with_overrides

@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sclds.config import ModelConfig
-from sclds.errors import CheckpointError
+from sclds.config.errors import CheckpointError
 from sclds.model.scl import SCLModel
 
 WEIGHTS, CONFIG, ORIGIN, UNUSED = "model.safetensors", "config.yaml", "origin.json", "unused.safetensors"

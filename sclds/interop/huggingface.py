@@ -24,9 +24,9 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
 
+from sclds.batch.packing import Batch, SampleViews, pack
 from sclds.config import DataConfig, LossesConfig, ModelConfig
-from sclds.data.packing import Batch, SampleViews, pack
-from sclds.errors import UserError
+from sclds.config.errors import UserError
 from sclds.interop.folder import ModelFolder
 from sclds.model import scl
 

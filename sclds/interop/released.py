@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from sclds.config import ModelConfig
-from sclds.errors import CheckpointError, UserError
+from sclds.config.errors import CheckpointError, UserError
 from sclds.interop.folder import ModelFolder, Origin, completed, parameter_shapes
 from sclds.interop.published import UNUSED, from_published, published_names, to_published
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from scl_kernels import gather_rows
+from sclds.batch.packing import Batch
 from sclds.config import FusionConfig
-from sclds.data.packing import Batch
 from sclds.model.attention import AttentionPlan, attend, plan_attention
 from sclds.model.layers import MLP, PostNorm, SelfAttention
 from sclds.model.recompute import recomputed

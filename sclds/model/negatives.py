@@ -10,7 +10,7 @@ Shape suffixes: B samples, P projection channels, G members of a group.
 import torch
 from torch import Tensor
 
-from sclds.data.packing import ITM_DRAWS, Batch
+from sclds.batch.packing import ITM_DRAWS, Batch
 
 
 def hard_partners(text_BP: Tensor, vision_BP: Tensor, temperature: Tensor, batch: Batch) -> Tensor:

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from scl_kernels import gather_rows
+from sclds.batch.packing import Batch
 from sclds.config import ModelConfig
-from sclds.data.packing import Batch
 from sclds.model.fusion import FusionLayer, fuse
 from sclds.model.heads import MLMHead, Pooler, Projection, Temperature, TokenType, frame_mean
 from sclds.model.initial import initialise_parameter
@@ -24,7 +24,7 @@ class SCLModel(nn.Module):
     Args:
         config: Architecture.
         vocab_size: Rows of the word embedding and of the MLM decoder.
-        grids: Patch grids (patches per side) that batches contain, see `sclds.data.packing.grids_of`.
+        grids: Patch grids (patches per side) that batches contain, see `sclds.batch.packing.grids_of`.
         recompute: Activation checkpointing.
     """
 

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from scl_kernels import masked_gather
+from sclds.batch.packing import Batch
 from sclds.config import VisionConfig
-from sclds.data.packing import Batch
 from sclds.model.attention import AttentionPlan, attend, plan_attention
 from sclds.model.layers import MLP, LayerNorm, QKVLinear
 from sclds.model.recompute import recomputed

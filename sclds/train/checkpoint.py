@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from sclds.config import Config
-from sclds.errors import CheckpointError
+from sclds.config.errors import CheckpointError
 from sclds.train.distributed import ProcessGroup
 
 STATE_FILE = "state.json"

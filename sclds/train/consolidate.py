@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sclds.errors import CheckpointError
+from sclds.config.errors import CheckpointError
 from sclds.train.checkpoint import ENGINE_TAG, STATE_FILE
 
 MODEL_FILE = "mp_rank_00_model_states.pt"

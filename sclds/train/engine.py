@@ -10,14 +10,14 @@ from torch import Tensor, nn
 
 from scl_kernels.backend import set_backend
 from scl_kernels.norms import set_norms
+from sclds.batch.packing import Batch, grids_of
+from sclds.batch.split import Split
 from sclds.config import Config
-from sclds.data.packing import Batch, grids_of
+from sclds.config.errors import CheckpointError
 from sclds.data.tokenizer import Tokenizer
-from sclds.errors import CheckpointError
 from sclds.model.attention import set_attention_backend
 from sclds.train.distributed import ProcessGroup
 from sclds.train.optimizer import build_optimizer
-from sclds.train.split import Split
 
 
 def deepspeed_settings(config: Config, split: Split, load_universal: bool = False) -> dict[str, Any]:

@@ -7,12 +7,14 @@ from typing import Any
 import torch
 
 from scl_kernels.backend import resolve
+from sclds.batch.packing import Batch
+from sclds.batch.split import Split, split_batch
 from sclds.config import Config
-from sclds.data.packing import Batch
+from sclds.config.errors import UserError
+from sclds.costs.peak import machine_profile
 from sclds.data.quarantine import Quarantine
 from sclds.data.tokenizer import Tokenizer, load_tokenizer
-from sclds.errors import UserError
-from sclds.profiling.peak import machine_profile
+from sclds.run.folder import RunFolder
 from sclds.train.checkpoint import (
     convert_to_universal,
     load_checkpoint,
@@ -26,8 +28,6 @@ from sclds.train.engine import build_engine, choose_implementations, count_param
 from sclds.train.interrupt import StopRequest
 from sclds.train.metrics import MetricsWriter
 from sclds.train.progress import Reporter
-from sclds.train.run_folder import RunFolder
-from sclds.train.split import Split, split_batch
 from sclds.train.step import train_step
 
 MAX_SKIPPED_IN_A_ROW = 10
@@ -111,7 +111,7 @@ class Run:
         results["steps"] = self.step
         results["profile"] = machine_profile(self.config, self.group.world_size)
         if self.group.rank == 0:
-            from sclds.profiling.report import write_report
+            from sclds.report.run_page import write_report
 
             self.folder.write_results(results)
             write_report(self.folder.root)
@@ -166,7 +166,7 @@ class Run:
 
     def _measure(self) -> dict[str, Any]:
         """Return losses and retrieval on held-out data; every rank takes part and gets all."""
-        from sclds.downstream.retrieval import evaluate
+        from sclds.evaluation.retrieval import evaluate
 
         quarantine = Quarantine(self.folder.quarantine)
         return evaluate(self.engine, self.config, self.tokenizer, self.group.device, self.group, quarantine)

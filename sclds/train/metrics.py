@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
+from sclds.batch.packing import Batch
 from sclds.config import Config
-from sclds.data.packing import Batch
 from sclds.data.tokenizer import Tokenizer
+from sclds.report.pictures import masked_inputs
+from sclds.run.folder import RunFolder
 from sclds.train.distributed import ProcessGroup
-from sclds.train.pictures import masked_inputs
-from sclds.train.run_folder import RunFolder
 from sclds.train.schedule import learning_rate_factor
 from sclds.train.step import StepReport
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from scl_kernels.optional import library
 from sclds.config import OptimizerConfig
-from sclds.errors import ConfigError
+from sclds.config.errors import ConfigError
 
 FUSION_PREFIXES = ("cross_modal", "token_type_embeddings")
 """First part of the names of everything that learns at `fusion_multiplier`."""

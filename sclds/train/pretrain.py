@@ -2,9 +2,9 @@
 
 from sclds.config import Config
 from sclds.data.quarantine import read_quarantine
+from sclds.run.folder import RunFolder
 from sclds.train.checkpoint import newest_checkpoint
 from sclds.train.progress import Reporter, drop_banners
-from sclds.train.run_folder import RunFolder
 
 
 def pretrain(config: Config) -> int:

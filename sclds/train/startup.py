@@ -9,9 +9,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from sclds.config import BatchConfig, Config, DataConfig, EngineConfig, ModelConfig, OptimizerConfig, Section
-from sclds.errors import ConfigError, UserError
-from sclds.settings import parse_config, read_settings
-from sclds.train.run_folder import RunFolder
+from sclds.config.errors import ConfigError, UserError
+from sclds.config.reading import parse_config, read_settings
+from sclds.run.folder import RunFolder
 
 USER_ERROR = 2
 """Exit code where the user's input is at fault."""
@@ -88,7 +88,7 @@ def exit_code(work: Callable[[], int], rank: int) -> int:
 
 
 def _split_problems(batch: BatchConfig, world_size: int) -> list[str]:
-    from sclds.train.split import split_batch
+    from sclds.batch.split import split_batch
 
     try:
         split_batch(batch, world_size)

@@ -7,13 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sclds.batch.packing import Batch
+from sclds.batch.split import Split
 from sclds.config import Config
-from sclds.data.packing import Batch
 from sclds.train.distributed import ProcessGroup, synchronize
 from sclds.train.engine import to_device
 from sclds.train.optimizer import set_learning_rate
 from sclds.train.schedule import learning_rate_factor
-from sclds.train.split import Split
 
 PHASES = ("data", "forward", "backward", "optimizer")
 

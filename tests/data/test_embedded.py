@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sclds.config.errors import UserError
 from sclds.data.prepare import emoji, encode, openclipart
 from sclds.data.prepare.captions import MAX_WORDS, concept_of, described, openclipart_title
 from sclds.data.prepare.embedded import FOLDERS, embedded_folder
 from sclds.data.prepare.item import Item
 from sclds.data.prepare.packages import Package, archive_files, fetch
 from sclds.data.prepare.split import fingerprint, groups_of, near_duplicates, split_by_concept
-from sclds.errors import UserError
 
 MEGABYTE = 1_000_000
 

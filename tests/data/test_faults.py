@@ -12,12 +12,12 @@ import pytest
 from PIL import Image, ImageOps
 
 from sclds.config import DatasetConfig
+from sclds.config.reading import parse_config
 from sclds.data.loader import Quarantine, heldout_batches
 from sclds.data.media.decode import Decoder, Encoded
 from sclds.data.media.inspection import even_chunks, inspect
 from sclds.data.storage.shards import BadSampleError, open_index
 from sclds.data.tokenizer import load_tokenizer
-from sclds.settings import parse_config
 
 from .faults import CAPTIONS, PICTURES, TABLES, bomb, write_shard
 from .media.test_decode import FIRST, SIZE, pixels

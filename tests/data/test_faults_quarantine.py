@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from sclds.config.errors import DataError
 from sclds.data.quarantine import Quarantine, read_quarantine
-from sclds.errors import DataError
 
 SHARD = "00000.tar"
 

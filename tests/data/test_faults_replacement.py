@@ -6,13 +6,13 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from sclds.config.errors import DataError
 from sclds.data.loader import Quarantine, TrainingBatches
 from sclds.data.order import Order, Place, weights_of
 from sclds.data.replacement import Replacements
 from sclds.data.samples import SampleMaker
 from sclds.data.storage.shards import open_index
 from sclds.data.tokenizer import load_tokenizer
-from sclds.errors import DataError
 
 from .faults import WORDS, write_shard
 from .synthetic import clip, picture

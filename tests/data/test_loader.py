@@ -6,9 +6,9 @@ import threading
 import pytest
 import torch
 
+from sclds.config.errors import DataError
 from sclds.data.loader import Quarantine, TrainingBatches, heldout_batches
 from sclds.data.tokenizer import load_tokenizer
-from sclds.errors import DataError
 
 from .synthetic import caption, clip, image_members, picture
 

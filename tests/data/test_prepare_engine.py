@@ -8,14 +8,14 @@ import time
 import psutil
 import pytest
 
-from sclds.cli import main
+from sclds.cli.main import main
 from sclds.config import DatasetConfig
+from sclds.config.errors import DataError
 from sclds.data.prepare import command, engine
 from sclds.data.prepare.engine import prepare
 from sclds.data.prepare.shard_job import write_one
 from sclds.data.prepare.sources import SOURCES
 from sclds.data.storage.shards import open_index
-from sclds.errors import DataError
 
 from .layouts import photo, put
 
@@ -99,7 +99,7 @@ def test_a_stopped_run_goes_on_and_ends_alike(root, tmp_path, monkeypatch, capsy
 @pytest.mark.multiprocess
 def test_a_killed_run_goes_on_and_leaves_no_process(root, tmp_path):
     run(root, tmp_path / "whole", shard_samples=1)
-    line = [sys.executable, "-m", "sclds.cli", "prepare", "flickr30k", "--root", str(root), "--splits", "train"]
+    line = [sys.executable, "-m", "sclds.cli.main", "prepare", "flickr30k", "--root", str(root), "--splits", "train"]
     line += ["--out", str(tmp_path / "out"), "--workers", "2", "--shard-samples", "1"]
     out = tmp_path / "out" / "train"
     process = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

@@ -16,8 +16,10 @@ import fsspec
 import numpy as np
 import pytest
 
-from sclds.cli import main
+from sclds.cli.main import main
 from sclds.config import DatasetConfig
+from sclds.config.errors import DataError
+from sclds.config.reading import parse_config
 from sclds.data.loader import Quarantine, TrainingBatches
 from sclds.data.prepare import index as index_module
 from sclds.data.prepare.index import prepare_index
@@ -26,8 +28,6 @@ from sclds.data.storage.fetch_ahead import FetchAhead
 from sclds.data.storage.files import find_shards
 from sclds.data.storage.shards import BadSampleError, ShardReader, open_index, shard_problems
 from sclds.data.tokenizer import load_tokenizer
-from sclds.errors import DataError
-from sclds.settings import parse_config
 
 from .synthetic import caption, clip, image_members, picture, write_tar
 
@@ -254,7 +254,7 @@ def test_a_killed_run_goes_on_where_it_stopped(folder, capsys):
     for number in range(3, 40):
         (folder / f"{number:05d}.tar").write_bytes((folder / "00000.tar").read_bytes())
     parts = folder / ".index-parts"
-    code = "import sys; from sclds.cli import main; sys.exit(main(sys.argv[1:]))"
+    code = "import sys; from sclds.cli.main import main; sys.exit(main(sys.argv[1:]))"
     command = [sys.executable, "-c", code, "prepare", "index", str(folder), "--workers", "2"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60

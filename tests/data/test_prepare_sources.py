@@ -9,14 +9,14 @@ from hashlib import sha256
 import numpy as np
 import pytest
 
-from sclds.cli import main
+from sclds.cli.main import main
 from sclds.config import DatasetConfig
+from sclds.config.errors import DataError
 from sclds.data.media.decode import Decoder, Encoded
 from sclds.data.media.inspection import inspect
 from sclds.data.prepare.engine import prepare
 from sclds.data.prepare.sources import SOURCES
 from sclds.data.storage.shards import ShardReader, open_index, shard_problems
-from sclds.errors import DataError
 
 from .layouts import LAYOUTS, photo, put
 from .synthetic import picture

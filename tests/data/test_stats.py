@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from sclds.cli import main
+from sclds.cli.main import main
 from sclds.data.prepare.embedded import embedded_folder
 from sclds.data.prepare.progress import counting
 from sclds.data.stats import statistics

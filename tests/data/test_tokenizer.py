@@ -4,8 +4,8 @@ import pytest
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
+from sclds.config.errors import UserError
 from sclds.data.tokenizer import NO_WORD, Tokenizer, load_tokenizer, train_tokenizer
-from sclds.errors import UserError
 
 
 @pytest.fixture(scope="module")

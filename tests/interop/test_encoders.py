@@ -12,7 +12,7 @@ from transformers import (
     RobertaModel,
 )
 
-from sclds.cli import main
+from sclds.cli.main import main
 from sclds.interop.encoders import from_hugging_face, from_models
 from sclds.interop.folder import build_model, read_folder
 from sclds.interop.huggingface import patchify

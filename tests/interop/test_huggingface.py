@@ -5,10 +5,10 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer
 
-from sclds.cli import main
+from sclds.cli.main import main
 from sclds.interop import huggingface
 from sclds.interop.folder import ModelFolder, Origin, build_model, write_folder
-from sclds.verify import patchify
+from sclds.reference.vectors import patchify
 from tests.train.synthetic import tiny_config
 
 WORDS = 4096

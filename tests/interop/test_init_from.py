@@ -3,11 +3,11 @@
 import pytest
 import torch
 
+from sclds.batch.split import split_batch
+from sclds.config.errors import CheckpointError
 from sclds.data.tokenizer import load_tokenizer
-from sclds.errors import CheckpointError
 from sclds.interop.folder import ModelFolder, Origin, build_model, write_folder
 from sclds.train import engine
-from sclds.train.split import split_batch
 from tests.train.synthetic import tiny_config
 
 

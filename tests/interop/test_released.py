@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from sclds.cli import main
-from sclds.errors import CheckpointError
+from sclds.cli.main import main
+from sclds.config.errors import CheckpointError
 from sclds.interop.folder import build_model, parameter_shapes, read_folder, write_folder
 from sclds.interop.published import to_published
 from sclds.interop.released import _default_shape, architecture_of, from_released, read_released, to_released

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from sclds.cli import main
-from sclds.errors import CheckpointError
+from sclds.cli.main import main
+from sclds.config.errors import CheckpointError
 from sclds.interop.folder import build_model, read_folder
 from sclds.train.consolidate import consolidated_weights
 from tests.interop.checkpoint_worker import CASES

@@ -8,7 +8,7 @@ import torch
 from sclds.config import LossesConfig
 from sclds.losses.communicator import SingleProcess, gather_ragged
 from sclds.losses.objectives import GlobalBatch, features_of, step_loss
-from sclds.profiling.published_schedule import nce
+from sclds.reference.published_schedule import nce
 
 WIDTH, TAU = 6, 0.25
 ALL = LossesConfig(mltc_image=0.2, mltc_text=0.3, completion_temperature=0.1)

@@ -3,12 +3,12 @@
 import numpy as np
 import torch
 
+from sclds.batch.packing import SampleViews, pack
 from sclds.config import FusionConfig, LossesConfig, ModelConfig, TextConfig, VisionConfig
-from sclds.data.packing import SampleViews, pack
 from sclds.losses.communicator import SingleProcess
 from sclds.losses.objectives import GlobalBatch, features_of, step_loss
 from sclds.model.scl import SCLModel
-from sclds.profiling.published_schedule import pad_batch, published_losses, published_outputs
+from sclds.reference.published_schedule import pad_batch, published_losses, published_outputs
 
 PAD, MASK, VOCABULARY, PATCH, LONGEST = 1, 3, 23, 2, 11
 ALL = LossesConfig(mltc_image=0.2, mltc_text=0.2)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from sclds.batch.packing import ITM_DRAWS
 from sclds.config import LossesConfig
-from sclds.data.packing import ITM_DRAWS
 from sclds.model.negatives import hard_partners, with_hard_negatives
 from tests.model.samples import assert_equal, model_of, pack_samples, packed, plain, sample
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from sclds.batch.packing import roles_of
 from sclds.config import LossesConfig
-from sclds.data.packing import roles_of
 from tests.model.samples import ALL, assert_equal, model_of, pack_samples, packed, plain, sample
 
 MIXED = [

@@ -6,9 +6,9 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from sclds.config.reading import load_config
 from sclds.data.loader import Quarantine, TrainingBatches
 from sclds.data.tokenizer import load_tokenizer
-from sclds.settings import load_config
 from sclds.train.distributed import ProcessGroup
 from sclds.train.interrupt import StopRequest
 from sclds.train.loop import Run

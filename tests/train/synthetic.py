@@ -3,9 +3,9 @@
 import numpy as np
 import torch
 
+from sclds.batch.packing import ITM_DRAWS, SampleViews, grids_of, pack
+from sclds.config.reading import parse_config
 from sclds.data.keys import generator
-from sclds.data.packing import ITM_DRAWS, SampleViews, grids_of, pack
-from sclds.settings import parse_config
 
 PAD, BOS, EOS, MASK, VOCABULARY = 1, 0, 2, 3, 40
 FRAMES = 2

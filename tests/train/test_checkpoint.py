@@ -3,7 +3,7 @@ import json
 import pytest
 import torch
 
-from sclds.settings import parse_config
+from sclds.config.reading import parse_config
 from sclds.train.checkpoint import STATE_FILE, newest_checkpoint, resume_problems, save_checkpoint
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sclds.settings import dump_config
+from sclds.config.reading import dump_config
 from tests.data.faults import WORDS, write_shard
 from tests.data.synthetic import picture
 from tests.data.test_faults import config_over

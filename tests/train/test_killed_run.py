@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from sclds.launch import launcher_environment, pretrain, pretrain_command
+from sclds.run.folder import read_metrics
 from sclds.train.checkpoint import newest_checkpoint
 from sclds.train.consolidate import consolidated_weights
-from sclds.train.run_folder import read_metrics
+from sclds.train.launch import launcher_environment, pretrain, pretrain_command
 
 CONFIG = Path(__file__).parents[2] / "configs" / "quickstart.yaml"
 PROCESSES, LIMIT = 2, 300

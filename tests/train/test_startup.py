@@ -1,7 +1,7 @@
 import pytest
 from torch.distributed import DistBackendError
 
-from sclds.errors import ConfigError, DataError
+from sclds.config.errors import ConfigError, DataError
 from sclds.train.startup import PEER_LOST, USER_ERROR, checked_config, exit_code
 
 QUICKSTART = "configs/quickstart.yaml"

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from sclds.data.packing import grids_of
-from sclds.invariance import COUNTED
+from sclds.batch.packing import grids_of
 from sclds.losses.communicator import SingleProcess
 from sclds.losses.objectives import GlobalBatch, features_of, step_loss
 from sclds.model.scl import SCLModel
+from sclds.reference.invariance import COUNTED
 from sclds.train.optimizer import parameter_groups, set_learning_rate
 from sclds.train.schedule import learning_rate_factor
 from tests.train.synthetic import MAKE_UPS, VOCABULARY, batch_of, tiny_config

@@ -7,6 +7,7 @@ from pathlib import Path
 import deepspeed
 import torch
 
+from sclds.batch.split import split_batch
 from sclds.data.tokenizer import load_tokenizer
 from sclds.train.checkpoint import (
     convert_to_universal,
@@ -17,7 +18,6 @@ from sclds.train.checkpoint import (
 )
 from sclds.train.distributed import ProcessGroup
 from sclds.train.engine import build_engine
-from sclds.train.split import split_batch
 from sclds.train.step import train_step
 from tests.train.synthetic import MAKE_UPS, batch_of, tiny_config
 

@@ -2,7 +2,7 @@
 
 Each file holds one step of a tiny model in the format that `sclds verify reference` reads: weights under the released
 names, inputs with the masks drawn, outputs, losses, and norm and sum of every gradient. They are computed in fp64 by
-the plain definition (`sclds/profiling/published_schedule.py`), not by the packed code that they test, and stored in
+the plain definition (`sclds/reference/published_schedule.py`), not by the packed code that they test, and stored in
 fp32.
 """
 
@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from sclds.batch.packing import SampleViews
 from sclds.config import FusionConfig, LossesConfig, ModelConfig, TextConfig, VisionConfig
-from sclds.data.packing import SampleViews
 from sclds.interop.published import published_names, to_published
 from sclds.model.scl import SCLModel
-from sclds.profiling.published_schedule import pad_batch, published_losses, published_outputs
-from sclds.verify import IGNORED_LABEL, patchify
+from sclds.reference.published_schedule import pad_batch, published_losses, published_outputs
+from sclds.reference.vectors import IGNORED_LABEL, patchify
 
 FOLDER = Path(__file__).parent
 DEFAULT = {

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from sclds.config import Config
+from sclds.config.errors import ConfigError
 from sclds.data.media.buffers import Buffers
 from sclds.data.media.clips import read_frames
 from sclds.data.media.encoded import Encoded
 from sclds.data.media.pipeline import Source, build_pipeline, feeds, source_of
 from sclds.data.media.scaling import Frames, PatchLayout, cut, patchify, scale
 from sclds.data.storage.shards import BadSampleError
-from sclds.errors import ConfigError
 
 __all__ = ["BadMediaError", "Decoder", "Encoded", "joined"]
 

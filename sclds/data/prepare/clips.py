@@ -4,8 +4,8 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+from sclds.config.errors import DataError
 from sclds.data.prepare.records import Record, Records, each, key_of, line_count, read_json, table_rows
-from sclds.errors import DataError
 
 MSRVTT = {
     "train": ("train_val_videodatainfo.json", "TrainValVideo", "train"),

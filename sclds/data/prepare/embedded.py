@@ -20,6 +20,7 @@ import PIL
 import tokenizers
 from PIL import Image
 
+from sclds.config.errors import UserError
 from sclds.data.prepare import emoji, encode, openclipart
 from sclds.data.prepare.item import Item
 from sclds.data.prepare.packages import Package, archive_files, fetch
@@ -34,7 +35,6 @@ from sclds.data.prepare.split import (
     split_by_concept,
 )
 from sclds.data.tokenizer import EMBEDDED_TOKENIZER, train_tokenizer
-from sclds.errors import UserError
 
 EMOJI = Package(
     "npm",

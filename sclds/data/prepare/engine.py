@@ -17,12 +17,12 @@ from typing import Any
 
 import numpy as np
 
+from sclds.config.errors import DataError
 from sclds.data.prepare.progress import counting
 from sclds.data.prepare.records import Dropped, Record
 from sclds.data.prepare.shard_job import ACCOUNTS, Account, ShardJob, load_account, write_json, write_one
 from sclds.data.prepare.sources import Source
 from sclds.data.prepare.workers import start_worker
-from sclds.errors import DataError
 
 REPORT, DROPPED = "report.json", "dropped.jsonl"
 

@@ -21,6 +21,7 @@ from typing import IO, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from sclds.config.errors import DataError
 from sclds.data.media.inspection import inspect
 from sclds.data.prepare.progress import counting
 from sclds.data.prepare.workers import start_worker
@@ -38,7 +39,6 @@ from sclds.data.storage.index_file import INDEX_NAME, Columns, IndexFile, ShardE
 from sclds.data.storage.reader import BadSampleError, captions_of
 from sclds.data.storage.shards import hollow, other_task, unreadable
 from sclds.data.storage.tar_members import MEDIA, NOT_CAPTIONS, TXT, Kind, SampleTable, members, stream_tar
-from sclds.errors import DataError
 
 _CHUNK = 1 << 20
 Part = tuple[ShardEntry, Columns]

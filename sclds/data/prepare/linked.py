@@ -13,6 +13,7 @@ from hashlib import md5, sha1, sha256
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from sclds.config.errors import DataError
 from sclds.data.prepare.records import (
     Dropped,
     Record,
@@ -25,7 +26,6 @@ from sclds.data.prepare.records import (
     table_rows,
 )
 from sclds.data.storage.shards import EXTENSIONS
-from sclds.errors import DataError
 
 CC3M_FILES = {
     "train": ("Train_GCC-training.tsv", "training"),

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from sclds.errors import DataError, UserError
+from sclds.config.errors import DataError, UserError
 
 _AR_MAGIC = b"!<arch>\n"
 _AR_HEADER = 60

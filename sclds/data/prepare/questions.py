@@ -8,8 +8,8 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+from sclds.config.errors import DataError
 from sclds.data.prepare.records import Record, Records, each, key_of, read_json, read_text
-from sclds.errors import DataError
 
 _VQA = {"train": "train2014", "val": "val2014", "test": "test2015"}
 NLVR2 = {"train": "train", "val": "dev", "test": "test1"}

@@ -13,7 +13,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from sclds.errors import DataError
+from sclds.config.errors import DataError
 
 _LONGEST_KEY = 80
 _FAULTS = (KeyError, TypeError, ValueError, IndexError, AttributeError)

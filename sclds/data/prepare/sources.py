@@ -4,10 +4,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from sclds.config.errors import DataError
 from sclds.data.prepare import clips, karpathy, linked, questions, visual_genome
 from sclds.data.prepare.records import Records
 from sclds.data.storage.shards import NLVR2_MEMBER, VQA_MEMBER, Kind
-from sclds.errors import DataError
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from sclds.errors import DataError
+from sclds.config.errors import DataError
 
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _STAMPS = ("ETag", "etag", "md5Hash", "blob_id", "LastModified", "updated", "mtime", "created")

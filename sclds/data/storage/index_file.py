@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sclds.errors import DataError
+from sclds.config.errors import DataError
 
 INDEX_NAME = "samples.index"
 """Name of the index of a folder, in that folder."""

@@ -5,10 +5,10 @@ import os
 import time
 from collections import OrderedDict
 
+from sclds.config.errors import DataError
 from sclds.data.storage.cache import CacheFullError
 from sclds.data.storage.sample_index import Shard
 from sclds.data.storage.tar_members import JSON, MEDIA, TXT
-from sclds.errors import DataError
 
 _OPEN_FILES = 128
 _RETRY_SECONDS = (0.1, 0.5, 2.0)

@@ -14,6 +14,7 @@ from itertools import chain, islice
 from pathlib import Path
 
 from sclds.config import DataConfig, DatasetConfig
+from sclds.config.errors import DataError
 from sclds.data.storage.cache import CacheFullError, ShardCache, cache_of
 from sclds.data.storage.files import StoredFile, find_shards, is_folder, is_url, stored
 from sclds.data.storage.index_file import INDEX_NAME, Columns, IndexFile, read_index
@@ -30,7 +31,6 @@ from sclds.data.storage.tar_members import (
     members,
     open_tar,
 )
-from sclds.errors import DataError
 
 __all__ = [
     "EXTENSIONS",

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance, ImageOps
 
+from sclds.config.errors import ConfigError
 from sclds.data.keys import generator
 from sclds.data.media.augment import NOTHING, OPERATIONS, TRANSLATE_SHARE, Augmentation, draw_augmentation
 from sclds.data.media.decode import Decoder, Encoded
 from sclds.data.media.geometry import WHOLE
 from sclds.data.media.inspection import inspect
-from sclds.errors import ConfigError
 
 from ..synthetic import image_members, picture, timed_clip
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
+from sclds.config.errors import ConfigError
 from sclds.data.keys import generator
 from sclds.data.media.decode import BadMediaError, Decoder, Encoded
 from sclds.data.media.geometry import WHOLE, Region, Window, training_window
@@ -17,7 +18,6 @@ from sclds.data.media.media_info import MediaInfo
 from sclds.data.media.pipeline import _definition, feeds
 from sclds.data.media.scaling import patchify
 from sclds.data.storage.shards import BadSampleError
-from sclds.errors import ConfigError
 
 from ..synthetic import WIDE, clip, image_members, picture, timed_clip
 

@@ -8,10 +8,10 @@ import threading
 import fsspec
 import pytest
 
+from sclds.config.errors import DataError
 from sclds.data.storage import files
 from sclds.data.storage.cache import CacheFullError, ShardCache
 from sclds.data.storage.files import StoredFile, file_system, find_shards, stored
-from sclds.errors import DataError
 
 
 @pytest.fixture

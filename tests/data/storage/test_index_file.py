@@ -7,8 +7,8 @@ import sys
 import numpy as np
 import pytest
 
+from sclds.config.errors import DataError
 from sclds.data.storage.index_file import ABSENT, ShardEntry, columns_of_keys, key_at, read_index, write_index
-from sclds.errors import DataError
 
 KEYS = ["a", "../b", "ü/c", "\udcff", "d" * 300]
 

@@ -3,8 +3,8 @@
 import pytest
 
 from sclds.config import DatasetConfig
+from sclds.config.errors import DataError
 from sclds.data.storage.shards import BadSampleError, ShardReader, open_index, shard_problems
-from sclds.errors import DataError
 
 from ..synthetic import caption, clip, image_members, picture, write_tar
 

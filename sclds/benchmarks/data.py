@@ -1,0 +1,382 @@
+"""`sclds benchmark data`: reading and decoding beside Pillow in a torch DataLoader, in turns, on the same cores.
+
+The pictures are generated: noise whose amplitude falls as 1/frequency, as in photographs, the channels correlated, and
+saved as JPEG at quality 85 (4:2:0). At 500 × 375 that is near 100 kB, as COCO's pictures have at this size, so entropy
+decoding has as much to do. Both sides read the same bytes, draw the same crops by the same keys, scale them to 288
+pixels with the same filter, and end in normalised float32: patches here, (3, 288, 288) there.
+"""
+
+import argparse
+import io
+import json
+import os
+import sys
+import tarfile
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from sclds.batch.packing import grids_of, pack
+from sclds.benchmarks.rows import Row, quantiles, write
+from sclds.config import Config, DataConfig, DatasetConfig
+from sclds.config.errors import UserError
+from sclds.costs.plan import DEFAULT_TEXT_TOKENS, DEFAULT_UTILISATION, plan
+from sclds.data.keys import generator
+from sclds.data.loader import TrainingBatches
+from sclds.data.media.decode import Decoder
+from sclds.data.media.geometry import training_window
+from sclds.data.samples import SampleMaker
+from sclds.data.storage.shards import SampleIndex, cache_of, open_index
+from sclds.data.tokenizer import Tokenizer, load_tokenizer
+
+PROVIDERS = ("sclds", "usual")
+WIDTH, HEIGHT, QUALITY = 500, 375, 85
+PICTURES = 96
+"""Different pictures; they are read again and again from the page cache, by both sides."""
+WORDS = "a the two small red old man woman dog horse street on in with near riding holding standing table water".split()
+PLANNED_GPUS = 64
+
+
+class Rate(NamedTuple):
+    """What one turn of one side took."""
+
+    images: int
+    seconds: float
+    core_seconds: float
+    """Of processor time, over all threads and processes."""
+
+
+class Stages(NamedTuple):
+    """Processor seconds per picture."""
+
+    read: float
+    """Reading, judging and drawing the crop."""
+    decode: float
+    text: float
+    """Caption, masks and packing."""
+
+
+def photograph(seed: int) -> bytes:
+    """Return a JPEG with the statistics of a photograph (see the head of this file)."""
+    rng = np.random.default_rng(seed)
+    frequency = np.hypot(np.fft.fftfreq(HEIGHT)[:, None], np.fft.rfftfreq(WIDTH)[None])
+    frequency[0, 0] = 1 / max(WIDTH, HEIGHT)
+
+    def noise() -> Any:
+        plane = np.fft.irfft2(np.fft.rfft2(rng.standard_normal((HEIGHT, WIDTH))) / frequency, s=(HEIGHT, WIDTH))
+        return plane / plane.std()
+
+    shared = noise()
+    pixels = np.stack([shared + 0.3 * noise() for _ in range(3)], -1)
+    picture = Image.fromarray((pixels / pixels.std() * 55 + 115).clip(0, 255).astype(np.uint8))
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=QUALITY)
+    return buffer.getvalue()
+
+
+def write_pictures(folder: Path, count: int) -> int:
+    """Write pictures as files, and with captions as one shard; return the bytes of all pictures."""
+    (folder / "shards").mkdir()
+    total = 0
+    rng = np.random.default_rng(0)
+    with tarfile.open(folder / "shards" / "00000.tar", "w") as tar:
+        for number in range(count):
+            content = photograph(number)
+            total += len(content)
+            (folder / f"{number:05d}.jpg").write_bytes(content)
+            caption = " ".join(rng.choice(WORDS, 10)).encode()
+            for name, part in ((f"{number:05d}.jpg", content), (f"{number:05d}.txt", caption)):
+                info = tarfile.TarInfo(name)
+                info.size = len(part)
+                tar.addfile(info, io.BytesIO(part))
+    return total
+
+
+def benchmark_config(folder: Path, batch: int, cores: int) -> Config:
+    """Return the base model's data settings over the written pictures."""
+    dataset = DatasetConfig(name="photographs", shards=str(folder / "shards"))
+    data = DataConfig(train=[dataset], tokenizer="embedded", decode_threads=cores)
+    settings = {"name": "data", "data": data, "batch": {"global_size": batch, "max_micro_size": batch}}
+    return Config.model_validate(settings)
+
+
+class UsualPictures(Dataset[Tensor]):
+    """Files through Pillow to tensors, as a training script with torchvision's transforms does it.
+
+    Args:
+        folder: Of the files.
+        config: Sizes, crops, normalisation.
+        count: Files.
+        length: Pictures of an epoch.
+    """
+
+    def __init__(self, folder: Path, config: Config, count: int, length: int):
+        self._folder, self._config, self._count, self._length = folder, config, count, length
+        self._mean = torch.tensor(config.data.mean).view(3, 1, 1)
+        self._std = torch.tensor(config.data.std).view(3, 1, 1)
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, number: int) -> Tensor:
+        data = self._config.data
+        picture = Image.open(io.BytesIO((self._folder / f"{number % self._count:05d}.jpg").read_bytes())).convert("RGB")
+        window = training_window(data, *picture.size, generator(self._config.seed, "window", number))
+        if window.region is not None:
+            top, left, height, width = window.region
+            picture = picture.crop((left, top, left + width, top + height))
+        scaled = picture.resize((data.image_size, data.image_size), Image.Resampling.BILINEAR)
+        pixels = torch.from_numpy(np.array(scaled)).permute(2, 0, 1).contiguous()
+        return pixels.float().div(255).sub_(self._mean).div_(self._std)
+
+
+def _with_clock(pictures: list[Tensor]) -> tuple[Tensor, int, float]:
+    """Collate a batch; say which process did, and how much processor time it has used so far."""
+    return torch.stack(pictures), os.getpid(), time.process_time()
+
+
+class Usual:
+    """Turns of the usual loader; its workers live as long as this object and rest between turns."""
+
+    def __init__(self, folder: Path, config: Config, count: int, batches: int, workers: int):
+        size = config.batch.global_size
+        pictures = UsualPictures(folder, config, count, batches * size)
+        self._loader = DataLoader(pictures, size, num_workers=workers, collate_fn=_with_clock, persistent_workers=True)
+        self._used: dict[int, float] = {}
+
+    def __call__(self) -> Rate:
+        """Take one epoch."""
+        own, begun, images = time.process_time(), time.perf_counter(), 0
+        before = dict(self._used)
+        for pixels, process, used in self._loader:
+            images += len(pixels)
+            self._used[process] = used
+        seconds = time.perf_counter() - begun
+        workers = sum(used - before.get(process, 0.0) for process, used in self._used.items())
+        return Rate(images, seconds, workers + time.process_time() - own)
+
+
+class Ours:
+    """Turns of this package's reading and decoding, in one thread and the decoder's."""
+
+    def __init__(self, config: Config, index: SampleIndex, tokenizer: Tokenizer, batches: int):
+        self._config, self._index, self._batches = config, index, batches
+        self._maker = SampleMaker(config, tokenizer, index)
+        self._decoder = Decoder(config, config.batch.global_size)
+        self._turn = 0
+
+    def _pictures(self) -> Iterator[list[Any]]:
+        """Yield batches of samples that are read, but for their text."""
+        size = self._config.batch.global_size
+        for batch in range(self._batches):
+            self._turn += 1
+            numbers = range(batch * size, (batch + 1) * size)
+            yield [self._maker.encoded(n % len(self._index), (self._turn, n)) for n in numbers]
+
+    def __call__(self) -> Rate:
+        """Decode one turn's batches."""
+        own, begun, images = time.process_time(), time.perf_counter(), 0
+        for samples in self._pictures():
+            self._decoder(samples)
+            images += len(samples)
+        return Rate(images, time.perf_counter() - begun, time.process_time() - own)
+
+    def stages(self) -> Stages:
+        """Take one turn stage by stage, text and packing included."""
+        config, clock = self._config, [time.process_time()]
+        seconds = np.zeros(3)
+        for samples in self._pictures():
+            clock.append(time.process_time())
+            patches = self._decoder(samples)
+            clock.append(time.process_time())
+            rows = range(len(samples))
+            views = [replace(self._maker.views(n % len(self._index), (0, n)), itm_partner=n) for n in rows]
+            pack(views, patches, pad_id=1, losses=config.losses, grids=grids_of(config), group_size=len(views))
+            clock.append(time.process_time())
+            seconds += np.diff(clock)
+            clock = clock[-1:]
+        return Stages(*(seconds / (self._batches * config.batch.global_size)).tolist())
+
+    def close(self) -> None:
+        """End the threads."""
+        self._decoder.close()
+        self._maker.close()
+
+
+def measure(sides: dict[str, Callable[[], Rate]], rounds: int) -> dict[str, list[Rate]]:
+    """Return every turn of every side, after an untimed one each; alternating, both see the same machine."""
+    for side in sides.values():
+        side()
+    found: dict[str, list[Rate]] = {name: [] for name in sides}
+    for turn in range(rounds):
+        for name in sorted(sides, reverse=bool(turn % 2)):
+            found[name].append(sides[name]())
+    return found
+
+
+def resident_growth(config: Config, tokenizer: Tokenizer, samples: int) -> tuple[float, int, int]:
+    """Run the whole loader, text and packing included, and watch its memory.
+
+    Args:
+        config: The data.
+        tokenizer: Encodes captions.
+        samples: To load; the first tenth fills buffers and is not counted.
+
+    Returns:
+        Samples a second, bytes resident after the first tenth, and how many more at most from then on.
+    """
+    steps = max(10, samples // config.batch.global_size)
+    batches = iter(TrainingBatches(config, tokenizer, 0, 1, config.batch.global_size, 1))
+    resident = []
+    begun = time.perf_counter()
+    try:
+        for step in range(steps):
+            next(batches)
+            if step >= steps // 10:
+                resident.append(_resident_bytes())
+    finally:
+        batches.close()  # type: ignore[attr-defined]
+    rate = steps * config.batch.global_size / (time.perf_counter() - begun)
+    return rate, resident[0], max(resident) - resident[0]
+
+
+def _resident_bytes() -> int:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def rows_of(found: dict[str, list[Rate]], cores: int, settings: dict[str, Any]) -> list[Row]:
+    """Return images per second and core, processor time per image, and both ratios, turn by turn."""
+    measured: list[tuple[str, str, list[float]]] = []
+    for metric, value in (
+        ("images_per_second_per_core", lambda rate: rate.images / rate.seconds / cores),
+        ("images_per_busy_core_second", lambda rate: rate.images / rate.core_seconds),
+    ):
+        values = {name: [value(rate) for rate in found[name]] for name in PROVIDERS}
+        measured += [(name, metric, x) for name, x in values.items()]
+        ratios = [a / b for a, b in zip(values["sclds"], values["usual"], strict=True)]
+        measured.append(("sclds/usual", f"ratio_of_{metric}", ratios))
+    return [_row(name, metric, values, settings) for name, metric, values in measured]
+
+
+def _row(provider: str, metric: str, values: list[float], settings: dict[str, Any]) -> Row:
+    import nvidia.dali
+    import PIL
+
+    versions = f"torch {torch.__version__}, DALI {nvidia.dali.__version__}, Pillow {PIL.__version__}"
+    device = f"cpu ({settings['cores']} cores)"
+    return Row(provider, metric, *quantiles(values), len(values), json.dumps(settings), device, versions)
+
+
+def cores_per_gpu(stages: Stages) -> list[str]:
+    """Return sentences on the cores that keep one GPU busy with pictures at the base model's planned pace."""
+    dataset = DatasetConfig(name="photographs", shards="planned")
+    settings = {"name": "base", "data": {"train": [dataset]}, "model": {"text": {"vocab_size": 50265}}}
+    base = Config.model_validate(settings)
+    lines = []
+    for gpu in ("a100", "h100"):
+        planned = plan(base, PLANNED_GPUS, gpu, DEFAULT_UTILISATION, DEFAULT_TEXT_TOKENS)
+        pace = planned["samples_per_second"] / PLANNED_GPUS
+        lines.append(
+            f"{gpu.upper()}: {pace:.0f} pictures/s planned (base model, 288 px) cost {pace * sum(stages):.1f} cores "
+            f"with data.device=cpu; with mixed {pace * (stages.read + stages.text):.1f} (estimate: all but decoding)"
+        )
+    return lines
+
+
+@contextmanager
+def _on_cores(count: int) -> Iterator[None]:
+    """Keep this process, its threads and its children on some of its cores."""
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, sorted(allowed)[:count])
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, allowed)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare `sclds benchmark data`."""
+    parser.add_argument("--rounds", type=int, default=5, help="timed turns of each side (default %(default)s)")
+    parser.add_argument("--batches", type=int, default=16, help="batches of a turn (default %(default)s)")
+    parser.add_argument("--batch", type=int, default=64, help="pictures of a batch (default %(default)s)")
+    parser.add_argument("--cores", type=int, default=0, help="cores, workers and decode threads (default: all)")
+    parser.add_argument("--samples", type=int, default=20_000, help="to watch the memory for (default %(default)s)")
+    parser.add_argument("--out", default="benchmarks", metavar="FOLDER", help="for data.csv and data.png")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Measure both sides, the share of text, and memory; print and write them down.
+
+    Raises:
+        UserError: If a number makes no benchmark.
+    """
+    available = len(os.sched_getaffinity(0))
+    cores = arguments.cores or available
+    if min(arguments.rounds, arguments.batches, arguments.batch, arguments.samples) < 1:
+        raise UserError("give --rounds, --batches, --batch and --samples of at least 1")
+    if not 1 <= cores <= available:
+        raise UserError(f"--cores {cores} is not between 1 and the {available} cores that this process may use")
+    if arguments.batch % 8:
+        raise UserError(f"--batch {arguments.batch} is not a multiple of 8, the neighbours that travel together")
+    with tempfile.TemporaryDirectory() as folder, _on_cores(cores):
+        rows = _measured(Path(folder), arguments, cores)
+    title = f"500 × 375 JPEG to 288 pixels, {rows[2].median:.2f}×: {rows[0].device}"
+    write(rows, Path(arguments.out), "data", title)
+    sys.stdout.write(f"written to {Path(arguments.out) / 'data.csv'} and data.png\n")
+    return 0
+
+
+def _measured(folder: Path, arguments: argparse.Namespace, cores: int) -> list[Row]:
+    """Measure and print everything; return it as rows."""
+    mean_bytes = write_pictures(folder, PICTURES) // PICTURES
+    settings = {
+        "width": WIDTH,
+        "height": HEIGHT,
+        "mean_bytes": mean_bytes,
+        "image_size": 288,
+        "cores": cores,
+        "batch": arguments.batch,
+        "batches": arguments.batches,
+    }
+    config = benchmark_config(folder, arguments.batch, cores)
+    tokenizer = load_tokenizer("embedded")
+    usual = Usual(folder, config, PICTURES, arguments.batches, cores)
+    ours = Ours(config, open_index(config.data.train, cache_of(config.data)), tokenizer, arguments.batches)
+    found = measure({"usual": usual, "sclds": ours}, arguments.rounds)
+    stages = ours.stages()
+    ours.close()
+    rows = rows_of(found, cores, settings)
+    share = stages.text / (stages.read + stages.decode)
+    rate, resident, growth = resident_growth(config, tokenizer, arguments.samples)
+    lines = [
+        f"{WIDTH} × {HEIGHT} JPEG of {mean_bytes / 1e3:.0f} kB to 288 pixels on {cores} cores, {rows[0].versions}",
+        *(_line(row) for row in rows),
+        f"text, masks and packing take {share:.1%} of reading and decoding",
+        f"the whole loader: {rate:.0f} samples/s; over {arguments.samples} samples {resident / 1e6:.0f} MB resident, "
+        f"{growth / 1e6:+.1f} MB at most after the first tenth",
+        *cores_per_gpu(stages),
+    ]
+    sys.stdout.write("\n".join(lines) + "\n")
+    return [
+        *rows,
+        _row("sclds", "text_share_of_decoding", [share], settings),
+        _row("sclds", "loader_samples_per_second", [rate], settings),
+        _row("sclds", "resident_growth_bytes", [float(growth)], settings | {"samples": arguments.samples}),
+    ]
+
+
+def _line(row: Row) -> str:
+    unit = "×" if row.metric.startswith("ratio") else " "
+    spread = f"(20/80 %: {row.q20:.2f} to {row.q80:.2f})"
+    return f"{row.provider:12s}{row.metric.replace('_', ' '):38s}{row.median:8.2f}{unit} {spread}"

@@ -1,0 +1,76 @@
+"""`sclds prepare index`: arguments, and what is said at the end."""
+
+import argparse
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sclds.config.errors import UserError
+
+_STOPPED = 130  # what a shell reports of a program that Ctrl-C ended
+_PARTS = ".index-parts"
+
+
+def add_index_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument("folder", help="folder of .tar shards: a path, or a URL such as s3://bucket/folder")
+    parser.add_argument("--kind", choices=("image", "video"), default="image", help="what a sample shows")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes; all cores by default")
+    parser.add_argument(
+        "--verify", action="store_true", help="read every shard again and name those whose content is not what it was"
+    )
+
+
+def run_index(arguments: argparse.Namespace) -> int:
+    """Write or renew an index; started again, it goes on where it stopped."""
+    from rich.console import Console
+
+    from sclds.data.prepare.index import prepare_index
+    from sclds.data.storage.files import is_url
+
+    if arguments.workers < 1:
+        raise UserError(f"--workers is {arguments.workers}: give at least 1")
+    folder = arguments.folder.rstrip("/") or "/"
+    if is_url(folder):
+        digest = hashlib.blake2b(folder.encode(), digest_size=8).hexdigest()
+        work = Path("~/.cache/sclds/index-parts").expanduser() / digest
+    else:
+        folder = os.path.normpath(os.path.expanduser(folder))
+        work = Path(folder) / _PARTS
+    console = Console(highlight=False, soft_wrap=True)
+    try:
+        done = prepare_index(folder, arguments.kind, arguments.workers, work, arguments.verify)
+    except KeyboardInterrupt:
+        finished = sum(1 for _ in work.glob("*.part.index"))
+        console.print(f"stopped: {finished} shards are finished; the same command goes on from there")
+        return _STOPPED
+    console.print(_table(done))
+    for name in done.changed:
+        console.print(f"{name}: its content is not what it was, although size and time are; the index is renewed")
+    return 0
+
+
+def _table(done: Any) -> Any:
+    """Return what the index holds as a table."""
+    from rich.table import Table
+
+    from sclds.data.storage.index_file import ABSENT
+    from sclds.data.storage.tar_members import MEDIA
+
+    index, columns = done.index, done.index.columns
+    media = columns["size"][:, MEDIA]
+    here = media != ABSENT
+    seen = columns["width"] > 0
+    lengths = columns["caption_length"]
+    table = Table(title=done.place, title_justify="left", show_header=False)
+    table.add_row("shards", f"{len(index.shards):,}, of which {done.read:,} were read now")
+    table.add_row("samples", f"{len(media):,}, {media[here].sum(dtype=np.int64) / 1e9:.2f} GB of pictures or clips")
+    if seen.any():
+        middle = [int(np.median(columns[name][seen])) for name in ("width", "height", "frames")]
+        shown = f"{middle[0]} x {middle[1]} pixels" + (f", {middle[2]} frames" if index.kind == "video" else "")
+        table.add_row("median", f"{shown}, {int(np.median(lengths))} characters of caption")
+    table.add_row("unusable", f"{int((~seen).sum()):,} pictures or clips, {int((lengths == 0).sum()):,} captions")
+    return table

@@ -1,0 +1,45 @@
+"""Every setting of a run: its schema, the rules across fields, how it is read, and what a user did wrong."""
+
+from sclds.config.rules import cross_field_problems
+from sclds.config.schema import (
+    MAGNITUDES,
+    BatchConfig,
+    CheckpointConfig,
+    Config,
+    DataConfig,
+    DatasetConfig,
+    EngineConfig,
+    EvaluationConfig,
+    FusionConfig,
+    LogConfig,
+    LossesConfig,
+    MaskingConfig,
+    ModelConfig,
+    OptimizerConfig,
+    ScheduleConfig,
+    Section,
+    TextConfig,
+    VisionConfig,
+)
+
+__all__ = [
+    "MAGNITUDES",
+    "BatchConfig",
+    "CheckpointConfig",
+    "Config",
+    "DataConfig",
+    "DatasetConfig",
+    "EngineConfig",
+    "EvaluationConfig",
+    "FusionConfig",
+    "LogConfig",
+    "LossesConfig",
+    "MaskingConfig",
+    "ModelConfig",
+    "OptimizerConfig",
+    "ScheduleConfig",
+    "Section",
+    "TextConfig",
+    "VisionConfig",
+    "cross_field_problems",
+]

@@ -1,0 +1,71 @@
+"""Rules across settings: what no single field can refuse by itself."""
+
+from sclds.config.schema import Config, DataConfig, MaskingConfig
+
+
+def cross_field_problems(config: Config) -> list[str]:
+    """Return a sentence for every pair of settings that contradict each other."""
+    problems = []
+    data, batch, model = config.data, config.batch, config.model
+    for key, size in (("data.image_size", data.image_size), ("data.video_size", data.video_size)):
+        if size % model.vision.patch_size:
+            below = max(1, size // model.vision.patch_size) * model.vision.patch_size
+            problems.append(
+                f"{key}={size} is not a multiple of model.vision.patch_size={model.vision.patch_size}; use {below}"
+            )
+    if data.frames > model.vision.max_frames:
+        problems.append(
+            f"data.frames={data.frames} exceeds model.vision.max_frames={model.vision.max_frames}; "
+            f"lower the one or raise the other"
+        )
+    for part in ("vision", "text", "fusion"):
+        section = getattr(model, part)
+        if section.width % section.heads:
+            problems.append(
+                f"model.{part}.width={section.width} is not a multiple of model.{part}.heads={section.heads}"
+            )
+    if batch.global_size % batch.group_size:
+        problems.append(
+            f"batch.global_size={batch.global_size} is not a multiple of batch.group_size={batch.group_size}; "
+            f"use {batch.global_size // batch.group_size * batch.group_size or batch.group_size}"
+        )
+    if batch.max_micro_size < batch.group_size:
+        problems.append(
+            f"batch.max_micro_size={batch.max_micro_size} is smaller than batch.group_size={batch.group_size}; "
+            f"raise it to a multiple of the group"
+        )
+    if config.losses.itm > 0 and batch.group_size < 2:
+        problems.append("batch.group_size=1 leaves ITM without a wrong image; use at least 2, or losses.itm=0")
+    if config.losses.mlm_view == "t2" and config.losses.mlm == 0:
+        problems.append("losses.mlm_view=t2 has no effect with losses.mlm=0; remove it")
+    if config.losses.mlm_view == "t2" and config.masking.mlm_ratio != MaskingConfig().mlm_ratio:
+        problems.append(
+            f"masking.mlm_ratio={config.masking.mlm_ratio} has no effect with losses.mlm_view=t2, where "
+            f"masking.scl_text_ratio says how many words are masked; remove it"
+        )
+    if config.losses.itm_negatives == "hard" and config.losses.itm == 0:
+        problems.append("losses.itm_negatives=hard has no effect with losses.itm=0; remove it")
+    if config.losses.scaling == "exact" and config.losses.published_world_size != 1:
+        problems.append("losses.published_world_size has no effect with losses.scaling=exact; remove it")
+    engine, implementation = config.engine, config.optimizer.implementation
+    if implementation != "torch" and engine.zero_stage == 0 and engine.precision == "fp32":
+        problems.append(
+            f"optimizer.implementation={implementation} has no effect with engine.zero_stage=0 and "
+            f"engine.precision=fp32, where our own AdamW clips; remove it"
+        )
+    if data.device == "cpu" and (data.hw_decoder_load != 0.9 or not data.nvdec):
+        problems.append("data.hw_decoder_load and data.nvdec have no effect with data.device=cpu; remove them")
+    if not data.randaugment_operations and data.randaugment_magnitude != 9:
+        problems.append("data.randaugment_magnitude has no effect with data.randaugment_operations=0; remove it")
+    if not any("://" in dataset.shards for dataset in (*data.train, *data.heldout)):
+        for key in ("cache_dir", "cache_bytes"):
+            if getattr(data, key) != DataConfig.model_fields[key].default:
+                problems.append(
+                    f"data.{key} has no effect: no data set is a URL, and paths are read in place; remove it"
+                )
+    names = [d.name for d in data.train] + [d.name for d in data.heldout]
+    for name in sorted({n for n in names if names.count(n) > 1}):
+        problems.append(f"data: two data sets are named '{name}'; give each its own name")
+    if not data.train:
+        problems.append("data.train is empty; name at least one data set")
+    return problems

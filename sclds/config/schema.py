@@ -1,0 +1,343 @@
+"""The whole typed configuration: every number of the method and of a run, with its unit, default and bounds.
+
+`sclds.config.reading` reads a YAML file and `key=value` pairs over these defaults; every fault is told at once.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Probability = Annotated[float, Field(ge=0.0, lt=1.0)]
+Positive = Annotated[int, Field(ge=1)]
+Weight = Annotated[float, Field(ge=0.0)]
+MAGNITUDES = 30
+"""The largest magnitude of RandAugment."""
+
+
+class Section(BaseModel):
+    """Base of all sections: unknown keys are refused, values keep their type, field docstrings are descriptions."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True)
+
+
+class DatasetConfig(Section):
+    """One data set: a row in YAML, never a class."""
+
+    name: str
+    """Short name used in logs, pictures and the quarantine file."""
+    shards: str
+    """WebDataset tar files: a folder, a glob, a range such as `{00000..00099}`, or a URL of one (`s3://`, `gs://`, `hf://`,
+    any of fsspec); `embedded:NAME` is a folder inside the package. Without it the row is the one of this name in
+    sclds/data/data_sets.yaml."""
+    kind: Literal["image", "video"] = "image"
+    """What a sample shows: one picture, or a clip of which `data.frames` frames are taken."""
+    weight: Annotated[float, Field(gt=0.0)] = 1.0
+    """How often a sample of this set is seen per epoch, relative to once."""
+
+
+class DataConfig(Section):
+    """Where samples come from and how they are decoded."""
+
+    train: list[DatasetConfig]
+    """Training sets, mixed."""
+    heldout: list[DatasetConfig] = []
+    """Sets that training never sees: retrieval and losses are measured on them."""
+    tokenizer: str = "roberta-base"
+    """`embedded`, or any Hugging Face tokenizer name or folder."""
+    max_text_tokens: Annotated[int, Field(ge=3, le=512)] = 50
+    """Texts are cut to this many tokens, BOS and EOS included."""
+    image_size: Positive = 288
+    """Side of a training picture in pixels; a multiple of `model.vision.patch_size`."""
+    video_size: Positive = 224
+    """Side of a frame of a clip in pixels; a multiple of `model.vision.patch_size`."""
+    frames: Annotated[int, Field(ge=1, le=64)] = 4
+    """Frames taken from a clip, one from each of as many equal segments."""
+    augmentation: Literal["random_resized_crop", "shift", "resize"] = "random_resized_crop"
+    """Training geometry: crop of random area and aspect, a whole picture moved by a few pixels, or a plain resize."""
+    crop_area: tuple[Share, Share] = (0.5, 1.0)
+    """Range of the area of a random resized crop, as a share of the picture."""
+    shift_pixels: Annotated[int, Field(ge=0)] = 4
+    """Largest move of `augmentation: shift`, in pixels of the decoded size."""
+    flip: bool = False
+    """Mirror half of the pictures. Off: captions say left and right."""
+    randaugment_operations: Annotated[int, Field(ge=0, le=8)] = 0
+    """RandAugment: operations on each training sample, the same on all frames of a clip; 0 is off. Published for
+    fine-tuning and video: 2."""
+    randaugment_magnitude: Annotated[int, Field(ge=0, le=MAGNITUDES)] = 9
+    """RandAugment: strength of every operation, of 30."""
+    mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
+    """Channel means that are subtracted, of pixels in [0, 1]; CLIP's."""
+    std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
+    """Channel standard deviations that pixels are divided by; CLIP's."""
+    device: Literal["cpu", "mixed"] = "cpu"
+    """Where DALI decodes: `cpu`, or `mixed` (on the GPU, with its JPEG decoder and NVDEC)."""
+    hw_decoder_load: Share = 0.9
+    """Share of the JPEGs of a batch that the GPU's JPEG decoder takes (A100, H100), the rest its cores; `device: mixed`
+    only."""
+    nvdec: bool = True
+    """Decode clips with NVDEC, else on the CPU; `device: mixed` only."""
+    decode_threads: Positive = 2
+    """DALI's threads per process."""
+    prefetch: Positive = 2
+    """Micro-batches decoded ahead."""
+    prefetch_bytes: Positive = 2**30
+    """Most bytes of the micro-batches decoded ahead, per process; one is decoded ahead whatever its size."""
+    shuffle_block: Positive = 16
+    """Shards whose samples are shuffled together; more shuffles better, fewer reads more sequentially."""
+    cache_dir: str = "~/.cache/sclds/shards"
+    """Folder on a local disk where shards behind a URL are fetched to; all processes of a machine share it."""
+    cache_bytes: Positive = 200_000_000_000
+    """Most bytes of `cache_dir`; shards that were not read for longest make room. At least two blocks must fit."""
+    max_bad_share: Share = 0.01
+    """A run stops when more than this share of the samples it has read was set aside as unusable."""
+    max_pixels: Annotated[int, Field(ge=1, le=178_000_000)] = 64_000_000
+    """Most pixels of a picture, or of a frame of a clip; a larger one is set aside before it is decoded, so that memory
+    stays bounded: 3 bytes a pixel, at worst for all of a micro-batch. Pillow reads none of more than 178 million."""
+
+
+class VisionConfig(Section):
+    """CLIP ViT without its last block (METHOD: vision encoder)."""
+
+    width: Positive = 768
+    """Channels."""
+    layers: Positive = 11
+    """Transformer blocks: CLIP ViT-B/16 has 12, the last is left out."""
+    heads: Positive = 12
+    """Attention heads; CLIP has width / 64."""
+    patch_size: Positive = 16
+    """Side of a patch in pixels."""
+    pretrained_image_size: Positive = 224
+    """Resolution whose patch grid the position table holds; other resolutions interpolate it."""
+    max_frames: Positive = 8
+    """Rows of the learned temporal embedding: the most frames a clip may have."""
+    layer_norm_eps: float = 1e-5
+    """Epsilon of every LayerNorm of the encoder."""
+
+
+class TextConfig(Section):
+    """RoBERTa (METHOD: text encoder)."""
+
+    width: Positive = 768
+    """Channels."""
+    layers: Positive = 12
+    """Transformer layers."""
+    heads: Positive = 12
+    """Attention heads."""
+    vocab_size: Annotated[int, Field(ge=0)] = 0
+    """Rows of the word embedding; 0 takes the tokenizer's size."""
+    max_positions: Positive = 514
+    """Rows of the position table, the offset `pad_id + 1` included."""
+    layer_norm_eps: float = 1e-5
+    """Epsilon of every LayerNorm of the encoder."""
+    dropout: Probability = 0.1
+    """Dropout of embeddings, attention and sub-layer outputs."""
+
+
+class FusionConfig(Section):
+    """The two cross-modal streams (METHOD: fusion encoder)."""
+
+    width: Positive = 768
+    """Channels of both streams."""
+    layers: Positive = 6
+    """Layers per stream."""
+    heads: Positive = 12
+    """Attention heads."""
+    mlp_ratio: Positive = 4
+    """Inner width of the feed-forward network, as a multiple of the width."""
+    layer_norm_eps: float = 1e-12
+    """Epsilon of every LayerNorm of fusion and of the MLM head."""
+    dropout: Probability = 0.1
+    """Dropout of attention and sub-layer outputs."""
+    token_types: Positive = 2
+    """Rows of the token-type table: 0 text, 1 vision; NLVR2 adds a third."""
+
+
+class ModelConfig(Section):
+    """Architecture; the defaults are the paper's base model."""
+
+    vision: VisionConfig = VisionConfig()
+    """Vision encoder."""
+    text: TextConfig = TextConfig()
+    """Text encoder."""
+    fusion: FusionConfig = FusionConfig()
+    """Fusion encoder."""
+    projection: Positive = 512
+    """Width of the contrastive projections."""
+    initial_temperature: Annotated[float, Field(gt=0.0)] = 0.07
+    """Start value of the learnable contrastive temperature."""
+    init_std: Annotated[float, Field(gt=0.0)] = 0.02
+    """Standard deviation of new weights."""
+    init_from: str | None = None
+    """Weights to start from: a folder or file that `sclds convert` wrote; none starts from random weights."""
+
+
+class MaskingConfig(Section):
+    """Shares of what each masked view hides (METHOD: views)."""
+
+    mlm_ratio: Share = 0.15
+    """t1: share of the words chosen for masked language modelling (80/10/10)."""
+    scl_text_ratio: Share = 0.4
+    """t2: draws, with replacement, as a share of the inner tokens."""
+    scl_vision_ratio: Share = 0.8
+    """v1: share of the patches dropped; one tube mask for all frames."""
+    mltc_vision_ratio: Share = 0.3
+    """v2 (GLSCL): share of the patches replaced by the mask token."""
+
+
+class LossesConfig(Section):
+    """Weights of the objectives (METHOD: losses); 0 switches one off, and then it is not computed."""
+
+    contrastive: Weight = 0.5
+    """Text and vision projections, learnable temperature."""
+    itm: Weight = 1.0
+    """Image-text matching, two classes."""
+    itm_negatives: Literal["group", "hard"] = "group"
+    """Wrong picture of a text, out of its group: any of its kind, or `hard`, one drawn by contrastive similarity."""
+    mlm: Weight = 1.0
+    """Masked language modelling."""
+    mlm_view: Literal["t1", "t2"] = "t1"
+    """Masked text whose words MLM predicts: `t1`, its own as published, or `t2`, MLSC's, which saves a text view and a
+    fusion pair (economy mode)."""
+    mvsc: Weight = 1.0
+    """Masked vision semantic completion, per frame."""
+    mlsc: Weight = 1.0
+    """Masked language semantic completion."""
+    mltc_image: Weight = 0.0
+    """GLSCL: masked vision tokens; published 0.2."""
+    mltc_text: Weight = 0.0
+    """GLSCL: masked text tokens; published 0.2."""
+    completion_temperature: Annotated[float, Field(gt=0.0)] = 0.03
+    """Fixed temperature of mvsc, mlsc, mltc_image and mltc_text."""
+    negatives: Literal["global_batch", "micro_batch"] = "global_batch"
+    """Which samples are negatives under gradient accumulation: the whole global batch (a second forward pass), or the
+    micro-batches that run at the same time."""
+    scaling: Literal["exact", "published"] = "exact"
+    """`exact`: weights mean what they say. `published`: contrastive, mvsc, mlsc and mltc_text gradients are divided by
+    `published_world_size`, as the published gather did (not the temperature's)."""
+    published_world_size: Positive = 1
+    """Number of GPUs of the published run that `scaling: published` imitates."""
+
+
+class BatchConfig(Section):
+    """One global batch; micro-batch and accumulation follow from the number of processes."""
+
+    global_size: Positive = 4096
+    """Samples per optimiser step, over all processes and accumulation steps."""
+    max_micro_size: Positive = 64
+    """Most samples that one process runs at once."""
+    group_size: Positive = 8
+    """Neighbours in the global batch that always travel together: ITM and mltc_image negatives come from them, so that
+    the result does not depend on the split. Divides every micro-batch."""
+    layout: Literal["by_size", "shuffled"] = "by_size"
+    """Order in which the samples of a micro-batch lie in the packed buffers: equal sizes side by side, or in disorder,
+    slower and equal but for rounding, as `sclds verify invariance` uses it to show just that."""
+
+
+class OptimizerConfig(Section):
+    """AdamW and its groups (METHOD: pre-training settings)."""
+
+    learning_rate: Annotated[float, Field(gt=0.0)] = 2e-5
+    """Peak rate of the encoders."""
+    fusion_multiplier: Annotated[float, Field(gt=0.0)] = 5.0
+    """Rate of fusion (transforms, token types, layers, poolers) as a multiple."""
+    heads_multiplier: Annotated[float, Field(gt=0.0)] = 5.0
+    """Rate of the MLM and ITM heads as a multiple."""
+    betas: tuple[Probability, Probability] = (0.9, 0.98)
+    """AdamW's betas."""
+    eps: Annotated[float, Field(gt=0.0)] = 1e-8
+    """AdamW's epsilon."""
+    weight_decay: Weight = 0.01
+    """Decoupled weight decay; none on biases, norms and the temperature."""
+    clip_norm: Weight = 1.0
+    """Largest global gradient norm; 0 does not clip."""
+    implementation: Literal["torch", "deepspeed", "apex"] = "torch"
+    """Whose fused AdamW runs."""
+
+
+class ScheduleConfig(Section):
+    """Linear warm-up, linear decay to 0."""
+
+    steps: Positive = 100_000
+    """Optimiser steps of the run."""
+    warmup_share: Share = 0.1
+    """Share of the steps over which the rate rises."""
+
+
+class EngineConfig(Section):
+    """DeepSpeed."""
+
+    zero_stage: Literal[0, 1, 2, 3] = 3
+    """0 replicates everything, 1 shards optimiser state, 2 gradients too, 3 parameters too."""
+    precision: Literal["bf16", "fp32"] = "bf16"
+    """Compute type; master weights are fp32 in both."""
+    activation_checkpointing: bool = False
+    """Recompute every layer in backward instead of keeping its activations."""
+    kernels: Literal["auto", "triton", "torch"] = "auto"
+    """Our kernels: `auto` is Triton on CUDA, at sizes that gain from it, and the PyTorch twins elsewhere."""
+    norms: Literal["torch", "apex", "liger"] = "torch"
+    """Whose LayerNorm runs: PyTorch's, or the fused one of NVIDIA Apex or Liger Kernel (CUDA)."""
+    attention: Literal["auto", "flash_attn", "torch_varlen", "sdpa"] = "auto"
+    """Attention backend: `auto` takes the first that this machine has, in this order."""
+
+
+class CheckpointConfig(Section):
+    """When state is saved."""
+
+    every: Positive = 1000
+    """Optimiser steps between checkpoints; one is always written at the end and on SIGTERM."""
+    keep: Positive = 3
+    """Checkpoints kept; older ones are removed after a newer one is complete."""
+
+
+class LogConfig(Section):
+    """What is written down."""
+
+    every: Positive = 10
+    """Optimiser steps between metric lines."""
+    pictures_every: Annotated[int, Field(ge=0)] = 1000
+    """Optimiser steps between pictures of masked inputs in TensorBoard; 0 writes none."""
+    tensorboard: bool = True
+    """Write TensorBoard event files."""
+
+
+class EvaluationConfig(Section):
+    """Held-out retrieval and losses, at step 0 and at the end."""
+
+    batch_size: Positive = 64
+    """Samples encoded at once."""
+    max_samples: Positive = 1000
+    """Most held-out samples of a kind that are ranked."""
+
+
+class Config(Section):
+    """A run."""
+
+    name: str
+    """Name of the run."""
+    run_dir: str = "runs/${name}"
+    """Folder that holds everything the run writes."""
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """Keys every draw: order, crops, masks, negatives, initial weights, dropout."""
+    data: DataConfig
+    """Samples."""
+    batch: BatchConfig = BatchConfig()
+    """Batch."""
+    model: ModelConfig = ModelConfig()
+    """Architecture."""
+    masking: MaskingConfig = MaskingConfig()
+    """Masked views."""
+    losses: LossesConfig = LossesConfig()
+    """Objectives."""
+    optimizer: OptimizerConfig = OptimizerConfig()
+    """Optimiser."""
+    schedule: ScheduleConfig = ScheduleConfig()
+    """Learning-rate schedule."""
+    engine: EngineConfig = EngineConfig()
+    """DeepSpeed and kernels."""
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    """Saved state."""
+    log: LogConfig = LogConfig()
+    """Logging."""
+    evaluation: EvaluationConfig = EvaluationConfig()
+    """Held-out measurements."""

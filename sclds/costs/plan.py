@@ -1,0 +1,347 @@
+"""`sclds plan`: what a configuration costs on a cluster, computed before any GPU-hour is spent.
+
+FLOPs and parameters are counted exactly; bytes of sharded state and on the wire follow from DeepSpeed's partitioning;
+activations, speed and days are estimates from the constants below, and are printed as such.
+"""
+
+import argparse
+import json
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from sclds.batch.packing import view_names
+from sclds.batch.split import Split, split_batch
+from sclds.config import Config
+from sclds.config.errors import ConfigError, UserError
+from sclds.config.reading import load_config
+from sclds.costs.counts import Kind, packed_forward, pairs_of, parameter_counts, published_forward, views_of
+from sclds.data.tokenizer import load_tokenizer
+
+DEFAULT_TEXT_TOKENS = 12
+"""Tokens of an average caption, BOS and EOS included: Conceptual Captions under RoBERTa's tokenizer."""
+DEFAULT_UTILISATION = 0.4
+"""Assumed share of the peak matmul speed; replace it by what `launchers/profile.py` measured."""
+ACTIVATION_VALUES = {"vision": 17, "text": 18, "fusion": 28}
+"""Values kept for backward per token, layer and channel: inputs of the linear maps, attention's q, k, v and output,
+norm and activation inputs, dropout masks; attention scores are not kept."""
+RESERVED_SHARE = 0.1
+"""Share of a GPU's memory left to CUDA, NCCL and fragmentation when micro-batches are judged to fit."""
+MAX_LIVE_PARAMETERS = 1_000_000_000
+"""Parameters that ZeRO-3 may hold gathered at once (DeepSpeed's default)."""
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A kind of accelerator.
+
+    Attributes:
+        peak_flops: Dense bf16 matmul operations per second, by the maker's data sheet.
+        memory: Bytes.
+        network: Bytes per second and GPU between hosts (one 200 or 400 Gbit/s port each).
+    """
+
+    peak_flops: float
+    memory: int
+    network: float
+
+
+GPUS = {
+    "a100": Gpu(312e12, 80 * 10**9, 25e9),
+    "h100": Gpu(989e12, 80 * 10**9, 50e9),
+    "h200": Gpu(989e12, 141 * 10**9, 50e9),
+}
+FP32_SLOWDOWN = 2
+"""fp32 runs use TF32, at half the bf16 rate."""
+
+
+def possible_splits(config: Config, processes: int) -> list[Split]:
+    """Return the splits of the global batch over `processes`, largest micro-batch first.
+
+    Raises:
+        ConfigError: There is none; the message names what would have one.
+    """
+    splits = [split_batch(config.batch, processes)]
+    while splits[-1].micro > config.batch.group_size:
+        smaller = config.batch.model_copy(update={"max_micro_size": splits[-1].micro - 1})
+        try:
+            splits.append(split_batch(smaller, processes))
+        except ConfigError:
+            break
+    return splits
+
+
+def memory_per_gpu(
+    config: Config, split: Split, parameters: int, kinds: list[Kind], text_tokens: int
+) -> dict[str, int]:
+    """Return bytes of model state and (estimated) activations of one GPU, by part."""
+    stage, world = config.engine.zero_stage, split.world_size
+    value = 2 if config.engine.precision == "bf16" else 4
+    master = 4 if config.engine.precision == "bf16" else 0
+    sharded = {
+        part: world if stage >= needed else 1 for part, needed in (("state", 1), ("gradients", 2), ("parameters", 3))
+    }
+    gathered = min(parameters, MAX_LIVE_PARAMETERS) * value if stage == 3 and world > 1 else 0
+    return {
+        "parameters": parameters * value // sharded["parameters"],
+        "gathered parameters": gathered,
+        "gradients": parameters * value // sharded["gradients"],
+        "optimiser state": parameters * (8 + master) // sharded["state"],
+        "activations": split.micro * max(_activation_bytes(config, kind, text_tokens) for kind in kinds),
+    }
+
+
+def communication_per_step(config: Config, split: Split, parameters: int, frames: int) -> dict[str, int]:
+    """Return the bytes that one GPU receives in an optimiser step, by part."""
+    world = split.world_size
+    value = 2 if config.engine.precision == "bf16" else 4
+    others = parameters * value * (world - 1) // world
+    two_pass = config.losses.negatives == "global_batch" and split.accumulation > 1
+    forwards = split.accumulation * (2 if two_pass else 1)
+    model = config.model
+    feature = 4 * (2 * model.projection + 2 * model.fusion.width * (1 + frames))
+    features = config.batch.global_size * (world - 1) // world * feature
+    if config.engine.zero_stage == 3:
+        gathers, reduces = (forwards + split.accumulation) * others, split.accumulation * others
+    elif config.engine.zero_stage in (1, 2):
+        gathers, reduces = others, (split.accumulation if config.engine.zero_stage == 2 else 1) * others
+    else:
+        gathers, reduces = 0, 2 * others
+    return {"parameter all-gather": gathers, "gradient reduction": reduces, "features": features}
+
+
+def plan(config: Config, gpus: int, gpu: str, utilisation: float, text_tokens: int) -> dict[str, Any]:
+    """Return everything that `sclds plan` prints.
+
+    Raises:
+        UserError: The GPU is unknown, or the global batch cannot be split over that many.
+    """
+    if gpu not in GPUS:
+        raise UserError(f"--gpu {gpu} is not known; known are {', '.join(GPUS)}")
+    if not 0 < utilisation <= 1:
+        raise UserError(f"--utilisation {utilisation} is not a share between 0 and 1; 0.4 is a usual one")
+    if not 3 <= text_tokens <= config.data.max_text_tokens:
+        raise UserError(
+            f"--text-tokens {text_tokens} is outside 3 … data.max_text_tokens={config.data.max_text_tokens}"
+        )
+    splits = possible_splits(config, gpus)
+    machine, vocabulary = GPUS[gpu], vocabulary_size(config)
+    shares = kind_shares(config)
+    kinds = list(shares)
+    parts = parameter_counts(config, vocabulary)
+    parameters = sum(parts.values())
+    split = next((s for s in splits if _fits(config, s, parameters, kinds, text_tokens, machine)), splits[-1])
+    memory = memory_per_gpu(config, split, parameters, kinds, text_tokens)
+    frames = config.data.frames if "video" in kinds else 1
+    wire = communication_per_step(config, split, parameters, frames)
+    flops = _flops(config, shares, vocabulary, text_tokens)
+    speed = _speed(config, split, machine, flops["forward_per_sample"], sum(wire.values()), utilisation)
+    return {
+        "name": config.name,
+        "mlm_view": config.losses.mlm_view,
+        "assumptions": {
+            "gpus": gpus,
+            "gpu": gpu,
+            "peak_flops": machine.peak_flops / (1 if config.engine.precision == "bf16" else FP32_SLOWDOWN),
+            "utilisation": utilisation,
+            "text_tokens": text_tokens,
+            "network_bytes_per_second": machine.network,
+            "estimated": [
+                "memory.activations",
+                "memory.bytes_per_gpu",
+                "seconds_per_step",
+                "samples_per_second",
+                "days",
+            ],
+        },
+        "split": {"micro_batch": split.micro, "accumulation": split.accumulation},
+        "parameters": {"total": parameters, **parts},
+        "flops": flops,
+        "memory": {"bytes_per_gpu": sum(memory.values()), "gpu_bytes": machine.memory, **memory},
+        "communication": {"bytes_per_step": sum(wire.values()), **wire},
+        "zero_stages": _zero_stages(config, split, parameters, kinds, text_tokens, frames),
+        **speed,
+    }
+
+
+def vocabulary_size(config: Config) -> int:
+    """Return the rows of the word embedding; 0 in the configuration means the tokenizer's."""
+    if config.model.text.vocab_size:
+        return config.model.text.vocab_size
+    return load_tokenizer(config.data.tokenizer).vocab_size
+
+
+def kind_shares(config: Config) -> dict[Kind, float]:
+    """Return the share of each kind of sample, by the data sets' weights as if they were equally large."""
+    total = sum(d.weight for d in config.data.train)
+    shares: dict[Kind, float] = {}
+    for dataset in config.data.train:
+        shares[dataset.kind] = shares.get(dataset.kind, 0.0) + dataset.weight / total
+    return dict(sorted(shares.items()))
+
+
+def step_factor(config: Config, accumulation: int) -> int:
+    """Return the FLOPs of a training step as a multiple of its forward's."""
+    recompute = 1 if config.engine.activation_checkpointing else 0
+    features = 1 if config.losses.negatives == "global_batch" and accumulation > 1 else 0
+    return 3 + recompute + features
+
+
+def _flops(config: Config, shares: dict[Kind, float], vocabulary: int, text_tokens: int) -> dict[str, Any]:
+    """Count the schedules for every kind of sample, and their mean over the mix."""
+    ways = {"exact": with_mlm_view(config, "t1"), "economy": with_mlm_view(config, "t2")}
+    kinds: dict[str, Any] = {}
+    for kind, share in shares.items():
+        packed = packed_forward(config, kind, text_tokens, vocabulary)
+        five = published_forward(config, kind, vocabulary)
+        kinds[kind] = {
+            "share": share,
+            "forward_per_sample": sum(packed.values()),
+            **{
+                f"{name}_forward_per_sample": sum(packed_forward(way, kind, text_tokens, vocabulary).values())
+                for name, way in ways.items()
+            },
+            "published_forward_per_sample": sum(five.values()),
+            "parts": packed,
+            "published_parts": five,
+        }
+    totals = [key for key in next(iter(kinds.values())) if key.endswith("forward_per_sample")]
+    return {key: round(sum(of["share"] * of[key] for of in kinds.values())) for key in totals} | {"kinds": kinds}
+
+
+def with_mlm_view(config: Config, view: str) -> Config:
+    """Return the configuration with another `losses.mlm_view`: `t1` is the exact mode, `t2` the economy mode."""
+    return config.model_copy(update={"losses": config.losses.model_copy(update={"mlm_view": view})})
+
+
+def _speed(config: Config, split: Split, machine: Gpu, forward: int, wire: int, utilisation: float) -> dict[str, float]:
+    """Estimate the pace: computing and communication overlap, the slower of the two decides."""
+    peak = machine.peak_flops / (1 if config.engine.precision == "bf16" else FP32_SLOWDOWN)
+    operations = forward * step_factor(config, split.accumulation) * split.micro * split.accumulation
+    computing, sending = operations / (peak * utilisation), wire / machine.network
+    step = max(computing, sending)
+    return {
+        "seconds_computing": computing,
+        "seconds_communicating": sending,
+        "seconds_per_step": step,
+        "samples_per_second": config.batch.global_size / step,
+        "days": step * config.schedule.steps / 86400,
+    }
+
+
+def _activation_bytes(config: Config, kind: Kind, text_tokens: int) -> int:
+    """Estimate the activations that one sample keeps for backward."""
+    model, views = config.model, views_of(config, kind, text_tokens)
+    value = 2 if config.engine.precision == "bf16" else 4
+    text_views, vision_views = view_names(config.losses)
+    vision, text = sum(views.vision(view) for view in vision_views), len(text_views) * views.text
+    fused = sum(views.text + views.vision(pair.vision) for pair in pairs_of(config, views).values())
+    parts = (
+        (vision * model.vision.width, model.vision.layers, ACTIVATION_VALUES["vision"]),
+        (text * model.text.width, model.text.layers, ACTIVATION_VALUES["text"]),
+        (fused * model.fusion.width, model.fusion.layers, ACTIVATION_VALUES["fusion"]),
+    )
+    if config.engine.activation_checkpointing:
+        largest = max(channels * values for channels, _, values in parts)
+        return value * (sum(channels * layers for channels, layers, _ in parts) + largest)
+    return value * sum(channels * layers * values for channels, layers, values in parts)
+
+
+def _fits(config: Config, split: Split, parameters: int, kinds: list[Kind], text_tokens: int, machine: Gpu) -> bool:
+    """Tell whether the estimate leaves the reserve free."""
+    needed = sum(memory_per_gpu(config, split, parameters, kinds, text_tokens).values())
+    return needed <= machine.memory * (1 - RESERVED_SHARE)
+
+
+def _zero_stages(
+    config: Config, split: Split, parameters: int, kinds: list[Kind], text_tokens: int, frames: int
+) -> list[dict[str, int]]:
+    """Compare memory and traffic of all ZeRO stages at this split."""
+    rows = []
+    for stage in range(4):
+        other = config.model_copy(update={"engine": config.engine.model_copy(update={"zero_stage": stage})})
+        rows.append(
+            {
+                "stage": stage,
+                "bytes_per_gpu": sum(memory_per_gpu(other, split, parameters, kinds, text_tokens).values()),
+                "bytes_per_step": sum(communication_per_step(other, split, parameters, frames).values()),
+            }
+        )
+    return rows
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of `sclds plan`."""
+    parser.add_argument("--config", required=True, help="YAML file, for example configs/pretrain/scl_base_image.yaml")
+    parser.add_argument("--gpus", type=int, default=64, help="GPUs of the cluster (default 64)")
+    parser.add_argument("--gpu", default="h100", help=f"one of {', '.join(GPUS)} (default h100)")
+    parser.add_argument(
+        "--utilisation",
+        type=float,
+        default=DEFAULT_UTILISATION,
+        help=f"assumed share of peak speed (default {DEFAULT_UTILISATION})",
+    )
+    parser.add_argument(
+        "--text-tokens",
+        type=int,
+        default=DEFAULT_TEXT_TOKENS,
+        help=f"tokens of an average caption, with BOS and EOS (default {DEFAULT_TEXT_TOKENS})",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that replace those of the file")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the plan of a configuration; returns the exit code."""
+    config = load_config(args.config, args.overrides)
+    result = plan(config, args.gpus, args.gpu, args.utilisation, args.text_tokens)
+    console = Console()
+    if args.json:
+        sys.stdout.write(json.dumps(result, indent=2) + "\n")
+    else:
+        _print(console, result)
+    return 0
+
+
+def _print(console: Console, result: dict[str, Any]) -> None:
+    """Print the plan as tables."""
+    assumed = result["assumptions"]
+    console.print(f"[bold]{result['name']}[/bold] on {assumed['gpus']} × {assumed['gpu'].upper()}\n")
+    table = Table(title="Forward FLOPs per sample (counted)", title_justify="left")
+    for heading in ("kind", "share", "published schedule", "exact mode", "economy mode"):
+        table.add_column(heading, justify="left" if heading == "kind" else "right")
+    for kind, row in result["flops"]["kinds"].items():
+        published, *ours = (row[f"{name}_forward_per_sample"] for name in ("published", "exact", "economy"))
+        fewer = [f"{flops / 1e9:.0f} G ({published / flops:.1f}× fewer)" for flops in ours]
+        table.add_row(kind, f"{row['share']:.0%}", f"{published / 1e9:.0f} G", *fewer)
+    console.print(table)
+    console.print(f"This configuration runs the {'exact' if result['mlm_view'] == 't1' else 'economy'} mode.\n")
+    memory = result["memory"]
+    parts = [f"{name} {memory[name] / 1e9:.1f}" for name in memory if name not in ("bytes_per_gpu", "gpu_bytes")]
+    console.print(
+        f"Memory per GPU (estimate): {memory['bytes_per_gpu'] / 1e9:.1f} of {memory['gpu_bytes'] / 1e9:.0f} GB "
+        f"({', '.join(parts)})"
+    )
+    if memory["bytes_per_gpu"] > memory["gpu_bytes"] * (1 - RESERVED_SHARE):
+        console.print("[red]This does not fit.[/red] Set engine.activation_checkpointing=true, or use more GPUs.")
+    stages = Table(title="ZeRO stages at this split", title_justify="left")
+    for heading in ("stage", "memory per GPU", "received per step"):
+        stages.add_column(heading, justify="right")
+    for row in result["zero_stages"]:
+        stages.add_row(
+            str(row["stage"]), f"{row['bytes_per_gpu'] / 1e9:.1f} GB", f"{row['bytes_per_step'] / 1e9:.2f} GB"
+        )
+    console.print(stages)
+    split, days = result["split"], result["days"]
+    length = f"{days:.1f} days" if days >= 2 else f"{24 * days:.1f} hours"
+    console.print(
+        f"Micro-batch {split['micro_batch']}, accumulation {split['accumulation']}. Estimate at "
+        f"{assumed['utilisation']:.0%} of {assumed['peak_flops'] / 1e12:.0f} TFLOP/s: "
+        f"{result['samples_per_second']:,.0f} samples/s, {result['seconds_per_step']:.2f} s a step "
+        f"({result['seconds_computing']:.2f} s computing, {result['seconds_communicating']:.2f} s communicating, "
+        f"overlapped), [bold]{length}[/bold]. Reading and decoding must keep that pace: "
+        "launchers/profile.py shows whether they do."
+    )

@@ -1,0 +1,369 @@
+"""The page of a run: what it learned, how, how fast; one HTML file that needs nothing else.
+
+It is built from the run folder alone. What a run did not leave behind becomes a sentence instead of a section.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from sclds.config import Config
+from sclds.config.errors import ConfigError, UserError
+from sclds.config.reading import load_config
+from sclds.costs.peak import summarise_steps
+from sclds.data.quarantine import read_quarantine
+from sclds.report.charts import line_chart, share_bar, stacked_bar
+from sclds.report.page import document
+from sclds.report.style import STYLE
+from sclds.report.thumbnails import thumbnails
+
+KINDS = {"image": "pictures", "video": "clips"}
+ONE = {"image": "picture", "video": "clip"}
+DIRECTIONS = {"text_to_vision": "caption → {}", "vision_to_text": "{} → caption"}
+LOSS_NAMES = {
+    "total": "Total, weighted",
+    "contrastive": "Contrastive",
+    "itm": "Image-text matching",
+    "mlm": "Masked words (MLM)",
+    "mvsc": "Vision completion (MVSC)",
+    "mlsc": "Language completion (MLSC)",
+    "mltc_image": "Local completion, image",
+    "mltc_text": "Local completion, text",
+}
+STAGES = {
+    "data": "Waiting for data",
+    "forward": "Forward",
+    "backward": "Backward",
+    "optimizer": "Optimiser",
+    "other": "Logging and the rest",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of `sclds report`."""
+    parser.add_argument("run_dir", type=Path, help="folder of a run, for example runs/quickstart")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Write the page and name it; returns the exit code."""
+    sys.stdout.write(f"{write_report(arguments.run_dir)}\n")
+    return 0
+
+
+@dataclass
+class Run:
+    """What a run folder holds."""
+
+    folder: Path
+    config: Config | None = None
+    settings: str = ""
+    metrics: list[dict[str, Any]] = field(default_factory=list)
+    results: dict[str, Any] = field(default_factory=dict)
+    quarantine: list[dict[str, Any]] = field(default_factory=list)
+
+
+def write_report(run_dir: Path) -> Path:
+    """Write `report.html` into a run folder and return its path; an older one is replaced in one go.
+
+    Raises:
+        UserError: The folder does not exist.
+    """
+    found = read_run(run_dir)
+    target = found.folder / "report.html"
+    draft = target.with_suffix(".html.part")
+    draft.write_text(page(found), encoding="utf-8", errors="backslashreplace")  # names in a tar may be no UTF-8
+    os.replace(draft, target)
+    return target
+
+
+def read_run(run_dir: Path) -> Run:
+    """Read what is there of config.yaml, metrics.jsonl, quarantine.jsonl and results.json.
+
+    Raises:
+        UserError: The folder does not exist.
+    """
+    folder = Path(run_dir)
+    if not folder.is_dir():
+        raise UserError(f"run folder {folder} does not exist; give the folder that holds a run's metrics.jsonl")
+    run = Run(folder)
+    settings = folder / "config.yaml"
+    if settings.is_file():
+        run.settings = settings.read_text(encoding="utf-8")
+        with contextlib.suppress(ConfigError):  # written by another version: shown as text, the rest goes without
+            run.config = load_config(settings)
+    steps: dict[int, dict[str, Any]] = {}
+    for line in _lines(folder / "metrics.jsonl"):
+        steps[line["step"]] = line  # a resumed run repeats steps; the later line counts
+    run.metrics = [steps[step] for step in sorted(steps)]
+    run.quarantine = read_quarantine(folder / "quarantine.jsonl")
+    with contextlib.suppress(OSError, json.JSONDecodeError):
+        run.results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    return run
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    """Return the complete lines of a metrics file; a killed process may have left half a line."""
+    lines = []
+    if path.is_file():
+        for text in path.read_text(encoding="utf-8").splitlines():
+            with contextlib.suppress(json.JSONDecodeError):
+                line = json.loads(text)
+                if isinstance(line, dict) and isinstance(line.get("step"), int):
+                    lines.append(line)
+    return lines
+
+
+def page(run: Run) -> str:
+    """Return the whole page."""
+    name = run.config.name if run.config else run.folder.name
+    body = "".join(
+        (
+            f"<header><h1>{escape(name)}</h1><p class=lead>{escape(_lead(run))}</p></header>",
+            _tiles(run),
+            _set_aside(run),
+            _section("Retrieval", _retrieval(run)),
+            _section("Queries", _queries(run)),
+            _section("Losses", _curves(run) + _heldout_losses(run)),
+            _section("Where the time went", _time(run)),
+            _section("Do it again", _commands(run)),
+            _section("Settings", _settings(run)),
+        )
+    )
+    return document(name, body, STYLE)
+
+
+def _section(title: str, content: str) -> str:
+    return f"<section><h2>{title}</h2>{content}</section>"
+
+
+def _note(sentence: str) -> str:
+    return f'<p class="note">{sentence}</p>'
+
+
+def _lead(run: Run) -> str:
+    """Return one sentence on what was trained."""
+    if not run.metrics:
+        return "This run has not logged a step yet."
+    step = run.metrics[-1]["step"]
+    if run.config is None:
+        return f"Semantic Completion Learning, {step:,} steps."
+    config = run.config
+    done = f"{step:,} of {config.schedule.steps:,} steps" if step < config.schedule.steps else f"{step:,} steps"
+    return (
+        f"Semantic Completion Learning, {done} of {config.batch.global_size:,} samples, from "
+        f"{', '.join(d.name for d in config.data.train)}. ZeRO stage {config.engine.zero_stage}, "
+        f"{config.engine.precision}."
+    )
+
+
+def _tiles(run: Run) -> str:
+    """Return the headline figures."""
+    tiles = []
+    for kind, directions in run.results.get("retrieval", {}).items():
+        for direction, label in DIRECTIONS.items():
+            row = directions[direction]
+            note = f"{row['r10'] / row['chance_r10']:.1f}× chance ({row['chance_r10']:.1%})"
+            tiles.append((f"{label.format(ONE[kind])}, R@10", f"{row['r10']:.0%}", note))
+    pace = summarise_steps(run.metrics)
+    if pace:
+        share = _share_of_peak(run)
+        note = f"{share:.0%} of peak matmul speed" if share else "training, median"
+        tiles.append(("Speed", f"{pace['samples_per_second']:,.0f}/s", f"samples; {note}"))
+    cards = "".join(
+        f'<div class="card tile"><span>{escape(a)}</span><b>{b}</b><small>{escape(c)}</small></div>'
+        for a, b, c in tiles
+    )
+    return f'<div class="tiles">{cards}</div>' if tiles else ""
+
+
+def _set_aside(run: Run) -> str:
+    """Return how many samples could not be used, the most frequent reasons, and where they are named."""
+    if not run.quarantine:
+        return ""
+    reasons = Counter(str(entry.get("reason")) for entry in run.quarantine).most_common(3)
+    count = len({entry.get("sample") for entry in run.quarantine})
+    samples = "1 sample" if count == 1 else f"{count:,} samples"
+    why = "; ".join(f"{number:,} × {reason}" for reason, number in reasons)
+    return _note(escape(f"Set aside as unusable: {samples}, named in {run.folder / 'quarantine.jsonl'} ({why})."))
+
+
+def _retrieval(run: Run) -> str:
+    """Return the table of results beside chance."""
+    rows = []
+    for kind, directions in run.results.get("retrieval", {}).items():
+        for direction, label in DIRECTIONS.items():
+            row = directions[direction]
+            cells = "".join(
+                f"<td>{row[f'r{k}']:.1%}<small>{min(1, k / row['n']):.1%}</small>"
+                f"{share_bar(row[f'r{k}'], k / row['n'])}</td>"
+                for k in (1, 5, 10)
+            )
+            rows.append(
+                f"<tr><td>{escape(label.format(ONE[kind]))}</td>{cells}"
+                f"<td>{row['median_rank']:g}</td><td>{row['n']:,}</td></tr>"
+            )
+    if not rows:
+        return _note("No held-out result yet: it is measured when the run ends.")
+    head = "<th></th><th>R@1</th><th>R@5</th><th>R@10</th><th>median rank</th><th>candidates</th>"
+    return (
+        _note(
+            "Zero-shot, on held-out pairs that training never saw. R@k is how often the right one is among the first "
+            "k; the small figure and the mark are what chance gives."
+        )
+        + f'<div class="card scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+    )
+
+
+def _queries(run: Run) -> str:
+    """Return the example queries with the pictures that they retrieved."""
+    examples = run.results.get("examples", [])
+    if not examples:
+        return _note("No example queries yet: they are written with the result.")
+    wanted = {i for example in examples for i in (*example["retrieved"], example["sample_id"])}
+    pictures = thumbnails(run.config, wanted) if run.config else {}
+    missing = "" if pictures else " The shards are not on this machine, so the pictures are left out."
+    return (
+        _note(
+            f"Held-out captions at even distances, not chosen by result, and their best five. The right one is framed; "
+            f"if it is not among the five, it stands at the end.{missing}"
+        )
+        + f'<div class="queries">{"".join(_query(example, pictures) for example in examples)}</div>'
+    )
+
+
+def _query(example: dict[str, Any], pictures: dict[str, str]) -> str:
+    """Return one query's card."""
+    right, rank = example["sample_id"], example["rank"]
+    hits = [_hit(i, pictures, place, i == right) for place, i in enumerate(example["retrieved"], 1)]
+    if right not in example["retrieved"]:
+        hits.append(_hit(right, pictures, rank, True, " missed"))
+    return (
+        f'<div class="card query"><p>{escape(example["caption"])}</p>'
+        f'<p class="note">rank {rank} of {example["of"]:,} {KINDS[example["kind"]]}</p>'
+        f'<div class="hits">{"".join(hits)}</div></div>'
+    )
+
+
+def _hit(sample_id: str, pictures: dict[str, str], rank: int, right: bool, extra: str = "") -> str:
+    """Return one retrieved picture."""
+    shown = pictures.get(sample_id)
+    content = f'<img src="{shown}" alt="{escape(sample_id)}">' if shown else "no picture"
+    label = f"{rank} · right" if right else str(rank)
+    return (
+        f'<figure class="hit{" right" if right else ""}{extra}" title="{escape(sample_id)}">'
+        f'<div class="frame">{content}</div><figcaption>{label}</figcaption></figure>'
+    )
+
+
+def _curves(run: Run) -> str:
+    """Return a small chart per loss."""
+    names = [name for name in LOSS_NAMES if any(name in line.get("loss", {}) for line in run.metrics)]
+    if not names:
+        return _note("No loss was logged yet.")
+    cards = []
+    for name in names:
+        points = [(line["step"], line["loss"][name]) for line in run.metrics if line["loss"].get(name) is not None]
+        cards.append(
+            f'<div class="card"><h3>{LOSS_NAMES[name]}<b>{points[-1][1]:.3g}</b></h3>'
+            f"{line_chart(points, LOSS_NAMES[name])}</div>"
+        )
+    return (
+        _note("On the training batches; the strong line is a running mean.")
+        + f'<div class="curves">{"".join(cards)}</div>'
+    )
+
+
+def _heldout_losses(run: Run) -> str:
+    """Return the held-out losses before and after."""
+    losses = run.results.get("losses", {})
+    first, last = losses.get("initial", {}), losses.get("final", {})
+    names = [name for name in LOSS_NAMES if name in first and name in last]
+    if not names:
+        return _note("Held-out losses before and after are written when the run ends.")
+    rows = "".join(
+        f"<tr><td>{LOSS_NAMES[n]}</td><td>{first[n]:.3f}</td><td>{last[n]:.3f}</td>"
+        f"<td>{(last[n] - first[n]) / (abs(first[n]) or 1):+.0%}</td>"
+        f"<td>{_percent(first.get(f'{n}_accuracy'))}</td><td>{_percent(last.get(f'{n}_accuracy'))}</td></tr>"
+        for n in names
+    )
+    head = (
+        "<th>On held-out data</th><th>step 0</th><th>end</th><th>change</th><th>right, step 0</th><th>right, end</th>"
+    )
+    return (
+        f'<div class="card scroll" style="margin-top:12px"><table><thead><tr>{head}</tr></thead>'
+        f"<tbody>{rows}</tbody></table></div>"
+    )
+
+
+def _percent(share: float | None) -> str:
+    """Return a share as text; nothing where it was not measured."""
+    return "" if share is None else f"{share:.1%}"
+
+
+def _time(run: Run) -> str:
+    """Return where the time of a step went, and how fast that is."""
+    pace = summarise_steps(run.metrics)
+    if not pace:
+        return _note("No step was timed yet.")
+    seconds = pace["seconds"]
+    bar = stacked_bar([(stage, label, seconds[stage]) for stage, label in STAGES.items()])
+    sentence = f"An optimiser step takes {seconds['total']:.3f} s; {pace['samples_per_second']:,.0f} samples/s."
+    profile, share = run.results.get("profile", {}), _share_of_peak(run)
+    if share is None:
+        speed = "FLOPs and the share of the peak were not measured in this run."
+    else:
+        rate = profile["flops_per_sample"] * pace["samples_per_second"]
+        speed = (
+            f"{rate / 1e9:,.0f} GFLOP/s of matrix products: {share:.1%} of the {profile['peak_flops'] / 1e9:,.0f} "
+            f"GFLOP/s at which {_processes(profile['processes'])} on this machine multiplied large matrices. FLOPs are "
+            f"counted from the configuration, at {profile['text_tokens']} tokens a caption."
+        )
+    return f'{_note(sentence)}<div class="card">{bar}</div>{_note(speed)}'
+
+
+def _processes(count: int) -> str:
+    return "1 process" if count == 1 else f"{count} processes"
+
+
+def _share_of_peak(run: Run) -> float | None:
+    """Return the share of the machine's peak matmul speed that training reached, or None if it is not known."""
+    profile, pace = run.results.get("profile", {}), summarise_steps(run.metrics)
+    if not pace or not {"flops_per_sample", "peak_flops", "processes", "text_tokens"} <= set(profile):
+        return None
+    return float(profile["flops_per_sample"] * pace["samples_per_second"] / profile["peak_flops"])
+
+
+def _commands(run: Run) -> str:
+    """Return the commands that repeat, continue and look into the run."""
+    processes = run.results.get("profile", {}).get("processes", 1)
+    settings = run.folder / "config.yaml"
+    train = f"deepspeed --num_gpus {processes} launchers/pretrain.py --config {settings}"
+    commands: Sequence[tuple[str, str]] = (
+        ("Train again, elsewhere", f"{train} run_dir=runs/again"),
+        ("Continue after an interruption", train),
+        ("Follow the curves", f"tensorboard --logdir {run.folder / 'tensorboard'}"),
+        ("Measure speed alone", f"python launchers/profile.py --config {settings} --steps 20"),
+        ("Plan it for a cluster", f"sclds plan --config {settings} --gpus 8 --gpu h100"),
+        ("Write this page anew", f"sclds report {run.folder}"),
+    )
+    rows = "".join(
+        f'<div class="command"><div>{escape(what)}<pre>{escape(line)}</pre></div>'
+        f'<button data-copy="{escape(line)}">copy</button></div>'
+        for what, line in commands
+    )
+    return f'<div class="card">{rows}</div>'
+
+
+def _settings(run: Run) -> str:
+    """Return the resolved configuration, folded."""
+    if not run.settings:
+        return _note("The run folder holds no config.yaml.")
+    return f'<details class="card"><summary>config.yaml, resolved</summary><pre>{escape(run.settings)}</pre></details>'

@@ -1,0 +1,71 @@
+"""Run `launchers/pretrain.py` as a user would, through the `deepspeed` launcher, and wait for its end."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from sclds.config.errors import UserError
+
+LAUNCHER = Path(__file__).resolve().parents[2] / "launchers" / "pretrain.py"
+
+
+def pretrain_command(config: Path, overrides: list[str], processes: int) -> list[str]:
+    """Return the command that trains `config` on `processes` processes of this machine, on a port that is free now.
+
+    Raises:
+        UserError: If the package lies outside a clone of the repository, where there are no launchers.
+    """
+    if not LAUNCHER.is_file():
+        raise UserError(f"{LAUNCHER} does not exist; run this in a clone of the repository")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    binaries = Path(sys.executable).parent
+    return [
+        *(
+            sys.executable,
+            str(binaries / "deepspeed"),
+            "--quiet",
+            "--num_gpus",
+            str(processes),
+            "--master_port",
+            str(port),
+        ),
+        *(str(LAUNCHER), "--config", str(config), *overrides),
+    ]
+
+
+def launcher_environment(processes: int) -> dict[str, str]:
+    """Return the launcher's environment: the CPU where there are too few devices for every process."""
+    binaries = Path(sys.executable).parent
+    environment = os.environ | {"PATH": f"{binaries}{os.pathsep}{os.environ.get('PATH', '')}"}
+    if torch.cuda.device_count() < processes:
+        environment |= {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
+        environment.setdefault("OMP_NUM_THREADS", "1")
+    return environment
+
+
+def pretrain(name: str, config: Path, overrides: list[str], processes: int, time_limit: float | None = None) -> None:
+    """Train to the end.
+
+    Args:
+        name: What errors call this run.
+        config: YAML file.
+        overrides: `key=value` settings over it.
+        processes: Of this machine.
+        time_limit: Seconds after which the run is given up.
+
+    Raises:
+        UserError: If the run fails or takes too long; the message carries the end of its output.
+    """
+    command, environment = pretrain_command(config, overrides, processes), launcher_environment(processes)
+    try:
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=time_limit, check=False)
+    except subprocess.TimeoutExpired as fault:
+        raise UserError(f"{name} did not end within {time_limit} s; give fewer or smaller steps") from fault
+    if done.returncode:
+        raise UserError(f"{name} ended with exit code {done.returncode}:\n{(done.stdout + done.stderr)[-2000:]}")

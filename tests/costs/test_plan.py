@@ -1,0 +1,80 @@
+import argparse
+import json
+from pathlib import Path
+
+import pytest
+
+from sclds.config.errors import ConfigError, UserError
+from sclds.config.reading import load_config
+from sclds.costs import plan
+
+PRETRAIN = Path(__file__).parents[2] / "configs" / "pretrain"
+CONFIGS = sorted(PRETRAIN.glob("*.yaml"))
+
+
+@pytest.fixture
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser()
+    plan.add_arguments(parser)
+    return parser
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_json_names_what_people_rely_on(
+    path: Path, parser: argparse.ArgumentParser, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert plan.run(parser.parse_args(["--config", str(path), "--json"])) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["flops"]["forward_per_sample"] > 0
+    assert result["memory"]["bytes_per_gpu"] < result["memory"]["gpu_bytes"]
+    assert result["communication"]["bytes_per_step"] > 0
+    assert result["samples_per_second"] > 0
+    assert set(result["assumptions"]["estimated"]) >= {"samples_per_second", "days", "memory.bytes_per_gpu"}
+
+
+def test_tables_fit_a_terminal(parser: argparse.ArgumentParser, capsys: pytest.CaptureFixture[str]) -> None:
+    plan.run(parser.parse_args(["--config", str(CONFIGS[0]), "--gpus", "32", "--gpu", "a100"]))
+    out = capsys.readouterr().out
+    assert "32 × A100" in out
+    assert "estimate" in out
+    assert max(len(line) for line in out.splitlines()) <= 80
+
+
+def test_sharding_saves_memory_and_costs_traffic() -> None:
+    stages = plan.plan(load_config(CONFIGS[0]), 64, "h100", 0.4, 12)["zero_stages"]
+    memory, traffic = ([s[key] for s in stages] for key in ("bytes_per_gpu", "bytes_per_step"))
+    assert memory[:3] == sorted(memory[:3], reverse=True)  # stage 3 holds all of so small a model gathered
+    assert traffic == sorted(traffic)
+
+
+def test_accumulation_and_recomputation_cost_forwards() -> None:
+    config = load_config(CONFIGS[0])
+    assert plan.step_factor(config, 1) == 3
+    assert plan.step_factor(config, 2) == 4
+    checkpointed = load_config(CONFIGS[0], ["engine.activation_checkpointing=true"])
+    assert plan.step_factor(checkpointed, 1) == 4
+
+
+def test_small_memory_takes_a_smaller_micro_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(plan.GPUS, "small", plan.Gpu(1e14, 12 * 10**9, 1e10))
+    result = plan.plan(load_config(PRETRAIN / "scl_base_image.yaml"), 8, "small", 0.4, 12)
+    assert result["split"]["micro_batch"] < 64
+    assert result["memory"]["bytes_per_gpu"] < 12 * 10**9
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((64, "abacus", 0.4, 12), "abacus is not known"),
+        ((64, "h100", 1.4, 12), "not a share"),
+        ((64, "h100", 0.4, 60), "outside 3"),
+    ],
+)
+def test_wrong_arguments(arguments: tuple[int, str, float, int], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        plan.plan(load_config(CONFIGS[0]), *arguments)
+
+
+def test_gpus_that_do_not_divide_the_batch() -> None:
+    with pytest.raises(ConfigError, match="cannot be split over 7"):
+        plan.plan(load_config(CONFIGS[0]), 7, "h100", 0.4, 12)
