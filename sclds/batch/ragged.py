@@ -9,11 +9,11 @@ Ints = np.ndarray
 
 def ranges(starts: Ints | int, lengths: Ints) -> Ints:
     """Return ranges that begin at `starts`, one behind the other: 5 and 8, of 2 and 3, are 5, 6, 8, 9, 10."""
-    return np.repeat(starts - before(lengths), lengths) + np.arange(lengths.sum())
+    return np.repeat(starts - exclusive_sum(lengths), lengths) + np.arange(lengths.sum())
 
 
-def before(lengths: Ints) -> Ints:
-    """Return where each of the rows begins: the sum of the lengths before it."""
+def exclusive_sum(lengths: Ints) -> Ints:
+    """Return where each of the rows begins: the exclusive cumulative sum of the lengths."""
     return np.cumsum(lengths) - lengths
 
 

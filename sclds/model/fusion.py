@@ -7,15 +7,15 @@ pairs of one view share that one mask).
 Shape suffixes: N rows of the own stream, M rows of the other stream, C channels.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from scl_kernels import gather_rows
-from sclds.batch.packing import Batch
+from sclds.batch import Batch
+from sclds.batch.attention_plan import StreamAttention
 from sclds.config import FusionConfig
-from sclds.model.attention import AttentionPlan, attend, plan_attention
+from sclds.model.attention import attend
 from sclds.model.layers import MLP, PostNorm, SelfAttention
 from sclds.model.recompute import recomputed
 
@@ -24,14 +24,10 @@ from sclds.model.recompute import recomputed
 class StreamPlan:
     """What one layer of one stream does with its rows."""
 
-    self_attention: AttentionPlan
-    cross_attention: AttentionPlan
-    own: slice = field(default_factory=lambda: slice(None))
-    """Input rows that take part: in the last layer, those of pairs whose output is read."""
-    other: slice = field(default_factory=lambda: slice(None))
-    """Rows of the other stream's input that serve as keys, after `expand_other`."""
+    attention: StreamAttention
+    """Who attends to whom, and the rows that take part."""
     query_rows: Tensor | None = None
-    """Rows of `own` that become queries of self-attention; None is all."""
+    """Rows of the own ones that become queries of self-attention; None is all."""
     expand_own: Tensor | None = None
     """First layer: from view rows to pair rows (or to the read ones among them)."""
     expand_other: Tensor | None = None
@@ -51,16 +47,17 @@ class CrossAttention(nn.Module):
 
     def forward(self, x_NC: Tensor, other_MC: Tensor, plan: StreamPlan) -> Tensor:
         """Return (pair rows, C)."""
+        attention = plan.attention
         q = self.q(x_NC)
         if plan.expand_own is not None:
             q = gather_rows(q, plan.expand_own)
         if plan.expand_other is None:
-            kv = self.kv(other_MC[plan.other])
+            kv = self.kv(other_MC[attention.other])
         else:
-            kv = gather_rows(self.kv(other_MC), plan.expand_other[plan.other])
+            kv = gather_rows(self.kv(other_MC), plan.expand_other[attention.other])
         k, v = kv.unflatten(-1, (2, self.heads, -1)).unbind(1)
         dropout = self.dropout if self.training else 0.0
-        return self.out(attend(q.unflatten(-1, (self.heads, -1)), k, v, plan.cross_attention, dropout).flatten(1))
+        return self.out(attend(q.unflatten(-1, (self.heads, -1)), k, v, attention.cross_attention, dropout).flatten(1))
 
 
 class FusionLayer(nn.Module):
@@ -78,101 +75,40 @@ class FusionLayer(nn.Module):
 
     def forward(self, x_NC: Tensor, other_MC: Tensor, plan: StreamPlan) -> Tensor:
         """Return the rows that `plan` asks for, (rows, C)."""
-        x = x_NC[plan.own]
+        x = x_NC[plan.attention.own]
         residual = x if plan.query_rows is None else x[plan.query_rows]
-        x = self.self_norm(self.self_attention(x, plan.self_attention, plan.query_rows), residual)
+        x = self.self_norm(self.self_attention(x, plan.attention.self_attention, plan.query_rows), residual)
         crossed = self.cross_attention(x, other_MC, plan)
         x = self.cross_norm(crossed, x if plan.expand_own is None else gather_rows(x, plan.expand_own))
         return self.mlp_norm(self.mlp(x), x)
 
 
-@dataclass(frozen=True)
-class _Stream:
-    """Segments and rows of one stream, as the batch gives them."""
-
-    views_cu: Tensor
-    pair_cu: Tensor
-    pair_rows: Tensor
-    """From view rows to pair rows."""
-    read_cu: Tensor
-    """Of the pairs whose output is read."""
-    read_rows: Tensor
-    """Pair rows that heads read."""
-    active: slice
-    """Pairs whose output is read: one contiguous range."""
-
-    def active_cu(self, pairs: slice) -> tuple[slice, Tensor]:
-        """Return the rows of a range of pairs, and its cumulative lengths counted from its start."""
-        first, last, _ = pairs.indices(len(self.pair_cu) - 1)
-        start, end = int(self.pair_cu[first]), int(self.pair_cu[last])
-        return slice(start, end), self.pair_cu[first : last + 1] - self.pair_cu[first]
-
-
-class FusionPlan:
-    """Plans of every layer and stream, from the batch's cumulative lengths."""
-
-    def __init__(self, batch: Batch, layers: int, device: torch.device):
-        self._layers = layers
-        self._device = device
-        text = _stream(batch, "text", slice(batch["text_pairs"]))
-        vision = _stream(batch, "vision", slice(batch["first_vision_pair"], None))
-        streams = ((text, vision), (vision, text))
-        self._first = [self._first_layer(own, other) for own, other in streams] if layers > 1 else []
-        self._middle = (
-            [
-                StreamPlan(self._plan(own.pair_cu, own.pair_cu), first.cross_attention)
-                for own, first in zip((text, vision), self._first, strict=True)
-            ]
-            if layers > 2
-            else []
-        )
-        self._last = [self._last_layer(own, other) for own, other in streams]
-
-    def of(self, layer: int) -> tuple[StreamPlan, StreamPlan]:
-        """Return the text and vision plan of a layer."""
-        if layer == self._layers - 1:
-            text, vision = self._last
-        else:
-            text, vision = self._first if layer == 0 else self._middle
-        return text, vision
-
-    def _first_layer(self, own: _Stream, other: _Stream) -> StreamPlan:
-        return StreamPlan(
-            self._plan(own.views_cu, own.views_cu),
-            self._plan(own.pair_cu, other.pair_cu),
-            expand_own=own.pair_rows,
-            expand_other=other.pair_rows,
-        )
-
-    def _last_layer(self, own: _Stream, other: _Stream) -> StreamPlan:
-        own_rows, own_cu = own.active_cu(own.active)
-        other_rows, other_cu = other.active_cu(own.active)
-        cross = self._plan(own.read_cu, other_cu)
-        if self._layers == 1:
-            views = self._plan(own.views_cu, own.views_cu)
-            read = own.pair_rows[own.read_rows]
-            return StreamPlan(views, cross, other=other_rows, expand_own=read, expand_other=other.pair_rows)
-        return StreamPlan(
-            self._plan(own.read_cu, own_cu),
-            cross,
-            own=own_rows,
-            other=other_rows,
-            query_rows=own.read_rows - own_rows.start,
-        )
-
-    def _plan(self, cu_q: Tensor, cu_k: Tensor) -> AttentionPlan:
-        return plan_attention(cu_q, cu_k, self._device)
-
-
-def _stream(batch: Batch, name: str, active: slice) -> _Stream:
-    return _Stream(
-        batch[f"{name}_cu"],
-        batch[f"pair_{name}_cu"],
-        batch[f"pair_{name}"],
-        batch[f"read_{name}_cu"],
-        batch[f"read_{name}"],
-        active,
+def stream_plans(batch: Batch, layer: int, layers: int) -> tuple[StreamPlan, StreamPlan]:
+    """Return what a layer does in the text and in the vision stream."""
+    pairs, reads = batch.pairs, batch.reads
+    streams = (
+        (pairs.text_rows, pairs.vision_rows, reads.text_rows),
+        (pairs.vision_rows, pairs.text_rows, reads.vision_rows),
     )
+    text, vision = (_stream_plan(batch, layer, layers, stream, *rows) for stream, rows in enumerate(streams))
+    return text, vision
+
+
+def _stream_plan(
+    batch: Batch, layer: int, layers: int, stream: int, own: Tensor, other: Tensor, read: Tensor
+) -> StreamPlan:
+    """Return what a layer of one stream (0 text, 1 vision) does; `own` and `other` lead from view rows to pair rows."""
+    attention = batch.pairs.attention
+    if layer == layers - 1:
+        last = attention.last[stream]
+        if layers == 1:
+            return StreamPlan(last, expand_own=own[read], expand_other=other)
+        return StreamPlan(last, query_rows=read - last.own.start)
+    if layer == 0:
+        assert attention.first is not None
+        return StreamPlan(attention.first[stream], expand_own=own, expand_other=other)
+    assert attention.middle is not None
+    return StreamPlan(attention.middle[stream])
 
 
 def fuse(
@@ -188,16 +124,15 @@ def fuse(
         text_layers: `FusionLayer`s of the text stream.
         vision_layers: As many of the vision stream.
         views: (Nt, C) rows of the text views and (Nv, C) rows of the vision views, token type added.
-        batch: Rows of pairs and of what is read.
+        batch: Rows and attention of the pairs, and what is read.
         recompute: Checkpoint activations.
 
     Returns:
-        (len(read_text), C) and (len(read_vision), C).
+        The read rows of both streams: (rows of `batch.reads.text_rows`, C) and (of `vision_rows`, C).
     """
     text, vision = views
-    plan = FusionPlan(batch, len(text_layers), text.device)
     for number, (text_layer, vision_layer) in enumerate(zip(text_layers, vision_layers, strict=True)):
-        text_plan, vision_plan = plan.of(number)
+        text_plan, vision_plan = stream_plans(batch, number, len(text_layers))
         text, vision = (
             recomputed(text_layer, recompute, text, vision, text_plan),
             recomputed(vision_layer, recompute, vision, text, vision_plan),

@@ -5,7 +5,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from scl_kernels.norms import layer_norm
-from sclds.model.attention import AttentionPlan, attend
+from sclds.batch.attention_plan import AttentionPlan
+from sclds.model.attention import attend
 
 
 class LayerNorm(nn.LayerNorm):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from scl_kernels import gather_rows
-from sclds.batch.packing import Batch
+from sclds.batch import Batch
 from sclds.config import ModelConfig
 from sclds.model.fusion import FusionLayer, fuse
 from sclds.model.heads import MLMHead, Pooler, Projection, Temperature, TokenType, frame_mean
@@ -14,6 +14,8 @@ from sclds.model.initial import initialise_parameter
 from sclds.model.negatives import with_hard_negatives
 from sclds.model.text import TextEncoder
 from sclds.model.vision import VisionEncoder
+from sclds.objectives import Objective, Read
+from sclds.objectives.table import TEMPERATURE, TEXT_PROJECTION, VISION_PROJECTION
 
 Outputs = dict[str, Tensor]
 
@@ -24,7 +26,7 @@ class SCLModel(nn.Module):
     Args:
         config: Architecture.
         vocab_size: Rows of the word embedding and of the MLM decoder.
-        grids: Patch grids (patches per side) that batches contain, see `sclds.batch.packing.grids_of`.
+        grids: Patch grids (patches per side) that batches contain, see `sclds.batch.grids_of`.
         recompute: Activation checkpointing.
     """
 
@@ -61,62 +63,72 @@ class SCLModel(nn.Module):
         """Run every view and pair once.
 
         Returns:
-            text_proj, vision_proj (B, P); temperature (); where the pairs exist: mlm_logits (masked words, vocabulary),
-            itm_logits (B, 2); text_recovered, text_target (B, C); vision_recovered, vision_target (all frames, C);
-            and for GLSCL the token rows that mltc compares. Targets are detached. Also text_views and vision_views,
-            the packed encoder outputs after the transform, for those who look inside.
+            The projections (B, P) of text and vision and the temperature (); for every objective in use its outputs by
+            the names of `sclds.objectives.OBJECTIVES`: logits of its head, or the fused rows that it compares, targets
+            detached. Also text_views and vision_views, the packed encoder outputs after the transform, for those who
+            look inside.
         """
         text, vision = self.encode(batch)
         text_proj, vision_proj = self.project(text, vision, batch)
+        temperature = self.temperature()
         outputs: Outputs = {
-            "text_proj": text_proj,
-            "vision_proj": vision_proj,
-            "temperature": self.temperature(),
+            TEXT_PROJECTION.name: text_proj,
+            VISION_PROJECTION.name: vision_proj,
+            TEMPERATURE: temperature,
             "text_views": text,
             "vision_views": vision,
         }
-        if "itm_allowed" in batch:
-            batch = with_hard_negatives(text_proj, vision_proj, outputs["temperature"], batch)
-        if batch["roles"]:
-            fused_text, fused_vision = fuse(
-                self.cross_modal_text_layers,
-                self.cross_modal_image_layers,
-                self.token_type_embeddings(text, vision),
-                batch,
-                self.recompute and self.training,
-            )
-            outputs |= self.read_heads(fused_text, fused_vision, batch)
-        return outputs
+        if not batch.pairs.names:
+            return outputs
+        batch = with_hard_negatives(text_proj, vision_proj, temperature, batch)
+        fused_text, fused_vision = fuse(
+            self.cross_modal_text_layers,
+            self.cross_modal_image_layers,
+            self.token_type_embeddings(text, vision),
+            batch,
+            self.recompute and self.training,
+        )
+        return outputs | self.read_heads(fused_text, fused_vision, batch)
 
     def encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Encode all views: (Nt, C) and (Nv, C), after the linear transforms and without token types."""
-        text = self.cross_modal_text_transform(self.text_encoder(batch))
-        return text, self.cross_modal_image_transform(self.vision_encoder(batch))
+        text = self.cross_modal_text_transform(self.text_encoder(batch.text))
+        return text, self.cross_modal_image_transform(self.vision_encoder(batch.vision))
 
     def project(self, text: Tensor, vision: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """Project [CLS] of t0 and the mean frame [CLS] of v0 for the contrastive loss: (B, P) each."""
-        text_cls = gather_rows(text, batch["text_cls"])
-        return self.text_projection(text_cls), self.vision_projection(frame_mean(vision, batch["vision_cls"]))
+        text_cls = gather_rows(text, batch.text.cls)
+        return self.text_projection(text_cls), self.vision_projection(frame_mean(vision, batch.vision.cls))
 
     def read_heads(self, text: Tensor, vision: Tensor, batch: Batch) -> Outputs:
-        """Read the rows of the last fusion layer that objectives compare; targets are detached (docs/method.md §3)."""
+        """Make every objective's outputs of the rows of the last fusion layer (docs/method.md §3).
+
+        Args:
+            text: (read rows, C) of the text stream.
+            vision: The same of the vision stream.
+            batch: Where each reader finds its rows.
+        """
+        streams = {"text": text, "vision": vision}
         outputs: Outputs = {}
-        roles = batch["roles"]
-        if "head_mlm" in batch:
-            outputs["mlm_logits"] = self.mlm_score(gather_rows(text, batch["head_mlm"]))
-        if "itm" in roles:
-            pooled_text = self.cross_modal_text_pooler(gather_rows(text, batch["head_itm_text"]))
-            pooled_vision = self.cross_modal_image_pooler(frame_mean(vision, batch["head_itm_vision"]))
-            outputs["itm_logits"] = self.itm_score(torch.cat((pooled_text, pooled_vision), dim=1))
-        if "mvsc" in roles:
-            outputs["vision_recovered"] = gather_rows(vision, batch["head_mvsc_vision"])
-            outputs["text_target"] = gather_rows(text, batch["head_mvsc_text"]).detach()
-            outputs["text_recovered"] = gather_rows(text, batch["head_mlsc_text"])
-            outputs["vision_target"] = gather_rows(vision, batch["head_mlsc_vision"]).detach()
-        if "head_mvsc_text_tokens" in batch:
-            outputs["text_tokens_recovered"] = gather_rows(text, batch["head_mlsc_text_tokens"])
-            outputs["text_tokens_target"] = gather_rows(text, batch["head_mvsc_text_tokens"]).detach()
-        if "head_mltc_vision_tokens" in batch:
-            outputs["vision_tokens_recovered"] = gather_rows(vision, batch["head_mltc_vision_tokens"])
-            outputs["vision_tokens_target"] = gather_rows(vision, batch["head_mlsc_vision_tokens"]).detach()
+        for objective in batch.objectives:
+            if objective.head is not None:
+                outputs[objective.logits] = self._logits(objective, streams, batch)
+            for output in objective.compared or ():
+                if output.read is not None:
+                    rows = gather_rows(streams[output.read.stream], batch.reads.places[output.read])
+                    outputs[output.name] = rows.detach() if output.detached else rows
         return outputs
+
+    def _logits(self, objective: Objective, streams: dict[str, Tensor], batch: Batch) -> Tensor:
+        """Return what an objective's head says of the rows that it reads."""
+
+        def places(read: Read) -> Tensor:
+            return batch.reads.places[read]
+
+        if objective.head == "mlm":
+            (words,) = objective.head_reads
+            return self.mlm_score(gather_rows(streams["text"], places(words)))
+        text_cls, frame_cls = objective.head_reads
+        pooled_text = self.cross_modal_text_pooler(gather_rows(streams["text"], places(text_cls)))
+        pooled_vision = self.cross_modal_image_pooler(frame_mean(streams["vision"], places(frame_cls)))
+        return self.itm_score(torch.cat((pooled_text, pooled_vision), dim=1))

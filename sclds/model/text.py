@@ -5,9 +5,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from scl_kernels import masked_gather
-from sclds.batch.packing import Batch
+from sclds.batch import TextViews
+from sclds.batch.attention_plan import AttentionPlan
 from sclds.config import TextConfig
-from sclds.model.attention import AttentionPlan, plan_attention
 from sclds.model.layers import MLP, PostNorm, SelfAttention
 from sclds.model.recompute import recomputed
 
@@ -69,10 +69,9 @@ class TextEncoder(nn.Module):
         self.embedding = TextEmbedding(config, vocab_size)
         self.layers = nn.ModuleList(TextLayer(config) for _ in range(config.layers))
 
-    def forward(self, batch: Batch) -> Tensor:
-        """Return (N, C) in the packed order of `text_ids`."""
-        x = self.embedding(batch["text_ids"], batch["text_positions"])
-        plan = plan_attention(batch["text_cu"], batch["text_cu"], x.device)
+    def forward(self, views: TextViews) -> Tensor:
+        """Return (N, C) in the packed order of `views.ids`."""
+        x = self.embedding(views.ids, views.positions)
         for layer in self.layers:
-            x = recomputed(layer, self.recompute and self.training, x, plan)
+            x = recomputed(layer, self.recompute and self.training, x, views.attention)
         return x

@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from scl_kernels import masked_gather
-from sclds.batch.packing import Batch
+from sclds.batch import VisionViews
 from sclds.config import VisionConfig
-from sclds.model.attention import AttentionPlan, attend, plan_attention
+from sclds.model.attention import attend
 from sclds.model.layers import MLP, LayerNorm, QKVLinear
 from sclds.model.recompute import recomputed
 
@@ -51,18 +51,6 @@ class VisionEmbedding(nn.Module):
         )
 
 
-class VisionPlan:
-    """Attention of the encoder: all tokens within their frame, [CLS] tokens of clips over all frames of the clip."""
-
-    def __init__(self, batch: Batch, device: torch.device):
-        self.frames = plan_attention(batch["frame_cu"], batch["frame_cu"], device)
-        self.clips: AttentionPlan | None = None
-        if len(batch["clip_cu"]) > 1:
-            self.clips = plan_attention(batch["clip_cls_cu"], batch["clip_cu"], device)
-        self.clip_start: int = batch["clip_start"]
-        self.clip_cls: Tensor = batch["clip_cls"]
-
-
 class VisionBlock(nn.Module):
     """Pre-norm transformer block; one attention module serves pictures, frames and clips."""
 
@@ -76,14 +64,13 @@ class VisionBlock(nn.Module):
         self.norm_2 = LayerNorm(width, eps=eps)
         self.mlp = MLP(width, 4 * width, "quick_gelu")
 
-    def forward(self, x_NC: Tensor, plan: VisionPlan) -> Tensor:
+    def forward(self, x_NC: Tensor, views: VisionViews) -> Tensor:
         """Return (N, C)."""
         q, k, v = (t.unflatten(-1, (self.heads, -1)) for t in self.qkv(self.norm_1(x_NC)))
-        mixed = attend(q, k, v, plan.frames)
-        if plan.clips is not None:
-            start = plan.clip_start
-            over_clip = attend(q[plan.clip_cls], k[start:], v[start:], plan.clips)
-            mixed = mixed.index_copy(0, plan.clip_cls, over_clip)
+        mixed = attend(q, k, v, views.attention)
+        if (videos := views.videos) is not None:
+            over_video = attend(q[videos.cls], k[videos.start :], v[videos.start :], videos.plan)
+            mixed = mixed.index_copy(0, videos.cls, over_video)
         x = x_NC + self.out(mixed.flatten(1))
         return x + self.mlp(self.norm_2(x))
 
@@ -98,12 +85,11 @@ class VisionEncoder(nn.Module):
         self.blocks = nn.ModuleList(VisionBlock(config) for _ in range(config.layers))
         self.norm = LayerNorm(config.width, eps=config.layer_norm_eps)
 
-    def forward(self, batch: Batch) -> Tensor:
-        """Return (N, C) tokens after `ln_post`, in the packed order of `vision_source`."""
-        x = self.embedding(batch["patches"], batch["vision_source"], batch["vision_position"], batch["vision_frame"])
-        plan = VisionPlan(batch, x.device)
+    def forward(self, views: VisionViews) -> Tensor:
+        """Return (N, C) tokens after `ln_post`, in the packed order of `views.source`."""
+        x = self.embedding(views.patches, views.source, views.position, views.frame)
         for block in self.blocks:
-            x = recomputed(block, self.recompute and self.training, x, plan)
+            x = recomputed(block, self.recompute and self.training, x, views)
         return self.norm(x)
 
 
