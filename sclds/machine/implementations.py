@@ -96,15 +96,16 @@ def implementation_problems(engine: EngineConfig, model: ModelConfig, machine: M
     norms = norms_problem(engine.norms)
     if norms:
         problems.append(f"engine.{norms}")
-    if engine.attention != "auto":
-        for site, dropout in attention_dropout(model).items():
-            found = available_attention(machine, engine.precision, dropout)
-            if engine.attention not in found:
-                problems.append(
-                    f"engine.attention={engine.attention} cannot run the {site} encoder here with "
-                    f"engine.precision={engine.precision} and attention dropout {dropout:g}; available: "
-                    f"{', '.join(found)}; auto takes the best for each encoder"
-                )
+    lacking = [
+        f"{site} (attention dropout {dropout:g}) can have {', '.join(found)}"
+        for site, dropout in attention_dropout(model).items()
+        if engine.attention not in ("auto", *(found := available_attention(machine, engine.precision, dropout)))
+    ]
+    if lacking:
+        problems.append(
+            f"engine.attention={engine.attention} cannot be had here with engine.precision={engine.precision}: "
+            f"{'; '.join(lacking)}; engine.attention=auto takes the best for each"
+        )
     return problems
 
 

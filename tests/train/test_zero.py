@@ -13,7 +13,7 @@ import torch
 
 from sclds.batch.packing import grids_of
 from sclds.losses.communicator import SingleProcess
-from sclds.losses.objectives import GlobalBatch, features_of, step_loss
+from sclds.losses.objectives import GlobalFeatures, features_of, step_loss
 from sclds.model.scl import SCLModel
 from sclds.reference.invariance import COUNTED
 from sclds.train.optimizer import parameter_groups, set_learning_rate
@@ -99,8 +99,8 @@ def plain(name):
         batch = batch_of(config, step, range(config.batch.global_size), kinds, words)
         set_learning_rate(optimizer, learning_rate_factor(step, config.schedule))
         outputs = model(batch)
-        everybody = GlobalBatch.gather([features_of(outputs)], [batch], config.losses, SingleProcess())
-        loss, terms = step_loss(outputs, batch, everybody, 0, config.losses)
+        features = GlobalFeatures.gather([features_of(outputs, batch)], [batch], config.losses, SingleProcess())
+        loss, terms = step_loss(outputs, batch, features, 0, config.losses)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.optimizer.clip_norm)
         optimizer.step()
