@@ -8,11 +8,10 @@ import torch
 from omegaconf import OmegaConf
 
 from sclds.batch.packing import SampleViews, grids_of, pack
-from sclds.cli.prepare import row_name
 from sclds.config import Config
 from sclds.config.errors import ConfigError
 from sclds.config.reading import DATA_SETS, dump_config, load_config, parse_config
-from sclds.data.prepare.sources import SOURCES
+from sclds.data.prepare.sources import SOURCES, row_name
 from sclds.losses.communicator import SingleProcess
 from sclds.losses.objectives import GlobalBatch, features_of, step_loss
 from sclds.model.scl import SCLModel

@@ -2,7 +2,7 @@ import pytest
 from torch.distributed import DistBackendError
 
 from sclds.config.errors import ConfigError, DataError
-from sclds.train.startup import PEER_LOST, USER_ERROR, checked_config, exit_code
+from sclds.train.startup import PEER_LOST, USER_ERROR, checked_start, exit_code
 
 QUICKSTART = "configs/quickstart.yaml"
 
@@ -13,8 +13,8 @@ def _in_the_repository(monkeypatch, pytestconfig):
 
 
 def test_the_shipped_quickstart_may_start(tmp_path):
-    config = checked_config(QUICKSTART, [f"run_dir={tmp_path / 'run'}"], world_size=2)
-    assert config.name == "quickstart"
+    start = checked_start(QUICKSTART, [f"run_dir={tmp_path / 'run'}"], world_size=2)
+    assert (start.config.name, start.checkpoint) == ("quickstart", None)
     assert not (tmp_path / "run").exists()
 
 
@@ -30,7 +30,7 @@ def test_everything_that_stands_in_the_way_is_told_at_once(tmp_path):
         "model.init_from=no-such-folder",
     ]
     with pytest.raises(ConfigError) as fault:
-        checked_config(QUICKSTART, overrides, world_size=3)
+        checked_start(QUICKSTART, overrides, world_size=3)
     told = "\n".join(fault.value.problems)
     for part in (
         "over 3 processes",
@@ -54,7 +54,7 @@ def test_faults_of_the_settings_do_not_hide_those_of_the_files(tmp_path):
         "schedule.steps=0",
     ]
     with pytest.raises(ConfigError) as fault:
-        checked_config(QUICKSTART, overrides, world_size=2)
+        checked_start(QUICKSTART, overrides, world_size=2)
     told = "\n".join(fault.value.problems)
     for part in ("did you mean 'learning_rate'", "schedule.steps=0", "nothing", "run_dir"):
         assert part in told
