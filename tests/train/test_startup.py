@@ -1,7 +1,10 @@
+import json
+
 import pytest
 from torch.distributed import DistBackendError
 
 from sclds.config.errors import ConfigError, DataError
+from sclds.config.reading import load_config
 from sclds.train.startup import PEER_LOST, USER_ERROR, checked_start, exit_code
 
 QUICKSTART = "configs/quickstart.yaml"
@@ -16,6 +19,28 @@ def test_the_shipped_quickstart_may_start(tmp_path):
     start = checked_start(QUICKSTART, [f"run_dir={tmp_path / 'run'}"], world_size=2)
     assert (start.config.name, start.checkpoint) == ("quickstart", None)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_goes_on_from_its_newest_checkpoint_which_is_looked_up_once(tmp_path, monkeypatch):
+    from sclds.run import checkpoints
+    from sclds.train import startup
+
+    looked = []
+
+    def noted(folder):
+        looked.append(folder)
+        return checkpoints.newest_checkpoint(folder)
+
+    monkeypatch.setattr(startup, "newest_checkpoint", noted)
+    settings = load_config(QUICKSTART).model_dump(mode="json")
+    folder = tmp_path / "checkpoints" / "step-0000005"
+    folder.mkdir(parents=True)
+    (folder / "state.json").write_text(json.dumps({"step": 5, "world_size": 2, "config": settings}))
+    start = checked_start(QUICKSTART, [f"run_dir={tmp_path}"], world_size=2)
+    assert start.checkpoint.step == 5
+    assert looked == [tmp_path / "checkpoints"]
+    with pytest.raises(ConfigError, match="seed=7 differs from 0"):
+        checked_start(QUICKSTART, [f"run_dir={tmp_path}", "seed=7"], world_size=2)
 
 
 def test_everything_that_stands_in_the_way_is_told_at_once(tmp_path):
