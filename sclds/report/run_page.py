@@ -315,12 +315,12 @@ def _commands(run: Run) -> str:
     """Return the commands that repeat, continue and look into the run."""
     processes = run.results.get("profile", {}).get("processes", 1)
     settings = run.folder / "config.yaml"
-    train = f"deepspeed --num_gpus {processes} launchers/pretrain.py --config {settings}"
+    train = f"deepspeed --num_gpus {processes} --module sclds.cli.train --config {settings}"
     commands: Sequence[tuple[str, str]] = (
         ("Train again, elsewhere", f"{train} run_dir=runs/again"),
         ("Continue after an interruption", train),
         ("Follow the curves", f"tensorboard --logdir {run.folder / 'tensorboard'}"),
-        ("Measure speed alone", f"python launchers/profile.py --config {settings} --steps 20"),
+        ("Measure speed alone", f"sclds profile --config {settings} --steps 20"),
         ("Plan it for a cluster", f"sclds plan --config {settings} --gpus 8 --gpu h100"),
         ("Write this page anew", f"sclds report {run.folder}"),
     )

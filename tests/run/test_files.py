@@ -19,9 +19,14 @@ def test_text_and_bytes_replace_what_was_there(tmp_path):
 def test_a_failure_leaves_the_old_file_and_nothing_beside_it(tmp_path):
     path = tmp_path / "a"
     write_atomically(path, "old")
-    with pytest.raises(KeyboardInterrupt), replacing(path) as file:
-        file.write(b"half")
-        raise KeyboardInterrupt
+
+    def stopped():
+        with replacing(path) as file:
+            file.write(b"half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stopped()
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["a"]
 
