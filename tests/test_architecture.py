@@ -1,4 +1,4 @@
-"""Dependencies point one way: launchers → sclds → scl_kernels, and only train/ knows DeepSpeed."""
+"""Rooms in one order: an import only goes down it, every module lies in a room, and only train/ knows DeepSpeed."""
 
 import ast
 from pathlib import Path
@@ -6,23 +6,78 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+ROOMS = (
+    "cli",
+    "benchmarks",
+    "interop",
+    "reference",
+    "train",
+    "report",
+    "evaluation",
+    "costs",
+    "losses",
+    "model",
+    "data",
+    "batch",
+    "machine",
+    "run",
+    "objectives",
+    "config",
+)
+"""From the top down; `scl_kernels` is below all of them."""
+WITHOUT_ROOM = ("__init__.py", "__main__.py", "py.typed")
+"""All that may lie in sclds/ itself."""
+WITHOUT_TORCH = ("run", "objectives", "config")
+FRAMEWORKS = ("torch", "deepspeed", "nvidia", "transformers", "scl_kernels")
 PROCESS_GROUPS = ("torch.distributed", "deepspeed.comm")
 
 
 def imports_of(path):
-    """Return the modules that a file imports, `from a import b` as both `a` and `a.b`."""
+    """Return the modules that a file imports, inside functions too, `from a import b` as both `a` and `a.b`."""
+    package = path.relative_to(ROOT).parent.parts if path.is_relative_to(ROOT) else ()
     found = set()
     for node in ast.walk(ast.parse(path.read_text(), str(path))):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else ()
+            module = ".".join([*above, *([node.module] if node.module else [])])
+            found |= {module} | {f"{module}.{alias.name}" for alias in node.names}
     return found
 
 
 def attributes_of(path):
     """Return every dotted name that a file uses."""
     return {ast.unparse(n) for n in ast.walk(ast.parse(path.read_text(), str(path))) if isinstance(n, ast.Attribute)}
+
+
+def modules(package):
+    """Return the files of each room of a package."""
+    return {folder.name: sorted(folder.rglob("*.py")) for folder in sorted(package.iterdir()) if holds_modules(folder)}
+
+
+def holds_modules(folder):
+    return folder.is_dir() and folder.name != "__pycache__" and any(folder.rglob("*.py"))
+
+
+def upward_imports(package):
+    """Return every import of a package that goes up the order of rooms, or to a room that is in no order."""
+    found = []
+    for room, files in modules(package).items():
+        below = ROOMS[ROOMS.index(room) :] if room in ROOMS else ()
+        for path in files:
+            found += [
+                f"{path.relative_to(package.parent)} imports {name}"
+                for name in sorted(imports_of(path))
+                if name.startswith("sclds.") and name.split(".")[1] not in (*below, "__version__")
+            ]
+    return found
+
+
+def strays(package):
+    """Return what lies in a package outside the rooms."""
+    known = (*ROOMS, *WITHOUT_ROOM)
+    return [p.name for p in sorted(package.iterdir()) if p.name not in known and (p.is_file() or holds_modules(p))]
 
 
 def violations(folder, forbidden, allowed=()):
@@ -36,17 +91,30 @@ def violations(folder, forbidden, allowed=()):
     ]
 
 
+def test_imports_only_go_down():
+    """With one order for all rooms there can be no circle of them either."""
+    assert upward_imports(ROOT / "sclds") == []
+
+
+def test_every_module_lies_in_a_room():
+    assert strays(ROOT / "sclds") == []
+
+
+@pytest.mark.parametrize("folder", [folder.name for folder in (ROOT / "tests").iterdir() if holds_modules(folder)])
+def test_folders_of_tests_are_those_of_rooms(folder):
+    assert folder in (*ROOMS, "kernels", "vectors")
+
+
 @pytest.mark.parametrize(
     ("folder", "forbidden"),
     [
         ("kernels/scl_kernels", ("sclds", "deepspeed", "nvidia.dali")),
-        ("sclds/model", ("deepspeed", "nvidia.dali", "sclds.train", "sclds.losses", "sclds.evaluation")),
-        ("sclds/losses", ("deepspeed", "nvidia.dali", "sclds.train", "sclds.model", "sclds.evaluation")),
-        ("sclds/data", ("deepspeed", "sclds.train", "sclds.model", "sclds.losses", "sclds.evaluation")),
+        *((f"sclds/{room}", ("nvidia.dali",)) for room in ROOMS if room not in ("benchmarks", "data")),
+        *((f"sclds/{room}", FRAMEWORKS) for room in WITHOUT_TORCH),
         ("sclds", ("launchers", "tests")),
     ],
 )
-def test_layers_import_only_what_lies_below(folder, forbidden):
+def test_libraries_stay_where_they_belong(folder, forbidden):
     assert violations(folder, forbidden) == []
 
 
@@ -73,6 +141,21 @@ def test_the_rules_see_what_they_forbid(tmp_path):
     file.write_text("from torch import distributed\nimport deepspeed.comm as c\nx = torch.distributed.get_rank()\n")
     assert {"torch.distributed", "deepspeed.comm"} <= imports_of(file)
     assert "torch.distributed.get_rank" in attributes_of(file)
+
+
+def test_an_import_that_goes_up_is_seen(tmp_path):
+    package = tmp_path / "sclds"
+    for room in ("model", "data", "attic"):
+        (package / room).mkdir(parents=True)
+    (package / "stray.py").touch()
+    (package / "attic" / "old.py").touch()
+    (package / "model" / "a.py").write_text("import sclds\nfrom sclds.data.b import x\nfrom sclds import config\n")
+    (package / "data" / "b.py").write_text("def f():\n    from sclds import model\n    import sclds.attic.old\n")
+    assert upward_imports(package) == [
+        "sclds/data/b.py imports sclds.attic.old",
+        "sclds/data/b.py imports sclds.model",
+    ]
+    assert strays(package) == ["attic", "stray.py"]
 
 
 def test_files_stay_short():

@@ -9,16 +9,18 @@ import torch
 from omegaconf import OmegaConf
 
 from sclds.batch import SampleViews, grids_of, pack, recipe_of
-from sclds.cli.prepare import row_name
 from sclds.config import Config
 from sclds.config.errors import ConfigError
 from sclds.config.reading import DATA_SETS, dump_config, load_config, parse_config
-from sclds.data.prepare.sources import SOURCES
+from sclds.config.shipped import shipped_configs
+from sclds.data.prepare.sources import SOURCES, row_name
 from sclds.losses.communicator import SingleProcess
 from sclds.losses.objectives import GlobalFeatures, features_of, step_loss
 from sclds.model.scl import SCLModel
 
-CONFIGS = sorted(Path("configs").rglob("*.yaml"))
+ROOT = Path(__file__).resolve().parents[1]
+QUICKSTART = ROOT / "configs" / "quickstart.yaml"
+CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
 PAD = 1
 
 
@@ -57,7 +59,7 @@ def sample(config: Config, number: int, kind: str) -> SampleViews:
     )
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=str)
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.relative_to(ROOT).as_posix())
 def test_config_survives_saving(path: Path, tmp_path: Path) -> None:
     config = load_config(path)
     saved = tmp_path / "config.yaml"
@@ -65,7 +67,7 @@ def test_config_survives_saving(path: Path, tmp_path: Path) -> None:
     assert load_config(saved) == config
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=str)
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.relative_to(ROOT).as_posix())
 def test_config_builds_at_full_size(path: Path) -> None:
     config = load_config(path)
     with torch.device("meta"):
@@ -73,7 +75,7 @@ def test_config_builds_at_full_size(path: Path) -> None:
     assert sum(p.numel() for p in model.parameters()) > 1e6
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=str)
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.relative_to(ROOT).as_posix())
 def test_tiny_variant_takes_a_step(path: Path) -> None:
     config = tiny(load_config(path))
     kinds = {d.kind for d in config.data.train}
@@ -118,26 +120,26 @@ def test_tiny_variant_takes_a_step(path: Path) -> None:
 )
 def test_faults_are_sentences(override: str, words: list[str]) -> None:
     with pytest.raises(ConfigError) as fault:
-        load_config("configs/quickstart.yaml", [override])
+        load_config(QUICKSTART, [override])
     assert all(word in str(fault.value) for word in words)
 
 
 def test_a_ratio_that_economy_does_not_use_is_refused() -> None:
     economy = ["losses.mlm_view=t2", "masking.mlm_ratio=0.3"]
     with pytest.raises(ConfigError, match=r"masking\.mlm_ratio=0\.3 has no effect with losses\.mlm_view=t2"):
-        load_config("configs/quickstart.yaml", economy)
-    assert load_config("configs/quickstart.yaml", economy[:1]).losses.mlm_view == "t2"
+        load_config(QUICKSTART, economy)
+    assert load_config(QUICKSTART, economy[:1]).losses.mlm_view == "t2"
 
 
 def test_an_optimiser_that_would_not_run_is_refused() -> None:
     overrides = ["engine.zero_stage=0", "engine.precision=fp32", "optimizer.implementation=apex"]
     with pytest.raises(ConfigError, match=r"optimizer\.implementation=apex has no effect with engine\.zero_stage=0"):
-        load_config("configs/quickstart.yaml", overrides)
+        load_config(QUICKSTART, overrides)
 
 
 def test_several_faults_come_at_once() -> None:
     with pytest.raises(ConfigError) as fault:
-        load_config("configs/quickstart.yaml", ["losess.mlm=1", "data.frames=-1", "batch.global_size=100"])
+        load_config(QUICKSTART, ["losess.mlm=1", "data.frames=-1", "batch.global_size=100"])
     assert len(fault.value.problems) == 3
 
 
@@ -150,10 +152,38 @@ def test_missing_file_and_broken_yaml(tmp_path: Path) -> None:
         load_config(broken)
 
 
+def test_a_shipped_configuration_is_found_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert load_config("quickstart") == load_config(QUICKSTART)
+    assert load_config("pretrain/scl_base_video").name == "scl_base_video"
+    assert {ROOT / "configs" / f"{name}.yaml" for name in shipped_configs()} == set(CONFIGS)
+    (tmp_path / "quickstart").write_text("name: own\ndata: {train: [{name: x, shards: y}]}")
+    assert load_config("quickstart").name == "own", "a file comes before a name"
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("quikstart", "quickstart"),
+        ("scl_base_image", "pretrain/scl_base_image"),
+        ("configs/quickstart.yaml", "quickstart"),
+        ("pretrain/scl_bas_video", "pretrain/scl_base_video"),
+        ("zzz", "quickstart"),
+    ],
+)
+def test_an_unknown_name_tells_the_nearest(
+    name: str, nearest: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="does not exist") as fault:
+        load_config(name)
+    assert nearest in str(fault.value).split("named: ")[1].split(", ")
+
+
 def test_a_row_without_shards_is_that_of_the_catalogue(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATA_ROOT", "/elsewhere")
     rows = "[{name: webvid, weight: 0.5}, {name: own, shards: /own}]"
-    config = load_config("configs/pretrain/scl_base_image.yaml", [f"data.train={rows}", "data.train.0.kind=image"])
+    config = load_config("pretrain/scl_base_image", [f"data.train={rows}", "data.train.0.kind=image"])
     assert [row.model_dump() for row in config.data.train] == [
         {"name": "webvid", "shards": "/elsewhere/webvid/train", "kind": "image", "weight": 0.5},
         {"name": "own", "shards": "/own", "kind": "image", "weight": 1.0},
@@ -164,7 +194,7 @@ def test_a_row_without_shards_is_that_of_the_catalogue(monkeypatch: pytest.Monke
 @pytest.mark.parametrize(("name", "hint"), [("cocoo", "did you mean 'coco'?"), ("zzz", "it has coco, coco-val")])
 def test_a_row_that_is_in_no_catalogue_needs_shards(name: str, hint: str) -> None:
     with pytest.raises(ConfigError, match=r"data\.train\.0: gives no shards") as fault:
-        load_config("configs/quickstart.yaml", [f"data.train=[{{name: {name}}}]"])
+        load_config(QUICKSTART, [f"data.train=[{{name: {name}}}]"])
     assert hint in str(fault.value)
 
 

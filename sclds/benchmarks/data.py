@@ -1,4 +1,4 @@
-"""`sclds benchmark data`: reading and decoding beside Pillow in a torch DataLoader, in turns, on the same cores.
+"""Reading and decoding beside Pillow in a torch DataLoader, in turns, on the same cores.
 
 The pictures are generated: noise whose amplitude falls as 1/frequency, as in photographs, the channels correlated, and
 saved as JPEG at quality 85 (4:2:0). At 500 × 375 that is near 100 kB, as COCO's pictures have at this size, so entropy
@@ -6,11 +6,9 @@ decoding has as much to do. Both sides read the same bytes, draw the same crops 
 pixels with the same filter, and end in normalised float32: patches here, (3, 288, 288) there.
 """
 
-import argparse
 import io
 import json
 import os
-import sys
 import tarfile
 import tempfile
 import time
@@ -64,6 +62,41 @@ class Stages(NamedTuple):
     decode: float
     text: float
     """Caption, masks and packing."""
+
+
+class Sizes(NamedTuple):
+    """How much is measured."""
+
+    rounds: int
+    """Timed turns of each side."""
+    batches: int
+    """Batches of a turn."""
+    batch: int
+    """Images of a batch."""
+    cores: int
+    """Cores, workers and decode threads; 0 takes all."""
+    samples: int
+    """To watch the memory for."""
+
+
+class Found(NamedTuple):
+    """What was measured."""
+
+    rows: list[Row]
+    """Of the CSV: first images per second of both sides, then their ratio, and so on."""
+    stages: Stages
+    text_share: float
+    """Processor time of text, masks and packing, as a share of that of reading and decoding."""
+    loader_rate: float
+    """Samples a second of the whole loader."""
+    resident: int
+    """Bytes resident after the first tenth of the samples."""
+    growth: int
+    """Bytes more at most from then on."""
+    mean_bytes: int
+    """Of a picture."""
+    cores: int
+    """That were used."""
 
 
 def photograph(seed: int) -> bytes:
@@ -305,78 +338,52 @@ def _on_cores(count: int) -> Iterator[None]:
         os.sched_setaffinity(0, allowed)
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare `sclds benchmark data`."""
-    parser.add_argument("--rounds", type=int, default=5, help="timed turns of each side (default %(default)s)")
-    parser.add_argument("--batches", type=int, default=16, help="batches of a turn (default %(default)s)")
-    parser.add_argument("--batch", type=int, default=64, help="pictures of a batch (default %(default)s)")
-    parser.add_argument("--cores", type=int, default=0, help="cores, workers and decode threads (default: all)")
-    parser.add_argument("--samples", type=int, default=20_000, help="to watch the memory for (default %(default)s)")
-    parser.add_argument("--out", default="benchmarks", metavar="FOLDER", help="for data.csv and data.png")
-
-
-def run(arguments: argparse.Namespace) -> int:
-    """Measure both sides, the share of text, and memory; print and write them down.
+def compare_reading(sizes: Sizes, folder: Path) -> Found:
+    """Measure both sides, the share of text, and memory; write data.csv and data.png.
 
     Raises:
         UserError: If a number makes no benchmark.
     """
     available = len(os.sched_getaffinity(0))
-    cores = arguments.cores or available
-    if min(arguments.rounds, arguments.batches, arguments.batch, arguments.samples) < 1:
+    cores = sizes.cores or available
+    if min(sizes.rounds, sizes.batches, sizes.batch, sizes.samples) < 1:
         raise UserError("give --rounds, --batches, --batch and --samples of at least 1")
     if not 1 <= cores <= available:
         raise UserError(f"--cores {cores} is not between 1 and the {available} cores that this process may use")
-    if arguments.batch % 8:
-        raise UserError(f"--batch {arguments.batch} is not a multiple of 8, the neighbours that travel together")
-    with tempfile.TemporaryDirectory() as folder, _on_cores(cores):
-        rows = _measured(Path(folder), arguments, cores)
-    title = f"500 × 375 JPEG to 288 pixels, {rows[2].median:.2f}×: {rows[0].device}"
-    write(rows, Path(arguments.out), "data", title)
-    sys.stdout.write(f"written to {Path(arguments.out) / 'data.csv'} and data.png\n")
-    return 0
+    if sizes.batch % 8:
+        raise UserError(f"--batch {sizes.batch} is not a multiple of 8, the neighbours that travel together")
+    with tempfile.TemporaryDirectory() as pictures, _on_cores(cores):
+        found = _measured(Path(pictures), sizes._replace(cores=cores))
+    title = f"500 × 375 JPEG to 288 pixels, {found.rows[2].median:.2f}×: {found.rows[0].device}"
+    write(found.rows, folder, "data", title)
+    return found
 
 
-def _measured(folder: Path, arguments: argparse.Namespace, cores: int) -> list[Row]:
-    """Measure and print everything; return it as rows."""
+def _measured(folder: Path, sizes: Sizes) -> Found:
+    """Measure everything, with pictures that are written into `folder`."""
     mean_bytes = write_pictures(folder, PICTURES) // PICTURES
     settings = {
         "width": WIDTH,
         "height": HEIGHT,
         "mean_bytes": mean_bytes,
         "image_size": 288,
-        "cores": cores,
-        "batch": arguments.batch,
-        "batches": arguments.batches,
+        "cores": sizes.cores,
+        "batch": sizes.batch,
+        "batches": sizes.batches,
     }
-    config = benchmark_config(folder, arguments.batch, cores)
+    config = benchmark_config(folder, sizes.batch, sizes.cores)
     tokenizer = load_tokenizer("embedded")
-    usual = Usual(folder, config, PICTURES, arguments.batches, cores)
-    ours = Ours(config, open_index(config.data.train, cache_of(config.data)), tokenizer, arguments.batches)
-    found = measure({"usual": usual, "sclds": ours}, arguments.rounds)
+    usual = Usual(folder, config, PICTURES, sizes.batches, sizes.cores)
+    ours = Ours(config, open_index(config.data.train, cache_of(config.data)), tokenizer, sizes.batches)
+    found = measure({"usual": usual, "sclds": ours}, sizes.rounds)
     stages = ours.stages()
     ours.close()
-    rows = rows_of(found, cores, settings)
     share = stages.text / (stages.read + stages.decode)
-    rate, resident, growth = resident_growth(config, tokenizer, arguments.samples)
-    lines = [
-        f"{WIDTH} × {HEIGHT} JPEG of {mean_bytes / 1e3:.0f} kB to 288 pixels on {cores} cores, {rows[0].versions}",
-        *(_line(row) for row in rows),
-        f"text, masks and packing take {share:.1%} of reading and decoding",
-        f"the whole loader: {rate:.0f} samples/s; over {arguments.samples} samples {resident / 1e6:.0f} MB resident, "
-        f"{growth / 1e6:+.1f} MB at most after the first tenth",
-        *cores_per_gpu(stages),
-    ]
-    sys.stdout.write("\n".join(lines) + "\n")
-    return [
-        *rows,
+    rate, resident, growth = resident_growth(config, tokenizer, sizes.samples)
+    rows = [
+        *rows_of(found, sizes.cores, settings),
         _row("sclds", "text_share_of_decoding", [share], settings),
         _row("sclds", "loader_samples_per_second", [rate], settings),
-        _row("sclds", "resident_growth_bytes", [float(growth)], settings | {"samples": arguments.samples}),
+        _row("sclds", "resident_growth_bytes", [float(growth)], settings | {"samples": sizes.samples}),
     ]
-
-
-def _line(row: Row) -> str:
-    unit = "×" if row.metric.startswith("ratio") else " "
-    spread = f"(20/80 %: {row.q20:.2f} to {row.q80:.2f})"
-    return f"{row.provider:12s}{row.metric.replace('_', ' '):38s}{row.median:8.2f}{unit} {spread}"
+    return Found(rows, stages, share, rate, resident, growth, mean_bytes, sizes.cores)

@@ -1,4 +1,4 @@
-"""`sclds benchmark economy`: held-out retrieval of the exact and the economy mode, at equal steps and at equal time.
+"""Held-out retrieval of the exact and the economy mode, at equal steps and at equal time.
 
 Three runs a seed through the real launcher: both modes for the same number of steps, then the economy mode for as many
 more steps as its shorter step allows in the time of the exact mode. The ratio of step times is the median over seeds of
@@ -6,14 +6,11 @@ what these very runs took, which follow each other so that they see the same mac
 again, and one that was stopped goes on.
 """
 
-import argparse
 import csv
 import statistics
-import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-
-from rich.console import Console
 
 from sclds.config import Config
 from sclds.config.errors import UserError
@@ -41,14 +38,36 @@ class Measured:
 
 
 def compare(
-    path: Path, overrides: list[str], steps: int | None, seeds: list[int], processes: int, folder: Path
+    path: Path,
+    overrides: list[str],
+    steps: int | None,
+    seeds: list[int],
+    processes: int,
+    folder: Path,
+    say: Callable[[str], None],
 ) -> list[Measured]:
-    """Run whatever is not done yet, and return what every run found."""
+    """Run whatever is not done yet, return what every run found, and write economy.csv and economy.png.
+
+    Args:
+        path: YAML file, or the name of a shipped configuration.
+        overrides: `key=value` settings over it.
+        steps: At equal steps; None takes the configuration's.
+        seeds: Three runs each.
+        processes: Of each run.
+        folder: For the runs and the files.
+        say: Is told what runs next.
+
+    Raises:
+        UserError: If a number makes no comparison, or a run fails.
+    """
+    if processes < 1 or (steps is not None and steps < 1):
+        raise UserError("give --processes and --steps of at least 1")
     config = load_config(path, overrides)
     _check(config, seeds)
     steps = steps or config.schedule.steps
 
     def run(way: str, mode: str, seed: int, count: int) -> Measured:
+        say(f"{_name(mode, count, seed)}: {way}, {count} steps …")
         return _run(way, mode, seed, count, (path, overrides, processes, folder))
 
     equal_steps = [
@@ -59,7 +78,9 @@ def compare(
     pairs = zip(equal_steps[::2], equal_steps[1::2], strict=True)
     ratio = statistics.median(exact.seconds_per_step / economy.seconds_per_step for exact, economy in pairs)
     more = max(1, round(steps * ratio))
-    return equal_steps + [run("economy, equal time", "economy", seed, more) for seed in seeds]
+    found = equal_steps + [run("economy, equal time", "economy", seed, more) for seed in seeds]
+    write(found, folder)
+    return found
 
 
 def _check(config: Config, seeds: list[int]) -> None:
@@ -71,12 +92,15 @@ def _check(config: Config, seeds: list[int]) -> None:
         raise UserError("the modes differ where MLM and MLSC are both in use; give losses.mlm and losses.mlsc weights")
 
 
+def _name(mode: str, steps: int, seed: int) -> str:
+    return f"{mode}-{steps}-seed{seed}"
+
+
 def _run(way: str, mode: str, seed: int, steps: int, given: tuple[Path, list[str], int, Path]) -> Measured:
     """Train in one way, unless that is done, and read what it found."""
     path, overrides, processes, root = given
-    name = f"{mode}-{steps}-seed{seed}"
+    name = _name(mode, steps, seed)
     folder = RunFolder(root / name)
-    Console(stderr=True).print(f"{name}: {way}, {steps} steps …")
     settings = [
         *(f"run_dir={folder.root.resolve()}", f"losses.mlm_view={MLM_VIEWS[mode]}"),
         *(f"schedule.steps={steps}", f"seed={seed}"),
@@ -144,30 +168,3 @@ def table(found: list[Measured]) -> str:
             cells.append(f"{statistics.mean(values):.3f} ({min(values):.3f} to {max(values):.3f})")
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare `sclds benchmark economy`."""
-    parser.add_argument("--config", required=True, help="training configuration with held-out data")
-    parser.add_argument("--steps", type=int, help="optimiser steps at equal steps (default: schedule.steps)")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds (default 0 1 2)")
-    parser.add_argument("--processes", type=int, default=2, help="processes of each run (default %(default)s)")
-    parser.add_argument("--out", default="benchmarks/economy", metavar="FOLDER", help="for runs, CSV and plot")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings over those of the file")
-
-
-def run(arguments: argparse.Namespace) -> int:
-    """Run, print the table and write it down.
-
-    Raises:
-        UserError: If a number makes no comparison, or a run fails.
-    """
-    if arguments.processes < 1 or (arguments.steps is not None and arguments.steps < 1):
-        raise UserError("give --processes and --steps of at least 1")
-    folder = Path(arguments.out)
-    found = compare(
-        Path(arguments.config), arguments.overrides, arguments.steps, arguments.seeds, arguments.processes, folder
-    )
-    write(found, folder)
-    sys.stdout.write(f"{table(found)}\nwritten to {folder / 'economy.csv'} and economy.png\n")
-    return 0

@@ -1,8 +1,6 @@
-"""`sclds benchmark step`: the packed step beside the published schedule, in turns, on this machine."""
+"""The packed step beside the published schedule, in turns, on this machine."""
 
-import argparse
 import json
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -201,41 +199,28 @@ def rows_of(seconds: dict[str, list[float]], samples: int, sizes: dict[str, Any]
     return [Row(name, metric, *quantiles(x), runs, config, place, versions) for name, metric, x in measured]
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare `sclds benchmark step`."""
-    parser.add_argument("--rounds", type=int, default=10, help="timed steps of each (default 10)")
-    parser.add_argument("--batch", type=int, default=MID_SIZE["batch"], help="samples per step (default %(default)s)")
-    parser.add_argument("--width", type=int, default=MID_SIZE["width"], help="channels (default %(default)s)")
-    parser.add_argument(
-        "--image-size",
-        type=int,
-        default=MID_SIZE["image_size"],
-        help="side of a picture in pixels, a multiple of 16 (default %(default)s; 288 is the base model's)",
-    )
-    parser.add_argument("--out", default="benchmarks", metavar="FOLDER", help="for step.csv and step.png")
+def compare_steps(rounds: int, batch: int, width: int, image_size: int, folder: Path) -> list[Row]:
+    """Measure both providers at `MID_SIZE` with the given sizes, and write step.csv and step.png.
 
-
-def run(arguments: argparse.Namespace) -> int:
-    """Measure, print a line per provider and the ratio, and write them down.
+    Args:
+        rounds: Timed steps of each.
+        batch: Samples per step.
+        width: Channels.
+        image_size: Side of an image in pixels.
+        folder: For the files.
 
     Raises:
         UserError: If a number makes no benchmark.
     """
-    if arguments.rounds < 1 or arguments.batch < 2 or arguments.width < 1:
+    if rounds < 1 or batch < 2 or width < 1:
         raise UserError("give --rounds of at least 1, --batch of at least 2 and a positive --width")
-    if arguments.width > 64 and arguments.width % 64:
-        raise UserError(f"--width {arguments.width} is not a multiple of 64, the width of a head")
-    if arguments.image_size < 2 * MID_SIZE["patch"] or arguments.image_size % MID_SIZE["patch"]:
-        raise UserError(f"--image-size {arguments.image_size} is not a multiple of {MID_SIZE['patch']}, at least two")
-    sizes = MID_SIZE | {"batch": arguments.batch, "width": arguments.width, "image_size": arguments.image_size}
+    if width > 64 and width % 64:
+        raise UserError(f"--width {width} is not a multiple of 64, the width of a head")
+    if image_size < 2 * MID_SIZE["patch"] or image_size % MID_SIZE["patch"]:
+        raise UserError(f"--image-size {image_size} is not a multiple of {MID_SIZE['patch']}, at least two")
+    sizes = MID_SIZE | {"batch": batch, "width": width, "image_size": image_size}
     device = "cuda" if torch.cuda.is_available() else "cpu"
     work = workload(sizes, device)
-    rows = rows_of(measure(work, arguments.rounds), work.samples, sizes, device)
-    sys.stdout.write(f"forward + backward + optimiser step on {rows[0].device}, {rows[0].versions}\n")
-    for row in rows:
-        unit = "×" if row.metric == "ratio" else " samples/s"
-        sys.stdout.write(f"{row.provider:18s}{row.median:8.2f}{unit} (20/80 %: {row.q20:.2f} to {row.q80:.2f})\n")
-    title = f"forward + backward + step, {rows[-1].median:.2f}×: {rows[0].device}"
-    write(rows, Path(arguments.out), "step", title)
-    sys.stdout.write(f"written to {Path(arguments.out) / 'step.csv'} and step.png\n")
-    return 0
+    rows = rows_of(measure(work, rounds), work.samples, sizes, device)
+    write(rows, folder, "step", f"forward + backward + step, {rows[-1].median:.2f}×: {rows[0].device}")
+    return rows

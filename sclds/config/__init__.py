@@ -1,6 +1,6 @@
 """Every setting of a run: its schema, the rules across fields, how it is read, and what a user did wrong."""
 
-from sclds.config.rules import cross_field_problems
+from sclds.config.rules import cross_field_problems, keys_that_may_change
 from sclds.config.schema import (
     MAGNITUDES,
     BatchConfig,
@@ -42,4 +42,5 @@ __all__ = [
     "TextConfig",
     "VisionConfig",
     "cross_field_problems",
+    "keys_that_may_change",
 ]

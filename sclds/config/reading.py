@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from sclds.config import Config, Section, cross_field_problems
 from sclds.config.errors import ConfigError
+from sclds.config.shipped import config_file
 
 DATA_SETS = Path(__file__).parents[1] / "data" / "data_sets.yaml"
 """Catalogue of the data sets that `sclds prepare` writes, a row each."""
@@ -22,6 +23,10 @@ DATA_SETS = Path(__file__).parents[1] / "data" / "data_sets.yaml"
 
 def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
     """Read a YAML file, merge `key=value` overrides over it, and validate everything.
+
+    Args:
+        path: The file, or the name of a shipped configuration (`config_file`).
+        overrides: Settings over those of the file.
 
     Raises:
         ConfigError: With one sentence for every fault found.
@@ -35,9 +40,7 @@ def read_settings(path: str | Path, overrides: list[str] | None = None) -> Any:
     Raises:
         ConfigError: The file or an override cannot be read.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise ConfigError([f"configuration file {path} does not exist; `ls configs` lists those that ship"])
+    path = config_file(path)
     malformed = [o for o in overrides or [] if "=" not in o]
     if malformed:
         raise ConfigError([f"'{o}' is not of the form key=value (for example schedule.steps=100)" for o in malformed])

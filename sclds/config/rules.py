@@ -1,6 +1,6 @@
-"""Rules across settings: what no single field can refuse by itself."""
+"""Rules across settings: what no single field can refuse by itself, and what a resumed run may change."""
 
-from sclds.config.schema import Config, DataConfig, MaskingConfig
+from sclds.config.schema import Config, DataConfig, MaskingConfig, MayChangeMark, Section
 
 
 def cross_field_problems(config: Config) -> list[str]:
@@ -69,3 +69,15 @@ def cross_field_problems(config: Config) -> list[str]:
     if not data.train:
         problems.append("data.train is empty; name at least one data set")
     return problems
+
+
+def keys_that_may_change(section: type[Section] = Config, prefix: str = "") -> list[str]:
+    """Return the dotted keys of the settings marked `MayChange`, of whole sections too, in the schema's order."""
+    keys = []
+    for name, field in section.model_fields.items():
+        key = f"{prefix}{name}"
+        if any(isinstance(mark, MayChangeMark) for mark in field.metadata):
+            keys.append(key)
+        elif isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            keys += keys_that_may_change(field.annotation, f"{key}.")
+    return keys

@@ -3,7 +3,7 @@
 `sclds.config.reading` reads a YAML file and `key=value` pairs over these defaults; every fault is told at once.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -13,6 +13,15 @@ Positive = Annotated[int, Field(ge=1)]
 Weight = Annotated[float, Field(ge=0.0)]
 MAGNITUDES = 30
 """The largest magnitude of RandAugment."""
+
+
+class MayChangeMark:
+    """Marks a field for `keys_that_may_change`."""
+
+
+T = TypeVar("T")
+MayChange = Annotated[T, MayChangeMark()]
+"""A setting that a resumed run may have other than its checkpoint: it does not change what a step computes."""
 
 
 class Section(BaseModel):
@@ -41,7 +50,7 @@ class DataConfig(Section):
 
     train: list[DatasetConfig]
     """Training sets, mixed."""
-    heldout: list[DatasetConfig] = []
+    heldout: MayChange[list[DatasetConfig]] = []
     """Sets that training never sees: retrieval and losses are measured on them."""
     tokenizer: str = "roberta-base"
     """`embedded`, or any Hugging Face tokenizer name or folder."""
@@ -70,18 +79,18 @@ class DataConfig(Section):
     """Channel means that are subtracted, of pixels in [0, 1]; CLIP's."""
     std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
     """Channel standard deviations that pixels are divided by; CLIP's."""
-    device: Literal["cpu", "mixed"] = "cpu"
+    device: MayChange[Literal["cpu", "mixed"]] = "cpu"
     """Where DALI decodes: `cpu`, or `mixed` (on the GPU, with its JPEG decoder and NVDEC)."""
-    hw_decoder_load: Share = 0.9
+    hw_decoder_load: MayChange[Share] = 0.9
     """Share of the JPEGs of a batch that the GPU's JPEG decoder takes (A100, H100), the rest its cores; `device: mixed`
     only."""
-    nvdec: bool = True
+    nvdec: MayChange[bool] = True
     """Decode clips with NVDEC, else on the CPU; `device: mixed` only."""
-    decode_threads: Positive = 2
+    decode_threads: MayChange[Positive] = 2
     """DALI's threads per process."""
-    prefetch: Positive = 2
+    prefetch: MayChange[Positive] = 2
     """Micro-batches decoded ahead."""
-    prefetch_bytes: Positive = 2**30
+    prefetch_bytes: MayChange[Positive] = 2**30
     """Most bytes of the micro-batches decoded ahead, per process; one is decoded ahead whatever its size."""
     shuffle_block: Positive = 16
     """Shards whose samples are shuffled together; more shuffles better, fewer reads more sequentially."""
@@ -89,7 +98,7 @@ class DataConfig(Section):
     """Folder on a local disk where shards behind a URL are fetched to; all processes of a machine share it."""
     cache_bytes: Positive = 200_000_000_000
     """Most bytes of `cache_dir`; shards that were not read for longest make room. At least two blocks must fit."""
-    max_bad_share: Share = 0.01
+    max_bad_share: MayChange[Share] = 0.01
     """A run stops when more than this share of the samples it has read was set aside as unusable."""
     max_pixels: Annotated[int, Field(ge=1, le=178_000_000)] = 64_000_000
     """Most pixels of a picture, or of a frame of a clip; a larger one is set aside before it is decoded, so that memory
@@ -168,7 +177,7 @@ class ModelConfig(Section):
     """Start value of the learnable contrastive temperature."""
     init_std: Annotated[float, Field(gt=0.0)] = 0.02
     """Standard deviation of new weights."""
-    init_from: str | None = None
+    init_from: MayChange[str | None] = None
     """Weights to start from: a folder or file that `sclds convert` wrote; none starts from random weights."""
 
 
@@ -224,7 +233,7 @@ class BatchConfig(Section):
 
     global_size: Positive = 4096
     """Samples per optimiser step, over all processes and accumulation steps."""
-    max_micro_size: Positive = 64
+    max_micro_size: MayChange[Positive] = 64
     """Most samples that one process runs at once."""
     group_size: Positive = 8
     """Neighbours in the global batch that always travel together: ITM and mltc_image negatives come from them, so that
@@ -271,13 +280,13 @@ class EngineConfig(Section):
     """0 replicates everything, 1 shards optimiser state, 2 gradients too, 3 parameters too."""
     precision: Literal["bf16", "fp32"] = "bf16"
     """Compute type; master weights are fp32 in both."""
-    activation_checkpointing: bool = False
+    activation_checkpointing: MayChange[bool] = False
     """Recompute every layer in backward instead of keeping its activations."""
-    kernels: Literal["auto", "triton", "torch"] = "auto"
+    kernels: MayChange[Literal["auto", "triton", "torch"]] = "auto"
     """Our kernels: `auto` is Triton on CUDA, at sizes that gain from it, and the PyTorch twins elsewhere."""
     norms: Literal["torch", "apex", "liger"] = "torch"
     """Whose LayerNorm runs: PyTorch's, or the fused one of NVIDIA Apex or Liger Kernel (CUDA)."""
-    attention: Literal["auto", "flash_attn", "torch_varlen", "sdpa"] = "auto"
+    attention: MayChange[Literal["auto", "flash_attn", "torch_varlen", "sdpa"]] = "auto"
     """Attention backend: `auto` takes the first that this machine has, in this order."""
 
 
@@ -315,9 +324,9 @@ class EvaluationConfig(Section):
 class Config(Section):
     """A run."""
 
-    name: str
+    name: MayChange[str]
     """Name of the run."""
-    run_dir: str = "runs/${name}"
+    run_dir: MayChange[str] = "runs/${name}"
     """Folder that holds everything the run writes."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Keys every draw: order, crops, masks, negatives, initial weights, dropout."""
@@ -337,9 +346,9 @@ class Config(Section):
     """Learning-rate schedule."""
     engine: EngineConfig = EngineConfig()
     """DeepSpeed and kernels."""
-    checkpoint: CheckpointConfig = CheckpointConfig()
+    checkpoint: MayChange[CheckpointConfig] = CheckpointConfig()
     """Saved state."""
-    log: LogConfig = LogConfig()
+    log: MayChange[LogConfig] = LogConfig()
     """Logging."""
-    evaluation: EvaluationConfig = EvaluationConfig()
+    evaluation: MayChange[EvaluationConfig] = EvaluationConfig()
     """Held-out measurements."""

@@ -1,22 +1,15 @@
-"""`sclds plan`: what a configuration costs on a cluster, computed before any GPU-hour is spent.
+"""What a configuration costs on a cluster, computed before any GPU-hour is spent.
 
 FLOPs and parameters are counted exactly; bytes of sharded state and on the wire follow from DeepSpeed's partitioning;
 activations, speed and days are estimates from the constants below, and are printed as such.
 """
 
-import argparse
-import json
-import sys
 from dataclasses import dataclass
 from typing import Any
-
-from rich.console import Console
-from rich.table import Table
 
 from sclds.batch.split import Split, split_batch
 from sclds.config import Config
 from sclds.config.errors import ConfigError, UserError
-from sclds.config.reading import load_config
 from sclds.costs.counts import Kind, packed_forward, pairs_of, parameter_counts, published_forward, views_of
 from sclds.data.tokenizer import load_tokenizer
 from sclds.objectives import objectives_in_use, view_names
@@ -24,7 +17,7 @@ from sclds.objectives import objectives_in_use, view_names
 DEFAULT_TEXT_TOKENS = 12
 """Tokens of an average caption, BOS and EOS included: Conceptual Captions under RoBERTa's tokenizer."""
 DEFAULT_UTILISATION = 0.4
-"""Assumed share of the peak matmul speed; replace it by what `launchers/profile.py` measured."""
+"""Assumed share of the peak matmul speed; replace it by what `sclds profile` measured."""
 ACTIVATION_VALUES = {"vision": 17, "text": 18, "fusion": 28}
 """Values kept for backward per token, layer and channel: inputs of the linear maps, attention's q, k, v and output,
 norm and activation inputs, dropout masks; attention scores are not kept."""
@@ -114,7 +107,7 @@ def communication_per_step(config: Config, split: Split, parameters: int, frames
 
 
 def plan(config: Config, gpus: int, gpu: str, utilisation: float, text_tokens: int) -> dict[str, Any]:
-    """Return everything that `sclds plan` prints.
+    """Return everything that a plan says.
 
     Raises:
         UserError: The GPU is unknown, or the global batch cannot be split over that many.
@@ -271,77 +264,3 @@ def _zero_stages(
             }
         )
     return rows
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of `sclds plan`."""
-    parser.add_argument("--config", required=True, help="YAML file, for example configs/pretrain/scl_base_image.yaml")
-    parser.add_argument("--gpus", type=int, default=64, help="GPUs of the cluster (default 64)")
-    parser.add_argument("--gpu", default="h100", help=f"one of {', '.join(GPUS)} (default h100)")
-    parser.add_argument(
-        "--utilisation",
-        type=float,
-        default=DEFAULT_UTILISATION,
-        help=f"assumed share of peak speed (default {DEFAULT_UTILISATION})",
-    )
-    parser.add_argument(
-        "--text-tokens",
-        type=int,
-        default=DEFAULT_TEXT_TOKENS,
-        help=f"tokens of an average caption, with BOS and EOS (default {DEFAULT_TEXT_TOKENS})",
-    )
-    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that replace those of the file")
-
-
-def run(args: argparse.Namespace) -> int:
-    """Print the plan of a configuration; returns the exit code."""
-    config = load_config(args.config, args.overrides)
-    result = plan(config, args.gpus, args.gpu, args.utilisation, args.text_tokens)
-    console = Console()
-    if args.json:
-        sys.stdout.write(json.dumps(result, indent=2) + "\n")
-    else:
-        _print(console, result)
-    return 0
-
-
-def _print(console: Console, result: dict[str, Any]) -> None:
-    """Print the plan as tables."""
-    assumed = result["assumptions"]
-    console.print(f"[bold]{result['name']}[/bold] on {assumed['gpus']} × {assumed['gpu'].upper()}\n")
-    table = Table(title="Forward FLOPs per sample (counted)", title_justify="left")
-    for heading in ("kind", "share", "published schedule", "exact mode", "economy mode"):
-        table.add_column(heading, justify="left" if heading == "kind" else "right")
-    for kind, row in result["flops"]["kinds"].items():
-        published, *ours = (row[f"{name}_forward_per_sample"] for name in ("published", "exact", "economy"))
-        fewer = [f"{flops / 1e9:.0f} G ({published / flops:.1f}× fewer)" for flops in ours]
-        table.add_row(kind, f"{row['share']:.0%}", f"{published / 1e9:.0f} G", *fewer)
-    console.print(table)
-    console.print(f"This configuration runs the {'exact' if result['mlm_view'] == 't1' else 'economy'} mode.\n")
-    memory = result["memory"]
-    parts = [f"{name} {memory[name] / 1e9:.1f}" for name in memory if name not in ("bytes_per_gpu", "gpu_bytes")]
-    console.print(
-        f"Memory per GPU (estimate): {memory['bytes_per_gpu'] / 1e9:.1f} of {memory['gpu_bytes'] / 1e9:.0f} GB "
-        f"({', '.join(parts)})"
-    )
-    if memory["bytes_per_gpu"] > memory["gpu_bytes"] * (1 - RESERVED_SHARE):
-        console.print("[red]This does not fit.[/red] Set engine.activation_checkpointing=true, or use more GPUs.")
-    stages = Table(title="ZeRO stages at this split", title_justify="left")
-    for heading in ("stage", "memory per GPU", "received per step"):
-        stages.add_column(heading, justify="right")
-    for row in result["zero_stages"]:
-        stages.add_row(
-            str(row["stage"]), f"{row['bytes_per_gpu'] / 1e9:.1f} GB", f"{row['bytes_per_step'] / 1e9:.2f} GB"
-        )
-    console.print(stages)
-    split, days = result["split"], result["days"]
-    length = f"{days:.1f} days" if days >= 2 else f"{24 * days:.1f} hours"
-    console.print(
-        f"Micro-batch {split['micro_batch']}, accumulation {split['accumulation']}. Estimate at "
-        f"{assumed['utilisation']:.0%} of {assumed['peak_flops'] / 1e12:.0f} TFLOP/s: "
-        f"{result['samples_per_second']:,.0f} samples/s, {result['seconds_per_step']:.2f} s a step "
-        f"({result['seconds_computing']:.2f} s computing, {result['seconds_communicating']:.2f} s communicating, "
-        f"overlapped), [bold]{length}[/bold]. Reading and decoding must keep that pace: "
-        "launchers/profile.py shows whether they do."
-    )

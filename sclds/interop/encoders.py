@@ -13,8 +13,8 @@ from torch import Tensor
 
 from sclds.config.errors import CheckpointError, UserError
 from sclds.interop.folder import ModelFolder, Origin, completed, parameter_shapes
-from sclds.interop.published import from_published
 from sclds.interop.released import with_overrides
+from sclds.reference.published_names import from_published
 
 DROPPED_BLOCKS = 1
 """Blocks at the end of CLIP's vision encoder that the method leaves out."""

@@ -15,7 +15,7 @@ from torch import Tensor
 from sclds.config import ModelConfig
 from sclds.config.errors import CheckpointError, UserError
 from sclds.interop.folder import ModelFolder, Origin, completed, parameter_shapes
-from sclds.interop.published import UNUSED, from_published, published_names, to_published
+from sclds.reference.published_names import UNUSED, from_published, published_names, to_published
 
 WRAPPINGS = ("state_dict", "model")
 """Keys under which checkpoints keep their weights."""

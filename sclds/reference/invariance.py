@@ -1,8 +1,8 @@
-"""`sclds verify invariance`: the same steps give the same numbers, however they are split, sharded and packed.
+"""The same steps give the same numbers, however they are split, sharded and packed.
 
-Every split runs as a user would run it, through the `deepspeed` launcher and `launchers/pretrain.py`, with dropout 0 in
-fp32: 1 process × 4 accumulation steps, 2 × 2 and 4 × 1, with ZeRO stages 0 and 3; and the first of them once more with
-the samples of every micro-batch packed in another order. The first measures the others.
+Every split runs as a user would run it, through the `deepspeed` launcher, with dropout 0 in fp32: 1 process ×
+4 accumulation steps, 2 × 2 and 4 × 1, with ZeRO stages 0 and 3; and the first of them once more with the samples of
+every micro-batch packed in another order. The first measures the others.
 
 AdamW divides a gradient by its own magnitude. Where a gradient vanishes in exact arithmetic (attention key biases) what
 is left is rounding noise, and with the usual eps of 1e-8 the update is that noise at full learning rate. No split of a
@@ -11,22 +11,19 @@ noise itself; everything else of the optimiser stays as configured. `optimizer.e
 precedence and shows the difference. Weights are compared per tensor, relative to its largest magnitude.
 """
 
-import argparse
-import contextlib
-import json
-import sys
 import tempfile
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
 from sclds.config import Config
 from sclds.config.errors import UserError
 from sclds.config.reading import load_config
+from sclds.run.checkpoints import newest_checkpoint
+from sclds.run.folder import read_metrics
+from sclds.train.consolidate import consolidated_weights
 from sclds.train.launch import pretrain
 
 PARTS = 4
@@ -124,11 +121,6 @@ def run_way(way: Way, config: Path, overrides: list[str], folder: Path) -> Outco
     Raises:
         UserError: If the run fails; the message carries the end of its output.
     """
-    with contextlib.redirect_stdout(sys.stderr):  # DeepSpeed warns on what is standard output when it is imported
-        from sclds.run.folder import read_metrics
-        from sclds.train.checkpoint import newest_checkpoint
-        from sclds.train.consolidate import consolidated_weights
-
     pretrain(way.name, config, overrides, way.world_size, TIME_LIMIT)
     checkpoint = newest_checkpoint(folder / "checkpoints")
     assert checkpoint is not None, "a run that ends well has its last step saved"
@@ -169,9 +161,28 @@ def _rank(entry: tuple[float, str]) -> float:
 
 
 def check_invariance(
-    config: Path, overrides: list[str], steps: int, world_sizes: Sequence[int], stages: Sequence[int]
+    config: Path,
+    overrides: list[str],
+    steps: int,
+    world_sizes: Sequence[int],
+    stages: Sequence[int],
+    say: Callable[[str], None],
 ) -> list[Difference]:
-    """Run every way and compare each with the first."""
+    """Run every way and compare each with the first.
+
+    Args:
+        config: YAML file, or the name of a shipped configuration.
+        overrides: `key=value` settings over it.
+        steps: Optimizer steps of each run.
+        world_sizes: Numbers of processes.
+        stages: ZeRO stages.
+        say: Is told what runs next.
+
+    Raises:
+        UserError: If the numbers make no comparison, or a run fails.
+    """
+    if steps < 1:
+        raise UserError("--steps must be at least 1")
     # What a person gives comes after our eps, and before what a comparison cannot do without.
     given = [f"optimizer.eps={ADAM_EPS}", *overrides]
     micro = part_of(load_config(config, given), world_sizes)
@@ -179,46 +190,11 @@ def check_invariance(
     ways.append(Way(world_sizes[0], stages[0], "shuffled"))
     differences = []
     first: Outcome | None = None
-    notes = Console(stderr=True)
     with tempfile.TemporaryDirectory(prefix="sclds-invariance-") as temporary:
         for way in ways:
-            notes.print(f"{way.name}: {steps} steps …")
+            say(f"{way.name}: {steps} steps …")
             folder = Path(temporary) / way.name.replace(" ", "-")
             outcome = run_way(way, config, [*given, *forced_settings(steps, way, micro, folder)], folder)
             first = first or outcome
             differences.append(compare(way.name, outcome, first))
     return differences
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command line."""
-    parser.add_argument("--config", required=True, help="training configuration")
-    parser.add_argument("--steps", type=int, default=3, help="optimiser steps of each run (default 3)")
-    parser.add_argument("--processes", type=int, nargs="+", default=[1, 2, 4], help="numbers of processes")
-    parser.add_argument("--stages", type=int, nargs="+", default=[0, 3], choices=range(4), help="ZeRO stages")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings over those of the file")
-
-
-def run(arguments: argparse.Namespace) -> int:
-    """Run `sclds verify invariance`; the exit code is 1 beyond `TOLERANCE`."""
-    if arguments.steps < 1:
-        raise UserError("--steps must be at least 1")
-    differences = check_invariance(
-        Path(arguments.config), arguments.overrides, arguments.steps, arguments.processes, arguments.stages
-    )
-    passed = all(difference.passed for difference in differences)
-    if arguments.json:
-        rows = [asdict(difference) | {"passed": difference.passed} for difference in differences]
-        sys.stdout.write(json.dumps({"passed": passed, "tolerance": TOLERANCE, "rows": rows}) + "\n")
-        return 0 if passed else 1
-    table = Table(title=f"{arguments.steps} steps, compared with {differences[0].way}", title_justify="left")
-    for column in ("", "split", "losses", "weights", "the largest of them"):
-        table.add_column(column, no_wrap=column != "the largest of them", overflow="fold")
-    for d in differences:
-        where = "; ".join(w for value, w in ((d.loss, d.loss_where), (d.weight, d.weight_where)) if value)
-        table.add_row("ok" if d.passed else "FAIL", d.way, f"{d.loss:.1e}", f"{d.weight:.1e}", where)
-    console = Console()
-    console.print(table)
-    console.print(f"Largest relative differences; {'all within' if passed else 'NOT within'} {TOLERANCE:.0e}")
-    return 0 if passed else 1

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sclds.batch.packing import SampleViews
+from sclds.batch import SampleViews
 from sclds.config import LossesConfig
 from sclds.model.fusion import CrossAttention, FusionLayer
 from sclds.model.layers import SelfAttention

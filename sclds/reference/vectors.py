@@ -1,8 +1,6 @@
-"""`sclds verify`: our numbers against those of the published implementation, through the code that training runs."""
+"""Our numbers against those of the published implementation, through the code that training runs."""
 
-import argparse
 import json
-import sys
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +14,10 @@ from sclds.batch import Batch, Recipe, SampleViews, pack
 from sclds.batch.patches import patchify
 from sclds.config import FusionConfig, LossesConfig, ModelConfig, TextConfig, VisionConfig
 from sclds.config.errors import UserError
-from sclds.interop.published import from_published, published_names
 from sclds.losses.communicator import SingleProcess
 from sclds.losses.objectives import GlobalFeatures, features_of, step_loss
 from sclds.model.scl import SCLModel
-from sclds.reference import invariance
+from sclds.reference.published_names import from_published, published_names
 
 TOLERANCE = 1e-4
 """Largest relative error in fp32."""
@@ -262,46 +259,3 @@ def _compare(name: str, ours: Tensor, published: np.ndarray, floor: float) -> Co
     error = float((got - wanted).abs().max()) if wanted.numel() else 0.0
     scale = float(wanted.abs().max()) if wanted.numel() else 1.0
     return Comparison(name, error, error / max(scale, 1e-12))
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare `sclds verify reference` and `sclds verify invariance`."""
-    kinds = parser.add_subparsers(dest="kind", required=True, metavar="kind")
-    line = "compare one step with the published implementation's outputs, losses and gradients"
-    reference = kinds.add_parser("reference", help=line, description=line)
-    reference.add_argument("file", metavar="FILE.npz", help="reference vector")
-    reference.add_argument("--json", action="store_true", help="print one JSON object")
-    reference.set_defaults(verify=main_reference)
-    line = "compare losses and weights of the same steps in several splits over processes and ZeRO stages"
-    splits = kinds.add_parser("invariance", help=line, description=line)
-    invariance.add_arguments(splits)
-    splits.set_defaults(verify=invariance.run)
-
-
-def run(arguments: argparse.Namespace) -> int:
-    """Run the chosen comparison; the exit code is 1 if anything differs."""
-    return int(arguments.verify(arguments))
-
-
-def main_reference(arguments: argparse.Namespace) -> int:
-    """Run `sclds verify reference`; the exit code is 1 if anything differs."""
-    comparisons = compare_reference(Path(arguments.file))
-    passed = all(c.passed for c in comparisons)
-    if arguments.json:
-        rows = [
-            {"name": c.name, "absolute": c.absolute, "relative": c.relative, "passed": c.passed} for c in comparisons
-        ]
-        sys.stdout.write(
-            json.dumps({"file": arguments.file, "passed": passed, "tolerance": TOLERANCE, "rows": rows}) + "\n"
-        )
-        return 0 if passed else 1
-    for kind in ("out_", "loss_", "gradnorm."):
-        chosen = [c for c in comparisons if c.name.startswith(kind)]
-        shown = chosen if kind != "gradnorm." else sorted(chosen, key=lambda c: -c.relative)[:5]
-        for c in shown:
-            mark = "ok  " if c.passed else "FAIL"
-            sys.stdout.write(f"{mark} {c.name:48s} absolute {c.absolute:.2e}  relative {c.relative:.2e}\n")
-        if kind == "gradnorm.":
-            sys.stdout.write(f"     ({len(chosen)} gradient norms, the five worst shown)\n")
-    sys.stdout.write(f"{'all within' if passed else 'NOT within'} {TOLERANCE:.0e} relative\n")
-    return 0 if passed else 1

@@ -4,10 +4,7 @@ Pictures and texts are taken out of the packed batch of the given step, with the
 training has at that step, on any number of processes.
 """
 
-import argparse
 import io
-import os
-import sys
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
@@ -18,14 +15,13 @@ from torch import Tensor
 
 from sclds.batch import Batch
 from sclds.batch.unpacking import Seen, greyed, sample_of
-from sclds.cli.data import add_config
 from sclds.config import Config
 from sclds.config.errors import UserError
-from sclds.config.reading import load_config
 from sclds.data.loader import TrainingBatches
 from sclds.data.quarantine import Quarantine
 from sclds.data.tokenizer import Tokenizer, load_tokenizer
 from sclds.report.page import document, webp_uri
+from sclds.run.files import write_atomically
 
 _SHOWN = 16
 """Most samples that a page shows."""
@@ -60,23 +56,17 @@ font-size:13.5px;color:var(--soft)}.partner img{height:44px;border-radius:4px;bo
 """
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of `sclds data show`."""
-    add_config(parser)
-    parser.add_argument("--step", type=int, default=0, help="optimiser step whose batch is shown; 0 by default")
-    parser.add_argument("--out", type=Path, default=Path("batch.html"), help="the page; batch.html by default")
+def write_batch_page(config: Config, step: int, out: Path) -> None:
+    """Write the page of a step's batch.
 
-
-def run(arguments: argparse.Namespace) -> int:
-    """Write the page and name it; returns the exit code."""
-    config = load_config(arguments.config, arguments.overrides)
-    if not 0 <= arguments.step < config.schedule.steps:
-        raise UserError(f"--step is {arguments.step}: this run has steps 0 to {config.schedule.steps - 1}")
+    Raises:
+        UserError: The run has no such step, its data cannot be used, or the page cannot be written.
+    """
+    if not 0 <= step < config.schedule.steps:
+        raise UserError(f"--step is {step}: this run has steps 0 to {config.schedule.steps - 1}")
     tokenizer, quarantine = load_tokenizer(config.data.tokenizer), Quarantine()
-    batch = first_batch(config, tokenizer, arguments.step, quarantine)
-    write_page(arguments.out, page(batch, config, tokenizer, arguments.step, quarantine.bad))
-    sys.stdout.write(f"{arguments.out}\n")
-    return 0
+    batch = first_batch(config, tokenizer, step, quarantine)
+    write_page(out, page(batch, config, tokenizer, step, quarantine.bad))
 
 
 def first_batch(config: Config, tokenizer: Tokenizer, step: int, quarantine: Quarantine) -> Batch:
@@ -100,11 +90,8 @@ def write_page(path: Path, content: str) -> None:
     Raises:
         UserError: The folder cannot be written.
     """
-    draft = path.with_name(path.name + ".part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft.write_text(content, encoding="utf-8")
-        os.replace(draft, path)
+        write_atomically(path, content)
     except OSError as fault:
         raise UserError(f"{path} cannot be written ({fault.strerror}): give another --out") from fault
 

@@ -3,11 +3,8 @@
 It is built from the run folder alone. What a run did not leave behind becomes a sentence instead of a section.
 """
 
-import argparse
 import contextlib
 import json
-import os
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -24,6 +21,8 @@ from sclds.report.charts import line_chart, share_bar, stacked_bar
 from sclds.report.page import document
 from sclds.report.style import STYLE
 from sclds.report.thumbnails import thumbnails
+from sclds.run.files import write_atomically
+from sclds.run.folder import RunFolder, read_metrics
 
 KINDS = {"image": "pictures", "video": "clips"}
 ONE = {"image": "picture", "video": "clip"}
@@ -47,17 +46,6 @@ STAGES = {
 }
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of `sclds report`."""
-    parser.add_argument("run_dir", type=Path, help="folder of a run, for example runs/quickstart")
-
-
-def run(arguments: argparse.Namespace) -> int:
-    """Write the page and name it; returns the exit code."""
-    sys.stdout.write(f"{write_report(arguments.run_dir)}\n")
-    return 0
-
-
 @dataclass
 class Run:
     """What a run folder holds."""
@@ -77,10 +65,8 @@ def write_report(run_dir: Path) -> Path:
         UserError: The folder does not exist.
     """
     found = read_run(run_dir)
-    target = found.folder / "report.html"
-    draft = target.with_suffix(".html.part")
-    draft.write_text(page(found), encoding="utf-8", errors="backslashreplace")  # names in a tar may be no UTF-8
-    os.replace(draft, target)
+    target = RunFolder(found.folder).report
+    write_atomically(target, page(found))
     return target
 
 
@@ -93,32 +79,16 @@ def read_run(run_dir: Path) -> Run:
     folder = Path(run_dir)
     if not folder.is_dir():
         raise UserError(f"run folder {folder} does not exist; give the folder that holds a run's metrics.jsonl")
-    run = Run(folder)
-    settings = folder / "config.yaml"
-    if settings.is_file():
-        run.settings = settings.read_text(encoding="utf-8")
+    run, files = Run(folder), RunFolder(folder)
+    if files.config.is_file():
+        run.settings = files.config.read_text(encoding="utf-8")
         with contextlib.suppress(ConfigError):  # written by another version: shown as text, the rest goes without
-            run.config = load_config(settings)
-    steps: dict[int, dict[str, Any]] = {}
-    for line in _lines(folder / "metrics.jsonl"):
-        steps[line["step"]] = line  # a resumed run repeats steps; the later line counts
-    run.metrics = [steps[step] for step in sorted(steps)]
-    run.quarantine = read_quarantine(folder / "quarantine.jsonl")
+            run.config = load_config(files.config)
+    run.metrics = read_metrics(files.metrics)
+    run.quarantine = read_quarantine(files.quarantine)
     with contextlib.suppress(OSError, json.JSONDecodeError):
-        run.results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+        run.results = files.read_results()
     return run
-
-
-def _lines(path: Path) -> list[dict[str, Any]]:
-    """Return the complete lines of a metrics file; a killed process may have left half a line."""
-    lines = []
-    if path.is_file():
-        for text in path.read_text(encoding="utf-8").splitlines():
-            with contextlib.suppress(json.JSONDecodeError):
-                line = json.loads(text)
-                if isinstance(line, dict) and isinstance(line.get("step"), int):
-                    lines.append(line)
-    return lines
 
 
 def page(run: Run) -> str:
@@ -345,12 +315,12 @@ def _commands(run: Run) -> str:
     """Return the commands that repeat, continue and look into the run."""
     processes = run.results.get("profile", {}).get("processes", 1)
     settings = run.folder / "config.yaml"
-    train = f"deepspeed --num_gpus {processes} launchers/pretrain.py --config {settings}"
+    train = f"deepspeed --num_gpus {processes} --module sclds.cli.train --config {settings}"
     commands: Sequence[tuple[str, str]] = (
         ("Train again, elsewhere", f"{train} run_dir=runs/again"),
         ("Continue after an interruption", train),
         ("Follow the curves", f"tensorboard --logdir {run.folder / 'tensorboard'}"),
-        ("Measure speed alone", f"python launchers/profile.py --config {settings} --steps 20"),
+        ("Measure speed alone", f"sclds profile --config {settings} --steps 20"),
         ("Plan it for a cluster", f"sclds plan --config {settings} --gpus 8 --gpu h100"),
         ("Write this page anew", f"sclds report {run.folder}"),
     )

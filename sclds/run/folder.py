@@ -1,13 +1,13 @@
 """The folder of a run: settings, metrics, TensorBoard, checkpoints, set-aside samples, results and the report."""
 
 import json
-import os
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from sclds.config import Config
 from sclds.config.reading import dump_config
+from sclds.run.files import write_atomically
 
 
 class RunFolder:
@@ -43,9 +43,9 @@ class RunFolder:
     def open(self, config: Config, step: int) -> None:
         """Create the folder, save the resolved settings, and drop metric lines past `step`, where the run goes on."""
         self.checkpoints.mkdir(parents=True, exist_ok=True)
-        _write(self.config, dump_config(config))
+        write_atomically(self.config, dump_config(config))
         kept = [line for line in read_metrics(self.metrics) if line["step"] <= step]
-        _write(self.metrics, "".join(json.dumps(line) + "\n" for line in kept))
+        write_atomically(self.metrics, "".join(json.dumps(line) + "\n" for line in kept))
         self.quarantine.touch()
 
     def append_metrics(self, line: dict[str, Any]) -> None:
@@ -59,25 +59,20 @@ class RunFolder:
 
     def write_results(self, results: dict[str, Any]) -> None:
         """Replace `results.json`."""
-        _write(self.results, json.dumps(results, indent=2) + "\n")
+        write_atomically(self.results, json.dumps(results, indent=2) + "\n")
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Return the lines of a metrics file; one that a crash cut short is left out."""
-    lines = []
-    for line in path.read_text().splitlines() if path.is_file() else []:
+    """Return the lines of a metrics file in the order of their steps; empty if there is no file.
+
+    A line that a killed process cut short is left out. A resumed run may repeat steps: the later line counts.
+    """
+    steps: dict[int, dict[str, Any]] = {}
+    for text in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
         try:
-            lines.append(json.loads(line))
+            line = json.loads(text)
         except json.JSONDecodeError:
             continue
-    return lines
-
-
-def _write(path: Path, text: str) -> None:
-    """Replace a file at once: a reader sees the old one or the new one."""
-    beside = path.with_name(path.name + ".tmp")
-    with beside.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
+        if isinstance(line, dict) and isinstance(line.get("step"), int):
+            steps[line["step"]] = line
+    return [steps[step] for step in sorted(steps)]

@@ -1,12 +1,9 @@
-"""Checkpoints that are complete or absent: written beside, flushed, renamed; the newest complete one is found again."""
+"""The engine's state into checkpoints that are complete or absent (written beside, flushed, renamed), and back."""
 
 import json
-import os
-import re
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,71 +11,14 @@ from torch import Tensor
 
 from sclds.config import Config
 from sclds.config.errors import CheckpointError
+from sclds.run.checkpoints import ENGINE_TAG, STATE_FILE, UNIVERSAL_TAG, Checkpoint, checkpoint_name, is_checkpoint_name
+from sclds.run.files import flush, write_atomically
 from sclds.train.distributed import ProcessGroup
-
-STATE_FILE = "state.json"
-"""Written last; a folder without it is not a checkpoint."""
-ENGINE_TAG = "engine"
-"""DeepSpeed's own files lie in this folder of a checkpoint."""
-UNIVERSAL_TAG = "universal"
-"""The same in DeepSpeed's universal format, made when another number of processes goes on."""
-MAY_CHANGE = (
-    "name",
-    "run_dir",
-    "log",
-    "checkpoint",
-    "evaluation",
-    "engine.kernels",
-    "engine.attention",
-    "engine.activation_checkpointing",
-    "data.heldout",
-    "data.device",
-    "data.decode_threads",
-    "data.hw_decoder_load",
-    "data.nvdec",
-    "data.prefetch",
-    "data.prefetch_bytes",
-    "data.max_bad_share",
-    "batch.max_micro_size",
-    "model.init_from",
-)
-"""Settings that a resumed run may have other than the checkpoint: they do not change what a step computes."""
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """A complete checkpoint: its folder, the optimiser steps done, and what the run was."""
-
-    folder: Path
-    step: int
-    world_size: int
-    config: dict[str, Any]
-
-
-def newest_checkpoint(checkpoints: Path) -> Checkpoint | None:
-    """Return the newest complete checkpoint of a run's folder; half-written ones are ignored."""
-    if not checkpoints.is_dir():
-        return None
-    found = []
-    for folder in checkpoints.iterdir():
-        checkpoint = read_checkpoint(folder) if re.fullmatch(r"step-\d+", folder.name) else None
-        if checkpoint is not None:
-            found.append(checkpoint)
-    return max(found, key=lambda checkpoint: checkpoint.step, default=None)
-
-
-def read_checkpoint(folder: Path) -> Checkpoint | None:
-    """Return the checkpoint that `folder` is, or nothing if it is none or not complete."""
-    try:
-        state = json.loads((folder / STATE_FILE).read_text())
-        return Checkpoint(folder, int(state["step"]), int(state["world_size"]), state["config"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
 
 
 def save_checkpoint(engine: Any, checkpoints: Path, step: int, config: Config, group: ProcessGroup, keep: int) -> Path:
     """Write the engine's whole state after `step` optimiser steps, then remove all but the newest `keep`."""
-    final = checkpoints / f"step-{step:07d}"
+    final = checkpoints / checkpoint_name(step)
     partial = final.with_suffix(".tmp")
     if group.rank == 0:
         shutil.rmtree(partial, ignore_errors=True)
@@ -89,10 +29,10 @@ def save_checkpoint(engine: Any, checkpoints: Path, step: int, config: Config, g
     if group.rank == 0:
         state = {"step": step, "world_size": group.world_size, "config": config.model_dump(mode="json")}
         (partial / STATE_FILE).write_text(json.dumps(state))
-        _flush(partial)
+        _flush_all(partial)
         shutil.rmtree(final, ignore_errors=True)
         partial.rename(final)
-        _point(checkpoints / "latest", final.name)
+        write_atomically(checkpoints / "latest", final.name)  # flushes the names in this folder too
         _remove_old(checkpoints, keep)
     group.barrier()
     return final
@@ -144,55 +84,15 @@ def _mend_universal(optimizer: Any, settings: list[dict[str, Any]]) -> None:
             state["step"] = state["step"].clone()
 
 
-def resume_problems(checkpoint: Checkpoint, config: Config) -> list[str]:
-    """Return a sentence for everything in which the run differs from the checkpoint that it would resume."""
-    before, now = _flat(checkpoint.config), _flat(config.model_dump(mode="json"))
-    missing = object()
-    differing = sorted(
-        key
-        for key in before.keys() | now.keys()
-        if before.get(key, missing) != now.get(key, missing)
-        and not any(key == free or key.startswith(free + ".") for free in MAY_CHANGE)
-    )
-    start_anew = f"set it back, or start anew with another run_dir (or after removing {checkpoint.folder.parent})"
-    return [
-        f"{key}={now.get(key, 'absent')} differs from {before.get(key, 'absent')}, with which {checkpoint.folder} was "
-        f"written; {start_anew}"
-        for key in differing
-    ]
-
-
-def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """Return the leaves of nested dicts and lists under dotted keys."""
-    if not isinstance(tree, dict | list) or not tree:
-        return {prefix: tree}
-    items = tree.items() if isinstance(tree, dict) else enumerate(tree)
-    leaves: dict[str, Any] = {}
-    for key, value in items:
-        leaves |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
-    return leaves
-
-
-def _flush(folder: Path) -> None:
+def _flush_all(folder: Path) -> None:
     """Force every file of a folder, and its names, onto the disk."""
     for path in [*folder.rglob("*"), folder]:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-def _point(pointer: Path, name: str) -> None:
-    """Write `name` into the pointer file, at once."""
-    beside = pointer.with_suffix(".tmp")
-    beside.write_text(name)
-    beside.replace(pointer)
+        flush(path)
 
 
 def _remove_old(checkpoints: Path, keep: int) -> None:
     """Remove all complete checkpoints but the newest `keep`, and every half-written one."""
-    complete = sorted(p for p in checkpoints.iterdir() if re.fullmatch(r"step-\d+", p.name))
+    complete = sorted(p for p in checkpoints.iterdir() if is_checkpoint_name(p.name))
     partial = [p for p in checkpoints.glob("step-*.tmp") if p.is_dir()]
     for folder in [*complete[:-keep], *partial]:
         shutil.rmtree(folder)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sclds.config.errors import CheckpointError
-from sclds.train.checkpoint import ENGINE_TAG, STATE_FILE
+from sclds.run.checkpoints import ENGINE_TAG, STATE_FILE
 
 MODEL_FILE = "mp_rank_00_model_states.pt"
 """DeepSpeed's file of the weights that no process shards."""

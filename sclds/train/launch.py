@@ -1,4 +1,4 @@
-"""Run `launchers/pretrain.py` as a user would, through the `deepspeed` launcher, and wait for its end."""
+"""Run `sclds train` as a user would, through the `deepspeed` launcher, and wait for its end."""
 
 import os
 import socket
@@ -10,32 +10,19 @@ import torch
 
 from sclds.config.errors import UserError
 
-LAUNCHER = Path(__file__).resolve().parents[2] / "launchers" / "pretrain.py"
+TRAIN = "sclds.cli.train"
+"""What the launcher starts, by name: a string, since commands lie above this room."""
 
 
-def pretrain_command(config: Path, overrides: list[str], processes: int) -> list[str]:
-    """Return the command that trains `config` on `processes` processes of this machine, on a port that is free now.
-
-    Raises:
-        UserError: If the package lies outside a clone of the repository, where there are no launchers.
-    """
-    if not LAUNCHER.is_file():
-        raise UserError(f"{LAUNCHER} does not exist; run this in a clone of the repository")
+def pretrain_command(config: str | Path, overrides: list[str], processes: int) -> list[str]:
+    """Return the command that trains `config` on `processes` processes of this machine, on a port that is free now."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    binaries = Path(sys.executable).parent
     return [
-        *(
-            sys.executable,
-            str(binaries / "deepspeed"),
-            "--quiet",
-            "--num_gpus",
-            str(processes),
-            "--master_port",
-            str(port),
-        ),
-        *(str(LAUNCHER), "--config", str(config), *overrides),
+        *(sys.executable, "-m", "deepspeed.launcher.runner"),
+        *("--quiet", "--num_gpus", str(processes), "--master_port", str(port)),
+        *("--module", TRAIN, "--config", str(config), *overrides),
     ]
 
 
@@ -49,12 +36,14 @@ def launcher_environment(processes: int) -> dict[str, str]:
     return environment
 
 
-def pretrain(name: str, config: Path, overrides: list[str], processes: int, time_limit: float | None = None) -> None:
+def pretrain(
+    name: str, config: str | Path, overrides: list[str], processes: int, time_limit: float | None = None
+) -> None:
     """Train to the end.
 
     Args:
         name: What errors call this run.
-        config: YAML file.
+        config: YAML file, or the name of a shipped configuration.
         overrides: `key=value` settings over it.
         processes: Of this machine.
         time_limit: Seconds after which the run is given up.

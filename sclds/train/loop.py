@@ -12,12 +12,12 @@ from sclds.costs.peak import machine_profile
 from sclds.data.quarantine import Quarantine
 from sclds.data.tokenizer import Tokenizer, load_tokenizer
 from sclds.machine.implementations import choose, use
+from sclds.run.checkpoints import Checkpoint
 from sclds.run.folder import RunFolder
 from sclds.train.checkpoint import (
     convert_to_universal,
     load_checkpoint,
     needs_conversion,
-    newest_checkpoint,
     save_checkpoint,
 )
 from sclds.train.data_wait import DataWait
@@ -40,9 +40,17 @@ class Run:
         group: All processes.
         folder: Where the run writes.
         reporter: What a person sees.
+        checkpoint: The run's newest complete one, from which it goes on; None starts at step 0.
     """
 
-    def __init__(self, config: Config, group: ProcessGroup, folder: RunFolder, reporter: Reporter):
+    def __init__(
+        self,
+        config: Config,
+        group: ProcessGroup,
+        folder: RunFolder,
+        reporter: Reporter,
+        checkpoint: Checkpoint | None = None,
+    ):
         self.config = config
         self.group = group
         self.folder = folder
@@ -51,7 +59,7 @@ class Run:
         use(self.implementations)
         self.split: Split = split_batch(config.batch, group.world_size)
         self.tokenizer: Tokenizer = load_tokenizer(config.data.tokenizer)
-        self.checkpoint = newest_checkpoint(folder.checkpoints)
+        self.checkpoint = checkpoint
         self.universal = self._prepare_checkpoint()
         self.engine = build_engine(config, self.tokenizer, self.split, group, self.universal)
         self.step = 0

@@ -2,19 +2,24 @@
 
 from sclds.config import Config
 from sclds.data.quarantine import read_quarantine
+from sclds.run.checkpoints import Checkpoint
 from sclds.run.folder import RunFolder
-from sclds.train.checkpoint import newest_checkpoint
 from sclds.train.progress import Reporter, drop_banners
 
 
-def pretrain(config: Config) -> int:
-    """Bring the run of `config` to its end; return the exit code."""
+def pretrain(config: Config, checkpoint: Checkpoint | None) -> int:
+    """Bring the run of `config` to its end; return the exit code.
+
+    Args:
+        config: What can start here (`sclds.train.startup.checked_start`).
+        checkpoint: The run's newest complete one.
+    """
     from sclds.train.distributed import ProcessGroup, launched_rank
 
     drop_banners(launched_rank())
     reporter = Reporter(launched_rank(), config.schedule.steps)
     folder = RunFolder(config.run_dir)
-    if is_finished(folder, config):
+    if is_finished(folder, config, checkpoint):
         reporter.say(f"This run is done ({config.schedule.steps} steps); its results:")
         reporter.show_results(folder.read_results())
         _name_files(reporter, folder)
@@ -23,7 +28,7 @@ def pretrain(config: Config) -> int:
 
     group = ProcessGroup()
     try:
-        run = Run(config, group, folder, reporter)
+        run = Run(config, group, folder, reporter, checkpoint)
         if not run.train():
             reporter.say(
                 f"Stopped after step {run.step} of {config.schedule.steps}, saved in {folder.checkpoints}; "
@@ -37,9 +42,8 @@ def pretrain(config: Config) -> int:
         group.close()
 
 
-def is_finished(folder: RunFolder, config: Config) -> bool:
-    """Return whether the run has its last checkpoint and its results."""
-    checkpoint = newest_checkpoint(folder.checkpoints)
+def is_finished(folder: RunFolder, config: Config, checkpoint: Checkpoint | None) -> bool:
+    """Return whether the run has its last checkpoint, which is its newest, and its results."""
     if checkpoint is None or checkpoint.step < config.schedule.steps:
         return False
     return folder.read_results().get("steps") == config.schedule.steps and folder.report.is_file()

@@ -3,6 +3,7 @@
 import contextlib
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from pydantic import ValidationError
 from sclds.config import BatchConfig, Config, DataConfig, EngineConfig, ModelConfig, OptimizerConfig, Section
 from sclds.config.errors import ConfigError, UserError
 from sclds.config.reading import parse_config, read_settings
+from sclds.run.checkpoints import Checkpoint, newest_checkpoint, resume_problems
 from sclds.run.folder import RunFolder
 
 USER_ERROR = 2
@@ -19,8 +21,17 @@ PEER_LOST = 1
 """Exit code of a process that cannot go on because another one ended."""
 
 
-def checked_config(path: str | Path, overrides: list[str], world_size: int) -> Config:
-    """Return the configuration of a run that can start here on `world_size` processes.
+@dataclass(frozen=True)
+class Start:
+    """A run that can start here."""
+
+    config: Config
+    checkpoint: Checkpoint | None
+    """The newest of its run folder, from which it goes on; None starts at step 0."""
+
+
+def checked_start(path: str | Path, overrides: list[str], world_size: int) -> Start:
+    """Return what a run starts from, if it can start here on `world_size` processes.
 
     Raises:
         ConfigError: With a sentence for everything that stands in the way.
@@ -30,6 +41,7 @@ def checked_config(path: str | Path, overrides: list[str], world_size: int) -> C
         config = parse_config(settings)
     except ConfigError as fault:
         raise ConfigError(fault.problems + _problems_of_valid_sections(settings)) from fault
+    checkpoint = newest_checkpoint(RunFolder(config.run_dir).checkpoints)
     checks: list[Callable[[], list[str]]] = [
         lambda: _split_problems(config.batch, world_size),
         lambda: _data_problems(config.data),
@@ -37,12 +49,12 @@ def checked_config(path: str | Path, overrides: list[str], world_size: int) -> C
         lambda: _optimizer_problems(config.optimizer),
         lambda: _backend_problems(config.engine, config.model),
         lambda: _weights_problems(config.model),
-        lambda: _resume_problems(config),
+        lambda: [] if checkpoint is None else resume_problems(checkpoint, config),
     ]
     problems = [problem for check in checks for problem in check()]
     if problems:
         raise ConfigError(problems)
-    return config
+    return Start(config, checkpoint)
 
 
 def _problems_of_valid_sections(settings: Any) -> list[str]:
@@ -130,10 +142,3 @@ def _weights_problems(model: ModelConfig) -> list[str]:
     except UserError as fault:
         return [str(fault)]
     return []
-
-
-def _resume_problems(config: Config) -> list[str]:
-    from sclds.train.checkpoint import newest_checkpoint, resume_problems
-
-    checkpoint = newest_checkpoint(RunFolder(config.run_dir).checkpoints)
-    return [] if checkpoint is None else resume_problems(checkpoint, config)

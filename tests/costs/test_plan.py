@@ -1,9 +1,9 @@
-import argparse
 import json
 from pathlib import Path
 
 import pytest
 
+from sclds.cli.main import main
 from sclds.config.errors import ConfigError, UserError
 from sclds.config.reading import load_config
 from sclds.costs import plan
@@ -12,18 +12,9 @@ PRETRAIN = Path(__file__).parents[2] / "configs" / "pretrain"
 CONFIGS = sorted(PRETRAIN.glob("*.yaml"))
 
 
-@pytest.fixture
-def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser()
-    plan.add_arguments(parser)
-    return parser
-
-
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
-def test_json_names_what_people_rely_on(
-    path: Path, parser: argparse.ArgumentParser, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert plan.run(parser.parse_args(["--config", str(path), "--json"])) == 0
+def test_json_names_what_people_rely_on(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "--config", str(path), "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["flops"]["forward_per_sample"] > 0
     assert result["memory"]["bytes_per_gpu"] < result["memory"]["gpu_bytes"]
@@ -32,8 +23,8 @@ def test_json_names_what_people_rely_on(
     assert set(result["assumptions"]["estimated"]) >= {"samples_per_second", "days", "memory.bytes_per_gpu"}
 
 
-def test_tables_fit_a_terminal(parser: argparse.ArgumentParser, capsys: pytest.CaptureFixture[str]) -> None:
-    plan.run(parser.parse_args(["--config", str(CONFIGS[0]), "--gpus", "32", "--gpu", "a100"]))
+def test_tables_fit_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["plan", "--config", str(CONFIGS[0]), "--gpus", "32", "--gpu", "a100"])
     out = capsys.readouterr().out
     assert "32 × A100" in out
     assert "estimate" in out

@@ -9,9 +9,10 @@ import psutil
 import pytest
 
 from sclds.cli.main import main
+from sclds.cli.prepare_index import STOPPED
 from sclds.config import DatasetConfig
 from sclds.config.errors import DataError
-from sclds.data.prepare import command, engine
+from sclds.data.prepare import engine
 from sclds.data.prepare.engine import prepare
 from sclds.data.prepare.shard_job import write_one
 from sclds.data.prepare.sources import SOURCES
@@ -81,9 +82,9 @@ def test_a_stopped_run_goes_on_and_ends_alike(root, tmp_path, monkeypatch, capsy
     monkeypatch.setattr(engine, "write_one", stopping)
     arguments = ["prepare", "flickr30k", "--root", str(root), "--out", str(tmp_path / "out"), "--splits", "train"]
     arguments += ["--workers", "1", "--shard-samples", "4"]
-    assert main(arguments) == command._STOPPED
+    assert main(arguments) == STOPPED
     assert "stopped: 3 shards are finished" in capsys.readouterr().out
-    (tmp_path / "out" / "train" / "00003.part").write_bytes(b"half a shard")
+    (tmp_path / "out" / "train" / "00003.tar.part").write_bytes(b"half a shard")
     (tmp_path / "out" / "train" / "00001.tar").write_bytes(b"cut")
     monkeypatch.setattr(engine, "write_one", lambda job: written.append(job.number) or write_one(job))
     assert main(arguments) == 0

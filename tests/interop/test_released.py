@@ -6,8 +6,8 @@ import torch
 from sclds.cli.main import main
 from sclds.config.errors import CheckpointError
 from sclds.interop.folder import build_model, parameter_shapes, read_folder, write_folder
-from sclds.interop.published import to_published
 from sclds.interop.released import _default_shape, architecture_of, from_released, read_released, to_released
+from sclds.reference.published_names import to_published
 from tests.train.synthetic import tiny_config
 
 HEADS = ["vision.heads=2", "text.heads=2", "fusion.heads=2"]

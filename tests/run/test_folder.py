@@ -41,3 +41,11 @@ def test_an_unwritable_folder_is_named(tmp_path, monkeypatch):
 
 def test_a_writable_folder_is_fine(tmp_path):
     assert RunFolder(tmp_path / "a" / "b").problems() == []
+
+
+def test_half_a_line_is_left_out_and_the_later_line_of_a_step_counts(tmp_path):
+    """A killed and resumed run has both."""
+    path = tmp_path / "metrics.jsonl"
+    assert read_metrics(path) == []
+    path.write_text('{"step": 5, "a": 1}\n{"step": 10}\n[5]\n{"step": 5, "a": 2}\n{"step": 15, "lo')
+    assert read_metrics(path) == [{"step": 5, "a": 2}, {"step": 10}]

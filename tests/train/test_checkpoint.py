@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from sclds.config.reading import parse_config
-from sclds.train.checkpoint import STATE_FILE, newest_checkpoint, resume_problems, save_checkpoint
+from sclds.run.checkpoints import STATE_FILE, newest_checkpoint
+from sclds.train.checkpoint import save_checkpoint
 
 
 class OneProcess:
@@ -67,31 +68,6 @@ def test_saving_a_step_twice_replaces_it(tmp_path):
     save(tmp_path, 5)
     save(tmp_path, 5)
     assert newest_checkpoint(tmp_path).step == 5
-
-
-def test_resuming_the_same_run_is_allowed_with_harmless_changes(tmp_path):
-    save(tmp_path, 5)
-    changed = config(
-        name="b",
-        log={"every": 3},
-        checkpoint={"every": 7},
-        engine={"attention": "sdpa", "activation_checkpointing": True},
-        evaluation={"batch_size": 3},
-    )
-    assert resume_problems(newest_checkpoint(tmp_path), changed) == []
-
-
-def test_every_incompatible_key_is_named(tmp_path):
-    save(tmp_path, 5)
-    changed = config(seed=3, optimizer={"betas": (0.9, 0.99)}, engine={"zero_stage": 2})
-    problems = resume_problems(newest_checkpoint(tmp_path), changed)
-    assert [problem.split(" ")[0] for problem in problems] == [
-        "engine.zero_stage=2",
-        "optimizer.betas.1=0.99",
-        "seed=3",
-    ]
-    assert len(problems) == 3
-    assert all("anew with another run_dir" in problem for problem in problems)
 
 
 def test_the_state_names_step_processes_and_settings(tmp_path):

@@ -1,8 +1,11 @@
+import json
+
 import pytest
 from torch.distributed import DistBackendError
 
 from sclds.config.errors import ConfigError, DataError
-from sclds.train.startup import PEER_LOST, USER_ERROR, checked_config, exit_code
+from sclds.config.reading import load_config
+from sclds.train.startup import PEER_LOST, USER_ERROR, checked_start, exit_code
 
 QUICKSTART = "configs/quickstart.yaml"
 
@@ -13,9 +16,31 @@ def _in_the_repository(monkeypatch, pytestconfig):
 
 
 def test_the_shipped_quickstart_may_start(tmp_path):
-    config = checked_config(QUICKSTART, [f"run_dir={tmp_path / 'run'}"], world_size=2)
-    assert config.name == "quickstart"
+    start = checked_start(QUICKSTART, [f"run_dir={tmp_path / 'run'}"], world_size=2)
+    assert (start.config.name, start.checkpoint) == ("quickstart", None)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_goes_on_from_its_newest_checkpoint_which_is_looked_up_once(tmp_path, monkeypatch):
+    from sclds.run import checkpoints
+    from sclds.train import startup
+
+    looked = []
+
+    def noted(folder):
+        looked.append(folder)
+        return checkpoints.newest_checkpoint(folder)
+
+    monkeypatch.setattr(startup, "newest_checkpoint", noted)
+    settings = load_config(QUICKSTART).model_dump(mode="json")
+    folder = tmp_path / "checkpoints" / "step-0000005"
+    folder.mkdir(parents=True)
+    (folder / "state.json").write_text(json.dumps({"step": 5, "world_size": 2, "config": settings}))
+    start = checked_start(QUICKSTART, [f"run_dir={tmp_path}"], world_size=2)
+    assert start.checkpoint.step == 5
+    assert looked == [tmp_path / "checkpoints"]
+    with pytest.raises(ConfigError, match="seed=7 differs from 0"):
+        checked_start(QUICKSTART, [f"run_dir={tmp_path}", "seed=7"], world_size=2)
 
 
 def test_everything_that_stands_in_the_way_is_told_at_once(tmp_path):
@@ -30,7 +55,7 @@ def test_everything_that_stands_in_the_way_is_told_at_once(tmp_path):
         "model.init_from=no-such-folder",
     ]
     with pytest.raises(ConfigError) as fault:
-        checked_config(QUICKSTART, overrides, world_size=3)
+        checked_start(QUICKSTART, overrides, world_size=3)
     told = "\n".join(fault.value.problems)
     for part in (
         "over 3 processes",
@@ -54,7 +79,7 @@ def test_faults_of_the_settings_do_not_hide_those_of_the_files(tmp_path):
         "schedule.steps=0",
     ]
     with pytest.raises(ConfigError) as fault:
-        checked_config(QUICKSTART, overrides, world_size=2)
+        checked_start(QUICKSTART, overrides, world_size=2)
     told = "\n".join(fault.value.problems)
     for part in ("did you mean 'learning_rate'", "schedule.steps=0", "nothing", "run_dir"):
         assert part in told

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sclds.batch.packing import grids_of
+from sclds.batch import grids_of
 from sclds.losses.communicator import SingleProcess
 from sclds.losses.objectives import GlobalFeatures, features_of, step_loss
 from sclds.model.scl import SCLModel

@@ -9,13 +9,8 @@ import torch
 
 from sclds.batch.split import split_batch
 from sclds.data.tokenizer import load_tokenizer
-from sclds.train.checkpoint import (
-    convert_to_universal,
-    load_checkpoint,
-    needs_conversion,
-    newest_checkpoint,
-    save_checkpoint,
-)
+from sclds.run.checkpoints import newest_checkpoint
+from sclds.train.checkpoint import convert_to_universal, load_checkpoint, needs_conversion, save_checkpoint
 from sclds.train.distributed import ProcessGroup
 from sclds.train.engine import build_engine
 from sclds.train.step import train_step

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from sclds.batch.packing import SampleViews
+from sclds.batch import SampleViews
 from sclds.config import FusionConfig, LossesConfig, ModelConfig, TextConfig, VisionConfig
-from sclds.interop.published import published_names, to_published
 from sclds.model.scl import SCLModel
+from sclds.reference.published_names import published_names, to_published
 from sclds.reference.published_schedule import pad_batch, published_losses, published_outputs
 from sclds.reference.vectors import IGNORED_LABEL, patchify
 

@@ -35,6 +35,7 @@ from sclds.data.prepare.split import (
     split_by_concept,
 )
 from sclds.data.tokenizer import EMBEDDED_TOKENIZER, train_tokenizer
+from sclds.run.files import write_atomically
 
 EMOJI = Package(
     "npm",
@@ -167,9 +168,7 @@ def _samples(cache: Path) -> Iterator[Sample]:
             with Image.open(io.BytesIO(source)) as picture:
                 frames = encode.animation_frames(picture) if is_clip else []
                 content = encode.encode_clip(frames) if is_clip else encode.encode_picture(picture)
-            part = path.with_suffix(".part")
-            part.write_bytes(content)
-            part.replace(path)
+            write_atomically(path, content)
         content = path.read_bytes()
         shown = _shown(content, is_clip)
         return None if _blank(shown) else Sample(item, content, fingerprint(shown))

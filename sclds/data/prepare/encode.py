@@ -6,7 +6,6 @@ the manifest of what was built.
 
 import io
 import json
-import os
 import tarfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -14,6 +13,8 @@ from typing import Any
 
 import av
 from PIL import Image
+
+from sclds.run.files import replacing
 
 SIDE = 72
 """Width and height of every picture and clip in pixels: a 64-pixel model crops and shifts inside it."""
@@ -100,8 +101,7 @@ def write_shard(path: Path, members: Iterable[tuple[str, bytes]]) -> None:
         path: The shard; appears only when complete.
         members: (name, content) in the order in which they are to lie; taken one at a time.
     """
-    part = path.with_suffix(".part")
-    with part.open("wb") as out:
+    with replacing(path) as out:
         for name, content in members:
             info = tarfile.TarInfo(name)
             info.size = len(content)
@@ -109,6 +109,3 @@ def write_shard(path: Path, members: Iterable[tuple[str, bytes]]) -> None:
             out.write(info.tobuf(tarfile.USTAR_FORMAT))
             out.write(content + b"\0" * (-len(content) % _BLOCK))
         out.write(b"\0" * (2 * _BLOCK))
-        out.flush()
-        os.fsync(out.fileno())
-    part.replace(path)

@@ -6,7 +6,6 @@ on the number of processes. A shard whose account lies beside it is finished and
 
 import json
 import multiprocessing
-import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -23,6 +22,7 @@ from sclds.data.prepare.records import Dropped, Record
 from sclds.data.prepare.shard_job import ACCOUNTS, Account, ShardJob, load_account, write_json, write_one
 from sclds.data.prepare.sources import Source
 from sclds.data.prepare.workers import start_worker
+from sclds.run.files import replacing
 
 REPORT, DROPPED = "report.json", "dropped.jsonl"
 
@@ -149,16 +149,11 @@ def _earlier(job: ShardJob) -> Account | None:
 
 def _write_dropped(path: Path, accounts: list[Account]) -> None:
     """Name every entry without a sample, a JSON line each."""
-    part = path.with_suffix(".part")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with part.open("w", encoding="utf-8") as out:
+    with replacing(path) as out:
         for number, account in enumerate(accounts):
             for entry in account.dropped:
                 line = {"sample": entry.key, "file": entry.file, "reason": entry.reason, "shard": number}
-                out.write(json.dumps(line) + "\n")
-        out.flush()
-        os.fsync(out.fileno())
-    part.replace(path)
+                out.write(json.dumps(line).encode() + b"\n")
 
 
 def _report(name: str, split: str, accounts: list[Account]) -> dict[str, Any]:

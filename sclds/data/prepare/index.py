@@ -1,4 +1,4 @@
-"""`sclds prepare index`: every shard of a folder read once, from its beginning to its end, into the folder's index.
+"""Every shard of a folder read once, from its beginning to its end, into the folder's index.
 
 Each shard's part of the index is a small index of its own in a work folder. So a killed run goes on where it stopped,
 and after a change only the shards that are new or other than before are read.
@@ -8,6 +8,7 @@ import fcntl
 import hashlib
 import io
 import multiprocessing
+import os
 import shutil
 import tarfile
 import zlib
@@ -41,6 +42,7 @@ from sclds.data.storage.shards import hollow, other_task, unreadable
 from sclds.data.storage.tar_members import MEDIA, NOT_CAPTIONS, TXT, Kind, SampleTable, members, stream_tar
 
 _CHUNK = 1 << 20
+_PARTS = ".index-parts"
 Part = tuple[ShardEntry, Columns]
 
 
@@ -55,6 +57,21 @@ class Indexed:
     """Shards that were read; the others were known."""
     changed: tuple[str, ...]
     """Shards whose checksum is no longer what it was, although they looked the same."""
+
+
+def work_folder(folder: str) -> tuple[str, Path]:
+    """Return the path or URL of a folder in its plain form, and the folder in which its index is put together."""
+    folder = folder.rstrip("/") or "/"
+    if is_url(folder):
+        digest = hashlib.blake2b(folder.encode(), digest_size=8).hexdigest()
+        return folder, Path("~/.cache/sclds/index-parts").expanduser() / digest
+    folder = os.path.normpath(os.path.expanduser(folder))
+    return folder, Path(folder) / _PARTS
+
+
+def finished_parts(work: Path) -> int:
+    """Return how many shards have their part of the index in a work folder."""
+    return sum(1 for _ in work.glob("*.part.index"))
 
 
 def prepare_index(folder: str, kind: Kind, workers: int, work: Path, verify: bool = False) -> Indexed:

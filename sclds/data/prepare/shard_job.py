@@ -5,7 +5,6 @@ The bytes follow from the records and the files alone, so it does not matter whi
 
 import base64
 import json
-import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -20,6 +19,7 @@ from sclds.data.media.inspection import inspect
 from sclds.data.prepare.encode import sample_json, write_shard
 from sclds.data.prepare.records import Dropped, Record
 from sclds.data.storage.shards import EXTENSIONS, BadSampleError, Kind
+from sclds.run.files import write_atomically
 
 ACCOUNTS = "accounts"
 """Folder beside the shards that holds an account of each: what is in it and what was dropped."""
@@ -106,14 +106,7 @@ def load_account(path: Path) -> Account:
 
 def write_json(path: Path, tree: Any) -> None:
     """Write a JSON file that appears only when complete; texts that are not Unicode are escaped."""
-    part = path.with_suffix(".part")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with part.open("w", encoding="utf-8") as out:
-        json.dump(tree, out, indent=1)
-        out.write("\n")
-        out.flush()
-        os.fsync(out.fileno())
-    part.replace(path)
+    write_atomically(path, json.dumps(tree, indent=1) + "\n")
 
 
 def write_one(job: ShardJob) -> Account:

@@ -50,6 +50,11 @@ class Source:
         return wanted
 
 
+def row_name(name: str, split: str) -> str:
+    """Return what a split is called in data_sets.yaml."""
+    return name if split == "train" else f"{name}-{split}"
+
+
 _COCO_PICTURES = "train2014.zip, val2014.zip and test2015.zip are offered on the COCO download page"
 _KARPATHY = "caption_datasets.zip is offered on Andrej Karpathy's page on deep image-sentence alignment"
 

@@ -5,7 +5,6 @@ processes of a machine share the pages of the columns that they touch.
 """
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sclds.config.errors import DataError
+from sclds.run.files import replacing
 
 INDEX_NAME = "samples.index"
 """Name of the index of a folder, in that folder."""
@@ -103,24 +103,17 @@ def write_index(path: Path, kind: str, parts: Sequence[tuple[ShardEntry, Columns
         start = _round_up(start + count * int(np.prod(shape, dtype=int)) * np.dtype(dtype).itemsize)
     shards = [asdict(entry) for entry, _ in parts]
     header = json.dumps({"version": _VERSION, "kind": kind, "columns": placed, "shards": shards}).encode()
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        with temporary.open("wb") as file:
-            file.write(_MAGIC + len(header).to_bytes(8, "little") + header)
-            begin = _round_up(file.tell())
-            for name, column in placed.items():
-                file.seek(begin + column["start"])
-                passed = 0
-                for _, columns in parts:
-                    values = columns[name] + passed if name == "key_end" else columns[name]
-                    file.write(np.ascontiguousarray(values, column["dtype"]).data)
-                    passed += len(columns["keys"])
-            file.truncate(begin + start)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as file:
+        file.write(_MAGIC + len(header).to_bytes(8, "little") + header)
+        begin = _round_up(file.tell())
+        for name, column in placed.items():
+            file.seek(begin + column["start"])
+            passed = 0
+            for _, columns in parts:
+                values = columns[name] + passed if name == "key_end" else columns[name]
+                file.write(np.ascontiguousarray(values, column["dtype"]).data)
+                passed += len(columns["keys"])
+        file.truncate(begin + start)
 
 
 def read_index(path: Path, place: str | None = None) -> IndexFile:

@@ -1,0 +1,31 @@
+"""What the commands of `sclds convert` share: settings of the model, and the account of what a folder holds."""
+
+import argparse
+from pathlib import Path
+
+from sclds.interop.folder import ModelFolder
+
+
+def add_model_settings(parser: argparse.ArgumentParser) -> None:
+    """Declare the seed and the settings that a source does not tell."""
+    parser.add_argument("--seed", type=int, default=0, help="keys the draw of what the source lacks")
+    parser.add_argument(
+        "--model",
+        nargs="+",
+        default=[],
+        metavar="key=value",
+        help="settings of the `model` section that the source does not tell, such as text.heads=4",
+    )
+
+
+def tell(out: Path, folder: ModelFolder) -> None:
+    """Print everything that happened to a name."""
+    origin = folder.origin
+    print(f"{out}: {len(folder.weights)} parameters; start from it with model.init_from={out}")
+    for names, what in (
+        (origin.initialised, f"not in the source, drawn by seed {origin.seed}"),
+        (sorted(folder.unused), "not used by the method, kept beside"),
+        (origin.dropped, "left out"),
+    ):
+        if names:
+            print(f"{len(names)} {what}:\n" + "\n".join(f"  {name}" for name in names))

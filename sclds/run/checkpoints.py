@@ -1,0 +1,112 @@
+"""The checkpoints of a run: what one holds, the newest complete one, and whether a run may go on from it."""
+
+import copy
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from sclds.config import Config, keys_that_may_change
+
+STATE_FILE = "state.json"
+"""Written last; a folder without it is not a checkpoint."""
+ENGINE_TAG = "engine"
+"""DeepSpeed's own files lie in this folder of a checkpoint."""
+UNIVERSAL_TAG = "universal"
+"""The same in DeepSpeed's universal format, made when another number of processes goes on."""
+_ABSENT = "absent"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A complete checkpoint: its folder, the optimizer steps done, and what the run was."""
+
+    folder: Path
+    step: int
+    world_size: int
+    config: dict[str, Any]
+    """Settings as the version that wrote them knew them."""
+
+
+def newest_checkpoint(checkpoints: Path) -> Checkpoint | None:
+    """Return the newest complete checkpoint of a run's folder; half-written ones are ignored."""
+    if not checkpoints.is_dir():
+        return None
+    found = []
+    for folder in checkpoints.iterdir():
+        checkpoint = read_checkpoint(folder) if is_checkpoint_name(folder.name) else None
+        if checkpoint is not None:
+            found.append(checkpoint)
+    return max(found, key=lambda checkpoint: checkpoint.step, default=None)
+
+
+def read_checkpoint(folder: Path) -> Checkpoint | None:
+    """Return the checkpoint that `folder` is, or nothing if it is none or not complete."""
+    try:
+        state = json.loads((folder / STATE_FILE).read_text())
+        return Checkpoint(folder, int(state["step"]), int(state["world_size"]), state["config"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def checkpoint_name(step: int) -> str:
+    """Return the name of the folder of a checkpoint; names in order of steps are in order of letters."""
+    return f"step-{step:07d}"
+
+
+def is_checkpoint_name(name: str) -> bool:
+    """Return whether a folder has the name of a checkpoint, complete or not."""
+    return re.fullmatch(r"step-\d+", name) is not None
+
+
+def resume_problems(checkpoint: Checkpoint, config: Config) -> list[str]:
+    """Return a sentence for everything in which the run differs from the checkpoint that it would resume.
+
+    The checkpoint's settings are read by today's schema: what was added since stands at its default, and settings that
+    may change are not looked at, so that a checkpoint of an older version resumes.
+    """
+    now = config.model_dump(mode="json")
+    tree = _with_what_may_change(checkpoint.config, now)
+    start_anew = f"set it back, or start anew with another run_dir (or after removing {checkpoint.folder.parent})"
+    try:
+        before = _flat(Config.model_validate(tree).model_dump(mode="json"))
+    except ValidationError as fault:
+        keys = sorted({".".join(map(str, error["loc"])) for error in fault.errors()})
+        return [
+            f"{key}: {checkpoint.folder} was written with a setting that this version does not have; use the version "
+            f"that wrote it, or start with another run_dir"
+            for key in keys
+        ]
+    after = _flat(now)
+    return [
+        f"{key}={after.get(key, _ABSENT)} differs from {before.get(key, _ABSENT)}, with which {checkpoint.folder} was "
+        f"written; {start_anew}"
+        for key in sorted(before.keys() | after.keys())
+        if (key in before) != (key in after) or before.get(key) != after.get(key)
+    ]
+
+
+def _with_what_may_change(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings `before` with those that a resumed run may have other as they are `now`."""
+    tree = copy.deepcopy(before)
+    for key in keys_that_may_change():
+        *sections, name = key.split(".")
+        place, source = tree, now
+        for section in sections:
+            place, source = place.setdefault(section, {}), source[section]
+        place[name] = copy.deepcopy(source[name])
+    return tree
+
+
+def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """Return the leaves of nested dicts and lists under dotted keys."""
+    if not isinstance(tree, dict | list) or not tree:
+        return {prefix: tree}
+    items = tree.items() if isinstance(tree, dict) else enumerate(tree)
+    leaves: dict[str, Any] = {}
+    for key, value in items:
+        leaves |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
+    return leaves

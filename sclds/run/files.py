@@ -1,0 +1,54 @@
+"""Files that are whole or absent: written beside their place, flushed to the disk, renamed."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Replace a file at once: a reader sees the old one or the new one, also after a power cut.
+
+    Args:
+        path: The file; its folder is made if it is not there.
+        content: Bytes, or text that is written as UTF-8; what a tar's names hold that is no Unicode is escaped.
+
+    Raises:
+        OSError: The file cannot be written; what was there is left as it was.
+    """
+    with replacing(path) as file:
+        file.write(content if isinstance(content, bytes) else content.encode("utf-8", "backslashreplace"))
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Give a file to write, which takes the place of `path` when the block ends well.
+
+    It is written under the name `….part`. One that a killed process left behind is overwritten by the next attempt, so
+    two processes must not write the same file at a time.
+
+    Raises:
+        OSError: The file cannot be written; what was there is left as it was.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.part")
+    try:
+        with part.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+    flush(path.parent)
+
+
+def flush(path: Path) -> None:
+    """Force a file, or the names that a folder holds, onto the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

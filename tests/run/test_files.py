@@ -1,0 +1,68 @@
+import os
+import subprocess
+import sys
+
+import pytest
+
+from sclds.run.files import replacing, write_atomically
+
+
+def test_text_and_bytes_replace_what_was_there(tmp_path):
+    path = tmp_path / "deep" / "a.txt"
+    write_atomically(path, "é\udce9")
+    assert path.read_bytes() == "é\\udce9".encode()
+    write_atomically(path, b"\xff")
+    assert path.read_bytes() == b"\xff"
+    assert [p.name for p in path.parent.iterdir()] == ["a.txt"]
+
+
+def test_a_failure_leaves_the_old_file_and_nothing_beside_it(tmp_path):
+    path = tmp_path / "a"
+    write_atomically(path, "old")
+
+    def stopped():
+        with replacing(path) as file:
+            file.write(b"half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stopped()
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]
+
+
+def test_what_a_killed_process_left_is_overwritten(tmp_path):
+    (tmp_path / "a.part").write_bytes(b"left behind, and longer")
+    write_atomically(tmp_path / "a", "new")
+    assert (tmp_path / "a").read_text() == "new"
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]
+
+
+def test_file_and_folder_are_flushed_before_and_after_the_name_changes(tmp_path, monkeypatch):
+    done = []
+    flush, replace = os.fsync, type(tmp_path).replace
+
+    def noted(descriptor):
+        done.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        flush(descriptor)
+
+    def renamed(path, target):
+        done.append("rename")
+        return replace(path, target)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    monkeypatch.setattr(type(tmp_path), "replace", renamed)
+    write_atomically(tmp_path / "a", "new")
+    assert done == [str(tmp_path / "a.part"), "rename", str(tmp_path)]
+
+
+def test_reading_a_run_folder_imports_neither_torch_nor_deepspeed():
+    code = (
+        "import sys, pkgutil, importlib, sclds.run, sclds.config\n"
+        "for room in (sclds.run, sclds.config):\n"
+        "    for module in pkgutil.iter_modules(room.__path__, room.__name__ + '.'):\n"
+        "        importlib.import_module(module.name)\n"
+        "print({name.partition('.')[0] for name in sys.modules} & {'torch', 'deepspeed', 'nvidia', 'transformers'})\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
