@@ -8,7 +8,10 @@ setup(
     description="Vision-language pre-training with Semantic Completion Learning under DeepSpeed ZeRO-3",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=[*find_packages(include=["sclds", "sclds.*"]), "scl_kernels"],
+    packages=[
+        *find_packages(include=["sclds", "sclds.*"]),
+        *find_packages("kernels", include=["scl_kernels", "scl_kernels.*"]),
+    ],
     package_dir={"sclds": "sclds", "scl_kernels": "kernels/scl_kernels"},
     package_data={
         "sclds": ["py.typed", "data/embedded/**/*", "data/embedded/*", "data/*.yaml"],

@@ -4,6 +4,7 @@ from scl_kernels.backend import Backend, get_backend, set_backend
 from scl_kernels.gather_rows import gather_rows
 from scl_kernels.infonce import InfoNCEProblem, InfoNCEStatistics, infonce, infonce_single, infonce_statistics
 from scl_kernels.masked_gather import CLASS_ROW, MASK_ROW, masked_gather
+from scl_kernels.sigmoid.operation import SigmoidProblem, sigmoid_loss
 
 __all__ = [
     "CLASS_ROW",
@@ -11,6 +12,7 @@ __all__ = [
     "Backend",
     "InfoNCEProblem",
     "InfoNCEStatistics",
+    "SigmoidProblem",
     "gather_rows",
     "get_backend",
     "infonce",
@@ -18,4 +20,5 @@ __all__ = [
     "infonce_statistics",
     "masked_gather",
     "set_backend",
+    "sigmoid_loss",
 ]

@@ -22,7 +22,7 @@ from scl_kernels.infonce_arguments import (
     check_temperature,
     check_weights,
 )
-from scl_kernels.masked_gather_reference import compute_dtype
+from scl_kernels.dtypes import compute_dtype
 from scl_kernels.validation import check_matrix, check_tensor
 
 __all__ = ["InfoNCEProblem", "InfoNCEStatistics", "infonce", "infonce_single", "infonce_statistics"]

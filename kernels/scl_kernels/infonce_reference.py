@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from scl_kernels.masked_gather_reference import compute_dtype
+from scl_kernels.dtypes import compute_dtype
 
 MINIMUM_NORM = 1e-8
 """Norms below it are taken for it when rows are normalised."""

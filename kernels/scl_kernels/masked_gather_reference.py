@@ -8,17 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from scl_kernels.dtypes import compute_dtype
 from scl_kernels.validation import readable
 
 CLASS_ROW = -1
 """Value of `source` that stands for the class embedding."""
 MASK_ROW = -2
 """Value of `source` that stands for the mask token."""
-
-
-def compute_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Return the dtype of sums and statistics for inputs of `dtype`: fp64 for fp64, else fp32."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def masked_gather_reference(
