@@ -1,6 +1,6 @@
 """Benchmark of the attention backends on packed segments of the base model (12 heads of 64), bf16 on a GPU.
 
-`eager` is what the packed buffers replace: texts and pictures padded to the longest, dense attention under a mask.
+`eager` is what the packed buffers replace: texts and images padded to the longest, dense attention under a mask.
 """
 
 from collections.abc import Callable, Iterator
@@ -24,7 +24,7 @@ HEADS, CHANNELS = 12, 64
 WHOLE, KEPT = 325, 65
 """Tokens of an image of 288 pixels, and of one with 80 % of its patches dropped; both with [CLS]."""
 FRAMES, FRAME = 4, 197
-"""Frames of a clip, and tokens of one of 224 pixels."""
+"""Frames of a video, and tokens of one of 224 pixels."""
 TEXT = (8, 50)
 """Shortest and longest text."""
 

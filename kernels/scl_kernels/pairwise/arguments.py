@@ -36,21 +36,21 @@ class Rows(Protocol):
         """(N,) weight of each global row."""
 
 
-def check_rows(name: str, problem: Rows, dtype: torch.dtype | None = None, device: torch.device | None = None) -> None:
+def check_rows(name: str, problem: Rows, like: Tensor | None = None) -> None:
     """Refuse rows that do not fit together.
 
     Args:
         name: The argument's name, for the message.
         problem: The argument.
-        dtype: Expected dtype of all rows; None for that of `a`.
-        device: Expected device; None for that of `a`.
+        like: Has the expected dtype and device; None for `a`.
 
     Raises:
         ValueError: A field has the wrong shape, dtype, device or value; under SCL_KERNELS_DEBUG=1 also where the
             local rows are not those at `offset` of the gathered ones.
     """
     n, width = check_matrix(f"{name}.a", problem.a)
-    dtypes, device = (dtype or problem.a.dtype,), device or problem.a.device
+    like = problem.a if like is None else like
+    dtypes, device = (like.dtype,), like.device
     check_tensor(f"{name}.a", problem.a, shape=(n, width), dtypes=dtypes, device=device)
     check_tensor(f"{name}.b", problem.b, shape=(n, width), dtypes=dtypes, device=device)
     check_tensor(f"{name}.a_all", problem.a_all, shape=(None, width), dtypes=dtypes, device=device)
@@ -81,6 +81,5 @@ def _check_local_rows(name: str, problem: Rows) -> None:
     part = slice(problem.offset, problem.offset + problem.a.shape[0])
     for local, everything in (("a", problem.a_all), ("b", problem.b_all)):
         if not torch.equal(getattr(problem, local), everything[part]):
-            raise ValueError(
-                f"{name}.{local} differs from {name}.{local}_all[{part.start}:{part.stop}]; expected the local rows there"
-            )
+            place = f"{name}.{local}_all[{part.start}:{part.stop}]"
+            raise ValueError(f"{name}.{local} differs from {place}; expected the local rows there")

@@ -13,7 +13,8 @@ from torch.utils.flop_counter import register_flop_formula
 
 from scl_kernels.backend import Backend, resolve
 from scl_kernels.dtypes import compute_dtype
-from scl_kernels.sigmoid import reference
+from scl_kernels.pairwise.launch import row_sides, sides
+from scl_kernels.sigmoid import launch, reference
 from scl_kernels.sigmoid.arguments import SigmoidProblem, check_problem
 
 __all__ = ["SigmoidProblem", "sigmoid_loss"]
@@ -33,6 +34,8 @@ torch.library.define(
 @torch.library.impl(STATISTICS, "CompositeExplicitAutograd")
 def _statistics(a: Tensor, b_all: Tensor, scale: Tensor, bias: Tensor, offset: int, backend: str) -> Tensor:
     """Return (2, n): the local rows' sums over their pairs and these sums' derivatives by the bias."""
+    if backend == "triton":
+        return launch.row_sums(row_sides([a], [b_all], [offset]), 1 / scale.reshape(1), bias.reshape(1))
     return reference.row_sums(a, b_all, reference.Logits(scale, bias, offset))
 
 
@@ -55,7 +58,12 @@ def _gradients(
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of a and b, and the local rows' share of the scale's."""
-    weight = weight_all.to(d_loss.dtype) * d_loss
+    weight = weight_all.to(d_loss.dtype).contiguous()
+    if backend == "triton":
+        tasks, temperature = sides([a], [b], [a_all], [b_all], [offset]), 1 / scale.reshape(1)
+        (d_a, d_b), shares = launch.gradients(tasks, temperature, bias.reshape(1), d_loss.reshape(1), weight)
+        return d_a, d_b, -shares[: a.shape[0]].sum() * temperature.squeeze(0) ** 2
+    weight = weight * d_loss
     logits = reference.Logits(scale, bias, offset)
     d_a, d_scale = reference.side_gradient(a, b_all, logits, weight[offset : offset + a.shape[0]], None)
     d_b, _ = reference.side_gradient(b, a_all, logits, None, weight)

@@ -1,6 +1,7 @@
 """The reference of `sigmoid_loss`: its definition, its path on CPU and what its tests compare with.
 
-It works on chunks of local rows, so that no N x N matrix exists in it either. "x" is the local side, "y" the global one.
+It works on chunks of local rows, so that no N x N matrix exists in it either: "x" is the local side, "y" the global
+one.
 """
 
 from typing import NamedTuple
@@ -10,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from scl_kernels.dtypes import compute_dtype
-from scl_kernels.pairwise.reference import chunks, normalized, own_columns, through_normalization
+from scl_kernels.pairwise.reference import MINIMUM_NORM, chunks, normalized, own_columns, through_normalization
 
 
 class Logits(NamedTuple):
@@ -78,6 +79,13 @@ def side_gradient(
     gradient *= scale
     d_x, along = through_normalization(x, unit, gradient)
     return d_x, along.sum() / scale
+
+
+def plain_sigmoid(a: Tensor, b: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
+    """Compute every row's sum over its pairs, (N,), with the whole matrix, in the inputs' dtype; the baseline."""
+    a, b = (F.normalize(x, dim=1, eps=MINIMUM_NORM) for x in (a, b))
+    logits = scale * (a @ b.T) + bias
+    return -F.logsigmoid((2 * torch.eye(len(a), dtype=a.dtype, device=a.device) - 1) * logits).sum(1)
 
 
 def _signed(x: Tensor, y: Tensor, logits: Logits, part: slice) -> Tensor:
