@@ -1,6 +1,6 @@
 """What the tools know of `masked_gather`: cases, compilations, what it moves, what a call costs."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -58,22 +58,23 @@ def draw(case: Case, device: str, dtype: torch.dtype) -> Inputs:
     source = torch.where(negative < 0, negative, drawn)
     position_id = torch.randint(0, case.positions, (case.tokens,), generator=generator)
     extra_id = torch.randint(-1, case.extras, (case.tokens,), generator=generator)
-    return Inputs(*tables, *(index.to(device) for index in (source, position_id, extra_id)), eps=EPS)
+    return Inputs(*tables, *(index.to(device) for index in (source, position_id, extra_id)), EPS)
 
 
 def compare_case(case: Case, dtype: torch.dtype, device: str, backend: Backend) -> list[Comparison]:
     """Compare output and every gradient."""
     inputs = draw(case, device, dtype)
-    tables, fixed = inputs[:7], inputs[7:]
+    tables: Sequence[Any] = inputs[:7]
+    fixed: Sequence[Any] = inputs[7:]
     d_out = torch.randn(case.tokens, case.width, generator=torch.Generator().manual_seed(1)).to(device, dtype)
 
-    def ours(*tables: Tensor) -> Tensor:
+    def ours(*tables: Any) -> Tensor:
         return masked_gather(*tables, *fixed, backend=backend)
 
-    def plain(*tables: Tensor) -> Tensor:
+    def plain(*tables: Any) -> Tensor:
         return plain_masked_gather(Inputs(*tables, *fixed))
 
-    def reference(*tables: Tensor) -> Tensor:
+    def reference(*tables: Any) -> Tensor:
         return masked_gather(*tables, *fixed, backend="torch")
 
     got, same = (results(function, tables, dtype, d_out) for function in (ours, plain))

@@ -13,8 +13,6 @@ LOCAL, RANKS = 1024, 64
 """The setting of the accounts: local rows, and ranks that have as many."""
 WIDTHS = {"base": 512, "large": 768}
 """Widths of the projections in the published models."""
-RATIO = 50
-"""At N = 65,536 over 64 ranks a loss must need at least this many times less memory than eager code."""
 
 
 def memory_terms(local: int, ranks: int, width: int, directions: int, planes: int) -> list[Term]:
