@@ -1,30 +1,28 @@
 """Benchmark of the attention backends on packed segments of the base model (12 heads of 64), bf16 on a GPU.
 
-`eager` is what the packed buffers replace: texts and pictures padded to the longest, dense attention under a mask.
+`eager` is what the packed buffers replace: texts and images padded to the longest, dense attention under a mask.
 """
 
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import NamedTuple
 
+import pydantic_stand_in
 import torch
 from harness import Workload, device
 from torch import Tensor
 
-from sclds.model.attention import (
-    AttentionPlan,
-    attend,
-    attention_backend,
-    available_backends,
-    plan_attention,
-    set_attention_backend,
-)
+pydantic_stand_in.install()
+
+from sclds.batch.attention_plan import plan_attention  # noqa: E402
+from sclds.machine.implementations import available_attention, this_machine  # noqa: E402
+from sclds.model.attention import attend  # noqa: E402
 
 HEADS, CHANNELS = 12, 64
 WHOLE, KEPT = 325, 65
 """Tokens of an image of 288 pixels, and of one with 80 % of its patches dropped; both with [CLS]."""
 FRAMES, FRAME = 4, 197
-"""Frames of a clip, and tokens of one of 224 pixels."""
+"""Frames of a video, and tokens of one of 224 pixels."""
 TEXT = (8, 50)
 """Shortest and longest text."""
 
@@ -59,13 +57,6 @@ def cumulative(lengths: list[int]) -> Tensor:
     return torch.tensor([0, *lengths]).cumsum(0).int()
 
 
-def packed(backend: str, precision: str, q: Tensor, k: Tensor, v: Tensor, plan: AttentionPlan) -> Tensor:
-    """Attend with one backend, which stays chosen until another one's turn."""
-    if attention_backend() != backend:
-        set_attention_backend(backend, precision)
-    return attend(q, k, v, plan)
-
-
 def padded(q: Tensor, k: Tensor, v: Tensor, q_index: Tensor, k_index: Tensor, real: tuple[Tensor, Tensor]) -> Tensor:
     """Attend densely over (S, longest) rows, under a mask; returns (N, H, D)."""
     q_real, k_real = real
@@ -92,10 +83,9 @@ def workloads() -> Iterator[Workload]:
             shapes = [(sum(n), HEADS, CHANNELS) for n in (q_lengths, k_lengths, k_lengths)]
             inputs = [torch.randn(s, generator=generator).to(device(), dtype).requires_grad_() for s in shapes]
             providers: dict[str, Callable[[], Tensor]] = {}
-            for backend in available_backends(precision):
-                set_attention_backend(backend, precision)
-                plan = plan_attention(cumulative(q_lengths), cumulative(k_lengths), device())
-                providers[backend] = partial(packed, backend, precision, *inputs, plan)
+            for backend in available_attention(this_machine(), precision, dropout=0.0):
+                plan = plan_attention(cumulative(q_lengths), cumulative(k_lengths), backend)
+                providers[backend] = partial(attend, *inputs, plan.to(torch.device(device())))
             (q_index, q_real), (k_index, k_real) = rows_of(q_lengths), rows_of(k_lengths)
             dense = (*inputs, q_index, k_index, (q_real, k_real))
             providers |= {"eager": partial(padded, *dense), "compile": partial(torch.compile(padded), *dense)}

@@ -5,12 +5,12 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from harness import IMPLEMENTATIONS, Workload, device
+from harness import Workload, device, implementations
 
-from scl_kernels.gather_rows import gather_rows
+from scl_kernels import gather_rows
 
 TOKENS = 325
-"""Rows of a complete image of 288 pixels; two pairs of each image read it, a third reads its neighbour."""
+"""Rows of a complete image of 288 pixels; two pairs of each image read it, a third reads its neighbor."""
 
 
 def workloads() -> Iterator[Workload]:
@@ -23,14 +23,13 @@ def workloads() -> Iterator[Workload]:
         rows = torch.randn(shape, generator=generator).to(device(), dtype).requires_grad_()
         own = torch.arange(images * TOKENS)
         index = torch.cat([own, own, own.roll(TOKENS)]).to(device())
-        ours = partial(gather_rows, rows, index)
+        size = index.shape[0] * width
         yield Workload(
             index.shape[0],
-            {"images": images, "size": index.shape[0] * width, "width": width, "dtype": str(dtype)},
+            {"images": images, "rows": len(rows), "size": size, "width": width, "dtype": str(dtype)},
             [rows],
             {
-                "ours": ours,
-                **({name: partial(ours, backend=b) for name, b in IMPLEMENTATIONS.items()} if gpu else {}),
+                **implementations(partial(gather_rows, rows, index)),
                 "eager": partial(F.embedding, index, rows),
                 "compile": partial(torch.compile(F.embedding), index, rows),
             },

@@ -7,6 +7,7 @@ else; runs the kernels' tests too where pytest is installed, and draws plots whe
 
 import csv
 import importlib.util
+import itertools
 import json
 import re
 import subprocess
@@ -23,19 +24,19 @@ RESERVE = 60
 """Seconds kept for the last size begun and for the plots."""
 NOISE = 0.03
 """By how much a median may exceed eager code's before it counts as slower: what one program's two runs differ by."""
-WANTED = {"torch": (2, 11), "triton": (3, 6)}
+MINIMUM = {"torch": (2, 11), "triton": (3, 6)}
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def missing() -> str | None:
     """Return what this machine lacks, in one sentence, or None."""
-    for name, wanted in WANTED.items():
+    for name, least in MINIMUM.items():
         if importlib.util.find_spec(name) is None:
-            return f"{name} is not installed; the GPU check needs {name} >= {'.'.join(map(str, wanted))}."
+            return f"{name} is not installed; the GPU check needs {name} >= {'.'.join(map(str, least))}."
         version = str(importlib.import_module(name).__version__)
         found = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
-        if found < wanted:
-            return f"{name} {version} is too old; the GPU check needs >= {'.'.join(map(str, wanted))}."
+        if found < least:
+            return f"{name} {version} is too old; the GPU check needs >= {'.'.join(map(str, least))}."
     import torch
 
     if not torch.cuda.is_available():
@@ -47,27 +48,20 @@ def correctness(path: Path) -> int:
     """Compare every kernel with fp64 on the device, write the errors as CSV, return how many fail."""
     import torch
 
-    from scl_kernels import threeway as t
+    from scl_kernels.registry import operations
 
-    gathers = (*t.GATHER_CASES, t.GatherCase(50_000, 41_472, 325, 8, 768), t.GatherCase(10_000, 50_265, 514, 3, 1024))
-    step = (t.InfoNCECase(512, 2048, 512, 512), *[t.InfoNCECase(512, 2048, 768, 0)] * 4)
-    problems = (*t.INFONCE_CASES, step, (t.InfoNCECase(4096, 8192, 512, 1024),))  # the last is wide and of many blocks
     failed = 0
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(("kernel", "dtype", "case", "result", "error", "plain_error", "allowed", "passed"))
-        for dtype in (torch.float32, torch.bfloat16, torch.float16):
-            for compare, cases in (
-                (t.compare_masked_gather, gathers),
-                (t.compare_gather_rows, gathers),
-                (t.compare_infonce, problems),
-            ):
-                for case in cases:
-                    for found in compare(case, dtype, "cuda", "triton"):
-                        writer.writerow((compare.__name__.removeprefix("compare_"), dtype, case, *found, found.passed))
-                        failed += not found.passed
-                        if not found.passed:
-                            print(f"FAILED {compare.__name__} {dtype} {case}: {found}")
+        for operation in operations():
+            cases = (*operation.cases, *operation.device_cases)
+            for dtype, case in itertools.product((torch.float32, torch.bfloat16, torch.float16), cases):
+                for found in operation.compare(case, dtype, "cuda", "triton"):
+                    writer.writerow((operation.name, dtype, case, *found, found.passed))
+                    failed += not found.passed
+                    if not found.passed:
+                        print(f"FAILED {operation.name} {dtype} {case}: {found}")
     return failed
 
 
@@ -110,24 +104,23 @@ def real_step(path: Path) -> int:
 
 def shares(rows: list, device: Any) -> list[str]:
     """Return the share of a device's published peak that every kernel reaches, per size, whole and by direction."""
-    from scl_kernels import roofline
+    from scl_kernels.registry import operations
 
+    peaks = {
+        "bytes": (device.bytes_per_second, "the peak bandwidth"),
+        "FLOPs": (device.flops, "the peak bf16 FLOP/s"),
+    }
     lines = []
     for row in rows:
-        if row.provider != "triton" or row.metric != "milliseconds":
+        own = [o for o in operations() if row.kernel == o.name or row.kernel.startswith(f"{o.name}_")]
+        if not own or row.provider != "triton" or row.metric != "milliseconds":
             continue
-        seconds, title = row.median / 1e3, f"{row.kernel} x={row.x} {row.mode}"
-        if row.kernel == "masked_gather":
-            terms, _ = roofline.gather_terms(row.x, row.x * 324 // 390, 768, 2)
-            moved = roofline.total([term for term in terms if row.mode in ("full", term.what.split(":")[0])])
-            wanted = " (wanted 80 %)" if row.mode == "full" else ""
-            lines.append(f"{title}: {moved / device.bytes_per_second / seconds:.0%} of the peak bandwidth{wanted}")
-        if row.kernel.startswith("infonce"):
-            # n N D products, two operations each, in two directions
-            once = 2 * 2 * json.loads(row.config)["size"]
-            flops = once * {"forward": 1, "backward": 2, "full": 3}[row.mode]
-            wanted = " (wanted 50 %)" if row.mode == "full" and row.x >= 32768 else ""
-            lines.append(f"{title}: {flops / device.flops / seconds:.0%} of the peak bf16 FLOP/s{wanted}")
+        work = own[0].work(row.x, json.loads(row.config), row.mode)
+        if work is not None:
+            peak, what = peaks[work.unit]
+            target = "" if work.target is None else f" (target {work.target:.0%})"
+            share = work.amount / peak / (row.median / 1e3)
+            lines.append(f"{row.kernel} x={row.x} {row.mode}: {share:.0%} of {what}{target}")
     return lines
 
 
@@ -136,7 +129,7 @@ def targets(rows: list) -> list[str]:
     import torch
 
     from scl_kernels import roofline
-    from scl_kernels.infonce_launch import architecture
+    from scl_kernels.pairwise.tiles import architecture
 
     capability = architecture(torch.device("cuda"))
     device = roofline.DEVICES.get(capability)
@@ -171,7 +164,7 @@ def main() -> int:
     failed += real_step(OUTPUT / "real_step.csv")
     tests_pass = device_tests()
     left = LIMIT - (time.monotonic() - start) - RESERVE
-    rows, left_out = run.run(run.KERNELS, (), 0.1, left)
+    rows, left_out = run.run(run.names_of_all(), (), 0.1, left)
     harness.write(OUTPUT / "benchmarks.csv", rows)
     run.plots(OUTPUT / "benchmarks.csv")
     found = targets(rows)

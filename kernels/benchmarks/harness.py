@@ -6,7 +6,7 @@ import statistics
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +20,7 @@ from scl_kernels.backend import Backend, interpreting
 functorch_config.donated_buffer = False  # lets a compiled backward run again on the same graph
 
 MODES = ("forward", "backward", "full")
-IMPLEMENTATIONS: dict[str, Backend] = {"triton": "triton", "twin": "torch"}
+IMPLEMENTATIONS: dict[str, Backend] = {"triton": "triton", "reference": "torch"}
 """Provider: the backend that stands for it on a GPU."""
 
 
@@ -46,8 +46,8 @@ class Row(NamedTuple):
 class Workload(NamedTuple):
     """One size of one kernel: functions from nothing to the output to differentiate, per provider.
 
-    Providers: `ours` is what a run uses (`auto`), `triton` its kernel at any size, `twin` what `auto` takes where that
-    does not pay off, `eager` code without either, `compile` that code under torch.compile; others by name.
+    Providers: `ours` is what a run uses (`auto`), `triton` its kernel at any size, `reference` what `auto` takes where
+    that does not pay off, `eager` code without either, `compile` that code under torch.compile; others by name.
     """
 
     x: int
@@ -58,6 +58,16 @@ class Workload(NamedTuple):
     providers: dict[str, Callable[[], torch.Tensor]]
     case: str = ""
     """Appended to the kernel's name where it has several kinds of input."""
+
+
+def implementations(function: Callable[..., torch.Tensor]) -> dict[str, Callable[[], torch.Tensor]]:
+    """Return an operation's own providers: `ours`, and on a GPU those of IMPLEMENTATIONS.
+
+    Args:
+        function: The operation on its inputs; takes `backend`.
+    """
+    own = {name: partial(function, backend=backend) for name, backend in IMPLEMENTATIONS.items()}
+    return {"ours": function, **(own if device() == "cuda" else {})}
 
 
 def refuse_interpreter() -> None:

@@ -9,28 +9,21 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from harness import Workload, device
+from harness import Workload, implementations
+from pairwise import RANKS, counts, draw, learnable, mean, rank_counts, setting
 from torch import Tensor
 
+from scl_kernels import InfoNCEProblem, infonce, infonce_statistics
 from scl_kernels.backend import Backend
-from scl_kernels.infonce import InfoNCEProblem, infonce, infonce_single, infonce_statistics
-from scl_kernels.infonce_reference import MINIMUM_NORM, whole_batch
-from scl_kernels.threeway import plain_infonce
-
-RANKS = 64
+from scl_kernels.infonce.reference import plain_infonce
+from scl_kernels.pairwise.reference import MINIMUM_NORM
 
 
-def draw(count: int, width: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Return (N, D) rows of both modalities from a fixed seed."""
-    generator = torch.Generator().manual_seed(count)
-    a, b = (torch.randn(count, width, generator=generator).to(device(), dtype) for _ in range(2))
-    return a, b
-
-
-def one_rank(problem: InfoNCEProblem, lse: Tensor, backend: Backend = "auto") -> Tensor:
-    """Return a rank's share of the loss; the gathered log-sum-exps stand for those of the other ranks."""
+def one_rank(problem: InfoNCEProblem, lse: Tensor | None, backend: Backend = "auto") -> Tensor:
+    """Return a rank's share of the loss; `lse` stands for the gathered log-sum-exps, None for those of one process."""
     statistics = infonce_statistics([problem], backend=backend)
-    return infonce([problem], [lse], [lse], statistics, backend=backend)[0]
+    row_lse, col_lse = (statistics[0].row_lse, statistics[0].col_lse) if lse is None else (lse, lse)
+    return infonce([problem], [row_lse], [col_lse], statistics, backend=backend)[0]
 
 
 def plain_rank(a: Tensor, b: Tensor, a_all: Tensor, b_all: Tensor, temperature: Tensor, weight: Tensor) -> Tensor:
@@ -43,39 +36,34 @@ def plain_rank(a: Tensor, b: Tensor, a_all: Tensor, b_all: Tensor, temperature: 
 
 def workloads() -> Iterator[Workload]:
     """Yield one workload per N, which is x."""
-    gpu = device() == "cuda"
-    width, dtype = (512, torch.bfloat16) if gpu else (128, torch.float32)
-    for count in (256, 1024, 2048, 4096, 16384, 32768) if gpu else (128, 512):
-        temperature = torch.tensor(0.07, device=device(), requires_grad=True)
-        inputs = [*(x.requires_grad_() for x in draw(count, width, dtype)), temperature]
-        weight = torch.full((count,), 1 / count, device=device())
-        ours, small = partial(infonce_single, *inputs, weight), partial(whole_batch, *inputs, weight)
+    width, dtype = setting()
+    for count in counts():
+        temperature, weight = learnable(0.07), mean(count)
+        a, b = (x.requires_grad_() for x in draw(count, width, dtype))
+        problem = InfoNCEProblem(a, b, a.detach(), b.detach(), temperature, 0, weight)
+        eager = (a, b, temperature, weight)
         yield Workload(
             count,
             {"size": count * count * width, "width": width, "dtype": str(dtype)},
-            inputs,
+            [a, b, temperature],
             {
-                "ours": ours,
-                **({"triton": partial(ours, backend="triton"), "twin": small} if gpu else {}),
-                "eager": partial(plain_infonce, *inputs, weight),
-                "compile": partial(torch.compile(plain_infonce), *inputs, weight),
+                **implementations(partial(one_rank, problem, None)),
+                "eager": partial(plain_infonce, *eager),
+                "compile": partial(torch.compile(plain_infonce), *eager),
             },
         )
-    for count in (4096, 65536) if gpu else (512,):
+    for count in rank_counts():
         a_all, b_all = draw(count, width, dtype)
         a, b = (x[: count // RANKS].clone().requires_grad_() for x in (a_all, b_all))
-        temperature = torch.tensor(0.07, device=device(), requires_grad=True)
-        weight = torch.full((count,), 1 / count, device=device())
+        temperature, weight = learnable(0.07), mean(count)
         problem = InfoNCEProblem(a, b, a_all, b_all, temperature, 0, weight)
-        lse = torch.full((count,), 15.0, device=device())
         eager = (a, b, a_all, b_all, temperature, weight)
         yield Workload(
             count,
             {"size": len(a) * count * width, "ranks": RANKS, "width": width, "dtype": str(dtype)},
             [a, b, temperature],
             {
-                "ours": partial(one_rank, problem, lse),
-                **({"triton": partial(one_rank, problem, lse, "triton")} if gpu else {}),
+                **implementations(partial(one_rank, problem, torch.full_like(weight, 15.0))),
                 "eager": partial(plain_rank, *eager),
                 "compile": partial(torch.compile(plain_rank), *eager),
             },

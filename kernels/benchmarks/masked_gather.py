@@ -4,10 +4,13 @@ from collections.abc import Iterator
 from functools import partial
 
 import torch
-from harness import IMPLEMENTATIONS, Workload, device
+from harness import Workload, device, implementations
 
-from scl_kernels.masked_gather import masked_gather
-from scl_kernels.threeway import EPS, plain_masked_gather
+from scl_kernels import CLASS_ROW, masked_gather
+from scl_kernels.masked_gather.inputs import Inputs
+from scl_kernels.masked_gather.reference import plain_masked_gather
+
+EPS = 1e-5
 
 PATCHES = 324
 """18 x 18 patches of an image of 288 pixels."""
@@ -26,12 +29,11 @@ def workloads() -> Iterator[Workload]:
         views = []
         for kept in (PATCHES, KEPT):
             drawn = torch.rand(images, PATCHES, generator=generator).argsort(1)[:, :kept].sort(1).values
-            head = torch.full((images, 1), -1)
+            head = torch.full((images, 1), CLASS_ROW)
             source = torch.cat([head, drawn + PATCHES * torch.arange(images).unsqueeze(1)], 1)
             views.append((source.flatten(), torch.cat([torch.zeros_like(head), drawn + 1], 1).flatten()))
         source, position_id = (torch.cat(parts).to(device()) for parts in zip(*views, strict=True))
-        fixed = {"source": source, "position_id": position_id, "extra_id": torch.full_like(source, -1)}
-        ours = partial(masked_gather, *tables, **fixed, eps=EPS)
+        inputs = Inputs(*tables, source, position_id, torch.full_like(source, -1), EPS)
         yield Workload(
             source.shape[0],
             {
@@ -43,9 +45,8 @@ def workloads() -> Iterator[Workload]:
             },
             tables,
             {
-                "ours": ours,
-                **({name: partial(ours, backend=b) for name, b in IMPLEMENTATIONS.items()} if gpu else {}),
-                "eager": partial(plain_masked_gather, *tables, **fixed),
-                "compile": partial(torch.compile(plain_masked_gather), *tables, **fixed),
+                **implementations(partial(masked_gather, *inputs)),
+                "eager": partial(plain_masked_gather, inputs),
+                "compile": partial(torch.compile(plain_masked_gather), inputs),
             },
         )

@@ -1,6 +1,6 @@
 """Benchmark of the packed step, forward and backward, beside the published schedule on the same samples and weights.
 
-`ours` is the step as a run takes it, `torch` the same with the twins instead of kernels, `published` one pass of the
+`ours` is the step as a run takes it, `torch` the same with references instead of kernels, `published` one pass of the
 whole model per objective, `compile` the packed step whose transformer blocks torch.compile has seen.
 """
 
@@ -19,7 +19,7 @@ from scl_kernels.backend import Backend, set_backend
 pydantic_stand_in.install()
 
 from sclds.benchmarks.step import MID_SIZE, build_model, totals  # noqa: E402
-from sclds.model.attention import set_attention_backend  # noqa: E402
+from sclds.machine.implementations import AttentionBackends, available_attention, this_machine  # noqa: E402
 
 BASE: dict[str, Any] = MID_SIZE | {
     "width": 768,
@@ -30,7 +30,7 @@ BASE: dict[str, Any] = MID_SIZE | {
     "text": (8, 50),
     "vocabulary": 50265,
 }
-"""The base model on pictures of 288 pixels."""
+"""The base model on images of 288 pixels."""
 SMALL: dict[str, Any] = MID_SIZE | {
     "width": 64,
     "vision_layers": 1,
@@ -55,29 +55,30 @@ def on_backend(backend: Backend, total: Callable[[Any], Tensor], model: nn.Modul
 
 def compiled(model: Any) -> Any:
     """Return a copy that shares the parameters and has its transformer blocks compiled."""
-    twin = copy.deepcopy(model, {id(p): p for p in model.parameters()})
-    blocks = (twin.vision_encoder.blocks, twin.text_encoder.layers)
+    copied = copy.deepcopy(model, {id(p): p for p in model.parameters()})
+    blocks = (copied.vision_encoder.blocks, copied.text_encoder.layers)
     for block in (block for stack in blocks for block in stack):
         block.compile()
-    return twin
+    return copied
 
 
 def workloads() -> Iterator[Workload]:
     """Yield one workload per number of samples, which is x."""
     gpu = device() == "cuda"
     dtype = torch.bfloat16 if gpu else torch.float32
-    set_attention_backend("auto", "bf16" if gpu else "fp32")
+    best = available_attention(this_machine(), "bf16" if gpu else "fp32", dropout=0.0)[0]
+    attention = AttentionBackends(best, best, best)
     for batch in (16, 64) if gpu else (SMALL["batch"],):
         sizes = (BASE if gpu else SMALL) | {"batch": batch}
         model = build_model(sizes).to(device(), dtype).train()
-        packed, published = totals(sizes, device(), dtype).values()
+        packed, published = totals(sizes, device(), dtype, attention).values()
         providers = {
             "ours": partial(on_backend, "auto", packed, model),
             "torch": partial(on_backend, "torch", packed, model),
             "published": partial(published, model),
             "compile": partial(on_backend, "auto", packed, compiled(model)),
         }
-        published(model).backward()  # reads the fewest parameters: a step of pictures has no temporal embedding
+        published(model).backward()  # reads the fewest parameters: a step of images has no temporal embedding
         inputs = [p for p in model.parameters() if p.grad is not None]
         model.zero_grad(set_to_none=True)
         yield Workload(batch, {**sizes, "dtype": str(dtype)}, inputs, providers)

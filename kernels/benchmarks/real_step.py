@@ -1,8 +1,8 @@
 """One real training step, forward and backward, with all kernels, without each of them, and without any."""
 
 import contextlib
-import importlib
 import statistics
+import sys
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -10,24 +10,21 @@ from typing import Any, NamedTuple
 from unittest import mock
 
 import torch
-from packed_step import build_model, on_backend, set_attention_backend, totals
+from packed_step import build_model, on_backend, totals
 from torch import Tensor
 
-USES = {
-    "masked_gather": (("sclds.model.vision", "masked_gather"), ("sclds.model.text", "masked_gather")),
-    "gather_rows": tuple((f"sclds.model.{part}", "gather_rows") for part in ("attention", "fusion", "heads", "scl")),
-    "infonce": (("sclds.losses.objectives", "infonce"), ("sclds.losses.objectives", "infonce_statistics")),
-}
-"""Kernel: where the step calls it."""
+from scl_kernels.backend import Backend
+from scl_kernels.registry import Operation, operations
+
 TOLERANCE = 1e-3
-"""Largest relative difference of loss and gradient from the step of the twins, in fp32."""
+"""Largest relative difference of loss and gradient from the step of the references, in fp32."""
 
 
 class StepResult(NamedTuple):
-    """One way to take the step, against the twins."""
+    """One way to take the step, against the references."""
 
     without: str
-    """The kernel that its twin replaces; `none` or `all`."""
+    """The kernel that its reference replaces; `none` or `all`."""
     loss: float
     loss_error: float
     """Relative."""
@@ -38,17 +35,24 @@ class StepResult(NamedTuple):
 
     @property
     def passed(self) -> bool:
-        """Whether the step is that of the twins; never for NaN."""
+        """Whether the step is that of the references; never for NaN."""
         return self.loss_error <= TOLERANCE and self.gradient_error <= TOLERANCE
 
 
+def uses(operation: Operation) -> list[tuple[str, str]]:
+    """Return where the step may call an operation: the model's modules, and the names that they know it by."""
+    modules = [(name, module) for name, module in sys.modules.items() if name.startswith("sclds.")]
+    names = [(name, attribute, value) for name, module in modules for attribute, value in vars(module).items()]
+    return [(name, attribute) for name, attribute, value in names if any(value is f for f in operation.functions)]
+
+
 @contextlib.contextmanager
-def without(kernel: str) -> Iterator[None]:
-    """Replace one kernel by its twin wherever the step calls it."""
+def without(operation: Operation | None) -> Iterator[None]:
+    """Replace one operation by its reference wherever the step calls it."""
     with contextlib.ExitStack() as stack:
-        for module, name in USES.get(kernel, ()):
-            function = getattr(importlib.import_module(module), name)
-            stack.enter_context(mock.patch(f"{module}.{name}", partial(function, backend="torch")))
+        for module, name in uses(operation) if operation else ():
+            function = getattr(sys.modules[module], name)
+            stack.enter_context(mock.patch.object(sys.modules[module], name, partial(function, backend="torch")))
         yield
 
 
@@ -60,17 +64,17 @@ def compare(sizes: dict[str, Any], device: str, repeats: int) -> list[StepResult
         device: `cuda`, or `cpu` under Triton's interpreter.
         repeats: Timed steps.
     """
-    set_attention_backend("auto", "fp32")
     model = build_model(sizes).to(device).train()
     total = totals(sizes, device)["packed"]
-    ways = {"all": "torch", "none": "triton", **dict.fromkeys(USES, "triton")}
-    results, wanted = [], None
+    called = {operation.name: operation for operation in operations() if uses(operation)}
+    ways: dict[str, Backend] = {"all": "torch", "none": "triton", **dict.fromkeys(called, "triton")}
+    results, expected = [], None
     for name, backend in ways.items():
-        with without(name):
+        with without(called.get(name)):
             loss, gradient, times = _step(partial(on_backend, backend, total, model), model, repeats)
-        wanted = wanted or (loss, gradient)
-        loss_error = abs(loss - wanted[0]) / abs(wanted[0])
-        gradient_error = float((gradient - wanted[1]).norm() / wanted[1].norm())
+        expected = expected or (loss, gradient)
+        loss_error = abs(loss - expected[0]) / abs(expected[0])
+        gradient_error = float((gradient - expected[1]).norm() / expected[1].norm())
         results.append(StepResult(name, loss, loss_error, gradient_error, statistics.median(times)))
     return results
 

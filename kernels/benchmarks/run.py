@@ -1,6 +1,6 @@
-"""Kernel microbenchmarks into one CSV and plots: `python kernels/benchmarks/run.py [name …]`, all by default.
+"""Microbenchmarks of operations and of the model into one CSV and plots: `python kernels/benchmarks/run.py [name …]`.
 
-On a machine without a GPU the sizes are small and the rows compare the PyTorch twins with eager code, nothing more.
+On a machine without a GPU the sizes are small and the rows compare PyTorch references with eager code, nothing more.
 """
 
 import argparse
@@ -12,7 +12,15 @@ from pathlib import Path
 
 import harness
 
-KERNELS = ("masked_gather", "infonce", "attention", "packed_step", "gather_rows")
+from scl_kernels.registry import operations
+
+MODEL = ("attention", "packed_step")
+"""Benchmarks beside those of the operations, each a module of its name too."""
+
+
+def names_of_all() -> tuple[str, ...]:
+    """Return the names of all benchmarks."""
+    return (*(operation.name for operation in operations()), *MODEL)
 
 
 def run(
@@ -21,7 +29,7 @@ def run(
     """Measure kernels and print every row.
 
     Args:
-        names: Kernels, as in KERNELS.
+        names: Of `names_of_all`.
         providers: Which; all if empty.
         seconds: How long to repeat each call.
         limit: Seconds for all kernels; each begins no further size after its share of what is left.
@@ -65,20 +73,21 @@ def plots(path: Path) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse the command line, measure, write."""
+    known = names_of_all()
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="name", help=f"any of {', '.join(KERNELS)}; all by default")
+    parser.add_argument("names", nargs="*", metavar="name", help=f"any of {', '.join(known)}; all by default")
     parser.add_argument("--providers", nargs="+", default=[], help="only these, for instance ours eager compile")
     parser.add_argument("--seconds", type=float, default=0.2, help="how long to repeat each call")
     parser.add_argument("--limit", type=float, default=600.0, help="seconds for all; no size is begun after them")
     parser.add_argument("--output", type=Path, default=Path("runs/kernel-benchmarks/benchmarks.csv"))
     options = parser.parse_args(arguments)
     for name in options.names:
-        if name not in KERNELS:
-            parser.error(f"no benchmark named {name!r}; choose from {', '.join(KERNELS)}")
+        if name not in known:
+            parser.error(f"no benchmark named {name!r}; choose from {', '.join(known)}")
     harness.refuse_interpreter()
     if harness.device() == "cpu":
-        print("No GPU: small sizes on the CPU, PyTorch twins instead of kernels; this measures no kernel.")
-    rows, left_out = run(options.names or KERNELS, options.providers, options.seconds, options.limit)
+        print("No GPU: small sizes on the CPU, PyTorch references instead of kernels; this measures no kernel.")
+    rows, left_out = run(options.names or known, options.providers, options.seconds, options.limit)
     if not rows:
         print(f"no row was measured; {len(left_out)} left out; is a provider of --providers misspelt?")
         return 1

@@ -1,9 +1,13 @@
-"""Triton kernels of Semantic Completion Learning, each beside the plain PyTorch function that defines it."""
+"""Triton kernels of Semantic Completion Learning, each beside the plain PyTorch function that defines it.
+
+Every operation is a package of its own that registers itself, see `scl_kernels.registry`.
+"""
 
 from scl_kernels.backend import Backend, get_backend, set_backend
-from scl_kernels.gather_rows import gather_rows
-from scl_kernels.infonce import InfoNCEProblem, InfoNCEStatistics, infonce, infonce_single, infonce_statistics
-from scl_kernels.masked_gather import CLASS_ROW, MASK_ROW, masked_gather
+from scl_kernels.gather_rows.operation import gather_rows
+from scl_kernels.infonce.operation import InfoNCEProblem, InfoNCEStatistics, infonce, infonce_statistics
+from scl_kernels.masked_gather.operation import CLASS_ROW, MASK_ROW, masked_gather
+from scl_kernels.sigmoid.operation import SigmoidProblem, sigmoid_loss
 
 __all__ = [
     "CLASS_ROW",
@@ -11,11 +15,12 @@ __all__ = [
     "Backend",
     "InfoNCEProblem",
     "InfoNCEStatistics",
+    "SigmoidProblem",
     "gather_rows",
     "get_backend",
     "infonce",
-    "infonce_single",
     "infonce_statistics",
     "masked_gather",
     "set_backend",
+    "sigmoid_loss",
 ]

@@ -1,4 +1,4 @@
-"""The one switch between the Triton kernels and their PyTorch twins."""
+"""The one switch between the Triton kernels and their PyTorch references."""
 
 import json
 import os
@@ -12,7 +12,6 @@ from torch import Tensor
 Backend = Literal["auto", "triton", "torch"]
 """`auto`: Triton for CUDA tensors of a size at which it pays off, else PyTorch; `triton`, `torch`: that one, always."""
 
-Operation = Literal["masked_gather", "gather_rows", "infonce"]
 SIZES = Path(__file__).with_name("crossover.json")
 """Smallest size per operation at which `auto` takes the kernel; written by `scl_kernels.crossover`."""
 
@@ -62,27 +61,26 @@ def smallest_sizes() -> dict[str, int | None]:
     return {name: entry["size"] for name, entry in json.loads(SIZES.read_text()).items()}
 
 
-def pays_off(operation: Operation, size: int) -> bool:
-    """Return whether `auto` prefers a kernel to its twin at this size.
+def pays_off(operation: str, size: int) -> bool:
+    """Return whether `auto` prefers a kernel to its reference at this size.
 
     Args:
-        operation: Which.
-        size: `masked_gather` and `gather_rows`: elements written; `infonce`: products of the similarities, N N D,
-            of one process's problem; problems of ranks have kernels at any size, since their twin costs more.
+        operation: Its name; one without an entry among the sizes pays off at any.
+        size: What the sizes of `crossover.json` count: for gathers, elements written.
     """
-    smallest = smallest_sizes()[operation]
+    smallest = smallest_sizes().get(operation, 0)
     return smallest is not None and size >= smallest
 
 
 def resolve(
-    backend: Backend, tensor: Tensor, operation: Operation | None = None, size: int = 0
+    backend: Backend, tensor: Tensor, operation: str | None = None, size: int = 0
 ) -> Literal["triton", "torch"]:
     """Turn a call's `backend` into the implementation that runs.
 
     Args:
         backend: The call's argument, see `chosen`.
         tensor: The operation's first tensor; its device and dtype decide what `auto` means.
-        operation: The operation, whose small sizes `auto` leaves to its twin; None asks for the device alone.
+        operation: The operation, whose small sizes `auto` leaves to its reference; None asks for the device alone.
         size: Its size, see `pays_off`.
 
     Raises:
@@ -100,5 +98,5 @@ def resolve(
             "before Triton is imported (slow, for tests); use 'auto' or 'torch' on this device"
         )
     if tensor.dtype == torch.float64:
-        raise ValueError("backend 'triton' was demanded for torch.float64; wanted float16, bfloat16 or float32")
+        raise ValueError("backend 'triton' was demanded for torch.float64; expected float16, bfloat16 or float32")
     return "triton"

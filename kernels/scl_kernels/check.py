@@ -13,40 +13,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from scl_kernels import infonce_kernels, infonce_launch, roofline
-from scl_kernels import segment_sum as segments
+from scl_kernels import roofline
 from scl_kernels.backend import interpreting
-from scl_kernels.gather_rows import ROWS as GATHER_ROWS
-from scl_kernels.gather_rows import forward_kernel as gather_rows_kernel
-from scl_kernels.infonce_reference import MINIMUM_NORM
-from scl_kernels.masked_gather import BACKWARD_ROWS, FORWARD_ROWS, backward_kernel, forward_kernel
-from scl_kernels.sizes import power_of_two
+from scl_kernels.registry import DTYPES, Variant, operations
 
 BUDGETS = Path(__file__).with_name("budgets.json")
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
-WIDTHS = {"base": 768, "large": 1024}
-"""Widths of the packed buffers; the InfoNCE kernels take D as an argument, so one compilation serves all."""
-GATHER_RATIO = 2.5
-"""The gather must move at least this many times fewer bytes than the eager chain."""
-INFONCE_RATIO = 50
-"""InfoNCE at N = 65,536 over 64 ranks must need at least this many times less memory."""
-
-
-class Variant(NamedTuple):
-    """One compilation: a kernel with its argument types and constants."""
-
-    name: str
-    kernel: Any
-    types: dict[str, str]
-    constants: dict[str, Any]
-    num_warps: int = 4
-    num_stages: int = 3
-    maxnreg: int | None = None
 
 
 class Usage(NamedTuple):
@@ -57,90 +32,15 @@ class Usage(NamedTuple):
     spilled: int
 
 
-def _gather_variants(name: str, size: str, width: int) -> Iterator[Variant]:
-    block = power_of_two(width)
-    pointer = f"*{name}"
-    index = dict.fromkeys(("source", "position_id", "extra_id"), "*i64")
-    counts = dict.fromkeys(("count", "row_count", "position_count", "extra_count"), "i32")
-    tables = dict.fromkeys(("rows", "position", "extra", "class_row", "mask_row", "weight"), pointer)
-    floats = dict.fromkeys(("mean", "inverse_std"), "*fp32")
-    for kind, full in (("vision", True), ("text", False)):
-        shape = {"width": width, "HAS_CLASS": full, "HAS_MASK": full, "BLOCK_D": block}
-        types = {**tables, "bias": pointer, **index, "out": pointer, **floats, **counts, "eps": "fp32"}
-        key = f"{name}/{size}"
-        yield Variant(
-            f"masked_gather_forward/{kind}/{key}",
-            forward_kernel,
-            types,
-            {**shape, "ROWS": FORWARD_ROWS},
-        )
-        types = {"d_out": pointer, **tables, **index, **floats, "d_x": pointer}
-        types |= {"d_weight": "*fp32", "d_bias": "*fp32", **counts}
-        yield Variant(
-            f"masked_gather_backward/{kind}/{key}",
-            backward_kernel,
-            types,
-            {**shape, "ROWS": BACKWARD_ROWS},
-        )
-    types = {"rows": pointer, "index": "*i64", "extra": pointer, "extra_id": "*i64", "out": pointer, "read": "*i64"}
-    types |= dict.fromkeys(("count", "row_count", "extra_count"), "i32")
-    constants = {"width": width, "HAS_EXTRA": True, "ROWS": GATHER_ROWS, "BLOCK_D": block}
-    yield Variant(f"gather_rows_forward/{name}/{size}", gather_rows_kernel, types, constants)
-    types = {"source": pointer}
-    types |= dict.fromkeys(("order", "start", "chunk_start", "segment_of_chunk", "partial_start"), "*i64")
-    types |= {"out": pointer, "partial": "*fp32", "segments": "i32"}
-    constants = {"width": width, "ROWS": segments.CHUNK_TILE, "CHUNK_ROWS": segments.CHUNK, "BLOCK_D": block}
-    full_name = f"segment_sum_chunk/{name}/{size}"
-    yield Variant(full_name, segments.chunk_kernel, types, constants, num_warps=segments.CHUNK_WARPS)
-    if name == "fp32" and size == "base":
-        types = dict.fromkeys(("first", "second", "third"), "*i64") | {"out": "*i32"}
-        types |= dict.fromkeys(("count", "first_rows", "second_rows", "third_rows"), "i32")
-        yield Variant("joint_destination", segments.joint_destination_kernel, types, {"BLOCK": segments.INDEX_BLOCK})
-    types = {"partial": "*fp32", "partial_start": "*i64", "out": pointer, "segments": "i32"}
-    constants = {"width": width, "GROUP": segments.COMBINE_GROUP, "ROWS": segments.COMBINE_TILE, "BLOCK_D": block}
-    yield Variant(f"segment_sum_combine/{name}/{size}", segments.combine_kernel, types, constants)
-
-
-def _infonce_variants(name: str, architecture: int) -> Iterator[Variant]:
-    dtype, k, launch = DTYPES[name], infonce_kernels, infonce_launch
-    base = {"table": "*i64"}
-    norms = {"DTYPE": launch.TRITON_DTYPE[dtype], "MINIMUM": MINIMUM_NORM, "BLOCK_K": launch.BLOCK_STREAM}
-    constants = {**norms, "SHIFTS": True, "BLOCK_ROWS": launch.PREPARE_ROWS}
-    yield Variant(f"infonce_prepare/{name}", k.prepare_kernel, base, constants)
-    workspace = {"workspace": "*bf16" if launch.workspace_dtype(dtype) == torch.bfloat16 else "*fp32", "number": "i32"}
-    for even in (True, False):
-        kind = f"{name}/{'even' if even else 'uneven'}"
-        tiles = launch.similarity_tiles(dtype, even, architecture)
-        constants = launch.similarity_constants(dtype, tiles, even=even)
-        types = {**base, "temperatures": "*fp32"}
-        partial = {"partial": "*fp32", "plane": "i32"}
-        yield Variant(f"infonce_forward/{kind}", k.forward_kernel, {**types, **partial}, constants, **tiles.options)
-        types |= workspace
-        yield Variant(f"infonce_d_similarity/{kind}", k.d_similarity_kernel, types, constants, **tiles.options)
-        types = {**base, **workspace, "partial": "*fp32"}
-        for tiles in dict.fromkeys(launch.gradient_tiles(dtype, even, wide=wide) for wide in (False, True)):
-            constants = launch.gradient_constants(dtype, tiles, even=even)
-            full_name = f"infonce_gradient/{kind}/{tiles.block_n}"
-            yield Variant(full_name, k.gradient_kernel, types, constants, **tiles.options)
-    types = {**base, "temperatures": "*fp32", "d_loss": "*fp32", "partial": "*fp32", "d_temperature": "*fp32"}
-    constants = {**norms, "BLOCK_ROWS": launch.COMBINE_ROWS}
-    yield Variant(f"infonce_backward_combine/{name}", k.backward_combine_kernel, types, constants)
-    if name == "fp32":
-        types = {**base, "partial": "*fp32", "plane": "i32", "out": "*fp32", "all_rows": "i32"}
-        constants = {"BLOCK_ROWS": launch.COMBINE_ROWS}
-        yield Variant("infonce_forward_combine/fp32", k.forward_combine_kernel, types, constants, num_warps=1)
-
-
 def variants(architecture: int) -> Iterator[Variant]:
-    """Yield every kernel in every dtype and, where it is compiled for a width, in both widths.
+    """Yield every operation's kernels in every dtype.
 
     Args:
         architecture: 80 or 90; a kernel's tiles and bound on registers may depend on it.
     """
     for name in DTYPES:
-        for size, width in WIDTHS.items():
-            yield from _gather_variants(name, size, width)
-        yield from _infonce_variants(name, architecture)
+        for operation in operations():
+            yield from operation.variants(name, architecture)
 
 
 def compile_variant(variant: Variant, architecture: int) -> Any:
@@ -181,7 +81,7 @@ def violations(name: str, usage: Usage, budget: dict[str, int] | None, device: r
     """Return what is wrong with a kernel's usage, one sentence each."""
     found = []
     if usage.spilled:
-        found.append(f"{name}: {usage.spilled} bytes are spilled; wanted 0")
+        found.append(f"{name}: {usage.spilled} bytes are spilled; expected 0")
     if usage.shared > device.shared_per_block:
         found.append(f"{name}: {usage.shared} bytes of shared memory; {device.name} has {device.shared_per_block}")
     if budget is None:
@@ -197,41 +97,25 @@ def _say(line: str = "") -> None:
     sys.stdout.flush()
 
 
-def _account(title: str, terms: list[roofline.Term], unit: float, suffix: str) -> float:
-    _say(f"  {title}: {roofline.total(terms) / unit:.1f} {suffix}")
+def _add_up(title: str, terms: list[roofline.Term]) -> float:
+    _say(f"  {title}: {roofline.total(terms) / 1e6:.1f} MB")
     for term in terms:
-        _say(f"    {term.amount / unit:10.2f}  {term.what}")
+        _say(f"    {term.amount / 1e6:10.2f}  {term.what}")
     return roofline.total(terms)
 
 
 def report_arithmetic() -> list[str]:
-    """Print bytes, FLOPs, memory and roofline times; return what misses its target."""
+    """Print every operation's bytes against eager code's; return what misses its target."""
     found = []
-    for size, width in WIDTHS.items():
-        count, rows = 48_000, 41_472  # a micro-batch of 128 images at 288 px: all patches, and the masked views again
-        _say(f"\nmasked_gather, {size}: N = {count:,}, R = {rows:,}, D = {width}, bf16, forward and backward")
-        ours, eager = roofline.gather_terms(count, rows, width, 2)
-        moved = _account("the operation moves", ours, 1e6, "MB")
-        ratio = _account("the eager chain moves", eager, 1e6, "MB") / moved
-        times = ", ".join(f"{d.name} {moved / d.bytes_per_second * 1e6:.0f} us" for d in roofline.DEVICES.values())
-        _say(f"  {ratio:.2f} times fewer bytes (wanted {GATHER_RATIO}); at full bandwidth: {times}")
-        if ratio < GATHER_RATIO:
-            found.append(f"masked_gather {size}: {ratio:.2f} times fewer bytes; wanted {GATHER_RATIO}")
-    for size, width in (("base", 512), ("large", 768)):
-        local, ranks = 1024, 64
-        _say(f"\ninfonce, {size}: n = {local:,}, N = {local * ranks:,}, D = {width}, bf16, {ranks} ranks")
-        ours, eager = roofline.infonce_memory_terms(local, ranks, width)
-        needed = _account("the operation needs above its inputs", ours, 1e6, "MB")
-        ratio = _account("eager, local against global rows, needs", eager, 1e6, "MB") / needed
-        whole = (local * ranks) ** 2 * 4 * 3
-        _say(f"  {ratio:.0f} times less memory (wanted {INFONCE_RATIO}); eager N x N in fp32 on every rank (two kept")
-        _say(f"  directions and one gradient): {whole / 1e9:.1f} GB, {whole / needed:,.0f} times as much")
-        forward, backward = roofline.infonce_flops(local, local * ranks, width)
-        for device in roofline.DEVICES.values():
-            times = " and ".join(f"{1e3 * flops / device.flops:.2f} ms" for flops in (forward, backward))
-            _say(f"  {forward / 1e9:.0f} and {backward / 1e9:.0f} GFLOP; at {device.name}'s peak: {times}")
-        if ratio < INFONCE_RATIO:
-            found.append(f"infonce {size}: {ratio:.0f} times less memory; wanted {INFONCE_RATIO}")
+    for account in (account for operation in operations() for account in operation.accounts()):
+        _say(f"\n{account.title}")
+        ours = _add_up(f"the operation {account.verb}", account.ours)
+        ratio = _add_up(f"eager code {account.verb}", account.eager) / ours
+        _say(f"  {ratio:.2f} times fewer bytes (target {account.target})")
+        for line in account.remarks:
+            _say(f"  {line}")
+        if ratio < account.target:
+            found.append(f"{account.title}: {ratio:.2f} times fewer bytes; expected at least {account.target}")
     return found
 
 

@@ -1,17 +1,18 @@
-"""Bytes, FLOPs and memory of the kernels and of what they replace, as arithmetic that can be read and printed.
+"""What accounts of kernels are made of: published peaks, bytes, FLOPs, memory, and what a launch costs the host.
 
-Counts are per pass over the data, in bytes per element of an (N, D) buffer; tables that fit in the L2 cache (positions,
-temporal or type embeddings) and per-token integers are counted where they are not negligible.
+The accounts themselves stand beside each operation, as arithmetic that can be read and printed. Bytes are counted per
+pass over the data; tables that fit in the L2 cache and per-token integers are counted where they are not negligible.
 """
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
 
-import torch
-
-from scl_kernels.infonce_launch import backward_cuts, forward_cuts, similarity_tiles
-
-SORT_BYTES_PER_INDEX = 4 * 2 * (4 + 8)
-"""A radix sort of int32 keys with int64 values: four passes that read and write both."""
+LAUNCH_SECONDS = 6e-6
+"""A small eager operation on an idle GPU: what the host needs to issue it."""
+OPERATOR_SECONDS = 30e-6
+"""What the host needs to enter a custom operator and launch a Triton kernel, beyond an eager operation."""
+CAUTION = 2
+"""Factor on every estimate of the host's time, for what the counts leave out."""
 
 
 class Device(NamedTuple):
@@ -40,77 +41,51 @@ class Term(NamedTuple):
     amount: float
 
 
-def gather_terms(count: int, rows: int, width: int, itemsize: int) -> tuple[list[Term], list[Term]]:
-    """Return bytes of the operation and of the eager chain, forward and backward, as lists of terms.
-
-    Args:
-        count: Tokens written, N.
-        rows: Rows of the table, R.
-        width: D.
-        itemsize: Bytes of an element.
-    """
-    one, table = count * width * itemsize, rows * width * itemsize
-    ours = [
-        Term("forward: read rows, write y", 2 * one),
-        Term("forward: three indices, two statistics", count * (3 * 8 + 2 * 4)),
-        Term("backward: read dy and rows, write dx", 3 * one),
-        Term("backward: indices and statistics", count * (3 * 8 + 2 * 4)),
-        Term("backward: the segment sum reads dx for three tables", 3 * one),
-        Term("backward: a sort of 3 N int32 keys", 3 * count * SORT_BYTES_PER_INDEX),
-        Term("backward: write the rows' gradient", table),
-    ]
-    eager = [
-        Term("forward: rows[source], read and write", 2 * one),
-        Term("forward: where(class), where(mask), read and write each", 4 * one),
-        Term("forward: position[id], extra[id], write each", 2 * one),
-        Term("forward: two additions, two reads and a write each", 6 * one),
-        Term("forward: LayerNorm, read and write", 2 * one),
-        Term("backward: LayerNorm dx (dy, x, dx), dweight and dbias (dy, x)", 5 * one),
-        Term("backward: two wheres, two branches each, read and write", 8 * one),
-        Term("backward: class and mask row, sum over tokens", 2 * one),
-        Term("backward: three scatters read dx", 3 * one),
-        Term("backward: write the rows' gradient", table),
-    ]
-    return ours, eager
-
-
-def total(terms: list[Term]) -> float:
+def total(terms: Sequence[Term]) -> float:
     """Add an account up."""
     return sum(term.amount for term in terms)
 
 
-def infonce_flops(local: int, everything: int, width: int) -> tuple[float, float]:
-    """Return forward and backward FLOPs of one problem, both directions: one product, and two."""
-    product = 2 * 2 * local * everything * width
-    return product, 2 * product
+class Account(NamedTuple):
+    """Bytes of an operation against those of eager code, in one setting."""
+
+    title: str
+    """The operation and its sizes."""
+    verb: str
+    """`moves`, or `needs` where memory is counted."""
+    ours: list[Term]
+    eager: list[Term]
+    target: float
+    """How many times fewer the operation's have to be."""
+    remarks: Sequence[str] = ()
+    """Lines to print below."""
 
 
-def infonce_memory_terms(local: int, ranks: int, width: int) -> tuple[list[Term], list[Term]]:
-    """Return bytes on top of the bf16 inputs, of the operation and of the eager loss of local against global rows.
+class Work(NamedTuple):
+    """What one call of an operation has to do at least."""
 
-    The eager account is a lower bound: that loss lacks the gradient of local rows as negatives of other ranks; eager
-    code that is exact forms N x N on every rank.
-    """
-    everything = local * ranks
-    sizes = [(local, everything, width)] * 2
-    tiles = similarity_tiles(torch.bfloat16, True, 90)
-    forward = sum(cut.splits * local for cut in forward_cuts(sizes, tiles))
-    cuts, _ = backward_cuts(sizes, torch.bfloat16, even=True)
-    gradients = sum(cut.splits * local * width for cut in cuts)
-    matrix, outputs = local * everything, Term("gradients of a and b, bf16", 2 * local * width * 2)
-    ours = [
-        Term("partial log-sum-exps, three fp32 planes", 4 * 3 * forward),
-        Term("a block of dS of either direction, bf16", 2 * sum(cut.rows * cut.span for cut in cuts)),
-        Term("partial gradients, fp32", 4 * gradients),
-        Term("inverse norms, fp32", 4 * 2 * (local + everything)),
-        Term("statistics and gathered log-sum-exps, fp32", 4 * (5 * local + 2 * everything)),
-        outputs,
-    ]
-    eager = [
-        Term("normalised global rows, bf16, two", 2 * everything * width * 2),
-        Term("log-softmax kept for backward, fp32, two directions", 2 * matrix * 4),
-        Term("backward of one direction: fp32 gradient of the logits", matrix * 4),
-        Term("backward of one direction: its bf16 copy", matrix * 2),
-        outputs,
-    ]
-    return ours, eager
+    unit: Literal["bytes", "FLOPs"]
+    amount: float
+    target: float | None = None
+    """Share of the peak that is aimed for."""
+
+
+class Cost(NamedTuple):
+    """What the host pays for a kernel in a small forward and backward pass, and what the device gains from it."""
+
+    added_seconds: float
+    """Of the host, beyond the reference's."""
+    reason: str
+    """What they are made of."""
+    saved_bytes: float
+    """Per unit of the operation's size."""
+
+
+def launch_cost(kernel_launches: int, reference_launches: int, saved_bytes: float) -> Cost:
+    """Return the cost of a kernel of two operators from launches counted in the code, for few tokens."""
+    added = (kernel_launches - reference_launches) * LAUNCH_SECONDS + 2 * OPERATOR_SECONDS
+    reason = (
+        f"{kernel_launches} launches against {reference_launches}, {LAUNCH_SECONDS * 1e6:.0f} us each, and two "
+        f"operators, {OPERATOR_SECONDS * 1e6:.0f} us each"
+    )
+    return Cost(CAUTION * added, f"{CAUTION} times {reason}", saved_bytes)

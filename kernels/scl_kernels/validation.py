@@ -1,4 +1,4 @@
-"""Checks that every operation makes on its arguments; each error names the argument, what came and what is wanted."""
+"""Checks that every operation makes on its arguments; each error names the argument, what came and what is expected."""
 
 import os
 from collections.abc import Sequence
@@ -28,23 +28,23 @@ def check_tensor(
     Args:
         name: The argument's name, for the message.
         tensor: The argument.
-        shape: Wanted sizes; None where any will do.
-        dtypes: Wanted dtypes.
-        device: Wanted device; None where any will do.
+        shape: Expected sizes; None where any will do.
+        dtypes: Expected dtypes.
+        device: Expected device; None where any will do.
 
     Raises:
         ValueError: One of the three differs, or it is no tensor at all.
     """
     if not isinstance(tensor, Tensor):
-        raise ValueError(f"{name} is of type {type(tensor).__name__}; wanted a tensor")
+        raise ValueError(f"{name} is of type {type(tensor).__name__}; expected a tensor")
     if tensor.dim() != len(shape) or any(w is not None and s != w for s, w in zip(tensor.shape, shape, strict=False)):
-        wanted = ", ".join("any" if size is None else str(size) for size in shape)
-        raise ValueError(f"{name} has shape {tuple(tensor.shape)}; wanted ({wanted})")
+        expected = ", ".join("any" if size is None else str(size) for size in shape)
+        raise ValueError(f"{name} has shape {tuple(tensor.shape)}; expected ({expected})")
     if tensor.dtype not in dtypes:
-        wanted = " or ".join(str(dtype) for dtype in dtypes)
-        raise ValueError(f"{name} has dtype {tensor.dtype}; wanted {wanted}")
+        expected = " or ".join(str(dtype) for dtype in dtypes)
+        raise ValueError(f"{name} has dtype {tensor.dtype}; expected {expected}")
     if device is not None and tensor.device != device:
-        raise ValueError(f"{name} is on {tensor.device}; wanted {device}")
+        raise ValueError(f"{name} is on {tensor.device}; expected {device}")
 
 
 def check_matrix(name: str, tensor: Tensor) -> tuple[int, int]:
@@ -56,12 +56,12 @@ def check_matrix(name: str, tensor: Tensor) -> tuple[int, int]:
     check_tensor(name, tensor, shape=(None, None))
     rows, width = tensor.shape
     if width == 0:
-        raise ValueError(f"{name} has shape {tuple(tensor.shape)}; wanted at least one column")
+        raise ValueError(f"{name} has shape {tuple(tensor.shape)}; expected at least one column")
     return rows, width
 
 
 def check_cumulative(name: str, cumulative: Tensor) -> None:
-    """Refuse lengths that are not cumulative: wanted (S + 1,) int32 on the CPU, from 0 on, never falling.
+    """Refuse lengths that are not cumulative: expected (S + 1,) int32 on the CPU, from 0 on, never falling.
 
     Args:
         name: The argument's name, for the message.
@@ -72,13 +72,13 @@ def check_cumulative(name: str, cumulative: Tensor) -> None:
     """
     check_tensor(name, cumulative, shape=(None,), dtypes=(torch.int32,), device=torch.device("cpu"))
     if cumulative.numel() == 0 or int(cumulative[0]) != 0:
-        raise ValueError(f"{name} begins with {cumulative[:1].tolist()}; wanted a leading 0")
+        raise ValueError(f"{name} begins with {cumulative[:1].tolist()}; expected a leading 0")
     falls = (cumulative.diff() < 0).nonzero()
     if len(falls):
         at = int(falls[0])
         raise ValueError(
-            f"{name} falls from {int(cumulative[at])} to {int(cumulative[at + 1])} after entry {at}; wanted cumulative "
-            f"lengths, which never fall"
+            f"{name} falls from {int(cumulative[at])} to {int(cumulative[at + 1])} after entry {at}; expected "
+            "cumulative lengths, which never fall"
         )
 
 
@@ -109,5 +109,5 @@ def check_range(name: str, index: Tensor, low: int, high: int) -> None:
     smallest, largest = (int(value) for value in torch.aminmax(index))
     if smallest < low or largest >= high:
         raise ValueError(
-            f"{name} holds values from {smallest} to {largest}; wanted at least {low} and less than {high}"
+            f"{name} holds values from {smallest} to {largest}; expected at least {low} and less than {high}"
         )

@@ -6,7 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from scl_kernels.validation import check_matrix, check_tensor, debugging, readable
+from scl_kernels.pairwise.arguments import check_rows, check_weights
+from scl_kernels.validation import check_tensor, readable
 
 
 class InfoNCEProblem(NamedTuple):
@@ -49,25 +50,16 @@ def check_problems(problems: Sequence[InfoNCEProblem]) -> None:
     Raises:
         ValueError: A field has the wrong shape, dtype, device or value; the message names it.
     """
+    first = None
     for k, problem in enumerate(problems):
-        name, (n, width) = f"problems[{k}]", check_matrix(f"problems[{k}].a", problem.a)
-        device, dtypes = problems[0].a.device, (problems[0].a.dtype,)
-        check_tensor(f"{name}.a", problem.a, shape=(n, width), dtypes=dtypes, device=device)
-        check_tensor(f"{name}.b", problem.b, shape=(n, width), dtypes=dtypes, device=device)
-        check_tensor(f"{name}.a_all", problem.a_all, shape=(None, width), dtypes=dtypes, device=device)
-        total = problem.a_all.shape[0]
-        check_tensor(f"{name}.b_all", problem.b_all, shape=(total, width), dtypes=dtypes, device=device)
-        check_tensor(f"{name}.weight_all", problem.weight_all, shape=(total,), device=device)
-        if not 0 <= problem.offset <= total - n:
-            raise ValueError(
-                f"{name}.offset is {problem.offset}; wanted 0 to {total - n}, so that {n} local rows lie within {total}"
-            )
-        check_temperature(f"{name}.temperature", problem.temperature, device)
+        name = f"problems[{k}]"
+        check_rows(name, problem, like=first)
+        first = problems[0].a
+        _check_temperature(f"{name}.temperature", problem.temperature, first.device)
         check_weights(f"{name}.weight_all", problem.weight_all)
-        _check_local_rows(name, problem)
 
 
-def check_temperature(name: str, temperature: Tensor | float, device: torch.device) -> None:
+def _check_temperature(name: str, temperature: Tensor | float, device: torch.device) -> None:
     """Refuse a temperature that is none, as far as the host may look at it.
 
     Args:
@@ -84,26 +76,4 @@ def check_temperature(name: str, temperature: Tensor | float, device: torch.devi
     else:
         number = temperature
     if not 0 < number < float("inf"):
-        raise ValueError(f"{name} is {number}; wanted a finite number greater than 0")
-
-
-def check_weights(name: str, weight: Tensor) -> None:
-    """Refuse weights of samples, (N,), that are negative or NaN; on a GPU the kernels answer with NaN instead.
-
-    Raises:
-        ValueError: One is.
-    """
-    if weight.numel() and readable(weight) and not bool((weight >= 0).all()):
-        raise ValueError(f"{name} holds {float(weight.min())}; wanted numbers of at least 0")
-
-
-def _check_local_rows(name: str, problem: InfoNCEProblem) -> None:
-    """Under the debug switch, compare the local rows with their place among the gathered ones."""
-    if not debugging() or not readable(problem.a):
-        return
-    part = slice(problem.offset, problem.offset + problem.a.shape[0])
-    for local, everything in (("a", problem.a_all), ("b", problem.b_all)):
-        if not torch.equal(getattr(problem, local), everything[part]):
-            raise ValueError(
-                f"{name}.{local} differs from {name}.{local}_all[{part.start}:{part.stop}]; wanted the local rows there"
-            )
+        raise ValueError(f"{name} is {number}; expected a finite number greater than 0")

@@ -1,13 +1,14 @@
-"""Triton kernels of `infonce`: all problems and both directions in one launch of each kernel.
+"""Triton kernels that losses over all pairs of rows share: all problems and both directions in one launch of each.
 
 A problem's two directions are two tasks of the same calculation: x is the local side, y the global one. Everything that
 differs between tasks (addresses, sizes, offsets) lies in one int64 table on the device, a row per task, so that losses
 of different n, N and D share a launch without being copied together. In the forward pass a program owns BLOCK_M local
-rows and a contiguous range ("split") of the global rows; splits write partial results that a second kernel adds in a
-fixed order, so nothing is atomic and results repeat bitwise.
+rows and a contiguous range ("split") of the global rows; splits write partial results that are added in a fixed order
+afterwards, so nothing is atomic and results repeat bitwise.
 
 The backward pass forms dS block by block in a workspace small enough for the L2 cache, in the precision of the product
 that reads it, and multiplies each block with y: two plain matrix products, each similarity computed once, whatever D.
+A loss brings its own forward kernel and its own kernel that writes dS out of a tile of similarities.
 """
 # mypy: disable-error-code="no-untyped-def"
 
@@ -19,8 +20,8 @@ X = tl.constexpr(0)  # address of x (n, D)
 Y = tl.constexpr(1)  # address of y_all (N, D)
 INVERSE_X = tl.constexpr(2)  # address of 1 / |x_i| (n,) fp32; this and the next three are padded to PADDING rows
 INVERSE_Y = tl.constexpr(3)  # address of 1 / |y_j| (N,) fp32
-SHIFT_X = tl.constexpr(4)  # address of LSE_X - log w (n,) fp32
-SHIFT_Y = tl.constexpr(5)  # address of LSE_Y - log w (N,) fp32
+VECTOR_X = tl.constexpr(4)  # address of w_x, or of LSE_X - log w_x, (n,) fp32
+VECTOR_Y = tl.constexpr(5)  # address of w_y, or of LSE_Y - log w_y, (N,) fp32
 LOCAL = tl.constexpr(6)  # n
 GLOBAL = tl.constexpr(7)  # N
 WIDTH = tl.constexpr(8)  # D
@@ -32,11 +33,12 @@ BASE = tl.constexpr(13)  # first row of this task in the arrays over all local r
 PARTIAL = tl.constexpr(14)  # first element of this task in the array of partial results
 LSE_X = tl.constexpr(15)  # address of the local log-sum-exps (n,) fp32
 LSE_Y = tl.constexpr(16)  # address of the global log-sum-exps of the other direction (N,) fp32
-WEIGHT = tl.constexpr(17)  # address of w (N,) fp32
-D_X = tl.constexpr(18)  # address of the gradient (n, D)
-ROWS = tl.constexpr(19)  # local rows of a block in the backward pass
-WORKSPACE = tl.constexpr(20)  # first element of this task in the workspace
-FIELDS = tl.constexpr(21)
+WEIGHT_X = tl.constexpr(17)  # address of w_x (n,) fp32
+WEIGHT_Y = tl.constexpr(18)  # address of w_y (N,) fp32
+D_X = tl.constexpr(19)  # address of the gradient (n, D)
+ROWS = tl.constexpr(20)  # local rows of a block in the backward pass
+WORKSPACE = tl.constexpr(21)  # first element of this task in the workspace
+FIELDS = tl.constexpr(22)
 PADDING = tl.constexpr(128)  # a multiple of every block of rows, so that the arrays padded to it need no masks
 
 
@@ -45,13 +47,14 @@ def prepare_kernel(
     table,  # (tasks, FIELDS) int64
     DTYPE: tl.constexpr,
     MINIMUM: tl.constexpr,
-    SHIFTS: tl.constexpr,
+    VECTORS: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    """Write 1 / max(norm, MINIMUM) and, for SHIFTS, lse - log w of every row; grid (row blocks, 2 * tasks).
+    """Write 1 / max(norm, MINIMUM) of every row, and what VECTORS says; grid (row blocks, 2 * tasks).
 
-    w_i exp(S - lse) is then exp(S - shift): a vector less to hold for every tile. Padding gets 0 and infinity.
+    VECTORS: `none`; `weights`, w with 0 for padding; `shifts`, lse - log w with infinity for padding: w exp(S - lse) is
+    then exp(S - shift), a vector less to hold for every tile. Padding has an inverse norm of 0.
     """
     task = table + (tl.program_id(1) // 2) * FIELDS
     side = tl.program_id(1) % 2
@@ -68,18 +71,20 @@ def prepare_kernel(
         tile = tl.load(x + rows[:, None].to(tl.int64) * width + k[None, :], mask=inside, other=0.0).to(tl.float32)
         total += tl.sum(tile * tile, 1)
     tl.store(out + rows, tl.where(real, 1.0 / tl.maximum(tl.sqrt(total), MINIMUM), 0.0), mask=padded)
-    if SHIFTS:
-        own = rows + tl.load(task + OFFSET).to(tl.int32) * (1 - side)
-        weight = tl.load(task + WEIGHT).to(tl.pointer_type(tl.float32))
-        lse = tl.load(task + LSE_X + side).to(tl.pointer_type(tl.float32))
-        w = tl.load(weight + own, mask=real, other=0.0)
-        shift = tl.load(lse + rows, mask=real, other=0.0) - tl.log(tl.where(w == 0, 1.0, w))  # NaN for a weight below 0
-        out = tl.load(task + SHIFT_X + side).to(tl.pointer_type(tl.float32))
-        tl.store(out + rows, tl.where(w == 0, float("inf"), shift), mask=padded)
+    if VECTORS != "none":
+        weight = tl.load(task + WEIGHT_X + side).to(tl.pointer_type(tl.float32))
+        w = tl.load(weight + rows, mask=real, other=0.0)
+        if VECTORS == "shifts":
+            lse = tl.load(task + LSE_X + side).to(tl.pointer_type(tl.float32))
+            # NaN for a weight below 0
+            shift = tl.load(lse + rows, mask=real, other=0.0) - tl.log(tl.where(w == 0, 1.0, w))
+            w = tl.where(w == 0, float("inf"), shift)
+        out = tl.load(task + VECTOR_X + side).to(tl.pointer_type(tl.float32))
+        tl.store(out + rows, w, mask=padded)
 
 
 @triton.jit
-def _product(left, right, total, PRECISION: tl.constexpr, WIDEN: tl.constexpr):
+def product(left, right, total, PRECISION: tl.constexpr, WIDEN: tl.constexpr):
     """Return total + left @ right. WIDEN: Triton's interpreter multiplies bf16 operands as if they were integers."""
     if WIDEN:
         left, right = left.to(tl.float32), right.to(tl.float32)
@@ -87,13 +92,13 @@ def _product(left, right, total, PRECISION: tl.constexpr, WIDEN: tl.constexpr):
 
 
 @triton.jit
-def _halves(tile, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+def halves(tile, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     """Return a (ROWS, COLUMNS) tile's left and right half: a whole one and what is added to it fill the registers."""
     return tl.split(tl.permute(tl.reshape(tile, (ROWS, 2, COLUMNS // 2)), (0, 2, 1)))
 
 
 @triton.jit
-def _inner_products(
+def inner_products(
     task,
     rows,
     columns,
@@ -126,107 +131,12 @@ def _inner_products(
         else:
             left = tl.load(x_rows + k[None, :], mask=(k < width)[None, :], other=0.0)
             right = tl.load(y_rows + k[:, None], mask=(k < width)[:, None], other=0.0)
-        tile = _product(left, right, tile, PRECISION, WIDEN)
-    return _halves(tile, BLOCK_M, BLOCK_N)
+        tile = product(left, right, tile, PRECISION, WIDEN)
+    return halves(tile, BLOCK_M, BLOCK_N)
 
 
 @triton.jit
-def _reduce(tile, scale_x, inverse_y, column, own, total, largest, summed, diagonal):
-    """Go on with a row's maximum, sum and diagonal over half a tile; `own` and `total` count from its first column."""
-    tile = tile * scale_x[:, None] * tl.load(inverse_y + column)[None, :]
-    tile = tl.where((column < total)[None, :], tile, float("-inf"))
-    diagonal += tl.sum(tl.where(column[None, :] == own[:, None], tile, 0.0), 1)
-    new_largest = tl.maximum(largest, tl.max(tile, 1))
-    summed = summed * tl.exp(largest - new_largest) + tl.sum(tl.exp(tile - new_largest[:, None]), 1)
-    return new_largest, summed, diagonal
-
-
-@triton.jit
-def forward_kernel(
-    table,  # (tasks, FIELDS) int64
-    temperatures,  # (problems,) fp32
-    partial,  # (3, plane) fp32: running maximum, sum, diagonal
-    plane,
-    DTYPE: tl.constexpr,
-    EVEN: tl.constexpr,
-    PRECISION: tl.constexpr,
-    WIDEN: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BLOCK_K: tl.constexpr,
-):
-    """Reduce BLOCK_M rows of S over one split; grid (row blocks * splits, tasks)."""
-    task = table + tl.program_id(1) * FIELDS
-    count = tl.load(task + LOCAL).to(tl.int32)
-    splits = tl.load(task + SPLITS).to(tl.int32)
-    first_row = tl.program_id(0) // splits * BLOCK_M
-    if first_row >= count:
-        return
-    split = tl.program_id(0) % splits
-    total = tl.load(task + GLOBAL).to(tl.int32)
-    span = tl.load(task + SPAN).to(tl.int32)
-    temperature = tl.load(temperatures + tl.load(task + PROBLEM))
-    rows = first_row + tl.arange(0, BLOCK_M)
-    own = rows + tl.load(task + OFFSET).to(tl.int32)
-    scale_x = tl.load(tl.load(task + INVERSE_X).to(tl.pointer_type(tl.float32)) + rows) / temperature
-    inverse_y = tl.load(task + INVERSE_Y).to(tl.pointer_type(tl.float32))
-    half: tl.constexpr = BLOCK_N // 2
-    column = tl.arange(0, half)  # compared within a half: constants of the code instead of registers
-    largest = tl.full((BLOCK_M,), float("-inf"), dtype=tl.float32)
-    summed = tl.zeros((BLOCK_M,), dtype=tl.float32)
-    diagonal = tl.zeros((BLOCK_M,), dtype=tl.float32)
-    for start in range(split * span, tl.minimum(total, (split + 1) * span), BLOCK_N):
-        left, right = _inner_products(
-            task, rows, start + tl.arange(0, BLOCK_N), DTYPE, EVEN, PRECISION, WIDEN, BLOCK_M, BLOCK_N, BLOCK_K
-        )  # fmt: skip
-        largest, summed, diagonal = _reduce(
-            left, scale_x, inverse_y + start, column, own - start, total - start, largest, summed, diagonal
-        )  # fmt: skip
-        middle = start + half
-        largest, summed, diagonal = _reduce(
-            right, scale_x, inverse_y + middle, column, own - middle, total - middle, largest, summed, diagonal
-        )  # fmt: skip
-    out = partial + tl.load(task + PARTIAL) + split.to(tl.int64) * count + rows
-    tl.store(out, largest, mask=rows < count)
-    tl.store(out + plane, summed, mask=rows < count)
-    tl.store(out + 2 * plane, diagonal, mask=rows < count)
-
-
-@triton.jit
-def forward_combine_kernel(
-    table,  # (tasks, FIELDS) int64
-    partial,  # (3, plane) fp32, as above
-    plane,
-    out,  # (3, all_rows) fp32: log-sum-exp, diagonal, 1 where the diagonal is the largest
-    all_rows,
-    BLOCK_ROWS: tl.constexpr,
-):
-    """Combine the splits of BLOCK_ROWS rows in order; grid (row blocks, tasks)."""
-    task = table + tl.program_id(1) * FIELDS
-    count = tl.load(task + LOCAL).to(tl.int32)
-    rows = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
-    inside = rows < count
-    source = partial + tl.load(task + PARTIAL) + rows
-    largest = tl.load(source, mask=inside, other=0.0)
-    summed = tl.load(source + plane, mask=inside, other=1.0)
-    diagonal = tl.load(source + 2 * plane, mask=inside, other=0.0)
-    for split in range(1, tl.load(task + SPLITS).to(tl.int32)):
-        at = source + split * tl.load(task + LOCAL)
-        more = tl.load(at, mask=inside, other=0.0)
-        new_largest = tl.maximum(largest, more)
-        summed = summed * tl.exp(largest - new_largest) + tl.load(at + plane, mask=inside, other=0.0) * tl.exp(
-            more - new_largest
-        )
-        largest = new_largest
-        diagonal += tl.load(at + 2 * plane, mask=inside, other=0.0)
-    to = out + tl.load(task + BASE) + rows
-    tl.store(to, largest + tl.log(summed), mask=inside)
-    tl.store(to + all_rows, diagonal, mask=inside)
-    tl.store(to + 2 * all_rows, (diagonal >= largest).to(tl.float32), mask=inside)  # one calculation gave both
-
-
-@triton.jit
-def _block(task, number):
+def block_of(task, number):
     """Return the first local row, the first global row and the number of global rows of a task's block."""
     span = tl.load(task + SPAN).to(tl.int32)
     total = tl.load(task + GLOBAL).to(tl.int32)
@@ -236,59 +146,38 @@ def _block(task, number):
 
 
 @triton.jit
-def _d_similarity(tile, scale_x, row_shift, twice_weight, inverse_y, column_shift, column, own):
-    """Return dS_ij / |y_j| of half a tile; `own` counts from its first column."""
-    inverse = tl.load(inverse_y + column)[None, :]
-    tile = tile * scale_x[:, None] * inverse
-    d_tile = tl.exp(tile - row_shift[:, None]) + tl.exp(tile - tl.load(column_shift + column)[None, :])
-    return (d_tile - tl.where(column[None, :] == own[:, None], twice_weight[:, None], 0.0)) * inverse
+def tile_of_block(task, number, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
+    """Return where this program's tile of a block lies, and whether it has any local rows.
 
-
-@triton.jit(do_not_specialize=["number"])
-def d_similarity_kernel(
-    table,  # (tasks, FIELDS) int64
-    temperatures,  # (problems,) fp32
-    workspace,  # per task (ROWS, SPAN): dS_ij / |y_j| of this block, in the precision of the product that follows
-    number,  # which block of every task
-    DTYPE: tl.constexpr,
-    EVEN: tl.constexpr,
-    PRECISION: tl.constexpr,
-    WIDEN: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BLOCK_K: tl.constexpr,
-):
-    """Write one tile of a block; columns up to the next multiple of BLOCK_N get 0; grid (tiles of a block, tasks)."""
-    task = table + tl.program_id(1) * FIELDS
-    first_row, first_column, block_columns = _block(task, number)
+    That is (first local row, first global row, both again within the block, bool); columns up to the next multiple of
+    BLOCK_N belong to it; grid (tiles of a block, tasks).
+    """
+    first_row, first_column, block_columns = block_of(task, number)
     across = tl.cdiv(block_columns, BLOCK_N)
     tile_row = tl.program_id(0) // across * BLOCK_M
     tile_column = tl.program_id(0) % across * BLOCK_N
-    count = tl.load(task + LOCAL).to(tl.int32)
-    if (tile_row >= tl.load(task + ROWS)) | (first_row + tile_row >= count):
-        return
-    rows = first_row + tile_row + tl.arange(0, BLOCK_M)
-    start = first_column + tile_column
-    left, right = _inner_products(
-        task, rows, start + tl.arange(0, BLOCK_N), DTYPE, EVEN, PRECISION, WIDEN, BLOCK_M, BLOCK_N, BLOCK_K
-    )  # fmt: skip
-    temperature = tl.load(temperatures + tl.load(task + PROBLEM))
-    scale_x = tl.load(tl.load(task + INVERSE_X).to(tl.pointer_type(tl.float32)) + rows) / temperature
-    row_shift = tl.load(tl.load(task + SHIFT_X).to(tl.pointer_type(tl.float32)) + rows)
-    own = rows + tl.load(task + OFFSET).to(tl.int32)
-    weight = tl.load(task + WEIGHT).to(tl.pointer_type(tl.float32))
-    twice_weight = 2.0 * tl.load(weight + own, mask=rows < count, other=0.0)
-    inverse_y = tl.load(task + INVERSE_Y).to(tl.pointer_type(tl.float32)) + start.to(tl.int64)
-    column_shift = tl.load(task + SHIFT_Y).to(tl.pointer_type(tl.float32)) + start.to(tl.int64)
+    real = (tile_row < tl.load(task + ROWS)) & (first_row + tile_row < tl.load(task + LOCAL).to(tl.int32))
+    return first_row + tile_row, first_column + tile_column, tile_row, tile_column, real
+
+
+@triton.jit
+def row_scale(task, temperatures, rows):
+    """Return 1 / (|x_i| temperature) of local rows; 0 where there are none."""
+    inverse_x = tl.load(task + INVERSE_X).to(tl.pointer_type(tl.float32))
+    return tl.load(inverse_x + rows) / tl.load(temperatures + tl.load(task + PROBLEM))
+
+
+@triton.jit
+def of_columns(task, FIELD: tl.constexpr, start):
+    """Return the address of a vector over global rows, from row `start` on."""
+    return tl.load(task + FIELD).to(tl.pointer_type(tl.float32)) + start.to(tl.int64)
+
+
+@triton.jit
+def workspace_rows(task, workspace, tile_row, tile_column, BLOCK_M: tl.constexpr):
+    """Return the addresses (BLOCK_M, 1) of a tile's rows in the workspace."""
     out = workspace + tl.multiple_of(tl.load(task + WORKSPACE) + tile_column, 16)
-    out += (tile_row + tl.arange(0, BLOCK_M))[:, None].to(tl.int64) * tl.multiple_of(tl.load(task + SPAN), 16)
-    half: tl.constexpr = BLOCK_N // 2
-    column = tl.arange(0, half)  # compared within a half: constants of the code instead of registers
-    left = _d_similarity(left, scale_x, row_shift, twice_weight, inverse_y, column_shift, column, own - start)
-    tl.store(out + column[None, :], left.to(workspace.dtype.element_ty))
-    inverse_y, column_shift, own = inverse_y + half, column_shift + half, own - half
-    right = _d_similarity(right, scale_x, row_shift, twice_weight, inverse_y, column_shift, column, own - start)
-    tl.store(out + (half + column)[None, :], right.to(workspace.dtype.element_ty))
+    return out + (tile_row + tl.arange(0, BLOCK_M))[:, None].to(tl.int64) * tl.multiple_of(tl.load(task + SPAN), 16)
 
 
 @triton.jit(do_not_specialize=["number"])
@@ -307,7 +196,7 @@ def gradient_kernel(
 ):
     """Add a block's product with BLOCK_D columns of y; grid (row tiles of a block * splits, tasks, D slices)."""
     task = table + tl.program_id(1) * FIELDS
-    first_row, first_column, block_columns = _block(task, number)
+    first_row, first_column, block_columns = block_of(task, number)
     splits = tl.load(task + SPLITS).to(tl.int32)
     tile_row = tl.program_id(0) // splits * BLOCK_M
     first_d = tl.program_id(2) * BLOCK_D
@@ -336,11 +225,11 @@ def gradient_kernel(
         else:
             y_tile = tl.load(y_rows + d[None, :], mask=(d < width)[None, :], other=0.0)
         d_tile = tl.load(source + start)
-        gradient = _product(d_tile, y_tile.to(d_tile.dtype), gradient, PRECISION, WIDEN)
+        gradient = product(d_tile, y_tile.to(d_tile.dtype), gradient, PRECISION, WIDEN)
     rows = first_row + tile_row + tl.arange(0, BLOCK_M)
     half = first_d + tl.arange(0, BLOCK_D // 2)
     out += (split.to(tl.int64) * count + rows[:, None]) * width + half[None, :]
-    left, right = _halves(gradient, BLOCK_M, BLOCK_D)
+    left, right = halves(gradient, BLOCK_M, BLOCK_D)
     inside = (rows < count)[:, None] & (half < width)[None, :]
     tl.store(out, left + tl.load(out, mask=inside & (first_column > 0), other=0.0), mask=inside)
     out += BLOCK_D // 2
@@ -360,7 +249,7 @@ def backward_combine_kernel(
     BLOCK_ROWS: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    """Add the splits in order and go back through the normalisation; grid (row blocks, tasks)."""
+    """Add the splits in order and go back through the normalization; grid (row blocks, tasks)."""
     task = table + tl.program_id(1) * FIELDS
     count = tl.load(task + LOCAL).to(tl.int32)
     width = tl.load(task + WIDTH).to(tl.int32)

@@ -12,21 +12,14 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from scl_kernels import infonce_launch as launch
-from scl_kernels import infonce_reference as reference
-from scl_kernels.backend import Backend, chosen, pays_off, resolve
-from scl_kernels.infonce_arguments import (
-    InfoNCEProblem,
-    InfoNCEStatistics,
-    check_problems,
-    check_temperature,
-    check_weights,
-)
-from scl_kernels.masked_gather_reference import compute_dtype
-from scl_kernels.validation import check_matrix, check_tensor
+from scl_kernels.backend import Backend, resolve
+from scl_kernels.dtypes import compute_dtype
+from scl_kernels.infonce import launch, reference
+from scl_kernels.infonce.arguments import InfoNCEProblem, InfoNCEStatistics, check_problems
+from scl_kernels.pairwise.launch import sides
+from scl_kernels.validation import check_tensor
 
-__all__ = ["InfoNCEProblem", "InfoNCEStatistics", "infonce", "infonce_single", "infonce_statistics"]
-
+__all__ = ["InfoNCEProblem", "InfoNCEStatistics", "infonce", "infonce_statistics"]
 
 STATISTICS = "scl_kernels::infonce_statistics"
 BACKWARD = "scl_kernels::infonce_backward"
@@ -52,7 +45,7 @@ def _statistics(
 ) -> Tensor:
     """Return (5, sum of n): row_lse, col_lse, diagonal, row_correct, col_correct of all problems in turn."""
     if backend == "triton":
-        result = launch.statistics(launch.sides(a, b, a_all, b_all, offset), temperature)
+        result = launch.statistics(sides(a, b, a_all, b_all, offset), temperature)
         row, col = result.chunk(2, dim=1)
         return torch.stack([row[0], col[0], row[1], row[2], col[2]])
     out = []
@@ -89,7 +82,7 @@ def _gradients(
     if backend == "triton":
         lists = (row_lse, col_lse, row_lse_all, col_lse_all, weight_all)
         row, col, row_all, col_all, weight = ([x.float().contiguous() for x in xs] for xs in lists)
-        tasks = launch.sides(a, b, a_all, b_all, offset)
+        tasks = sides(a, b, a_all, b_all, offset)
         d_x, shares = launch.gradients(tasks, temperature, d_loss, weight * 2, row + col, col_all + row_all)
         by_problem = shares[: sum(sizes)].split(sizes)
         return [*d_x, torch.stack([share.sum() for share in by_problem])]
@@ -221,7 +214,7 @@ def infonce(
     named = (("row_lse_all", row_lse_all), ("col_lse_all", col_lse_all), ("statistics", statistics))
     for name, given in named:
         if len(given) != len(problems):
-            raise ValueError(f"{name} has {len(given)} entries for {len(problems)} problems; wanted one each")
+            raise ValueError(f"{name} has {len(given)} entries for {len(problems)} problems; expected one each")
     if not problems:
         return []
     for k, problem in enumerate(problems):
@@ -238,41 +231,6 @@ def infonce(
     flat = [tensor for tensors in (a, b, a_all, b_all, *rest) for tensor in tensors]
     values = _LocalShare.apply(temperature, stacked, offset, resolve(backend, a[0]), *flat)
     return list(values.unbind())
-
-
-def infonce_single(
-    a: Tensor, b: Tensor, temperature: Tensor | float, weight: Tensor | None = None, *, backend: Backend = "auto"
-) -> Tensor:
-    """Compute the loss of one process that holds the whole batch; the mean over samples unless `weight` is given.
-
-    A batch for which the kernels would not pay off goes through the plain definition unless `backend` says otherwise.
-
-    Args:
-        a: (N, D) rows of one modality.
-        b: (N, D) their partners.
-        temperature: () divisor of the similarities.
-        weight: (N,) weight of each sample's loss.
-        backend: `auto`, `triton` or `torch`.
-
-    Returns:
-        () the loss.
-
-    Raises:
-        ValueError: An argument has the wrong shape, dtype or device; the temperature or a weight is none.
-    """
-    shape = check_matrix("a", a)
-    check_tensor("b", b, shape=shape, dtypes=(a.dtype,), device=a.device)
-    check_temperature("temperature", temperature, a.device)
-    if weight is None:
-        weight = a.new_full((a.shape[0],), 1 / max(1, a.shape[0]), dtype=compute_dtype(a.dtype))
-    else:
-        check_tensor("weight", weight, shape=shape[:1], device=a.device)
-        check_weights("weight", weight)
-    if chosen(backend) == "auto" and not pays_off("infonce", shape[0] ** 2 * shape[1]):
-        return reference.whole_batch(a, b, temperature, weight)
-    problem = InfoNCEProblem(a, b, a.detach(), b.detach(), temperature, 0, weight)
-    statistics = infonce_statistics([problem], backend=backend)
-    return infonce([problem], [statistics[0].row_lse], [statistics[0].col_lse], statistics, backend=backend)[0]
 
 
 def _fields(

@@ -1,0 +1,47 @@
+"""Benchmark of `sigmoid_loss`, D = 512, bf16 on a GPU: one process over N samples, and a rank of 64 with N / 64.
+
+For the rank, `eager` forms the logits of its rows of `a` with all rows of `b`, whose gradients the ranks would still
+have to add up.
+"""
+
+from collections.abc import Iterator
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from harness import Workload, implementations
+from pairwise import RANKS, counts, draw, learnable, mean, rank_counts, setting
+from torch import Tensor
+
+from scl_kernels import SigmoidProblem, sigmoid_loss
+from scl_kernels.pairwise.reference import MINIMUM_NORM
+
+
+def plain(a: Tensor, b_all: Tensor, scale: Tensor, bias: Tensor, weight: Tensor) -> Tensor:
+    """Compute the loss of the first n of N rows with the whole (n, N) matrix, in the inputs' dtype."""
+    a, b_all = (F.normalize(x, dim=1, eps=MINIMUM_NORM) for x in (a, b_all))
+    sign = 2 * torch.eye(len(a), len(b_all), dtype=a.dtype, device=a.device) - 1
+    return -(weight[: len(a), None] * F.logsigmoid(sign * (scale * (a @ b_all.T) + bias))).sum()
+
+
+def workloads() -> Iterator[Workload]:
+    """Yield one workload per N, which is x."""
+    width, dtype = setting()
+    for ranks, sizes in ((1, counts()), (RANKS, rank_counts())):
+        for count in sizes:
+            scale, bias, weight = learnable(10.0), learnable(-10.0), mean(count)
+            a_all, b_all = draw(count, width, dtype)
+            a, b = (x[: count // ranks].clone().requires_grad_() for x in (a_all, b_all))
+            problem = SigmoidProblem(a, b, a_all, b_all, scale, bias, 0, weight)
+            eager = (a, b if ranks == 1 else torch.cat([b, b_all[len(b) :]]), scale, bias, weight)
+            yield Workload(
+                count,
+                {"size": len(a) * count * width, "ranks": ranks, "width": width, "dtype": str(dtype)},
+                [a, b, scale, bias],
+                {
+                    **implementations(partial(sigmoid_loss, problem)),
+                    "eager": partial(plain, *eager),
+                    "compile": partial(torch.compile(plain), *eager),
+                },
+                case="" if ranks == 1 else "rank",
+            )

@@ -1,0 +1,1 @@
+"""The symmetric InfoNCE loss over the global batch."""

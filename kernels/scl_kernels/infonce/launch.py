@@ -1,0 +1,84 @@
+"""Launches of `infonce`'s kernels."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from scl_kernels.infonce.kernel import d_similarity_kernel, forward_combine_kernel, forward_kernel
+from scl_kernels.pairwise import launch as shared
+from scl_kernels.pairwise.cuts import forward_cuts
+from scl_kernels.pairwise.launch import Sides
+from scl_kernels.pairwise.tiles import architecture, similarity_constants, similarity_tiles
+from scl_kernels.sizes import cdiv
+
+
+def statistics(tasks: Sides, temperature: Tensor) -> Tensor:
+    """Launch the forward kernels.
+
+    Args:
+        tasks: Both directions of all problems; all tensors of one dtype.
+        temperature: (problems,) fp32.
+
+    Returns:
+        (3, sum of n over the tasks) fp32: log-sum-exp, diagonal, 1 where the diagonal is the largest.
+    """
+    out = temperature.new_empty(3, tasks.local)
+    if tasks.local == 0:
+        return out
+    dtype, sizes = tasks.dtype, tasks.sizes
+    tiles = similarity_tiles(dtype, tasks.even, architecture(temperature.device))
+    cuts = forward_cuts(sizes, tiles)
+    planned = shared.plan(tasks, cuts)
+    partial = temperature.new_empty(3, planned.partial)
+    shared.prepare(tasks, planned, "none")
+    programs = max(cdiv(n, tiles.block_m) * cut.splits for (n, *_), cut in zip(sizes, cuts, strict=True))
+    forward_kernel[(programs, len(sizes))](
+        planned.table,
+        temperature,
+        partial,
+        planned.partial,
+        **similarity_constants(dtype, tiles, even=tasks.even),
+        **tiles.options,
+    )
+    blocks = cdiv(max(n for n, *_ in sizes), shared.COMBINE_ROWS)
+    forward_combine_kernel[(blocks, len(sizes))](
+        planned.table, partial, planned.partial, out, tasks.local, BLOCK_ROWS=shared.COMBINE_ROWS, num_warps=1
+    )
+    return out
+
+
+def gradients(
+    tasks: Sides,
+    temperature: Tensor,
+    d_loss: Tensor,
+    weight_all: Sequence[Tensor],
+    x_lse: Sequence[Tensor],
+    y_lse_all: Sequence[Tensor],
+) -> tuple[list[Tensor], Tensor]:
+    """Launch the backward kernels.
+
+    Args:
+        tasks: Both directions of all problems; all tensors of one dtype.
+        temperature: (problems,) fp32.
+        d_loss: (problems,) fp32 gradient of each loss.
+        weight_all: (N,) fp32 per task.
+        x_lse: (n,) fp32 per task, log-sum-exps of its local rows.
+        y_lse_all: (N,) fp32 per task, log-sum-exps of the global rows in the other direction.
+
+    Returns:
+        The gradient of every task's x, and (sum of n over the tasks,) fp32, each local row's share of its
+        temperature's gradient.
+    """
+    weights = [weight.data_ptr() for weight in weight_all]
+    addresses = shared.Addresses(
+        [lse.data_ptr() for lse in x_lse],
+        [lse.data_ptr() for lse in y_lse_all],
+        [weight + 4 * offset for weight, offset in zip(weights, tasks.offset, strict=True)],
+        weights,
+    )
+    return shared.gradients(tasks, temperature, d_loss, addresses, "shifts", _write_d_similarity)
+
+
+def _write_d_similarity(grid: tuple[int, int], *arguments: Any, **options: Any) -> None:
+    d_similarity_kernel[grid](*arguments, **options)

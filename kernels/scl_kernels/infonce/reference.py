@@ -1,0 +1,86 @@
+"""The reference of `infonce`: its definition, its path on CPU and what its tests compare with.
+
+It works on chunks of local rows, so that no N x N matrix exists in it either. Both directions of the loss are the same
+calculation on exchanged arguments: "x" is the local side, "y" the global one.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from scl_kernels.dtypes import compute_dtype
+from scl_kernels.pairwise.reference import MINIMUM_NORM, chunks, normalized, own_columns, through_normalization
+
+
+class Side(NamedTuple):
+    """One direction of one problem."""
+
+    x: Tensor
+    """(n, D) local rows."""
+    y_all: Tensor
+    """(N, D) rows of the other modality over the global batch."""
+    temperature: Tensor
+    """() divisor of the cosine similarities."""
+    offset: int
+    """Index in `y_all` of the first local row's partner."""
+
+
+def side_statistics(side: Side) -> Tensor:
+    """Return (3, n): log-sum-exp over a row's similarities, its diagonal entry, and 1 where that is the largest."""
+    dtype = compute_dtype(side.x.dtype)
+    x, y = normalized(side.x, dtype), normalized(side.y_all, dtype)
+    out = x.new_empty(3, x.shape[0])
+    for part in chunks(x.shape[0], y.shape[0], x.element_size()):
+        similarity = x[part] @ y.T
+        similarity /= side.temperature.to(dtype)
+        own = own_columns(part, side.offset, x.device)
+        diagonal = similarity.gather(1, own)
+        largest = similarity.amax(1, keepdim=True)
+        out[1, part] = diagonal.squeeze(1)
+        out[2, part] = (diagonal >= largest).squeeze(1).to(dtype)
+        out[0, part] = similarity.sub_(largest).exp_().sum(1).log_().add_(largest.squeeze(1))
+    return out
+
+
+def side_gradient(side: Side, weight_all: Tensor, x_lse: Tensor, y_lse_all: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the gradient of the global loss with respect to the local rows and the temperature's share of it.
+
+    dS_ij = w_i exp(S_ij - x_lse_i) + w_j exp(S_ij - y_lse_j) - 2 w_i [i = j] is formed chunk by chunk from the
+    log-sum-exps of the forward pass. Since sum_j dS_ij S_ij equals the product of the normalized row with its own
+    gradient, the temperature's gradient costs nothing more.
+
+    Args:
+        side: The direction.
+        weight_all: (N,) weight of each global sample.
+        x_lse: (n,) log-sum-exp of the local rows.
+        y_lse_all: (N,) log-sum-exp of the global samples in the other direction.
+
+    Returns:
+        (n, D) in the local rows' dtype, and () in the statistics' dtype.
+    """
+    dtype = compute_dtype(side.x.dtype)
+    x, y, temperature = normalized(side.x, dtype), normalized(side.y_all, dtype), side.temperature.to(dtype)
+    weight_all, x_lse, y_lse_all = weight_all.to(dtype), x_lse.to(dtype), y_lse_all.to(dtype)
+    weight = weight_all[side.offset : side.offset + x.shape[0]]
+    gradient = torch.empty_like(x)
+    for part in chunks(x.shape[0], y.shape[0], x.element_size()):
+        similarity = x[part] @ y.T
+        similarity /= temperature
+        d_similarity = (similarity - x_lse[part, None]).exp_().mul_(weight[part, None])
+        d_similarity += similarity.sub_(y_lse_all).exp_().mul_(weight_all)
+        own = own_columns(part, side.offset, x.device)
+        d_similarity.scatter_add_(1, own, -2 * weight[part, None])
+        gradient[part] = d_similarity @ y
+    gradient /= temperature
+    d_x, along = through_normalization(side.x, x, gradient)
+    return d_x, -along.sum() / temperature
+
+
+def plain_infonce(a: Tensor, b: Tensor, temperature: Tensor, weight: Tensor) -> Tensor:
+    """Compute the global loss with the whole similarity matrix, in the inputs' dtype; the benchmarks' baseline."""
+    a, b = (F.normalize(x, dim=1, eps=MINIMUM_NORM) for x in (a, b))
+    similarity = a @ b.T / temperature
+    each = similarity.logsumexp(1) + similarity.logsumexp(0) - 2 * similarity.diagonal()
+    return (weight * each).sum()

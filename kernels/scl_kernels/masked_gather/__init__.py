@@ -1,0 +1,1 @@
+"""Rows, embeddings and LayerNorm into a packed buffer."""

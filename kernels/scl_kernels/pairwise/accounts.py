@@ -1,0 +1,56 @@
+"""Bytes and FLOPs that the pairwise losses share."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from scl_kernels.pairwise.cuts import backward_cuts, forward_cuts
+from scl_kernels.pairwise.tiles import similarity_tiles
+from scl_kernels.roofline import DEVICES, Term, Work
+
+LOCAL, RANKS = 1024, 64
+"""The setting of the accounts: local rows, and ranks that have as many."""
+WIDTHS = {"base": 512, "large": 768}
+"""Widths of the projections in the published models."""
+
+
+def memory_terms(local: int, ranks: int, width: int, directions: int, planes: int) -> list[Term]:
+    """Return bytes of bf16 rows' loss on top of its inputs, without what it keeps between the passes.
+
+    Args:
+        local: n.
+        ranks: N / n.
+        width: D.
+        directions: Of the forward pass.
+        planes: Of its partial results.
+    """
+    everything = local * ranks
+    sizes = [(local, everything, width)] * 2
+    forward = forward_cuts(sizes[:directions], similarity_tiles(torch.bfloat16, True, 90))
+    cuts, _ = backward_cuts(sizes, torch.bfloat16, even=True)
+    return [
+        Term(
+            f"partial results of the forward pass, {planes} fp32 planes",
+            4 * planes * sum(c.splits for c in forward) * local,
+        ),
+        Term("a block of dS of either direction, bf16", 2 * sum(cut.rows * cut.span for cut in cuts)),
+        Term("partial gradients, fp32", 4 * sum(cut.splits * local * width for cut in cuts)),
+        Term("inverse norms, fp32", 4 * 2 * (local + everything)),
+        Term("gradients of a and b, bf16", 2 * local * width * 2),
+    ]
+
+
+def flops_remarks(forward: float, backward: float) -> list[str]:
+    """Return what FLOPs take at the devices' peaks, a line each."""
+    lines = []
+    for device in DEVICES.values():
+        times = " and ".join(f"{1e3 * flops / device.flops:.2f} ms" for flops in (forward, backward))
+        lines.append(f"{forward / 1e9:.0f} and {backward / 1e9:.0f} GFLOP; at {device.name}'s peak: {times}")
+    return lines
+
+
+def work(x: int, config: Mapping[str, Any], mode: str, products: Mapping[str, int]) -> Work:
+    """Return a row's FLOPs: `size` = n N D of its config, two operations each, `products` in either mode."""
+    count = products["forward"] + products["backward"] if mode == "full" else products[mode]
+    return Work("FLOPs", 2 * count * config["size"], target=0.5 if mode == "full" and x >= 32768 else None)

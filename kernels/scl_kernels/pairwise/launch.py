@@ -1,0 +1,209 @@
+"""Host side of the pairwise losses: the task table, allocations and the launches that they share."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from scl_kernels.pairwise import kernel as kernels
+from scl_kernels.pairwise.cuts import Cut, backward_cuts
+from scl_kernels.pairwise.reference import MINIMUM_NORM
+from scl_kernels.pairwise.tiles import (
+    MULTIPLE,
+    TRITON_DTYPE,
+    Tiles,
+    architecture,
+    gradient_constants,
+    similarity_constants,
+    similarity_tiles,
+    workspace_dtype,
+)
+from scl_kernels.sizes import cdiv
+
+PREPARE_ROWS = 16
+"""Rows of a program of `prepare_kernel`."""
+COMBINE_ROWS = 4
+"""Local rows of a program of the combining kernels; with more, the backward one fills the registers."""
+BLOCK_STREAM = 128
+"""Columns that they read at once."""
+
+
+class Sides(NamedTuple):
+    """All tasks of a launch, row directions first, then column directions; every tensor is contiguous."""
+
+    x: list[Tensor]
+    y: list[Tensor]
+    offset: list[int]
+    problem: list[int]
+    sizes: list[tuple[int, int, int]]
+    """(n, N, D) per task."""
+    even: bool
+    """Whether tiles need no masks over D."""
+
+    @property
+    def local(self) -> int:
+        """Sum of n over the tasks."""
+        return sum(n for n, *_ in self.sizes)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of all rows."""
+        return self.x[0].dtype
+
+
+def row_sides(a: list[Tensor], b_all: list[Tensor], offset: list[int]) -> Sides:
+    """Arrange the row directions of problems as tasks."""
+    x, y = ([tensor.contiguous() for tensor in tensors] for tensors in (a, b_all))
+    sizes = [(own.shape[0], everything.shape[0], own.shape[1]) for own, everything in zip(x, y, strict=True)]
+    even = all(t.shape[1] % MULTIPLE == 0 and t.data_ptr() % 16 == 0 for t in [*x, *y])
+    return Sides(x, y, offset, [*range(len(a))], sizes, even)
+
+
+def sides(a: list[Tensor], b: list[Tensor], a_all: list[Tensor], b_all: list[Tensor], offset: list[int]) -> Sides:
+    """Arrange both directions of problems as tasks."""
+    return row_sides([*a, *b], [*b_all, *a_all], offset * 2)._replace(problem=[*range(len(a))] * 2)
+
+
+class Addresses(NamedTuple):
+    """Where the vectors of the backward pass lie, one address per task; 0 for what a loss does not have."""
+
+    lse_x: Sequence[int]
+    """(n,) fp32 log-sum-exps of the local rows."""
+    lse_y: Sequence[int]
+    """(N,) fp32 those of the global rows in the other direction."""
+    weight_x: Sequence[int]
+    """(n,) fp32 weights of the local rows."""
+    weight_y: Sequence[int]
+    """(N,) fp32 weights of the global rows."""
+
+
+class Plan(NamedTuple):
+    """The task table and what follows from it."""
+
+    table: Tensor
+    """(tasks, FIELDS) int64."""
+    vectors: Tensor
+    """(2, rows) fp32: inverse norms and VECTORS, padded, task by task; held here because the table has its address."""
+    partial: int
+    """Elements of one plane of partial results."""
+    workspace: int
+    """Elements of the workspace; 0 in the forward pass."""
+
+
+def plan(
+    tasks: Sides, cuts: Sequence[Cut], addresses: Addresses | None = None, d_x: Sequence[Tensor] | None = None
+) -> Plan:
+    """Build the table for tasks.
+
+    Args:
+        tasks: What to compute.
+        cuts: Of the tasks.
+        addresses: What the backward pass reads, or None.
+        d_x: The gradients that it writes, or None.
+    """
+    pad = kernels.PADDING.value
+    total = sum(cdiv(n, pad) * pad + cdiv(everything, pad) * pad for n, everything, _ in tasks.sizes)
+    vectors = tasks.x[0].new_empty(2, total, dtype=torch.float32)
+    table, base, partial, workspace = [], 0, 0, 0
+    x_at = vectors.data_ptr()
+    for k, ((n, everything, width), cut) in enumerate(zip(tasks.sizes, cuts, strict=True)):
+        y_at = x_at + 4 * cdiv(n, pad) * pad
+        row = [tasks.x[k].data_ptr(), tasks.y[k].data_ptr(), x_at, y_at, x_at + 4 * total, y_at + 4 * total]
+        row += [n, everything, width, tasks.offset[k], tasks.problem[k], cut.span, cut.splits, base, partial]
+        row += [column[k] for column in addresses] if addresses else [0] * 4
+        table.append([*row, d_x[k].data_ptr() if d_x else 0, cut.rows, workspace])
+        base, x_at = base + n, y_at + 4 * cdiv(everything, pad) * pad
+        partial += cut.splits * n * (width if cut.rows else 1)
+        workspace += cut.rows * cut.span
+    on_device = torch.tensor(table, dtype=torch.int64).to(vectors.device, non_blocking=True)
+    return Plan(on_device, vectors, max(1, partial), workspace)
+
+
+def prepare(tasks: Sides, planned: Plan, vectors: str) -> None:
+    """Launch `prepare_kernel`; `vectors` as there."""
+    pad = kernels.PADDING.value
+    rows = cdiv(max(max(n, total) for n, total, _ in tasks.sizes), pad) * pad
+    kernels.prepare_kernel[(cdiv(rows, PREPARE_ROWS), 2 * len(tasks.x))](
+        planned.table,
+        TRITON_DTYPE[tasks.dtype],
+        MINIMUM_NORM,
+        VECTORS=vectors,
+        BLOCK_ROWS=PREPARE_ROWS,
+        BLOCK_K=BLOCK_STREAM,
+        num_warps=4,
+    )
+
+
+def gradients(
+    tasks: Sides,
+    temperature: Tensor,
+    d_loss: Tensor,
+    addresses: Addresses,
+    vectors: str,
+    write_d_similarity: Callable[..., None],
+) -> tuple[list[Tensor], Tensor]:
+    """Launch the backward kernels.
+
+    Args:
+        tasks: Both directions of all problems; all tensors of one dtype.
+        temperature: (problems,) fp32.
+        d_loss: (problems,) fp32 gradient of each loss.
+        addresses: What the backward pass reads.
+        vectors: What `prepare_kernel` makes of it.
+        write_d_similarity: Takes a grid, the table, the temperatures, the workspace, the block's number and options:
+            launches the loss's own kernel that writes dS_ij / |y_j| of a block.
+
+    Returns:
+        The gradient of every task's x, and (sum of n over the tasks,) fp32, each local row's share of its
+        temperature's gradient.
+    """
+    d_x = [torch.empty_like(x) for x in tasks.x]
+    d_temperature = temperature.new_empty(tasks.local)
+    if tasks.local == 0:
+        return d_x, d_temperature
+    dtype, sizes = tasks.dtype, tasks.sizes
+    cuts, tiles = backward_cuts(sizes, dtype, tasks.even)
+    planned = plan(tasks, cuts, addresses, d_x)
+    partial = temperature.new_empty(planned.partial)
+    prepare(tasks, planned, vectors)
+    _multiply_blocks(tasks, planned, cuts, tiles, temperature, partial, write_d_similarity)
+    blocks = cdiv(max(n for n, *_ in sizes), COMBINE_ROWS)
+    kernels.backward_combine_kernel[(blocks, len(sizes))](
+        planned.table,
+        temperature,
+        d_loss,
+        partial,
+        d_temperature,
+        DTYPE=TRITON_DTYPE[dtype],
+        MINIMUM=MINIMUM_NORM,
+        BLOCK_ROWS=COMBINE_ROWS,
+        BLOCK_K=BLOCK_STREAM,
+        num_warps=4,
+    )
+    return d_x, d_temperature
+
+
+def _multiply_blocks(
+    tasks: Sides,
+    planned: Plan,
+    cuts: Sequence[Cut],
+    tiles: Tiles,
+    temperature: Tensor,
+    partial: Tensor,
+    write_d_similarity: Callable[..., None],
+) -> None:
+    """Form dS block by block and add each one's product with y to `partial`; the next block of all tasks at a time."""
+    dtype, sizes = tasks.dtype, tasks.sizes
+    workspace = temperature.new_empty(planned.workspace, dtype=workspace_dtype(dtype))
+    square = similarity_tiles(dtype, tasks.even, architecture(temperature.device))
+    square_programs = max(cdiv(cut.rows, square.block_m) * cdiv(cut.span, square.block_n) for cut in cuts)
+    programs = max(cdiv(cut.rows, tiles.block_m) * cut.splits for cut in cuts)
+    slices = cdiv(max(width for *_, width in sizes), tiles.block_n)
+    options: dict[str, Any] = similarity_constants(dtype, square, even=tasks.even) | square.options
+    constants = gradient_constants(dtype, tiles, even=tasks.even)
+    for number in range(max(cut.blocks(n, total) for cut, (n, total, _) in zip(cuts, sizes, strict=True))):
+        write_d_similarity((square_programs, len(sizes)), planned.table, temperature, workspace, number, **options)
+        kernels.gradient_kernel[(programs, len(sizes), slices)](
+            planned.table, workspace, partial, number, **constants, **tiles.options
+        )

@@ -1,0 +1,1 @@
+"""The pairwise sigmoid loss over the global batch."""

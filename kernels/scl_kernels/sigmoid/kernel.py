@@ -1,0 +1,163 @@
+"""Triton kernels of `sigmoid_loss`, for the tasks and with the products of `scl_kernels.pairwise.kernel`.
+
+The scale stands in the tables as its inverse, a temperature, so that everything shared with InfoNCE fits.
+"""
+# mypy: disable-error-code="no-untyped-def"
+
+import triton
+import triton.language as tl
+
+from scl_kernels.pairwise.kernel import (
+    FIELDS,
+    GLOBAL,
+    INVERSE_Y,
+    LOCAL,
+    OFFSET,
+    PARTIAL,
+    PROBLEM,
+    SPAN,
+    SPLITS,
+    VECTOR_X,
+    VECTOR_Y,
+    inner_products,
+    of_columns,
+    row_scale,
+    tile_of_block,
+    workspace_rows,
+)
+
+
+@triton.jit
+def _log1p(x):
+    """Return log(1 + x) for 0 <= x <= 1, to 2e-7 of it: x times a polynomial fitted at Chebyshev's points.
+
+    Most pairs of a large batch have a softplus near 0, which log(1 + x) would round away: 1 + x has 24 bits. A
+    polynomial needs fewer registers than a quotient.
+    """
+    y = 0.00525346 * x - 0.02958851
+    y = y * x + 0.07836167
+    y = y * x - 0.1367477
+    y = y * x + 0.19111431
+    y = y * x - 0.2484437
+    y = y * x + 0.33319271
+    y = y * x - 0.49999502
+    return x * (y * x + 0.99999997)
+
+
+@triton.jit
+def _signed(tile, scale_x, inverse_y, bias, own):
+    """Return -z S of half a tile: S, but -S where `own` says that a pair belongs together."""
+    logits = tile * scale_x[:, None] * inverse_y[None, :] + bias
+    return tl.where(own, -logits, logits)
+
+
+@triton.jit
+def _add(tile, scale_x, inverse_y, bias, column, own, total, losses, slopes):
+    """Go on with a row's sums over half a tile; `own` and `total` count from its first column."""
+    is_own = column[None, :] == own[:, None]
+    signed = _signed(tile, scale_x, tl.load(inverse_y + column), bias, is_own)
+    signed = tl.where((column < total)[None, :], signed, float("-inf"))  # both terms are then 0
+    decay = tl.exp(-tl.abs(signed))
+    losses += tl.sum(tl.maximum(signed, 0.0) + _log1p(decay), 1)
+    slope = tl.where(signed >= 0, 1.0, decay) / (1.0 + decay)
+    slopes += tl.sum(tl.where(is_own, -slope, slope), 1)
+    return losses, slopes
+
+
+@triton.jit
+def forward_kernel(
+    table,  # (tasks, FIELDS) int64
+    temperatures,  # (problems,) fp32: 1 / scale
+    biases,  # (problems,) fp32
+    partial,  # (2, plane) fp32, per task (splits, n): sums of softplus(-z S) and of its derivative by S
+    plane,
+    DTYPE: tl.constexpr,
+    EVEN: tl.constexpr,
+    PRECISION: tl.constexpr,
+    WIDEN: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
+    """Reduce BLOCK_M rows over one split; grid (row blocks * splits, tasks)."""
+    task = table + tl.program_id(1) * FIELDS
+    count = tl.load(task + LOCAL).to(tl.int32)
+    splits = tl.load(task + SPLITS).to(tl.int32)
+    first_row = tl.program_id(0) // splits * BLOCK_M
+    if first_row >= count:
+        return
+    split = tl.program_id(0) % splits
+    total = tl.load(task + GLOBAL).to(tl.int32)
+    span = tl.load(task + SPAN).to(tl.int32)
+    bias = tl.load(biases + tl.load(task + PROBLEM))
+    rows = first_row + tl.arange(0, BLOCK_M)
+    own = rows + tl.load(task + OFFSET).to(tl.int32)
+    scale_x = row_scale(task, temperatures, rows)
+    inverse_y = tl.load(task + INVERSE_Y).to(tl.pointer_type(tl.float32))
+    half: tl.constexpr = BLOCK_N // 2
+    column = tl.arange(0, half)  # compared within a half: constants of the code instead of registers
+    losses = tl.zeros((BLOCK_M,), dtype=tl.float32)
+    slopes = tl.zeros((BLOCK_M,), dtype=tl.float32)
+    for start in range(split * span, tl.minimum(total, (split + 1) * span), BLOCK_N):
+        left, right = inner_products(
+            task, rows, start + tl.arange(0, BLOCK_N), DTYPE, EVEN, PRECISION, WIDEN, BLOCK_M, BLOCK_N, BLOCK_K
+        )  # fmt: skip
+        losses, slopes = _add(
+            left, scale_x, inverse_y + start, bias, column, own - start, total - start, losses, slopes
+        )  # fmt: skip
+        middle = start + half
+        losses, slopes = _add(
+            right, scale_x, inverse_y + middle, bias, column, own - middle, total - middle, losses, slopes
+        )  # fmt: skip
+    out = partial + tl.load(task + PARTIAL) + split.to(tl.int64) * count + rows
+    tl.store(out, losses, mask=rows < count)
+    tl.store(out + plane, slopes, mask=rows < count)
+
+
+@triton.jit
+def _d_similarity(tile, scale_x, weight_x, bias, inverse_y, weight_y, column, own):
+    """Return dS_ij / |y_j| of half a tile; `own` counts from its first column."""
+    is_own = column[None, :] == own[:, None]
+    inverse = tl.load(inverse_y + column)
+    signed = _signed(tile, scale_x, inverse, bias, is_own)
+    slope = 1.0 / (1.0 + tl.exp(-signed))  # exp may be infinite: then 0
+    return tl.where(is_own, -slope, slope) * weight_x[:, None] * (tl.load(weight_y + column) * inverse)[None, :]
+
+
+@triton.jit(do_not_specialize=["number"])
+def d_similarity_kernel(
+    table,  # (tasks, FIELDS) int64
+    temperatures,  # (problems,) fp32: 1 / scale
+    workspace,  # per task (ROWS, SPAN): dS_ij / |y_j| of this block, in the precision of the product that follows
+    number,  # which block of every task
+    biases,  # (problems,) fp32
+    DTYPE: tl.constexpr,
+    EVEN: tl.constexpr,
+    PRECISION: tl.constexpr,
+    WIDEN: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
+    """Write one tile of a block; columns up to the next multiple of BLOCK_N get 0; grid (tiles of a block, tasks)."""
+    task = table + tl.program_id(1) * FIELDS
+    row, start, tile_row, tile_column, real = tile_of_block(task, number, BLOCK_M, BLOCK_N)
+    if not real:
+        return
+    rows = row + tl.arange(0, BLOCK_M)
+    left, right = inner_products(
+        task, rows, start + tl.arange(0, BLOCK_N), DTYPE, EVEN, PRECISION, WIDEN, BLOCK_M, BLOCK_N, BLOCK_K
+    )  # fmt: skip
+    scale_x = row_scale(task, temperatures, rows)
+    bias = tl.load(biases + tl.load(task + PROBLEM))
+    weight_x = tl.load(tl.load(task + VECTOR_X).to(tl.pointer_type(tl.float32)) + rows)
+    own = rows + tl.load(task + OFFSET).to(tl.int32) - start
+    inverse_y, weight_y = of_columns(task, INVERSE_Y, start), of_columns(task, VECTOR_Y, start)
+    out = workspace_rows(task, workspace, tile_row, tile_column, BLOCK_M)
+    half: tl.constexpr = BLOCK_N // 2
+    column = tl.arange(0, half)  # compared within a half: constants of the code instead of registers
+    left = _d_similarity(left, scale_x, weight_x, bias, inverse_y, weight_y, column, own)
+    tl.store(out + column[None, :], left.to(workspace.dtype.element_ty))
+    inverse_y, weight_y, own = inverse_y + half, weight_y + half, own - half
+    right = _d_similarity(right, scale_x, weight_x, bias, inverse_y, weight_y, column, own)
+    tl.store(out + (half + column)[None, :], right.to(workspace.dtype.element_ty))

@@ -1,0 +1,68 @@
+"""Launches of `sigmoid_loss`'s kernels."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from scl_kernels.pairwise import launch as shared
+from scl_kernels.pairwise.cuts import forward_cuts
+from scl_kernels.pairwise.tiles import architecture, similarity_constants, similarity_tiles
+from scl_kernels.sigmoid.kernel import d_similarity_kernel, forward_kernel
+from scl_kernels.sizes import cdiv
+
+
+def row_sums(tasks: shared.Sides, temperature: Tensor, bias: Tensor) -> Tensor:
+    """Launch the forward kernel on the row direction of one problem.
+
+    Args:
+        tasks: One task.
+        temperature: (1,) fp32, the scale's inverse.
+        bias: (1,) fp32.
+
+    Returns:
+        (2, n) fp32: each local row's sum of softplus(-z S) over its pairs, and of its derivative by S.
+    """
+    if tasks.local == 0:
+        return temperature.new_zeros(2, 0)
+    tiles = similarity_tiles(tasks.dtype, tasks.even, architecture(temperature.device))
+    (cut,) = forward_cuts(tasks.sizes, tiles)
+    planned = shared.plan(tasks, [cut])
+    partial = temperature.new_empty(2, cut.splits, tasks.local)
+    shared.prepare(tasks, planned, "none")
+    forward_kernel[(cdiv(tasks.local, tiles.block_m) * cut.splits, 1)](
+        planned.table,
+        temperature,
+        bias,
+        partial,
+        planned.partial,
+        **similarity_constants(tasks.dtype, tiles, even=tasks.even),
+        **tiles.options,
+    )
+    return partial.sum(1)
+
+
+def gradients(
+    tasks: shared.Sides, temperature: Tensor, bias: Tensor, d_loss: Tensor, weight_all: Tensor
+) -> tuple[list[Tensor], Tensor]:
+    """Launch the backward kernels on both directions of one problem.
+
+    Args:
+        tasks: The row direction and the column direction.
+        temperature: (1,) fp32, the scale's inverse.
+        bias: (1,) fp32.
+        d_loss: (1,) fp32 gradient of the loss.
+        weight_all: (N,) fp32 weight of each global row of the row direction.
+
+    Returns:
+        The gradients of both sides' local rows, and (2 n,) fp32, each local row's share of the temperature's gradient.
+    """
+    one = torch.ones_like(weight_all)
+    weight, ones = weight_all.data_ptr(), one.data_ptr()
+    own = weight + 4 * tasks.offset[0]
+    addresses = shared.Addresses([0, 0], [0, 0], weight_x=[own, ones], weight_y=[ones, weight])
+
+    def write_d_similarity(grid: tuple[int, int], *arguments: Any, **options: Any) -> None:
+        d_similarity_kernel[grid](*arguments, bias, **options)
+
+    return shared.gradients(tasks, temperature, d_loss, addresses, "weights", write_d_similarity)

@@ -1,0 +1,144 @@
+"""SigLIP's pairwise sigmoid loss over the global batch (arXiv 2303.15343), without an N x N matrix in any direction.
+
+Every pair of two modalities' rows is a decision of its own, so ranks need nothing of each other but the gathered rows:
+one call gives the loss of the local rows and the exact gradient of the global loss. Nothing in here communicates.
+"""
+# mypy: disable-error-code="no-untyped-def"
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
+
+from scl_kernels.backend import Backend, resolve
+from scl_kernels.dtypes import compute_dtype
+from scl_kernels.pairwise.launch import row_sides, sides
+from scl_kernels.sigmoid import launch, reference
+from scl_kernels.sigmoid.arguments import SigmoidProblem, check_problem
+
+__all__ = ["SigmoidProblem", "sigmoid_loss"]
+
+STATISTICS = "scl_kernels::sigmoid_statistics"
+BACKWARD = "scl_kernels::sigmoid_backward"
+torch.library.define(
+    STATISTICS, "(Tensor a, Tensor b_all, Tensor scale, Tensor bias, int offset, str backend) -> Tensor"
+)
+torch.library.define(
+    BACKWARD,
+    "(Tensor d_loss, Tensor a, Tensor b, Tensor a_all, Tensor b_all, Tensor scale, Tensor bias, Tensor weight_all, "
+    "int offset, str backend) -> (Tensor, Tensor, Tensor)",
+)
+
+
+@torch.library.impl(STATISTICS, "CompositeExplicitAutograd")
+def _statistics(a: Tensor, b_all: Tensor, scale: Tensor, bias: Tensor, offset: int, backend: str) -> Tensor:
+    """Return (2, n): the local rows' sums over their pairs and these sums' derivatives by the bias."""
+    if backend == "triton":
+        return launch.row_sums(row_sides([a], [b_all], [offset]), 1 / scale.reshape(1), bias.reshape(1))
+    return reference.row_sums(a, b_all, reference.Logits(scale, bias, offset))
+
+
+@torch.library.register_fake(STATISTICS)
+def _(a, b_all, scale, bias, offset, backend):
+    return a.new_empty(2, a.shape[0], dtype=compute_dtype(a.dtype))
+
+
+@torch.library.impl(BACKWARD, "CompositeExplicitAutograd")
+def _gradients(
+    d_loss: Tensor,
+    a: Tensor,
+    b: Tensor,
+    a_all: Tensor,
+    b_all: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    weight_all: Tensor,
+    offset: int,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of a and b, and the local rows' share of the scale's."""
+    weight = weight_all.to(d_loss.dtype).contiguous()
+    if backend == "triton":
+        tasks, temperature = sides([a], [b], [a_all], [b_all], [offset]), 1 / scale.reshape(1)
+        (d_a, d_b), shares = launch.gradients(tasks, temperature, bias.reshape(1), d_loss.reshape(1), weight)
+        return d_a, d_b, -shares[: a.shape[0]].sum() * temperature.squeeze(0) ** 2
+    weight = weight * d_loss
+    logits = reference.Logits(scale, bias, offset)
+    d_a, d_scale = reference.side_gradient(a, b_all, logits, weight[offset : offset + a.shape[0]], None)
+    d_b, _ = reference.side_gradient(b, a_all, logits, None, weight)
+    return d_a, d_b, d_scale
+
+
+@torch.library.register_fake(BACKWARD)
+def _(d_loss, a, b, a_all, b_all, scale, bias, weight_all, offset, backend):
+    return torch.empty_like(a), torch.empty_like(b), torch.empty_like(scale)
+
+
+class _LocalShare(torch.autograd.Function):
+    """The local rows' share of the loss with the gradient of the global one."""
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> Tensor:
+        """Return (); `inputs`: a, b, a_all, b_all, scale, bias, weight_all, offset, backend."""
+        a, _, _, b_all, scale, bias, weight_all, offset, backend = inputs
+        sums = torch.ops.scl_kernels.sigmoid_statistics(a, b_all, scale, bias, offset, backend)
+        weight = weight_all[offset : offset + a.shape[0]].to(sums.dtype)
+        loss, d_bias = (sums * weight).sum(1).unbind()
+        ctx.save_for_backward(*inputs[:7], d_bias)
+        ctx.offset, ctx.backend = offset, backend
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, d_loss: Tensor) -> tuple:
+        """Return the gradients of a, b, scale and bias."""
+        *tensors, d_bias = ctx.saved_tensors
+        d_a, d_b, d_scale = torch.ops.scl_kernels.sigmoid_backward(d_loss, *tensors, ctx.offset, ctx.backend)
+        return d_a, d_b, None, None, d_scale, d_loss * d_bias, None, None, None
+
+
+@register_flop_formula(torch.ops.scl_kernels.sigmoid_statistics)
+def statistics_flops(a_shape, b_all_shape, *args, out_shape=None, **kwargs) -> int:
+    """Count n x N inner products of length D, two operations each."""
+    return 2 * a_shape[0] * b_all_shape[0] * a_shape[1]
+
+
+@register_flop_formula(torch.ops.scl_kernels.sigmoid_backward)
+def backward_flops(d_loss_shape, a_shape, b_shape, a_all_shape, *args, out_shape=None, **kwargs) -> int:
+    """Count the similarities and their product with the global rows, in two directions."""
+    return 4 * statistics_flops(a_shape, a_all_shape)
+
+
+def sigmoid_loss(problem: SigmoidProblem, *, backend: Backend = "auto") -> Tensor:
+    """Compute the local share of the pairwise sigmoid loss, with the exact gradient of the global one.
+
+    S_ij = scale <a_i, b_j> + bias of L2-normalized rows (norms clamped at 1e-8); the loss is the sum over i of
+    w_i sum_j softplus(-z_ij S_ij), z_ij = 1 for i = j and -1 elsewhere; statistics in fp32 (fp64 for fp64). The value
+    is the sum over local i; summed over the ranks it is the global loss. The gradient of a_i and b_j is that of the
+    global sum, with dS_ij = w_i (sigmoid(S_ij) - [i = j]); that of scale and bias is the local rows' share, so that
+    the sum (not the mean) over ranks is exact.
+
+    Args:
+        problem: Rows, scale, bias and weights.
+        backend: `auto`, `triton` or `torch`.
+
+    Returns:
+        () the loss, fp32 (fp64 for fp64 rows).
+
+    Raises:
+        ValueError: A field has the wrong shape, dtype, device or offset; the scale, bias or a weight is none (read
+            always on CPU, elsewhere under SCL_KERNELS_DEBUG=1, which also compares local with gathered rows).
+    """
+    check_problem(problem)
+    dtype = compute_dtype(problem.a.dtype)
+    return _LocalShare.apply(
+        problem.a,
+        problem.b,
+        problem.a_all.detach(),
+        problem.b_all.detach(),
+        problem.scale.to(dtype),
+        problem.bias.to(dtype),
+        problem.weight_all.detach(),
+        problem.offset,
+        resolve(backend, problem.a),
+    )
