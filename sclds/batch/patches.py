@@ -3,8 +3,16 @@
 from torch import Tensor
 
 
-def patchify(frames: Tensor, patch: int) -> Tensor:
-    """Cut (F, 3, S, S) frames into (F · patches, 3 · patch · patch) rows, channel-major inside a patch."""
-    count, channels, height, width = frames.shape
-    grid = frames.reshape(count, channels, height // patch, patch, width // patch, patch)
-    return grid.permute(0, 2, 4, 1, 3, 5).reshape(-1, channels * patch * patch)
+def patchify(pixels: Tensor, patch: int) -> Tensor:
+    """Cut frames into patches.
+
+    Args:
+        pixels: (..., 3, H, W).
+        patch: p, side of a patch in pixels; divides H and W.
+
+    Returns:
+        (..., (H/p)·(W/p), 3·p·p): channel-major inside a patch, patches row-major; always a copy.
+    """
+    grid = pixels.unflatten(-2, (-1, patch)).unflatten(-1, (-1, patch))
+    # (..., 3, y, p, x, p) to (..., y, x, 3, p, p)
+    return grid.movedim((-4, -2), (-5, -4)).contiguous().flatten(-3).flatten(-3, -2)

@@ -132,7 +132,7 @@ class SCLModel(PreTrainedModel):
                     itm_partner=row,
                 )
             )
-        patches = patchify(pixels.reshape(-1, *pixels.shape[-3:]), self.patch)
+        patches = patchify(pixels.reshape(-1, *pixels.shape[-3:]), self.patch).flatten(0, 1)
         layers = len(self.scl.cross_modal_text_layers)
         recipe = Recipe(self.config.pad_token_id, _PAIRS, (grid,), group_size=len(views), fusion_layers=layers)
         return pack(views, patches, recipe).to(pixels.device)

@@ -47,7 +47,8 @@ def step_loss(
             terms |= _cross_entropy(objective, outputs, batch, counts)
         elif objective.loss == "group_nce":
             terms[objective.name] = _group_nce(objective, outputs, batch, counts, losses)
-    weighted = (getattr(losses, name) * value for name, value in terms.items() if name in LossesConfig.model_fields)
+    in_use = {objective.name for objective in objectives_in_use(losses)}
+    weighted = (getattr(losses, name) * value for name, value in terms.items() if name in in_use)
     total = sum(weighted, start=outputs[TEMPERATURE].new_zeros(()))
     return total, {name: value.detach() for name, value in terms.items()} | {"total": total.detach()}
 

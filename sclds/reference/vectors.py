@@ -140,7 +140,7 @@ class ReferenceVector:
         grids = (m["image_size"] // m["patch"],)
         return pack(
             views,
-            patchify(pixels.reshape(-1, *pixels.shape[-3:]), m["patch"]),
+            patchify(pixels.reshape(-1, *pixels.shape[-3:]), m["patch"]).flatten(0, 1),
             Recipe(m["pad_id"], self.losses, grids, group_size=len(views), fusion_layers=m["fusion_layers"]),
         )
 

@@ -17,6 +17,7 @@ from sclds.config.errors import ConfigError, UserError
 from sclds.config.reading import load_config
 from sclds.costs.peak import summarise_steps
 from sclds.data.quarantine import read_quarantine
+from sclds.objectives import table
 from sclds.report.charts import line_chart, share_bar, stacked_bar
 from sclds.report.page import document
 from sclds.report.style import STYLE
@@ -27,16 +28,6 @@ from sclds.run.folder import RunFolder, read_metrics
 KINDS = {"image": "pictures", "video": "clips"}
 ONE = {"image": "picture", "video": "clip"}
 DIRECTIONS = {"text_to_vision": "caption → {}", "vision_to_text": "{} → caption"}
-LOSS_NAMES = {
-    "total": "Total, weighted",
-    "contrastive": "Contrastive",
-    "itm": "Image-text matching",
-    "mlm": "Masked words (MLM)",
-    "mvsc": "Vision completion (MVSC)",
-    "mlsc": "Language completion (MLSC)",
-    "mltc_image": "Local completion, image",
-    "mltc_text": "Local completion, text",
-}
 STAGES = {
     "data": "Waiting for data",
     "forward": "Forward",
@@ -233,17 +224,23 @@ def _hit(sample_id: str, pictures: dict[str, str], rank: int, right: bool, extra
     )
 
 
+def loss_titles() -> dict[str, str]:
+    """Return what people read for every term of a metrics line, in the order of the page."""
+    return {"total": "Total, weighted"} | {objective.name: objective.title for objective in table.OBJECTIVES}
+
+
 def _curves(run: Run) -> str:
     """Return a small chart per loss."""
-    names = [name for name in LOSS_NAMES if any(name in line.get("loss", {}) for line in run.metrics)]
+    titles = loss_titles()
+    names = [name for name in titles if any(name in line.get("loss", {}) for line in run.metrics)]
     if not names:
         return _note("No loss was logged yet.")
     cards = []
     for name in names:
         points = [(line["step"], line["loss"][name]) for line in run.metrics if line["loss"].get(name) is not None]
         cards.append(
-            f'<div class="card"><h3>{LOSS_NAMES[name]}<b>{points[-1][1]:.3g}</b></h3>'
-            f"{line_chart(points, LOSS_NAMES[name])}</div>"
+            f'<div class="card"><h3>{titles[name]}<b>{points[-1][1]:.3g}</b></h3>'
+            f"{line_chart(points, titles[name])}</div>"
         )
     return (
         _note("On the training batches; the strong line is a running mean.")
@@ -255,11 +252,12 @@ def _heldout_losses(run: Run) -> str:
     """Return the held-out losses before and after."""
     losses = run.results.get("losses", {})
     first, last = losses.get("initial", {}), losses.get("final", {})
-    names = [name for name in LOSS_NAMES if name in first and name in last]
+    titles = loss_titles()
+    names = [name for name in titles if name in first and name in last]
     if not names:
         return _note("Held-out losses before and after are written when the run ends.")
     rows = "".join(
-        f"<tr><td>{LOSS_NAMES[n]}</td><td>{first[n]:.3f}</td><td>{last[n]:.3f}</td>"
+        f"<tr><td>{titles[n]}</td><td>{first[n]:.3f}</td><td>{last[n]:.3f}</td>"
         f"<td>{(last[n] - first[n]) / (abs(first[n]) or 1):+.0%}</td>"
         f"<td>{_percent(first.get(f'{n}_accuracy'))}</td><td>{_percent(last.get(f'{n}_accuracy'))}</td></tr>"
         for n in names

@@ -13,11 +13,12 @@ import numpy as np
 import torch
 
 from sclds.batch import SampleViews
+from sclds.batch.patches import patchify
 from sclds.config import FusionConfig, LossesConfig, ModelConfig, TextConfig, VisionConfig
 from sclds.model.scl import SCLModel
 from sclds.reference.published_names import published_names, to_published
 from sclds.reference.published_schedule import pad_batch, published_losses, published_outputs
-from sclds.reference.vectors import IGNORED_LABEL, patchify
+from sclds.reference.vectors import IGNORED_LABEL
 
 FOLDER = Path(__file__).parent
 DEFAULT = {
@@ -113,7 +114,9 @@ def make(path, changes, seed=0, temperature=0.125):
     views = [draw(meta, i, rng) for i in range(meta["batch"])]
     size = meta["image_size"]
     pixels = rng.standard_normal((meta["batch"] * max(1, meta["frames"]), 3, size, size)).astype(np.float32)
-    padded = pad_batch(views, patchify(torch.from_numpy(pixels), meta["patch"]), meta["pad_id"], meta["text_len"])
+    padded = pad_batch(
+        views, patchify(torch.from_numpy(pixels), meta["patch"]).flatten(0, 1), meta["pad_id"], meta["text_len"]
+    )
     losses = LossesConfig(
         contrastive=meta["contrastive_weight_in_total"],
         completion_temperature=meta["scl_temperature"],

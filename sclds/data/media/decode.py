@@ -12,13 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sclds.batch.patches import patchify
 from sclds.config import Config
 from sclds.config.errors import ConfigError
 from sclds.data.media.buffers import Buffers
 from sclds.data.media.clips import read_frames
 from sclds.data.media.encoded import Encoded
 from sclds.data.media.pipeline import Source, build_pipeline, feeds, source_of
-from sclds.data.media.scaling import Frames, PatchLayout, cut, patchify, scale
+from sclds.data.media.scaling import Frames, PatchLayout, cut, scale
 from sclds.data.storage.shards import BadSampleError
 
 __all__ = ["BadMediaError", "Decoder", "Encoded", "joined"]
@@ -143,7 +144,7 @@ class Decoder:
             output = self._pipeline(source, size).run(**feeds(source, self._data, size, samples, [*inputs.values()]))
             pixels = torch.from_dlpack(output[0].as_tensor())
             pixels = pixels.unsqueeze(1) if source == "picture" else pixels
-            decoded.update(zip(inputs, patchify(pixels, self._patch), strict=True))
+            decoded.update(zip(inputs, patchify(pixels, self._patch).flatten(1, 2), strict=True))
             return
         frames: Sequence[Any] = [*inputs.values()]
         if source != "frames":

@@ -7,7 +7,6 @@ Scaling on the CPU is torch's: its uint8 path took a sixth of the time of DALI's
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from sclds.data.media.geometry import Window
 
@@ -75,19 +74,3 @@ class PatchLayout:
             np.copyto(target, planes.transpose(1, 3, 0, 2, 4))
             np.multiply(target, self._factor, out=target)
             np.add(target, self._shift, out=target)
-
-
-def patchify(pixels: Tensor, patch: int) -> Tensor:
-    """Cut frames into patches.
-
-    Args:
-        pixels: (n, F, 3, H, W).
-        patch: p, side of a patch in pixels; divides H and W.
-
-    Returns:
-        (n, F·(H/p)·(W/p), 3·p·p): channel-major inside a patch, patches by frame and row-major; always a copy.
-    """
-    n, frames, channels, height, width = pixels.shape
-    cut = pixels.reshape(n, frames, channels, height // patch, patch, width // patch, patch)
-    rows = cut.permute(0, 1, 3, 5, 2, 4, 6).contiguous()
-    return rows.reshape(n, -1, channels * patch * patch)
