@@ -36,13 +36,14 @@ def measure(config: Any, steps: int) -> dict[str, Any] | None:
     from sclds.costs.peak import machine_profile, summarise_steps
     from sclds.data.loader import TrainingBatches
     from sclds.data.tokenizer import load_tokenizer
+    from sclds.machine.implementations import choose, use
     from sclds.train.distributed import ProcessGroup
-    from sclds.train.engine import build_engine, choose_implementations
+    from sclds.train.engine import build_engine
     from sclds.train.step import train_step
 
     group = ProcessGroup()
     try:
-        choose_implementations(config)
+        use(choose(config))
         split = split_batch(config.batch, group.world_size)
         tokenizer = load_tokenizer(config.data.tokenizer)
         engine = build_engine(config, tokenizer, split, group)
@@ -57,7 +58,7 @@ def measure(config: Any, steps: int) -> dict[str, Any] | None:
             seconds = {**report.seconds, "data": report.seconds["data"] + waited, "total": total}
             pace = config.batch.global_size / total
             lines.append({"step": step, "samples_per_second": pace, "seconds": seconds})
-            tokens += sum(int(batch["text_cu"][len(batch["sample_ids"])]) for batch in micro_batches)
+            tokens += sum(int(batch.lengths.text_cu_seqlens[batch.counts.samples]) for batch in micro_batches)
         batches.close()
         # t0 of every sample of this rank
         mean_tokens = tokens / ((steps + 1) * split.micro * split.accumulation)

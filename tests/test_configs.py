@@ -1,5 +1,6 @@
 """Every shipped configuration: loads, saves and loads equal, builds on the meta device, and takes a step when small."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,14 +8,14 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from sclds.batch.packing import SampleViews, grids_of, pack
+from sclds.batch import SampleViews, grids_of, pack, recipe_of
 from sclds.cli.prepare import row_name
 from sclds.config import Config
 from sclds.config.errors import ConfigError
 from sclds.config.reading import DATA_SETS, dump_config, load_config, parse_config
 from sclds.data.prepare.sources import SOURCES
 from sclds.losses.communicator import SingleProcess
-from sclds.losses.objectives import GlobalBatch, features_of, step_loss
+from sclds.losses.objectives import GlobalFeatures, features_of, step_loss
 from sclds.model.scl import SCLModel
 
 CONFIGS = sorted(Path("configs").rglob("*.yaml"))
@@ -79,14 +80,14 @@ def test_tiny_variant_takes_a_step(path: Path) -> None:
     views = [sample(config, i, sorted(kinds)[i % len(kinds)]) for i in range(2)]
     rows = sum(v.frames * v.grid**2 for v in views)
     patches = torch.randn(rows, 3 * config.model.vision.patch_size**2)
-    batch = pack(views, patches, pad_id=PAD, losses=config.losses, grids=grids_of(config), group_size=2)
+    batch = pack(views, patches, replace(recipe_of(config, PAD), group_size=2))
     model = SCLModel(config.model, 100, grids_of(config), config.engine.activation_checkpointing)
     model.initialise(config.seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     outputs = model(batch)
-    everybody = GlobalBatch.gather([features_of(outputs)], [batch], config.losses, SingleProcess())
-    loss, terms = step_loss(outputs, batch, everybody, 0, config.losses)
+    features = GlobalFeatures.gather([features_of(outputs, batch)], [batch], config.losses, SingleProcess())
+    loss, terms = step_loss(outputs, batch, features, 0, config.losses)
     loss.backward()
     optimizer.step()
     assert torch.isfinite(loss)

@@ -40,7 +40,7 @@ from sclds.batch.views import (
     pack_vision,
 )
 from sclds.config import Config, LossesConfig
-from sclds.machine.implementations import AttentionBackend, AttentionBackends
+from sclds.machine.implementations import AttentionBackend, AttentionBackends, choose
 from sclds.objectives import Objective, objectives_in_use, pairs_in_use, view_names
 from sclds.objectives.pairs import pairs_read
 
@@ -67,23 +67,16 @@ class Recipe:
     """Whether the vision tower has no [CLS] token, see `VisionConfig.pools_frames`."""
 
 
-def recipe_of(config: Config, pad_id: int, attention: AttentionBackends) -> Recipe:
-    """Return the recipe of a run.
+def recipe_of(config: Config, pad_id: int) -> Recipe:
+    """Return the recipe of a run on this machine.
 
     Args:
         config: The run.
         pad_id: Padding id of its tokenizer.
-        attention: Backends of its call sites, see `sclds.machine.implementations.choose`.
     """
-    return Recipe(
-        pad_id,
-        config.losses,
-        grids_of(config),
-        config.batch.group_size,
-        config.model.fusion.layers,
-        attention,
-        config.model.vision.pools_frames,
-    )
+    model, attention = config.model, choose(config).attention
+    layers, pools_frames = model.fusion.layers, model.vision.pools_frames
+    return Recipe(pad_id, config.losses, grids_of(config), config.batch.group_size, layers, attention, pools_frames)
 
 
 def pack(views: Sequence[SampleViews], patches: Tensor, recipe: Recipe, order: Sequence[int] | None = None) -> Batch:

@@ -1,8 +1,8 @@
 """The typed batch that data, model and losses share: all views of a micro-batch in packed buffers without padding.
 
 Shape suffixes in the field docs: B samples, Nt and Nv packed text and vision tokens, R patch rows, S segments. Index
-tensors are int64, cumulative lengths int32. Everything is frozen and moves as a whole (`Placed.to`,
-`Placed.pin_memory`); what attention was planned from stays on the host. CONTRIBUTING.md ("The batch") describes the layout.
+tensors are int64, cumulative lengths int32. Everything is frozen and moves as a whole (`Placed.to`, `pin_memory`);
+what attention was planned from stays on the host. CONTRIBUTING.md ("The batch") describes the layout.
 """
 
 from dataclasses import dataclass, field

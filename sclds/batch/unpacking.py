@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sclds.batch.packing import Batch
+from sclds.batch.types import Batch
 from sclds.config import Config
 
 GREY = 0.5
@@ -38,29 +38,29 @@ class Seen:
 
 def sample_of(batch: Batch, row: int, config: Config) -> Seen:
     """Return what the model sees of one row of a packed batch (on CPU)."""
-    kind, patch = batch["kinds"][row], config.model.vision.patch_size
-    grids = [(config.data.image_size if k == "image" else config.data.video_size) // patch for k in batch["kinds"]]
-    frames = batch["frame_count"].tolist()
+    kinds, patch = batch.samples.kinds, config.model.vision.patch_size
+    grids = [(config.data.image_size if k == "image" else config.data.video_size) // patch for k in kinds]
+    frames = batch.vision.frame_count.tolist()
     first = sum(f * g * g for f, g in zip(frames[:row], grids[:row], strict=True))
     shape = (frames[row], grids[row], grids[row])
     mean, std = (torch.tensor(values)[:, None, None] for values in (config.data.mean, config.data.std))
     count, side = math.prod(shape), grids[row] * patch
-    pixels = batch["patches"][first : first + count].float().view(*shape, 3, patch, patch) * std + mean
+    pixels = batch.vision.patches[first : first + count].float().view(*shape, 3, patch, patch) * std + mean
     whole = pixels.permute(0, 3, 1, 4, 2, 5).reshape(frames[row], 3, side, side).clamp(0, 1)
     hidden = {}
-    for name in batch["vision_names"][1:]:
+    for name in batch.vision.names[1:]:
         rows = _view_rows(batch, row, name)
         shown = torch.zeros(count, dtype=torch.bool)
         shown[rows[rows >= 0] - first] = True
         hidden[name] = ~shown.view(shape)
-    spans = {name: _text_span(batch, row, name) for name in batch["text_names"]}
+    spans = {name: _text_span(batch, row, name) for name in batch.text.names}
     return Seen(
-        batch["sample_ids"][row],
-        kind,
-        batch["captions"][row],
+        batch.samples.ids[row],
+        kinds[row],
+        batch.samples.captions[row],
         whole,
         hidden,
-        {name: batch["text_ids"][start:end] for name, (start, end) in spans.items()},
+        {name: batch.text.ids[start:end] for name, (start, end) in spans.items()},
         _mlm_targets(batch, *spans.get(config.losses.mlm_view, (0, 0))),
         _itm_partner(batch, row),
     )
@@ -75,39 +75,41 @@ def greyed(seen: Seen, hidden: Tensor) -> Tensor:
 
 def _text_span(batch: Batch, row: int, name: str) -> tuple[int, int]:
     """Return where a text view of a sample lies in `text_ids`: view by view, each in packing order."""
-    at = batch["text_names"].index(name) * len(batch["order"]) + batch["order"].index(row)
-    return int(batch["text_cu"][at]), int(batch["text_cu"][at + 1])
+    order, cu_seqlens = batch.samples.order, batch.lengths.text_cu_seqlens
+    at = batch.text.names.index(name) * len(order) + order.index(row)
+    return int(cu_seqlens[at]), int(cu_seqlens[at + 1])
 
 
 def _view_rows(batch: Batch, row: int, name: str) -> Tensor:
     """Return the rows of `vision_source` of one view of a sample."""
     start, end = _view_span(batch, row, name)
-    rows: Tensor = batch["vision_source"][start:end]
-    return rows
+    return batch.vision.source[start:end]
 
 
 def _view_span(batch: Batch, row: int, name: str) -> tuple[int, int]:
     """Return where a vision view of a sample lies: pictures before clips, then view by view, each in packing order."""
-    kinds, names, cu = batch["kinds"], batch["vision_names"], batch["vision_cu"]
-    alike = [i for i in batch["order"] if kinds[i] == kinds[row]]
+    kinds, names, cu_seqlens = batch.samples.kinds, batch.vision.names, batch.lengths.vision_cu_seqlens
+    alike = [i for i in batch.samples.order if kinds[i] == kinds[row]]
     before = (len(kinds) - len(alike)) * len(names) if kinds[row] == "video" else 0
     segment = before + names.index(name) * len(alike) + alike.index(row)
-    return int(cu[segment]), int(cu[segment + 1])
+    return int(cu_seqlens[segment]), int(cu_seqlens[segment + 1])
 
 
 def _mlm_targets(batch: Batch, start: int, end: int) -> dict[int, int]:
     """Return which positions of the text that lies at [start, end) the MLM head reads, and the ids it is to find."""
-    if "head_mlm" not in batch:
+    reads = [read for objective in batch.objectives if objective.head == "mlm" for read in objective.head_reads]
+    if not reads:
         return {}
-    rows = batch["pair_text"][batch["read_text"][batch["head_mlm"]]]
+    rows = batch.pairs.text_rows[batch.reads.text_rows[batch.reads.places[reads[0]]]]
     inside = (rows >= start) & (rows < end)
-    return dict(zip((rows[inside] - start).tolist(), batch["mlm_label"][inside].tolist(), strict=True))
+    return dict(zip((rows[inside] - start).tolist(), batch.labels.mlm[inside].tolist(), strict=True))
 
 
 def _itm_partner(batch: Batch, row: int) -> int | None:
     """Return the sample whose v0 the ITM pair of a sample holds."""
-    if "itm" not in batch["roles"] or "itm_members" in batch:
+    order = batch.samples.order
+    if "itm" not in batch.pairs.names or batch.negatives is not None:
         return None
-    pair = batch["roles"].index("itm") * len(batch["order"]) + batch["order"].index(row)
-    start = int(batch["pair_vision"][int(batch["pair_vision_cu"][pair])])
-    return next(other for other in batch["order"] if _view_span(batch, other, "v0")[0] == start)
+    pair = batch.pairs.names.index("itm") * len(order) + order.index(row)
+    start = int(batch.pairs.vision_rows[int(batch.lengths.pair_vision_cu_seqlens[pair])])
+    return next(other for other in order if _view_span(batch, other, "v0")[0] == start)

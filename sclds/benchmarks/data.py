@@ -26,7 +26,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from sclds.batch.packing import grids_of, pack
+from sclds.batch import pack, recipe_of
 from sclds.benchmarks.rows import Row, quantiles, write
 from sclds.config import Config, DataConfig, DatasetConfig
 from sclds.config.errors import UserError
@@ -201,7 +201,7 @@ class Ours:
             clock.append(time.process_time())
             rows = range(len(samples))
             views = [replace(self._maker.views(n % len(self._index), (0, n)), itm_partner=n) for n in rows]
-            pack(views, patches, pad_id=1, losses=config.losses, grids=grids_of(config), group_size=len(views))
+            pack(views, patches, replace(recipe_of(config, pad_id=1), group_size=len(views)))
             clock.append(time.process_time())
             seconds += np.diff(clock)
             clock = clock[-1:]

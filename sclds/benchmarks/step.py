@@ -12,12 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sclds.batch.packing import SampleViews, pack
+from sclds.batch import Recipe, SampleViews, pack
 from sclds.benchmarks.rows import Row, quantiles, write
 from sclds.config import LossesConfig, MaskingConfig, ModelConfig, OptimizerConfig
 from sclds.config.errors import UserError
 from sclds.losses.communicator import SingleProcess
-from sclds.losses.objectives import GlobalBatch, features_of, step_loss
+from sclds.losses.objectives import GlobalFeatures, features_of, step_loss
+from sclds.machine.implementations import AttentionBackends
 from sclds.model.scl import SCLModel
 from sclds.reference.published_schedule import pad_batch, published_step
 
@@ -61,13 +62,19 @@ def workload(sizes: dict[str, Any], device: str) -> Workload:
     return Workload(sizes["batch"], {n: _step(sizes, total, device) for n, total in totals(sizes, device).items()})
 
 
-def totals(sizes: dict[str, Any], device: str, dtype: torch.dtype = torch.float32) -> dict[str, ModelLoss]:
+def totals(
+    sizes: dict[str, Any],
+    device: str,
+    dtype: torch.dtype = torch.float32,
+    attention: AttentionBackends | None = None,
+) -> dict[str, ModelLoss]:
     """Draw samples and return, per provider, the loss of a model on them.
 
     Args:
         sizes: As `MID_SIZE`.
         device: `cpu` or `cuda`.
         dtype: Of the pixels.
+        attention: Backends of the packed step; by default dense attention.
     """
     rng = np.random.default_rng(0)
     views = [_sample(i, sizes, rng) for i in range(sizes["batch"])]
@@ -75,15 +82,14 @@ def totals(sizes: dict[str, Any], device: str, dtype: torch.dtype = torch.float3
     shape = (sizes["batch"] * grid**2, 3 * sizes["patch"] ** 2)
     patches = torch.from_numpy(rng.standard_normal(shape, dtype=np.float32)).to(device, dtype)
     losses = LossesConfig()
-    batch = pack(views, patches, pad_id=PAD, losses=losses, grids=(grid,), group_size=len(views))
-    kept_on_host = [name for name in batch if name.endswith("_cu")]
-    batch = {n: x.to(device) if isinstance(x, Tensor) and n not in kept_on_host else x for n, x in batch.items()}
+    recipe = Recipe(PAD, losses, (grid,), len(views), sizes["fusion_layers"], attention or AttentionBackends())
+    batch = pack(views, patches, recipe).to(torch.device(device))
     padded = pad_batch(views, patches, PAD, sizes["padded"])
 
     def packed_total(model: SCLModel) -> Tensor:
         outputs = model(batch)
-        everybody = GlobalBatch.gather([features_of(outputs)], [batch], losses, SingleProcess())
-        return step_loss(outputs, batch, everybody, 0, losses)[0]
+        features = GlobalFeatures.gather([features_of(outputs, batch)], [batch], losses, SingleProcess())
+        return step_loss(outputs, batch, features, 0, losses)[0]
 
     return dict(
         zip(PROVIDERS, (packed_total, lambda model: published_step(model, padded, losses)["total"]), strict=True)

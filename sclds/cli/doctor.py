@@ -160,18 +160,13 @@ def _optional() -> list[Finding]:
 
 
 def _choices() -> list[Finding]:
-    import torch
+    from sclds.config import EngineConfig, ModelConfig
+    from sclds.machine.implementations import choose_for
 
-    from scl_kernels.backend import resolve
-    from sclds.config import EngineConfig, TextConfig
-    from sclds.model.attention import available_backends
-
-    kernels = resolve("auto", torch.empty(0, device="cuda" if _on_cuda() else "cpu"))
-    # without a process on a CUDA device, the attention that serves CUDA tensors is of no use
-    attention = available_backends(EngineConfig().precision, TextConfig().dropout)[0] if _on_cuda() else "sdpa"
+    chosen = choose_for(EngineConfig(), ModelConfig())
     return [
-        Finding("engine.kernels=auto", "ok", kernels),
-        Finding("engine.attention=auto", "ok", attention),
+        Finding("engine.kernels=auto", "ok", chosen.kernels),
+        Finding("engine.attention=auto", "ok", str(chosen.attention)),
     ]
 
 

@@ -322,8 +322,10 @@ class LogConfig(Section):
 
 
 class EvaluationConfig(Section):
-    """Held-out retrieval and losses, at step 0 and at the end."""
+    """What is measured on held-out data at the end; losses at step 0 too."""
 
+    tasks: list[Literal["losses", "retrieval"]] = ["losses", "retrieval"]
+    """What is measured: the mean of every loss, and zero-shot retrieval in both directions."""
     batch_size: Positive = 64
     """Samples encoded at once."""
     max_samples: Positive = 1000

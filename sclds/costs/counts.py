@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from sclds.batch.packing import roles_of, view_names
 from sclds.config import Config
+from sclds.objectives import objectives_in_use, pairs_in_use, view_names
 
 Kind = Literal["image", "video"]
 Flops = dict[str, int]
@@ -82,20 +82,25 @@ def views_of(config: Config, kind: Kind, text_tokens: int) -> Views:
 
 
 def pairs_of(config: Config, views: Views) -> dict[str, Pair]:
-    """Return the fusion pairs that the configured losses need, and the rows that they read."""
-    frames, losses = views.frames, config.losses
-    replaced = frames * int(views.patches["v0"] * config.masking.mltc_vision_ratio) if losses.mltc_image else 0
-    completed = views.completed if losses.mltc_text else 0
-    # words that both objectives read are read twice
-    shared = views.predicted if losses.mlm > 0 and losses.mlm_view == "t2" else 0
-    pairs = {
-        "mlm": Pair("t1", "v0", views.predicted, 0),
-        "mvsc": Pair("t0", "v1", 1 + completed, frames),
-        "mlsc": Pair("t2", "v0", 1 + completed + shared, frames + replaced),
-        "itm": Pair("t0", "v0", 1, frames),
-        "mltc": Pair("t0", "v2", 0, replaced),
+    """Return the fusion pairs that the configured objectives need, and the rows that they read."""
+    objectives = objectives_in_use(config.losses)
+    replaced = int(views.patches["v0"] * config.masking.mltc_vision_ratio)
+    rows = {
+        "cls": 1,
+        "predicted": views.predicted,
+        "completed": views.completed,
+        "frame_cls": views.frames,
+        "replaced": views.frames * replaced,
     }
-    return {role: pairs[role] for role in roles_of(losses)}
+    reads = {read for objective in objectives for read in objective.reads}
+
+    def read_of(pair: str, stream: str) -> int:
+        return sum(rows[read.rows] for read in reads if (read.pair, read.stream) == (pair, stream))
+
+    return {
+        pair.name: Pair(pair.text, pair.vision, read_of(pair.name, "text"), read_of(pair.name, "vision"))
+        for pair in pairs_in_use(objectives)
+    }
 
 
 def packed_forward(config: Config, kind: Kind, text_tokens: int, vocab_size: int) -> Flops:
@@ -106,7 +111,7 @@ def packed_forward(config: Config, kind: Kind, text_tokens: int, vocab_size: int
     """
     views = views_of(config, kind, text_tokens)
     pairs = pairs_of(config, views)
-    text_views, vision_views = view_names(config.losses)
+    text_views, vision_views = view_names(objectives_in_use(config.losses))
     vision_tokens = {view: views.vision(view) for view in vision_views}
     text_tokens_of = dict.fromkeys(text_views, views.text)
     return {

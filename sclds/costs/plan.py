@@ -13,13 +13,13 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from sclds.batch.packing import view_names
 from sclds.batch.split import Split, split_batch
 from sclds.config import Config
 from sclds.config.errors import ConfigError, UserError
 from sclds.config.reading import load_config
 from sclds.costs.counts import Kind, packed_forward, pairs_of, parameter_counts, published_forward, views_of
 from sclds.data.tokenizer import load_tokenizer
+from sclds.objectives import objectives_in_use, view_names
 
 DEFAULT_TEXT_TOKENS = 12
 """Tokens of an average caption, BOS and EOS included: Conceptual Captions under RoBERTa's tokenizer."""
@@ -236,7 +236,7 @@ def _activation_bytes(config: Config, kind: Kind, text_tokens: int) -> int:
     """Estimate the activations that one sample keeps for backward."""
     model, views = config.model, views_of(config, kind, text_tokens)
     value = 2 if config.engine.precision == "bf16" else 4
-    text_views, vision_views = view_names(config.losses)
+    text_views, vision_views = view_names(objectives_in_use(config.losses))
     vision, text = sum(views.vision(view) for view in vision_views), len(text_views) * views.text
     fused = sum(views.text + views.vision(pair.vision) for pair in pairs_of(config, views).values())
     parts = (

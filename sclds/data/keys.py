@@ -21,6 +21,17 @@ class _Digest(ISeedSequence):
         return np.frombuffer(self._digest, dtype, n_words)
 
 
+def _digest_of(seed: int, words: tuple[str | int, ...], size: int) -> bytes:
+    # every word carries its type and length, so that no two keys run together
+    text = "".join([f"{type(word).__name__}{len(shown := str(word))}:{shown};" for word in (seed, *words)])
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=size).digest()
+
+
+def seed_of(seed: int, *words: str | int) -> int:
+    """Return a seed below 2^63 for a key, for generators that take a number; see `generator`."""
+    return int.from_bytes(_digest_of(seed, words, 8), "big") >> 1
+
+
 def generator(seed: int, *words: str | int) -> np.random.Generator:
     """Return a fresh generator for a key.
 
@@ -31,8 +42,5 @@ def generator(seed: int, *words: str | int) -> np.random.Generator:
     Returns:
         A counter-based (Philox) generator; equal keys give equal sequences.
     """
-    # every word carries its type and length, so that no two keys run together
-    text = "".join([f"{type(word).__name__}{len(shown := str(word))}:{shown};" for word in (seed, *words)])
-    digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
-    key: Any = _Digest(digest)  # numpy's stubs know no seed sequence but their own
+    key: Any = _Digest(_digest_of(seed, words, 16))  # numpy's stubs know no seed sequence but their own
     return np.random.Generator(np.random.Philox(key))

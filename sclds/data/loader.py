@@ -4,17 +4,18 @@ The stages have no state but the step they are at, so a run that resumes gives `
 """
 
 import itertools
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from operator import attrgetter
 
 import torch
 
-from sclds.batch.packing import ITM_DRAWS, Batch, SampleViews, grids_of, pack
+from sclds.batch import ITM_DRAWS, Batch, SampleViews, pack, recipe_of
 from sclds.config import Config, DatasetConfig
 from sclds.data.keys import generator
 from sclds.data.media.decode import Decoder, joined
 from sclds.data.order import Order, Place, itm_partners, positions_of, weights_of
-from sclds.data.prefetch import Prefetch, batch_bytes, pinned
+from sclds.data.prefetch import Prefetch, pinned
 from sclds.data.quarantine import Quarantine
 from sclds.data.replacement import Replacements
 from sclds.data.samples import HELDOUT, Loaded, Occasion, SampleMaker
@@ -79,7 +80,7 @@ class TrainingBatches:
             DataError: Too many samples are unusable.
         """
         data = self._config.data
-        with Prefetch(self._batches, data.prefetch, data.prefetch_bytes, batch_bytes, "decode-ahead") as ahead:
+        with Prefetch(self._batches, data.prefetch, data.prefetch_bytes, attrgetter("nbytes"), "decode-ahead") as ahead:
             while True:
                 yield [next(ahead) for _ in range(self._accumulation)]
 
@@ -114,7 +115,7 @@ class _Assembler:
         decoder: Decoder,
         quarantine: Quarantine,
     ):
-        self._config, self._tokenizer, self._index = config, tokenizer, index
+        self._config, self._index, self._recipe = config, index, recipe_of(config, tokenizer.pad_id)
         self._maker, self._decoder, self._quarantine = maker, decoder, quarantine
         self._replacements = Replacements(index, config.seed)
 
@@ -151,15 +152,7 @@ class _Assembler:
         config, order = self._config, None
         if config.batch.layout == "shuffled":
             order = generator(config.seed, "layout", views[0].sample_id).permutation(len(views)).tolist()
-        return pack(
-            views,
-            patches,
-            pad_id=self._tokenizer.pad_id,
-            losses=config.losses,
-            grids=grids_of(config),
-            group_size=config.batch.group_size,
-            order=order,
-        )
+        return pack(views, patches, self._recipe, order)
 
     def _with_partners(self, views: list[SampleViews], occasion: Occasion, first_group: int) -> list[SampleViews]:
         """Draw the ITM partners of a micro-batch, group by group."""
@@ -203,6 +196,77 @@ class _Assembler:
         self._quarantine.check(self._config.data.max_bad_share)
 
 
+@dataclass(frozen=True)
+class HeldoutChunk:
+    """Held-out samples that make one batch: rows [start, end) of a data set."""
+
+    dataset: DatasetConfig
+    start: int
+    end: int
+
+
+def heldout_chunks(config: Config, datasets: Sequence[DatasetConfig], size: int) -> list[HeldoutChunk]:
+    """Return the held-out batches of data sets in fixed order, without reading a sample.
+
+    Samples come by data set and shard, each batch from one data set, at most `evaluation.max_samples` of a kind.
+
+    Args:
+        config: The run.
+        datasets: Some of `data.heldout`.
+        size: Samples of a batch.
+
+    Raises:
+        DataError: Shards are missing or unreadable.
+    """
+    left = dict.fromkeys(("image", "video"), config.evaluation.max_samples)
+    chunks = []
+    for dataset in datasets:
+        count = min(len(open_index([dataset], cache_of(config.data))), left[dataset.kind])
+        left[dataset.kind] -= count
+        chunks += [HeldoutChunk(dataset, start, min(start + size, count)) for start in range(0, count, size)]
+    return chunks
+
+
+class HeldoutReader:
+    """Packs held-out batches: whole images, middle frames, the same masks each time, whoever reads them.
+
+    Args:
+        config: The run.
+        tokenizer: Encodes captions.
+        size: Most samples of a batch.
+        quarantine: Counts and names unusable samples, which are left out; by default it only counts.
+    """
+
+    def __init__(self, config: Config, tokenizer: Tokenizer, size: int, quarantine: Quarantine | None = None):
+        self._config, self._tokenizer, self._size = config, tokenizer, size
+        self._quarantine = quarantine or Quarantine()
+        self._device_id = torch.cuda.current_device() if config.data.device == "mixed" else None
+        self._open: tuple[DatasetConfig, SampleMaker, Decoder, _Assembler] | None = None
+
+    def __call__(self, chunk: HeldoutChunk) -> Batch | None:
+        """Return the batch of a chunk without its unusable samples; None if no sample is left.
+
+        Raises:
+            DataError: Shards are missing or unreadable, or too many samples are unusable.
+        """
+        if self._open is None or self._open[0] != chunk.dataset:
+            self.close()
+            index = open_index([chunk.dataset], cache_of(self._config.data))
+            maker = SampleMaker(self._config, self._tokenizer, index)
+            decoder = Decoder(self._config, self._size, self._device_id)
+            assembler = _Assembler(self._config, self._tokenizer, index, maker, decoder, self._quarantine)
+            self._open = (chunk.dataset, maker, decoder, assembler)
+        return self._open[3].heldout(list(range(chunk.start, chunk.end)), chunk.start // self._size)
+
+    def close(self) -> None:
+        """Close shards and decoder."""
+        if self._open is not None:
+            _, maker, decoder, _ = self._open
+            decoder.close()
+            maker.close()
+            self._open = None
+
+
 def heldout_batches(
     config: Config,
     tokenizer: Tokenizer,
@@ -210,10 +274,7 @@ def heldout_batches(
     batch_size: int | None = None,
     quarantine: Quarantine | None = None,
 ) -> Iterator[Batch]:
-    """Yield packed batches of held-out samples in fixed order: whole pictures, middle frames, the same masks each time.
-
-    Every process gets the same batches. Samples come by data set and shard, each batch from one data set, at most
-    `evaluation.max_samples` of a kind.
+    """Yield packed batches of held-out samples in fixed order, see `heldout_chunks` and `HeldoutReader`.
 
     Args:
         config: The run.
@@ -226,20 +287,11 @@ def heldout_batches(
         DataError: Shards are missing or unreadable, or too many samples are unusable.
     """
     size = batch_size or config.evaluation.batch_size
-    device_id = torch.cuda.current_device() if config.data.device == "mixed" else None
-    quarantine = quarantine or Quarantine()
-    left = {"image": config.evaluation.max_samples, "video": config.evaluation.max_samples}
-    for chosen in [dataset] if dataset else config.data.heldout:
-        index = open_index([chosen], cache_of(config.data))
-        maker, decoder = SampleMaker(config, tokenizer, index), Decoder(config, size, device_id)
-        assembler = _Assembler(config, tokenizer, index, maker, decoder, quarantine)
-        count = min(len(index), left[chosen.kind])
-        left[chosen.kind] -= count
-        try:
-            for start in range(0, count, size):
-                batch = assembler.heldout(list(range(start, min(start + size, count))), start // size)
-                if batch is not None:
-                    yield batch
-        finally:
-            decoder.close()
-            maker.close()
+    reader = HeldoutReader(config, tokenizer, size, quarantine)
+    try:
+        for chunk in heldout_chunks(config, [dataset] if dataset else config.data.heldout, size):
+            batch = reader(chunk)
+            if batch is not None:
+                yield batch
+    finally:
+        reader.close()

@@ -6,9 +6,9 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Generic, Self, TypeVar
 
-from torch import Tensor, cuda
+from torch import cuda
 
-from sclds.batch.packing import Batch
+from sclds.batch import Batch
 
 T = TypeVar("T")
 _POLL_SECONDS = 0.2
@@ -101,21 +101,6 @@ class Prefetch(Generic[T]):
         return False
 
 
-def batch_bytes(batch: Batch) -> int:
-    """Return the bytes of a batch's tensors."""
-    return sum(value.nbytes for value in batch.values() if isinstance(value, Tensor))
-
-
 def pinned(batch: Batch) -> Batch:
-    """Return a batch whose tensors a CUDA device can copy while it computes; without one, the batch itself.
-
-    Cumulative lengths (`*_cu`) are read on the host alone and stay as they are.
-    """
-    if not cuda.is_available():
-        return batch
-    return {
-        name: value.pin_memory()
-        if isinstance(value, Tensor) and not value.is_cuda and not name.endswith("_cu")
-        else value
-        for name, value in batch.items()
-    }
+    """Return a batch that a CUDA device can copy while it computes; without one, the batch itself."""
+    return batch.pin_memory() if cuda.is_available() else batch

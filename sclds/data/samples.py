@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sclds.batch.packing import SampleViews
+from sclds.batch import SampleViews
 from sclds.config import Config
 from sclds.data.keys import generator
 from sclds.data.masks import mlm_mask, mltc_vision_replace, scl_text_mask, scl_vision_keep

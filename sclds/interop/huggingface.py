@@ -24,7 +24,8 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
 
-from sclds.batch.packing import Batch, SampleViews, pack
+from sclds.batch import Batch, Recipe, SampleViews, pack
+from sclds.batch.patches import patchify
 from sclds.config import DataConfig, LossesConfig, ModelConfig
 from sclds.config.errors import UserError
 from sclds.interop.folder import ModelFolder
@@ -132,19 +133,9 @@ class SCLModel(PreTrainedModel):
                 )
             )
         patches = patchify(pixels.reshape(-1, *pixels.shape[-3:]), self.patch)
-        batch = pack(
-            views, patches, pad_id=self.config.pad_token_id, losses=_PAIRS, grids=(grid,), group_size=len(views)
-        )
-        return {
-            key: value.to(pixels.device) if isinstance(value, Tensor) and not key.endswith("_cu") else value
-            for key, value in batch.items()
-        }
-
-
-def patchify(frames: Tensor, patch: int) -> Tensor:
-    """Cut (F, 3, S, S) frames into (F · patches, 3 · patch · patch) rows, channel-major inside a patch."""
-    grid = frames.unflatten(3, (-1, patch)).unflatten(2, (-1, patch))
-    return grid.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(0, 2)
+        layers = len(self.scl.cross_modal_text_layers)
+        recipe = Recipe(self.config.pad_token_id, _PAIRS, (grid,), group_size=len(views), fusion_layers=layers)
+        return pack(views, patches, recipe).to(pixels.device)
 
 
 AutoConfig.register("scl", SCLConfig)

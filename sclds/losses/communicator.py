@@ -1,6 +1,7 @@
 """What the losses need of a process group, and the single process that needs none."""
 
-from typing import Protocol
+import json
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -60,3 +61,19 @@ def gather_ragged(tensors: list[Tensor], communicator: Communicator) -> list[lis
         shapes = [(n, *t.shape[1:]) for n, t in zip(lengths_of_rank, tensors, strict=True)]
         ranks.append([p.view(shape) for p, shape in zip(parts, shapes, strict=True)])
     return ranks
+
+
+def gather_records(record: Any, communicator: Communicator, device: torch.device) -> list[Any]:
+    """Gather a small record of plain data from every rank.
+
+    Args:
+        record: What JSON can hold.
+        communicator: The processes.
+        device: On which they exchange tensors.
+
+    Returns:
+        The record of every rank, tuples as lists.
+    """
+    # ASCII escapes keep names that are no valid text, as archives hold them
+    message = torch.frombuffer(bytearray(json.dumps(record).encode("ascii")), dtype=torch.uint8).to(device)
+    return [json.loads(bytes(own.tolist())) for (own,) in gather_ragged([message], communicator)]

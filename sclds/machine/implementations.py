@@ -1,8 +1,8 @@
 """Whose kernels, LayerNorm and attention a run uses: chosen once, as a value, by a pure function.
 
-`choose` depends on the configuration and on what the machine has, and sets nothing; start-up, `sclds doctor` and the
-page ask it. `use` sets the process-wide part of a choice, and is called in one place of a run. Attention is carried by the
-plans of a batch, one backend per call site.
+`choose` depends on the configuration and on what the machine has, and sets nothing; start-up, `sclds doctor` and
+packing ask it. `use` sets the process-wide part of a choice, and is called in one place of a run. Attention is carried
+by the plans of a batch, one backend per call site.
 """
 
 import importlib.util
@@ -118,13 +118,17 @@ def choose(config: Config, machine: Machine | None = None) -> Implementations:
     Raises:
         ConfigError: A choice cannot be had there.
     """
+    return choose_for(config.engine, config.model, machine)
+
+
+def choose_for(engine: EngineConfig, model: ModelConfig, machine: Machine | None = None) -> Implementations:
+    """Return what these two sections of a configuration ask for, see `choose`."""
     machine = machine or this_machine()
-    engine = config.engine
-    problems = implementation_problems(engine, config.model, machine)
+    problems = implementation_problems(engine, model, machine)
     if problems:
         raise ConfigError(problems)
     sites: dict[str, AttentionBackend] = {}
-    for site, dropout in attention_dropout(config.model).items():
+    for site, dropout in attention_dropout(model).items():
         forced = engine.attention
         sites[site] = forced if forced != "auto" else available_attention(machine, engine.precision, dropout)[0]
     device = torch.device("cuda") if machine.cuda else torch.device("cpu")

@@ -38,6 +38,8 @@ def attend(q_NHD: Tensor, k_MHD: Tensor, v_MHD: Tensor, plan: AttentionPlan, dro
         return q_NHD + 0 * (k_MHD.sum() + v_MHD.sum())
     if plan.backend == "sdpa":
         return _attend_sdpa(q_NHD, k_MHD, v_MHD, plan, dropout)
+    assert plan.cu_seqlens_q is not None, "planned for a variable-length backend"
+    assert plan.cu_seqlens_k is not None, "planned for a variable-length backend"
     segments = (plan.cu_seqlens_q, plan.cu_seqlens_k, plan.max_q, plan.max_k)
     if plan.backend == "torch_varlen":
         from torch.nn.attention.varlen import varlen_attn

@@ -12,12 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sclds.batch.packing import Batch, SampleViews, pack
+from sclds.batch import Batch, Recipe, SampleViews, pack
+from sclds.batch.patches import patchify
 from sclds.config import FusionConfig, LossesConfig, ModelConfig, TextConfig, VisionConfig
 from sclds.config.errors import UserError
 from sclds.interop.published import from_published, published_names
 from sclds.losses.communicator import SingleProcess
-from sclds.losses.objectives import GlobalBatch, features_of, step_loss
+from sclds.losses.objectives import GlobalFeatures, features_of, step_loss
 from sclds.model.scl import SCLModel
 from sclds.reference import invariance
 
@@ -143,10 +144,7 @@ class ReferenceVector:
         return pack(
             views,
             patchify(pixels.reshape(-1, *pixels.shape[-3:]), m["patch"]),
-            pad_id=m["pad_id"],
-            losses=self.losses,
-            grids=grids,
-            group_size=len(views),
+            Recipe(m["pad_id"], self.losses, grids, group_size=len(views), fusion_layers=m["fusion_layers"]),
         )
 
     def _sample(self, i: int, frames: int, kind: str) -> SampleViews:
@@ -175,13 +173,6 @@ class ReferenceVector:
         )
 
 
-def patchify(frames: Tensor, patch: int) -> Tensor:
-    """Cut (F, 3, S, S) frames into (F · patches, 3 · patch · patch) rows, channel-major inside a patch."""
-    count, channels, height, width = frames.shape
-    grid = frames.reshape(count, channels, height // patch, patch, width // patch, patch)
-    return grid.permute(0, 2, 4, 1, 3, 5).reshape(-1, channels * patch * patch)
-
-
 def compare_reference(path: Path) -> list[Comparison]:
     """Run one step on the file's weights and inputs and compare everything that it holds."""
     reference = ReferenceVector(path)
@@ -191,10 +182,10 @@ def compare_reference(path: Path) -> list[Comparison]:
         reason = " ".join(f"{type(fault).__name__}: {fault}".split())
         raise UserError(f"{path}: sizes, weights and inputs are incomplete or do not fit ({reason})") from fault
     outputs = model(batch)
-    everybody = GlobalBatch.gather([features_of(outputs)], [batch], losses, SingleProcess())
+    features = GlobalFeatures.gather([features_of(outputs, batch)], [batch], losses, SingleProcess())
     published_total = losses.model_copy(update={"mltc_image": 0.0, "mltc_text": 0.0})
-    _, terms = step_loss(outputs, batch, everybody, 0, losses)
-    total, _ = step_loss(outputs, batch, everybody, 0, published_total)
+    _, terms = step_loss(outputs, batch, features, 0, losses)
+    total, _ = step_loss(outputs, batch, features, 0, published_total)
     total.backward()
     terms["total"] = total.detach()
     found = _outputs(outputs, batch, reference)
@@ -233,16 +224,16 @@ def _outputs(outputs: dict[str, Tensor], batch: Batch, reference: ReferenceVecto
         "out_fused_image_maskedimage": outputs["vision_recovered"].unflatten(0, (texts, -1)),
         "out_fused_image_maskedtext": outputs["vision_target"].unflatten(0, (texts, -1)),
     }
-    order = torch.tensor(batch["order"])
+    order = torch.tensor(batch.samples.order)
     real = torch.from_numpy(a["attention_mask"]).bool()[order]
     for k, name in enumerate(("out_text", "out_text_mlm", "out_text_scl")):
         laid_out = torch.from_numpy(a[name])[order]
-        first, last = int(batch["text_cu"][k * texts]), int(batch["text_cu"][(k + 1) * texts])
+        first, last = batch.lengths.text_cu_seqlens[[k * texts, (k + 1) * texts]].tolist()
         laid_out[real] = outputs["text_views"][first:last].detach()
         found[name] = laid_out[order.argsort()]
     frames = max(1, reference.meta["frames"])
     for k, name in enumerate(("out_vision", "out_vision_masked")):
-        first, last = int(batch["vision_cu"][k * texts]), int(batch["vision_cu"][(k + 1) * texts])
+        first, last = batch.lengths.vision_cu_seqlens[[k * texts, (k + 1) * texts]].tolist()
         rows = outputs["vision_views"][first:last].unflatten(0, (texts, frames, -1))
         found[name] = torch.cat((rows[:, :, 0], rows[:, :, 1:].flatten(1, 2)), dim=1)[order.argsort()]
     return found

@@ -12,10 +12,11 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
+import torch
 from PIL import Image
 from torch import Tensor
 
-from sclds.batch.packing import Batch
+from sclds.batch import Batch
 from sclds.batch.unpacking import Seen, greyed, sample_of
 from sclds.cli.data import add_config
 from sclds.config import Config
@@ -79,7 +80,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def first_batch(config: Config, tokenizer: Tokenizer, step: int, quarantine: Quarantine) -> Batch:
-    """Return the packed batch of the first samples of a step, on CPU; only these are decoded.
+    """Return the packed batch of the first samples of a step; only these are decoded.
 
     Raises:
         DataError: Shards are missing or unreadable.
@@ -90,7 +91,7 @@ def first_batch(config: Config, tokenizer: Tokenizer, step: int, quarantine: Qua
     batches = iter(TrainingBatches(config, tokenizer, 0, size // micro, micro, 1, step, quarantine))
     (batch,) = next(batches)
     batches.close()  # type: ignore[attr-defined]  # a generator
-    return {key: value.cpu() if isinstance(value, Tensor) else value for key, value in batch.items()}
+    return batch
 
 
 def write_page(path: Path, content: str) -> None:
@@ -112,14 +113,15 @@ def page(batch: Batch, config: Config, tokenizer: Tokenizer, step: int, set_asid
     """Return the whole page.
 
     Args:
-        batch: A packed batch on CPU.
+        batch: A packed batch.
         config: The run.
         tokenizer: That encoded it.
         step: For the headline.
         set_aside: Samples that could not be used and were replaced.
     """
-    seen = [sample_of(batch, row, config) for row in range(len(batch["kinds"]))][:_SHOWN]
-    labels = batch["itm_label"].tolist()
+    batch = batch.to(torch.device("cpu"))
+    seen = [sample_of(batch, row, config) for row in range(len(batch.samples.ids))][:_SHOWN]
+    labels = batch.labels.itm.tolist()
     cards = "".join(_card(row, seen, int(labels[row]), config, tokenizer) for row in range(len(seen)))
     replaced = f" {set_aside} unusable samples were replaced by others." if set_aside else ""
     lead = (

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sclds.batch.packing import Batch
+from sclds.batch import Batch
 from sclds.batch.unpacking import Seen, greyed, sample_of
 from sclds.config import Config
 from sclds.data.tokenizer import Tokenizer
@@ -28,10 +28,11 @@ class Shown:
 
 
 def masked_inputs(batch: Batch, config: Config, tokenizer: Tokenizer) -> list[Shown]:
-    """Return the first samples of each kind of a packed batch (on CPU)."""
+    """Return the first samples of each kind of a packed batch, which may lie on any device."""
+    batch = batch.to(torch.device("cpu"))
     shown = []
     for kind in ("image", "video"):
-        members = [i for i, k in enumerate(batch["kinds"]) if k == kind]
+        members = [i for i, k in enumerate(batch.samples.kinds) if k == kind]
         for turn, row in enumerate(members[:SHOWN_OF_A_KIND]):
             seen = sample_of(batch, row, config)
             rows = [seen.frames, *(greyed(seen, hidden) for name, hidden in seen.hidden.items() if name == "v1")]

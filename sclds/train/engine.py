@@ -8,14 +8,11 @@ import deepspeed
 import torch
 from torch import Tensor, nn
 
-from scl_kernels.backend import set_backend
-from scl_kernels.norms import set_norms
-from sclds.batch.packing import Batch, grids_of
+from sclds.batch import grids_of
 from sclds.batch.split import Split
 from sclds.config import Config
 from sclds.config.errors import CheckpointError
 from sclds.data.tokenizer import Tokenizer
-from sclds.model.attention import set_attention_backend
 from sclds.train.distributed import ProcessGroup
 from sclds.train.optimizer import build_optimizer
 
@@ -46,18 +43,6 @@ def deepspeed_settings(config: Config, split: Split, load_universal: bool = Fals
         "steps_per_print": 10**12,
         "wall_clock_breakdown": False,
     }
-
-
-def choose_implementations(config: Config) -> str:
-    """Set whose kernels, norms and attention this process uses, and return the attention backend.
-
-    Raises:
-        ValueError: A choice is not available here.
-    """
-    set_backend(config.engine.kernels)
-    set_norms(config.engine.norms)
-    dropout = max(config.model.text.dropout, config.model.fusion.dropout)
-    return set_attention_backend(config.engine.attention, config.engine.precision, dropout)
 
 
 def guards_itself(config: Config) -> bool:
@@ -152,15 +137,6 @@ def count_parameters(model: nn.Module) -> int:
     return sum(int(getattr(p, "ds_numel", p.numel())) for p in model.parameters())
 
 
-def to_device(batch: Batch, group: ProcessGroup, precision: str) -> Batch:
-    """Return the batch on this process's device, pixels in the compute type; cumulative lengths stay on the host.
-
-    Attention is planned from the lengths, and reading them back from the device would hold up every step.
-    """
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    return {
-        key: value.to(group.device, dtype if value.is_floating_point() else value.dtype, non_blocking=True)
-        if isinstance(value, Tensor) and not key.endswith("_cu")
-        else value
-        for key, value in batch.items()
-    }
+def compute_dtype(config: Config) -> torch.dtype:
+    """Return the type that the model computes in."""
+    return torch.bfloat16 if config.engine.precision == "bf16" else torch.float32

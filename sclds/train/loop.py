@@ -1,19 +1,17 @@
 """A run from its first step, or its newest checkpoint, to its results."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-import torch
-
-from scl_kernels.backend import resolve
-from sclds.batch.packing import Batch
+from sclds.batch import Batch
 from sclds.batch.split import Split, split_batch
 from sclds.config import Config
 from sclds.config.errors import UserError
 from sclds.costs.peak import machine_profile
 from sclds.data.quarantine import Quarantine
 from sclds.data.tokenizer import Tokenizer, load_tokenizer
+from sclds.machine.implementations import choose, use
 from sclds.run.folder import RunFolder
 from sclds.train.checkpoint import (
     convert_to_universal,
@@ -24,7 +22,7 @@ from sclds.train.checkpoint import (
 )
 from sclds.train.data_wait import DataWait
 from sclds.train.distributed import ProcessGroup
-from sclds.train.engine import build_engine, choose_implementations, count_parameters
+from sclds.train.engine import build_engine, count_parameters
 from sclds.train.interrupt import StopRequest
 from sclds.train.metrics import MetricsWriter
 from sclds.train.progress import Reporter
@@ -49,8 +47,8 @@ class Run:
         self.group = group
         self.folder = folder
         self.reporter = reporter
-        self.attention = choose_implementations(config)
-        self.kernels = resolve("auto", torch.empty(0, device=group.device))
+        self.implementations = choose(config)
+        use(self.implementations)
         self.split: Split = split_batch(config.batch, group.world_size)
         self.tokenizer: Tokenizer = load_tokenizer(config.data.tokenizer)
         self.checkpoint = newest_checkpoint(folder.checkpoints)
@@ -104,9 +102,10 @@ class Run:
         """Measure on held-out data, write results and the report, and show them."""
         results = self.folder.read_results()
         if self.config.data.heldout:
-            self.reporter.say("Measuring losses and retrieval on held-out data")
+            self.reporter.say(f"Measuring {' and '.join(self.config.evaluation.tasks)} on held-out data")
             measured = self._measure()
-            results["losses"] = results.get("losses", {}) | {"final": measured.pop("losses")}
+            if "losses" in measured:
+                results["losses"] = results.get("losses", {}) | {"final": measured.pop("losses")}
             results |= measured
         results["steps"] = self.step
         results["profile"] = machine_profile(self.config, self.group.world_size)
@@ -150,26 +149,28 @@ class Run:
             f"Batch        {self.config.batch.global_size} = {split.micro} samples × {split.world_size} processes × "
             f"{split.accumulation} accumulation steps\n"
             f"DeepSpeed    ZeRO stage {engine.zero_stage}, {engine.precision}, on {self.group.device.type}\n"
-            f"Kernels      {self.kernels};  attention {self.attention};  norms {engine.norms};  "
+            f"Kernels      {self.implementations.kernels};  attention {self.implementations.attention};  "
+            f"norms {self.implementations.norms};  "
             f"AdamW {self.config.optimizer.implementation}\n"
             f"Run folder   {self.folder.root}"
         )
 
     def _measure_start(self) -> None:
         """Measure the held-out losses of the initial weights, once in a run."""
-        if self.step or not self.config.data.heldout or "losses" in self.folder.read_results():
+        due = self.config.data.heldout and "losses" in self.config.evaluation.tasks
+        if self.step or not due or "losses" in self.folder.read_results():
             return
         self.reporter.say("Measuring losses on held-out data before the first step")
-        losses = self._measure()["losses"]
+        losses = self._measure(["losses"])["losses"]
         if self.group.rank == 0:
             self.folder.write_results({"losses": {"initial": losses}})
 
-    def _measure(self) -> dict[str, Any]:
-        """Return losses and retrieval on held-out data; every rank takes part and gets all."""
-        from sclds.evaluation.retrieval import evaluate
+    def _measure(self, tasks: Sequence[str] | None = None) -> dict[str, Any]:
+        """Return what tasks find on held-out data; every rank takes part and gets all."""
+        from sclds.evaluation.tasks import evaluate
 
         quarantine = Quarantine(self.folder.quarantine)
-        return evaluate(self.engine, self.config, self.tokenizer, self.group.device, self.group, quarantine)
+        return evaluate(self.engine, self.config, self.tokenizer, self.group.device, self.group, quarantine, tasks)
 
     def _batches(self) -> Iterator[list[Batch]]:
         """Return the training batches from the current step on."""

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
-from sclds.batch.packing import Batch
+from sclds.batch import Batch
 from sclds.config import Config
 from sclds.data.tokenizer import Tokenizer
 from sclds.report.pictures import masked_inputs

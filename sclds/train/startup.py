@@ -35,7 +35,7 @@ def checked_config(path: str | Path, overrides: list[str], world_size: int) -> C
         lambda: _data_problems(config.data),
         lambda: RunFolder(config.run_dir).problems(),
         lambda: _optimizer_problems(config.optimizer),
-        lambda: _backend_problems(config.engine),
+        lambda: _backend_problems(config.engine, config.model),
         lambda: _weights_problems(config.model),
         lambda: _resume_problems(config),
     ]
@@ -50,7 +50,7 @@ def _problems_of_valid_sections(settings: Any) -> list[str]:
     sections: dict[str, tuple[type[Section], Callable[[Any], list[str]]]] = {
         "data": (DataConfig, _data_problems),
         "optimizer": (OptimizerConfig, _optimizer_problems),
-        "engine": (EngineConfig, _backend_problems),
+        "engine": (EngineConfig, lambda engine: _backend_problems(engine, ModelConfig())),
         "model": (ModelConfig, _weights_problems),
     }
     problems = []
@@ -115,17 +115,10 @@ def _optimizer_problems(optimizer: OptimizerConfig) -> list[str]:
     return implementation_problems(optimizer)
 
 
-def _backend_problems(engine: EngineConfig) -> list[str]:
-    from scl_kernels.norms import norms_problem
-    from sclds.model.attention import set_attention_backend
+def _backend_problems(engine: EngineConfig, model: ModelConfig) -> list[str]:
+    from sclds.machine.implementations import implementation_problems, this_machine
 
-    norms = norms_problem(engine.norms)
-    problems = [f"engine.{norms}"] if norms else []
-    try:
-        set_attention_backend(engine.attention)
-    except ValueError as fault:
-        problems.append(str(fault))
-    return problems
+    return implementation_problems(engine, model, this_machine())
 
 
 def _weights_problems(model: ModelConfig) -> list[str]:

@@ -1,4 +1,4 @@
-"""One optimiser step: fetch, features, forward, gather, loss, backward, update."""
+"""One optimizer step: fetch, features, forward, gather, loss, backward, update."""
 
 import time
 from dataclasses import dataclass, field
@@ -7,11 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sclds.batch.packing import Batch
+from sclds.batch import Batch
 from sclds.batch.split import Split
 from sclds.config import Config
+from sclds.data.keys import seed_of
+from sclds.losses.objectives import GlobalFeatures, features_of, step_loss
 from sclds.train.distributed import ProcessGroup, synchronize
-from sclds.train.engine import to_device
+from sclds.train.engine import compute_dtype
 from sclds.train.optimizer import set_learning_rate
 from sclds.train.schedule import learning_rate_factor
 
@@ -61,24 +63,22 @@ def train_step(
     group: ProcessGroup,
     measure: bool,
 ) -> StepReport:
-    """Run optimiser step `step` (from 0) on this rank's micro-batches; without a finite gradient it changes nothing."""
-    from sclds.losses.objectives import GlobalBatch, features_of, step_loss
-
+    """Run optimizer step `step` (from 0) on this rank's micro-batches; without a finite gradient it changes nothing."""
     report = StepReport()
     watch = Stopwatch(report.seconds, measure)
-    micro_batches = [to_device(batch, group, config.engine.precision) for batch in batches]
+    micro_batches = [batch.to(group.device, compute_dtype(config)) for batch in batches]
     set_learning_rate(engine.optimizer, learning_rate_factor(step, config.schedule))
     watch.charge("data")
 
-    whole = split.accumulation > 1 and config.losses.negatives == "global_batch"
-    shared = gather_whole_batch(engine, micro_batches, step, config, group) if whole else None
+    two_passes = split.accumulation > 1 and config.losses.negatives == "global_batch"
+    global_features = features_of_step(engine, micro_batches, step, config, group) if two_passes else None
     for index, batch in enumerate(micro_batches):
         seed_dropout(config.seed, step, index, group.rank)
         outputs = engine(batch)
-        negatives = shared or GlobalBatch.gather(
-            [features_of(outputs)], [batch], config.losses, group, step_batches=micro_batches
+        features = global_features or GlobalFeatures.gather(
+            [features_of(outputs, batch)], [batch], config.losses, group, step_batches=micro_batches
         )
-        loss, terms = step_loss(outputs, batch, negatives, index if whole else 0, config.losses)
+        loss, terms = step_loss(outputs, batch, features, index if two_passes else 0, config.losses)
         report.add(terms)
         watch.charge("forward")
         # DeepSpeed averages over ranks and accumulation steps; the shares are to be summed.
@@ -90,18 +90,18 @@ def train_step(
     return report
 
 
-def gather_whole_batch(engine: Any, micro_batches: list[Batch], step: int, config: Config, group: ProcessGroup) -> Any:
+def features_of_step(
+    engine: Any, micro_batches: list[Batch], step: int, config: Config, group: ProcessGroup
+) -> GlobalFeatures:
     """Return the features of every micro-batch of every rank, out of a pass without gradients (same dropout)."""
-    from sclds.losses.objectives import GlobalBatch, features_of
-
     features = []
     with torch.no_grad():
         for index, batch in enumerate(micro_batches):
             seed_dropout(config.seed, step, index, group.rank)
-            features.append(features_of(engine(batch)))
-    return GlobalBatch.gather(features, micro_batches, config.losses, group)
+            features.append(features_of(engine(batch), batch))
+    return GlobalFeatures.gather(features, micro_batches, config.losses, group)
 
 
 def seed_dropout(seed: int, step: int, index: int, rank: int) -> None:
     """Key the dropout of one micro-batch, so that both passes over it, and a resumed run, draw the same."""
-    torch.manual_seed(hash((seed, step, index, rank)) & (2**63 - 1))
+    torch.manual_seed(seed_of(seed, "dropout", step, index, rank))

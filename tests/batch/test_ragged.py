@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from sclds.batch.ragged import before, concat, cumulative, lengths_of, padded, ranges
+from sclds.batch.ragged import concat, cumulative, exclusive_sum, lengths_of, padded, ranges
 
 NONE = np.zeros(0, np.int64)
 
@@ -16,7 +16,7 @@ def test_ranges_lie_one_behind_the_other_and_may_be_empty():
 def test_lengths_and_where_they_begin():
     lengths = lengths_of([np.arange(3), NONE, np.arange(2)])
     assert lengths.tolist() == [3, 0, 2]
-    assert before(lengths).tolist() == [0, 3, 3]
+    assert exclusive_sum(lengths).tolist() == [0, 3, 3]
     assert cumulative(lengths).tolist() == [0, 3, 3, 5]
     assert cumulative(lengths).dtype == np.int32
 

@@ -60,15 +60,15 @@ def test_every_view_is_read_back(mixed, tokenizer):
         for frame in range(view.frames):
             assert np.flatnonzero(~seen.hidden["v1"][frame].flatten()).tolist() == view.keep.tolist()
             assert sorted(view.replaced.tolist()) == np.flatnonzero(seen.hidden["v2"][frame].flatten()).tolist()
-        assert (seen.itm_partner == row) == bool(batch["itm_label"][row])
+        assert (seen.itm_partner == row) == bool(batch.labels.itm[row])
         assert seen.itm_partner // 4 == row // 4
-        assert batch["kinds"][seen.itm_partner] == view.kind
+        assert batch.samples.kinds[seen.itm_partner] == view.kind
 
 
 def test_frames_are_those_of_the_clip(mixed, tokenizer):
     config = mixed()
     batch, _ = packed(config, tokenizer)
-    row = batch["kinds"].index("video")
+    row = batch.samples.kinds.index("video")
     levels = sample_of(batch, row, config).frames.mean((1, 2, 3)) * 255 / 20
     assert torch.equal(levels.round(), levels.round().sort().values)  # frame k is uniformly grey at 20·k
     assert len(levels.round().unique()) == 4

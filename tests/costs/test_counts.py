@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -5,7 +6,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from sclds.batch.packing import SampleViews, grids_of, pack
+from sclds.batch import SampleViews, grids_of, pack, recipe_of
 from sclds.config import Config
 from sclds.config.reading import load_config
 from sclds.costs import counts
@@ -112,7 +113,7 @@ def test_linear_maps_of_a_real_forward(
     frames = 1 if kind == "image" else config.data.frames
     rows = [view_of(kind, frames, row, grid, config.losses.mlm_view) for row in range(2)]
     patches = torch.zeros(2 * frames * grid**2, 3 * config.model.vision.patch_size**2)
-    batch = pack(rows, patches, pad_id=1, losses=config.losses, grids=grids, group_size=2)
+    batch = pack(rows, patches, replace(recipe_of(config, pad_id=1), group_size=2))
     model = SCLModel(config.model, vocab_size=1000, grids=grids)
     model.initialise(0)
     with FlopCounterMode(display=False) as counter:

@@ -49,10 +49,11 @@ def results_of(heldout: list[DatasetConfig], folder: Path) -> dict[str, list[str
     quarantine = Quarantine(folder / "quarantine.jsonl")
     found: dict[str, list[str]] = {}
     for batch in heldout_batches(config_over(heldout), load_tokenizer("embedded"), quarantine=quarantine):
-        for sample in batch["sample_ids"]:
+        for sample in batch.samples.ids:
             found.setdefault(sample, []).append("used")
-        assert all(1 < int(length) <= 50 for length in batch["text_cu"].diff()), "each text is cut, none is empty"
-        assert batch["patches"].isfinite().all()
+        lengths = batch.lengths.text_cu_seqlens.diff().tolist()
+        assert all(1 < length <= 50 for length in lengths), "each text is cut, none is empty"
+        assert batch.vision.patches.isfinite().all()
     if quarantine.bad:
         for line in (folder / "quarantine.jsonl").read_text().splitlines():
             entry = json.loads(line)
@@ -175,7 +176,7 @@ def test_captions_are_shown_as_the_page_says(tmp_path, row, expected):
     (make,) = (make for name, make in CAPTIONS.items() if name.startswith(row))
     shard = write_shard(tmp_path / "00000.tar", {f"{k:02d}": sample for k, sample in enumerate(make())})
     config = config_over([DatasetConfig(name="set", shards=str(shard))])
-    shown = [text for batch in heldout_batches(config, load_tokenizer("embedded")) for text in batch["captions"]]
+    shown = [text for batch in heldout_batches(config, load_tokenizer("embedded")) for text in batch.samples.captions]
     assert expected in shown
     assert all(text.encode("utf-8") for text in shown)
 

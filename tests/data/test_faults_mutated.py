@@ -114,8 +114,8 @@ def test_every_damaged_sample_is_used_or_named(tmp_path):
         quarantine = Quarantine(folder / "quarantine.jsonl")
         used: list[str] = []
         for batch in heldout_batches(config_over(heldout), tokenizer, quarantine=quarantine):
-            assert batch["patches"].isfinite().all()
-            used += batch["sample_ids"]
+            assert batch.vision.patches.isfinite().all()
+            used += batch.samples.ids
         lines = [json.loads(line) for line in (folder / "quarantine.jsonl").read_text().splitlines()]
         named = [line["sample"] for line in lines]
         index = open_index(heldout)
@@ -160,7 +160,7 @@ def test_any_number_of_ranks_makes_the_same_batches_of_damaged_data(tmp_path):
             ranks.append([next(iterator)[0] for _ in range(steps)])
             iterator.close()
         found[world] = [
-            (sum((part["sample_ids"] for part in parts), ()), torch.cat([part["patches"] for part in parts]))
+            (sum((part.samples.ids for part in parts), ()), torch.cat([part.vision.patches for part in parts]))
             for parts in zip(*ranks, strict=True)
         ]
     for world in (2, 4):

@@ -9,6 +9,8 @@ import torch
 from sclds.config.errors import DataError
 from sclds.data.loader import Quarantine, TrainingBatches, heldout_batches
 from sclds.data.tokenizer import load_tokenizer
+from sclds.objectives import Read
+from tests.batch.leaves import assert_equal_batches
 
 from .synthetic import caption, clip, image_members, picture
 
@@ -38,18 +40,11 @@ def batches(config, tokenizer, steps, rank=0, world=1, micro=8, accumulation=1, 
     return found
 
 
-def assert_equal(first, second):
-    assert first.keys() == second.keys()
-    for name, value in first.items():
-        same = torch.equal(value, second[name]) if isinstance(value, torch.Tensor) else value == second[name]
-        assert same, name
-
-
 def test_a_run_that_resumes_sees_the_same_batches(config, tokenizer):
     whole = batches(config, tokenizer, 7)
     for (one,), (again,) in zip(whole[4:], batches(config, tokenizer, 3, start=4), strict=True):
-        assert_equal(one, again)
-    assert whole[0][0]["sample_ids"] != whole[4][0]["sample_ids"]
+        assert_equal_batches(one, again)
+    assert whole[0][0].samples.ids != whole[4][0].samples.ids
 
 
 @pytest.mark.parametrize("world", [1, 2, 4])
@@ -59,42 +54,43 @@ def test_every_world_size_computes_the_same_global_batch(config, tokenizer, worl
     accumulation = 8 // world // micro
     ranks = [batches(config, tokenizer, 1, rank, world, micro, accumulation)[0] for rank in range(world)]
     parts = [ranks[rank][a] for a in range(accumulation) for rank in range(world)]
-    assert sum((part["sample_ids"] for part in parts), ()) == whole["sample_ids"]
-    assert torch.equal(torch.cat([part["itm_label"] for part in parts]), whole["itm_label"])
-    assert torch.equal(torch.cat([part["mlm_label"] for part in parts]), whole["mlm_label"])
-    assert torch.equal(torch.cat([part["patches"] for part in parts]), whole["patches"])
-    assert whole["itm_label"].sum() == 4
+    assert sum((part.samples.ids for part in parts), ()) == whole.samples.ids
+    assert torch.equal(torch.cat([part.labels.itm for part in parts]), whole.labels.itm)
+    assert torch.equal(torch.cat([part.labels.mlm for part in parts]), whole.labels.mlm)
+    assert torch.equal(torch.cat([part.vision.patches for part in parts]), whole.vision.patches)
+    assert whole.labels.itm.sum() == 4
 
 
 def test_a_shuffled_layout_packs_the_same_samples_in_another_order(config, tokenizer):
     shuffled = config.model_copy(update={"batch": config.batch.model_copy(update={"layout": "shuffled"})})
     found, wanted = (batches(c, tokenizer, 3) for c in (shuffled, config))
     for [one], [other] in zip(found, wanted, strict=True):
-        assert one["sample_ids"] == other["sample_ids"]
-        assert sorted(one["order"]) == sorted(other["order"])
-        assert one["order"] != other["order"]
-        assert torch.equal(one["mlm_label"], other["mlm_label"])
-        words = [b["text_ids"][b["pair_text"][b["read_text"][b["head_mlm"]]]] for b in (one, other)]
+        assert one.samples.ids == other.samples.ids
+        assert sorted(one.samples.order) == sorted(other.samples.order)
+        assert one.samples.order != other.samples.order
+        assert torch.equal(one.labels.mlm, other.labels.mlm)
+        words = [b.text.ids[b.pairs.text_rows[b.reads.text_rows[b.reads.places[MLM]]]] for b in (one, other)]
         assert torch.equal(*words)
-    assert_equal(found[2][0], batches(shuffled, tokenizer, 1, start=2)[0][0])
+    assert_equal_batches(found[2][0], batches(shuffled, tokenizer, 1, start=2)[0][0])
 
 
 def test_economy_predicts_the_words_that_completion_hides(config, tokenizer):
     economy = config.model_copy(update={"losses": config.losses.model_copy(update={"mlm_view": "t2", "mltc_text": 1})})
     [[batch]] = batches(economy, tokenizer, 1)
-    assert (batch["text_names"], batch["roles"]) == (("t0", "t2"), ("mvsc", "mlsc", "itm"))
-    places = batch["pair_text"][batch["read_text"][batch["head_mlm"]]]
-    assert (batch["text_ids"][places] == tokenizer.mask_id).all()
-    complete = batch["text_ids"][places - batch["text_cu"][len(batch["order"])]]
-    assert torch.equal(complete, batch["mlm_label"])
-    assert torch.equal(places, batch["pair_text"][batch["read_text"][batch["head_mlsc_text_tokens"]]])
+    assert (batch.text.names, batch.pairs.names) == (("t0", "t2"), ("mvsc", "mlsc", "itm"))
+    places = batch.pairs.text_rows[batch.reads.text_rows[batch.reads.places[ECONOMY_MLM]]]
+    assert (batch.text.ids[places] == tokenizer.mask_id).all()
+    complete = batch.text.ids[places - batch.lengths.text_cu_seqlens[len(batch.samples.order)]]
+    assert torch.equal(complete, batch.labels.mlm)
+    completed = batch.reads.places[Read("mlsc", "text", "completed")]
+    assert torch.equal(places, batch.pairs.text_rows[batch.reads.text_rows[completed]])
 
 
 def test_pictures_change_from_epoch_to_epoch(config, tokenizer):
     seen: dict[str, list[torch.Tensor]] = {}
     for (batch,) in batches(config, tokenizer, 8):
-        rows = batch["patches"].split([16 * int(frames) for frames in batch["frame_count"]])
-        for sample, part in zip(batch["sample_ids"], rows, strict=True):
+        rows = batch.vision.patches.split([16 * int(frames) for frames in batch.vision.frame_count])
+        for sample, part in zip(batch.samples.ids, rows, strict=True):
             seen.setdefault(sample, []).append(part)
     twice = [parts for parts in seen.values() if len(parts) > 1]
     assert len(twice) > 20
@@ -121,6 +117,7 @@ def faulty(make_config, good=60, **data):
     return make_config([images], [clips], BATCH, **data)
 
 
+MLM, ECONOMY_MLM = Read("mlm", "text", "predicted"), Read("mlsc", "text", "predicted")
 BAD = {"pictures/00000/half", "pictures/00000/worm", "pictures/00000/mute", "pictures/00000/odd", "clips/00000/none"}
 
 
@@ -130,9 +127,9 @@ def test_unusable_samples_are_named_and_replaced_by_their_kind(make_config, toke
     found = batches(config, tokenizer, 9, quarantine=quarantine)
     order = TrainingBatches(config, tokenizer, 0, 1, 8, 1)
     for step, (batch,) in enumerate(found):
-        assert not BAD & set(batch["sample_ids"])
+        assert not BAD & set(batch.samples.ids)
         places = order.order.global_batch(step)
-        assert batch["kinds"] == tuple(order.index.kind(place.sample) for place in places)
+        assert batch.samples.kinds == tuple(order.index.kind(place.sample) for place in places)
     lines = [json.loads(line) for line in (tmp_path / "run" / "quarantine.jsonl").read_text().splitlines()]
     assert {line["sample"] for line in lines} == BAD
     assert all(line.keys() == {"sample", "shard", "dataset", "reason", "step"} for line in lines)
@@ -140,7 +137,7 @@ def test_unusable_samples_are_named_and_replaced_by_their_kind(make_config, toke
     assert quarantine.seen >= 72
     assert quarantine.bad > len(lines)
     for (one,), (again,) in zip(found, batches(config, tokenizer, 9), strict=True):
-        assert_equal(one, again)
+        assert_equal_batches(one, again)
 
 
 def test_a_run_stops_when_too_much_is_unusable(make_config, tokenizer, tmp_path):
@@ -164,8 +161,8 @@ def test_heldout_batches_are_the_same_each_time(make_config, tokenizer):
     config = config.model_copy(update={"data": data})
     first, second = (list(heldout_batches(config, tokenizer, batch_size=4)) for _ in range(2))
     for one, again in zip(first, second, strict=True):
-        assert_equal(one, again)
-    ids = [sample for batch in first for sample in batch["sample_ids"]]
+        assert_equal_batches(one, again)
+    ids = [sample for batch in first for sample in batch.samples.ids]
     assert len(ids) == len(set(ids)) == 7 + 3
     assert not BAD & set(ids)
     (clips,) = heldout_batches(config, tokenizer, data.heldout[1], 4)
@@ -180,7 +177,7 @@ def test_one_of_several_captions_is_drawn_by_key(make_config, tokenizer):
         members |= {f"{k}.png": picture(k), f"{k}.json": json.dumps({"caption": "no", "captions": texts}).encode()}
     config = make_config([members], [], BATCH)
     epochs = batches(config, tokenizer, 4)
-    drawn = [dict(zip(b["sample_ids"], b["captions"], strict=True)) for (b,) in epochs]
+    drawn = [dict(zip(b.samples.ids, b["captions"], strict=True)) for (b,) in epochs]
     first, second = drawn[0] | drawn[1], drawn[2] | drawn[3]
     assert set(first.values()) == set(texts)
     assert sum(first[key] != second[key] for key in first) > 4
@@ -189,4 +186,4 @@ def test_one_of_several_captions_is_drawn_by_key(make_config, tokenizer):
         zip(again["sample_ids"], again["captions"], strict=True)
     )
     heldout = heldout_batches(config, tokenizer, config.data.train[0])
-    assert {caption for batch in heldout for caption in batch["captions"]} == {texts[0]}
+    assert {caption for batch in heldout for caption in batch.samples.captions} == {texts[0]}

@@ -9,7 +9,7 @@ import torch
 
 from sclds.data.media.buffers import Buffers
 from sclds.data.media.decode import joined
-from sclds.data.prefetch import Prefetch, batch_bytes
+from sclds.data.prefetch import Prefetch
 
 
 def until(condition, seconds: float = 5.0) -> bool:
@@ -95,10 +95,6 @@ def test_leaving_ends_the_thread_and_closes_the_producer():
         interrupted()
     assert closed == [True]
     assert not running()
-
-
-def test_the_bytes_of_a_batch_are_those_of_its_tensors():
-    assert batch_bytes({"a": torch.zeros(3, 4), "b": torch.zeros(2, dtype=torch.int64), "names": ("x",)}) == 64
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="torch has its own pool of pinned memory")

@@ -329,7 +329,7 @@ def test_batches_are_the_same_in_place_indexed_and_behind_a_url(folder, tmp_path
         iterator = iter(TrainingBatches(config, tokenizer, 0, 1, 4, 1))
         found = [next(iterator)[0] for _ in range(5)]
         iterator.close()
-        return [(batch["sample_ids"], batch["captions"], batch["patches"].sum().item()) for batch in found]
+        return [(batch.samples.ids, batch.samples.captions, batch.vision.patches.sum().item()) for batch in found]
 
     scanned = batches(config_of(folder))
     prepared(folder)
@@ -377,7 +377,7 @@ def test_the_samples_of_a_shard_that_vanished_are_set_aside_by_name(folder, tmp_
     iterator = iter(training)
     batches = [next(iterator)[0] for _ in range(6)]
     iterator.close()
-    assert not any("00002" in sample for batch in batches for sample in batch["sample_ids"])
+    assert not any("00002" in sample for batch in batches for sample in batch.samples.ids)
     lines = [json.loads(line) for line in (tmp_path / "quarantine.jsonl").read_text().splitlines()]
     assert {line["sample"] for line in lines} == {f"set/00002/{key}" for key in "fghi"}
     assert {line["reason"] for line in lines} == {"its shard cannot be read (No such file or directory)"}

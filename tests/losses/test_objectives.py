@@ -1,13 +1,16 @@
 """Shares of ranks and accumulation steps add up to one process on the whole batch, values and gradients."""
 
 import threading
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from sclds.batch import Counts
 from sclds.config import LossesConfig
 from sclds.losses.communicator import SingleProcess, gather_ragged
-from sclds.losses.objectives import GlobalBatch, features_of, step_loss
+from sclds.losses.objectives import GlobalFeatures, features_of, step_loss
+from sclds.objectives import objectives_in_use
 from sclds.reference.published_schedule import nce
 
 WIDTH, TAU = 6, 0.25
@@ -44,7 +47,7 @@ def run_ranks(world_size, function):
             shared[1].abort()
             raise
 
-    threads = [threading.Thread(target=work, args=(rank,)) for rank in range(world_size)]
+    threads = [threading.Thread(target=work, args=(rank,), name=f"rank-{rank}") for rank in range(world_size)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -66,16 +69,19 @@ def piece(seed, frames, words):
     outputs |= {"mlm_logits": leaf(words, 9), "text_tokens_recovered": leaf(words + 1)}
     outputs |= {"text_tokens_target": leaf(words + 1), "vision_tokens_recovered": leaf(2 * cells)}
     outputs["vision_tokens_target"] = leaf(2 * cells)
-    batch = {
-        "sample_ids": tuple(range(rows)),
-        "mlm_label": torch.randint(9, (words,), generator=generator),
-        "itm_label": torch.randint(2, (rows,), generator=generator),
-        "head_mlsc_text_tokens": torch.zeros(words + 1),
-        "replaced_per_group": (2 * cells,),
-        "most_frames": max(frames),
-        "frame_count": torch.tensor(frames),
-    }
-    return outputs, batch
+    labels = torch.randint(9, (words,), generator=generator), torch.randint(2, (rows,), generator=generator)
+    counts = Counts(rows, words, words + 1, (2 * cells,), max(frames))
+    return outputs, batch_of(*labels, torch.tensor(frames), counts)
+
+
+def batch_of(mlm, itm, frame_count, counts, losses=ALL):
+    """Return what the losses read of a batch."""
+    return SimpleNamespace(
+        labels=SimpleNamespace(mlm=mlm, itm=itm),
+        vision=SimpleNamespace(frame_count=frame_count),
+        counts=counts,
+        objectives=objectives_in_use(losses),
+    )
 
 
 def detached_targets(outputs, tau):
@@ -87,10 +93,11 @@ def detached_targets(outputs, tau):
 def joined(pieces):
     """Return the pieces as one process would hold them."""
     outputs = {n: torch.cat([o[n].detach() for o, _ in pieces]).requires_grad_() for n in pieces[0][0]}
-    batch = {n: torch.cat([b[n] for _, b in pieces]) for n in ("mlm_label", "itm_label", "frame_count")}
-    batch |= {"sample_ids": tuple(range(len(batch["itm_label"]))), "most_frames": int(batch["frame_count"].max())}
-    batch |= {"head_mlsc_text_tokens": torch.cat([b["head_mlsc_text_tokens"] for _, b in pieces])}
-    return outputs, batch | {"replaced_per_group": sum((b["replaced_per_group"] for _, b in pieces), ())}
+    mlm, itm = (torch.cat([getattr(b.labels, name) for _, b in pieces]) for name in ("mlm", "itm"))
+    frames = torch.cat([b.vision.frame_count for _, b in pieces])
+    groups = sum((b.counts.replaced_per_group for _, b in pieces), ())
+    completed = sum(b.counts.completed for _, b in pieces)
+    return outputs, batch_of(mlm, itm, frames, Counts(len(itm), len(mlm), completed, groups, int(frames.max())))
 
 
 def step(pieces, losses, communicator):
@@ -98,11 +105,12 @@ def step(pieces, losses, communicator):
     tau = torch.tensor(TAU, requires_grad=True)
     outputs = [detached_targets(o, tau) for o, _ in pieces]
     batches = [b for _, b in pieces]
-    everybody = GlobalBatch.gather([features_of(o) for o in outputs], batches, losses, communicator)
+    features = [features_of(o, b) for o, b in zip(outputs, batches, strict=True)]
+    global_features = GlobalFeatures.gather(features, batches, losses, communicator)
     terms = {}
     gradients = []
     for index, (o, b) in enumerate(zip(outputs, batches, strict=True)):
-        total, found = step_loss(o, b, everybody, index, losses)
+        total, found = step_loss(o, b, global_features, index, losses)
         leaves = {n: x for n, x in pieces[index][0].items() if not n.endswith("target")}
         # All ranks work at once in one process: .grad of a leaf is its rank's alone.
         total.backward()
@@ -207,8 +215,9 @@ def _published_step(outputs, batch, losses, communicator):
     leaves = {n: x.detach().clone().requires_grad_() for n, x in outputs.items()}
     tau = torch.tensor(TAU, requires_grad=True)
     own = detached_targets(leaves, tau)
-    everybody = GlobalBatch.gather([features_of(own)], [batch], losses, communicator)
-    total, _ = step_loss(own, batch, everybody, 0, losses)
+    batch = SimpleNamespace(**vars(batch) | {"objectives": objectives_in_use(losses)})
+    features = GlobalFeatures.gather([features_of(own, batch)], [batch], losses, communicator)
+    total, _ = step_loss(own, batch, features, 0, losses)
     total.backward()
     return {n: x.grad for n, x in leaves.items() if x.grad is not None}, tau.grad
 

@@ -3,10 +3,10 @@
 import numpy as np
 import torch
 
-from sclds.batch.packing import SampleViews, pack
+from sclds.batch import Recipe, SampleViews, pack
 from sclds.config import FusionConfig, LossesConfig, ModelConfig, TextConfig, VisionConfig
 from sclds.losses.communicator import SingleProcess
-from sclds.losses.objectives import GlobalBatch, features_of, step_loss
+from sclds.losses.objectives import GlobalFeatures, features_of, step_loss
 from sclds.model.scl import SCLModel
 from sclds.reference.published_schedule import pad_batch, published_losses, published_outputs
 
@@ -65,10 +65,9 @@ def model_of(fusion_layers=2, recompute=False, spread=0.3):
     return model
 
 
-def pack_samples(views, losses=ALL, group_size=None, patches=None, order=None):
+def pack_samples(views, losses=ALL, group_size=None, patches=None, order=None, layers=2):
     patches = pixels(views) if patches is None else patches
-    group_size = group_size or len(views)
-    return pack(views, patches, pad_id=PAD, losses=losses, grids=GRIDS, group_size=group_size, order=order)
+    return pack(views, patches, Recipe(PAD, losses, GRIDS, group_size or len(views), layers), order)
 
 
 def gradients(model, total):
@@ -79,10 +78,10 @@ def gradients(model, total):
 
 def packed(model, views, losses=ALL, group_size=None):
     """Return terms and gradients of the step as training computes it."""
-    batch = pack_samples(views, losses, group_size)
+    batch = pack_samples(views, losses, group_size, layers=len(model.cross_modal_text_layers))
     outputs = model(batch)
-    everybody = GlobalBatch.gather([features_of(outputs)], [batch], losses, SingleProcess())
-    total, terms = step_loss(outputs, batch, everybody, 0, losses)
+    features = GlobalFeatures.gather([features_of(outputs, batch)], [batch], losses, SingleProcess())
+    total, terms = step_loss(outputs, batch, features, 0, losses)
     return {n: t for n, t in terms.items() if not n.endswith("accuracy")}, gradients(model, total)
 
 

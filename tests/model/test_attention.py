@@ -4,7 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from sclds.model.attention import attend, plan_attention, set_attention_backend
+from sclds.batch.attention_plan import plan_attention
+from sclds.model.attention import attend
 from sclds.model.vision import interpolate_positions
 
 SEGMENTS = {
@@ -14,11 +15,6 @@ SEGMENTS = {
     "segment_without_query": ([0, 4, 0, 3], [3, 2, 1, 9]),
     "one_key": ([13, 2], [1, 1]),
 }
-
-
-@pytest.fixture(autouse=True)
-def _dense():
-    set_attention_backend("sdpa")
 
 
 def _cumulative(lengths):
@@ -33,7 +29,7 @@ def test_buckets_equal_attention_per_segment(name):
         torch.randn(sum(n), 2, 4, dtype=torch.float64, generator=generator).requires_grad_()
         for n in (q_lengths, k_lengths, k_lengths)
     ]
-    found = attend(*tensors, plan_attention(_cumulative(q_lengths), _cumulative(k_lengths), "cpu"))
+    found = attend(*tensors, plan_attention(_cumulative(q_lengths), _cumulative(k_lengths)))
     pieces = zip(*(t.split(n) for t, n in zip(tensors, (q_lengths, k_lengths, k_lengths), strict=True)), strict=True)
     wanted = torch.cat(
         [torch.einsum("hqk,khd->qhd", (torch.einsum("qhd,khd->hqk", q, k) / 2).softmax(-1), v) for q, k, v in pieces]
@@ -48,7 +44,7 @@ def test_buckets_equal_attention_per_segment(name):
 
 def test_no_query_at_all_keeps_the_graph():
     q, kv = torch.zeros(0, 2, 4, requires_grad=True), torch.randn(3, 2, 4, requires_grad=True)
-    out = attend(q, kv, kv, plan_attention(_cumulative([0]), _cumulative([3]), "cpu"))
+    out = attend(q, kv, kv, plan_attention(_cumulative([0]), _cumulative([3])))
     out.sum().backward()
     assert out.shape == (0, 2, 4)
     assert kv.grad.abs().sum() == 0
@@ -59,20 +55,20 @@ def test_no_query_at_all_keeps_the_graph():
     [
         (
             torch.tensor([0, 5, 3, 8], dtype=torch.int32),
-            "cu_q falls from 5 to 3 after entry 1; wanted cumulative",
+            "cu_seqlens_q falls from 5 to 3 after entry 1; wanted cumulative",
         ),
-        (torch.tensor([1, 3, 5, 8], dtype=torch.int32), r"cu_q begins with \[1\]; wanted a leading 0"),
-        (torch.tensor([], dtype=torch.int32), r"cu_q begins with \[\]; wanted a leading 0"),
-        (torch.tensor([0, 3, 5, 8]), "cu_q has dtype torch.int64; wanted torch.int32"),
-        (torch.zeros(2, 2, dtype=torch.int32), r"cu_q has shape \(2, 2\); wanted \(any\)"),
-        (torch.zeros(4, dtype=torch.int32, device="meta"), "cu_q is on meta; wanted cpu"),
-        ([0, 3, 5, 8], "cu_q is of type list; wanted a tensor"),
-        (torch.tensor([0, 3, 5, 8], dtype=torch.int32), "segment 1 has queries and no key to look at"),
+        (torch.tensor([1, 3, 5, 8], dtype=torch.int32), r"cu_seqlens_q begins with \[1\]; wanted a leading 0"),
+        (torch.tensor([], dtype=torch.int32), r"cu_seqlens_q begins with \[\]; wanted a leading 0"),
+        (torch.tensor([0, 3, 5, 8]), "cu_seqlens_q has dtype torch.int64; wanted torch.int32"),
+        (torch.zeros(2, 2, dtype=torch.int32), r"cu_seqlens_q has shape \(2, 2\); wanted \(any\)"),
+        (torch.zeros(4, dtype=torch.int32, device="meta"), "cu_seqlens_q is on meta; wanted cpu"),
+        ([0, 3, 5, 8], "cu_seqlens_q is of type list; wanted a tensor"),
+        (torch.tensor([0, 3, 5, 8], dtype=torch.int32), "segment 1 has queries and no key to attend to"),
     ],
 )
 def test_lengths_that_are_not_cumulative_are_named(cu_q, message):
     with pytest.raises(ValueError, match=message):
-        plan_attention(cu_q, _cumulative([1, 0, 2]), "cpu")
+        plan_attention(cu_q, _cumulative([1, 0, 2]))
 
 
 @pytest.mark.parametrize(
@@ -90,17 +86,12 @@ def test_rows_that_are_not_those_of_the_plan_are_named(change, message):
     for at, value in change.items():
         rows[at] = value
     with pytest.raises(ValueError, match=message):
-        attend(*rows, plan_attention(_cumulative([1, 2]), _cumulative([4, 1]), "cpu"))
+        attend(*rows, plan_attention(_cumulative([1, 2]), _cumulative([4, 1])))
 
 
 def test_unequal_numbers_of_segments_are_refused():
-    with pytest.raises(ValueError, match="equal in number"):
-        plan_attention(_cumulative([1, 2]), _cumulative([1]), "cpu")
-
-
-def test_a_backend_that_is_not_here_is_refused():
-    with pytest.raises(ValueError, match=r"engine\.attention=flash_attn is not available"):
-        set_attention_backend("flash_attn")
+    with pytest.raises(ValueError, match="expected as many query segments as key segments, got 2 and 1"):
+        plan_attention(_cumulative([1, 2]), _cumulative([1]))
 
 
 @pytest.mark.parametrize(("native", "grid"), [(14, 18), (4, 2), (3, 7), (2, 1)])

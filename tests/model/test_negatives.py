@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from sclds.batch.packing import ITM_DRAWS
+from sclds.batch import ITM_DRAWS
 from sclds.config import LossesConfig
 from sclds.model.negatives import hard_partners, with_hard_negatives
 from tests.model.samples import assert_equal, model_of, pack_samples, packed, plain, sample
@@ -48,14 +48,14 @@ def _by_loop(text, vision, temperature, views, group):
 @pytest.mark.parametrize("layers", [1, 2])
 def test_the_step_is_the_plain_one_on_the_partners_of_a_loop(order, layers):
     views, model = _group(), model_of(layers)
-    batch = pack_samples(views, HARD, group_size=4, order=order)
+    batch = pack_samples(views, HARD, group_size=4, order=order, layers=layers)
     outputs = {name: x.detach() for name, x in model(batch).items()}
     chosen = _by_loop(outputs["text_proj"], outputs["vision_proj"], outputs["temperature"], views, 4)
-    found = hard_partners(outputs["text_proj"], outputs["vision_proj"], outputs["temperature"], batch)
+    found = hard_partners(outputs["text_proj"], outputs["vision_proj"], outputs["temperature"], batch.negatives)
     assert found.tolist() == chosen
     assert chosen != [v.itm_partner for v in views]
     drawn = [replace(v, itm_partner=p) for v, p in zip(views, chosen, strict=True)]
-    wanted = model(pack_samples(drawn, LossesConfig(), order=order))
+    wanted = model(pack_samples(drawn, LossesConfig(), order=order, layers=layers))
     torch.testing.assert_close(outputs["itm_logits"], wanted["itm_logits"])
     assert_equal(packed(model, views, HARD, group_size=4), plain(model, drawn, LossesConfig()))
 
@@ -69,8 +69,8 @@ def test_draws_follow_the_softmax():
     vision = torch.stack((cosine, (1 - cosine**2).sqrt(), torch.zeros(4), torch.zeros(4)), dim=1)
     counts, draws = torch.zeros(4), 1000
     for k in range(draws):
-        batch["itm_draw"] = torch.full((4,), int((k + 0.5) * ITM_DRAWS / draws))
-        counts[hard_partners(text, vision, temperature, batch)[0]] += 1
+        negatives = replace(batch.negatives, draw=torch.full((4,), int((k + 0.5) * ITM_DRAWS / draws)))
+        counts[hard_partners(text, vision, temperature, negatives)[0]] += 1
     wanted = (cosine[1:] / 0.5).softmax(0)
     assert counts[0] == 0
     torch.testing.assert_close(counts[1:] / draws, wanted, atol=1.5 / draws, rtol=0)
@@ -81,12 +81,12 @@ def test_a_split_draws_what_the_whole_draws():
     whole = pack_samples(views, HARD, group_size=4)
     generator = torch.Generator().manual_seed(0)
     text, vision = (torch.randn(8, 6, generator=generator) for _ in range(2))
-    found = hard_partners(text, vision, torch.tensor(0.07), whole).tolist()
+    found = hard_partners(text, vision, torch.tensor(0.07), whole.negatives).tolist()
     for first in (0, 4):
         part = [replace(v, itm_partner=v.itm_partner - first) for v in views[first : first + 4]]
         batch = pack_samples(part, HARD, group_size=4)
         rows = slice(first, first + 4)
-        drawn = hard_partners(text[rows], vision[rows], torch.tensor(0.07), batch)
+        drawn = hard_partners(text[rows], vision[rows], torch.tensor(0.07), batch.negatives)
         assert (drawn + first).tolist() == found[rows]
 
 
@@ -95,15 +95,16 @@ def test_no_gradient_flows_through_the_draw_and_lengths_stay():
     vision = torch.eye(8, requires_grad=True)
     text = torch.eye(8)[[0, 3, 2, 2, 4, 6, 6, 7]].requires_grad_()
     drawn = with_hard_negatives(text, vision, torch.tensor(0.07, requires_grad=True), batch)
-    changed = {n for n, x in batch.items() if isinstance(x, torch.Tensor) and not torch.equal(drawn[n], x)}
-    assert changed == {"pair_vision"}
-    assert drawn["pair_vision"].shape == batch["pair_vision"].shape
-    assert not drawn["pair_vision"].requires_grad
+    assert replace(drawn, pairs=batch.pairs) == batch
+    assert replace(drawn.pairs, vision_rows=batch.pairs.vision_rows) == batch.pairs
+    assert drawn.pairs.vision_rows.shape == batch.pairs.vision_rows.shape
+    assert not torch.equal(drawn.pairs.vision_rows, batch.pairs.vision_rows)
+    assert not drawn.pairs.vision_rows.requires_grad
 
 
 def test_a_diverged_model_draws_within_its_candidates():
     batch = pack_samples(_group(), HARD, group_size=4)
     nothing = torch.full((8, 6), float("nan"))
-    drawn = hard_partners(nothing, nothing, torch.tensor(0.07), batch)
-    allowed = batch["itm_allowed"].gather(1, (drawn % 4)[:, None]).squeeze(1)
+    drawn = hard_partners(nothing, nothing, torch.tensor(0.07), batch.negatives)
+    allowed = batch.negatives.allowed.gather(1, (drawn % 4)[:, None]).squeeze(1)
     assert (allowed | (drawn == torch.arange(8))).all()

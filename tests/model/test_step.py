@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from sclds.batch.packing import roles_of
 from sclds.config import LossesConfig
+from sclds.objectives import objectives_in_use, pairs_in_use
 from tests.model.samples import ALL, assert_equal, model_of, pack_samples, packed, plain, sample
 
 MIXED = [
@@ -62,7 +62,8 @@ def test_an_objective_of_weight_zero_is_not_computed(name, layers):
     assert_equal(found, plain(model, MIXED, losses))
     assert set(found[0]) == {n for n in LossesConfig.model_fields if _is_on(losses, n)} | {"total"}
     batch = pack_samples(MIXED, losses)
-    assert len(batch["pair_text_cu"]) - 1 == len(roles_of(losses)) * len(MIXED)
+    pairs = pairs_in_use(objectives_in_use(losses))
+    assert len(batch.lengths.pair_text_cu_seqlens) - 1 == len(pairs) * len(MIXED)
 
 
 def _is_on(losses, name):
@@ -87,9 +88,9 @@ def test_one_masked_text_serves_both_objectives(name, layers):
     assert found[0]["mlm"] > 0
     assert_equal(found, wanted)
     batch = pack_samples(views, losses)
-    assert "mlm" not in batch["roles"]
-    assert batch["text_names"] == ("t0", "t2")
-    assert len(batch["text_cu"]) - 1 == 2 * len(views)
+    assert "mlm" not in batch.pairs.names
+    assert batch.text.names == ("t0", "t2")
+    assert len(batch.lengths.text_cu_seqlens) - 1 == 2 * len(views)
 
 
 def _mlm_on_hidden_words(view):
@@ -99,8 +100,8 @@ def _mlm_on_hidden_words(view):
 
 def test_views_that_no_objective_reads_are_not_packed():
     batch = pack_samples(MIXED, LossesConfig(**OFF["contrastive_only"]))
-    assert (batch["text_names"], batch["vision_names"]) == (("t0",), ("v0",))
-    assert len(batch["vision_cu"]) - 1 == len(MIXED)
+    assert (batch.text.names, batch.vision.names) == (("t0",), ("v0",))
+    assert len(batch.lengths.vision_cu_seqlens) - 1 == len(MIXED)
 
 
 @pytest.mark.parametrize("order", [(3, 2, 1, 0), (1, 3, 0, 2)])

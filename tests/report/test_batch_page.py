@@ -63,7 +63,7 @@ def test_only_what_is_shown_is_decoded(size, group, rows):
     config = load_config(QUICKSTART, overrides)
     quarantine = Quarantine()
     batch = first_batch(config, load_tokenizer("embedded"), 0, quarantine)
-    assert len(batch["kinds"]) == rows
+    assert len(batch.samples.kinds) == rows
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import torch
 
 from sclds.batch.unpacking import GREY
@@ -9,7 +11,8 @@ from tests.train.synthetic import MAKE_UPS, batch_of, tiny_config
 def test_pictures_and_clips_show_just_what_v1_keeps():
     config = tiny_config(data={"mean": (0, 0, 0), "std": (1, 1, 1)}, losses={"mltc_image": 0.2})
     batch = batch_of(config, 0, range(16), *MAKE_UPS["mixed"])
-    batch["patches"] = batch["patches"].abs().clamp(0.6, 0.9)
+    patches = batch.vision.patches.abs().clamp(0.6, 0.9)
+    batch = replace(batch, vision=replace(batch.vision, patches=patches))
     shown = {one.name: one for one in masked_inputs(batch, config, load_tokenizer("embedded"))}
     assert list(shown) == ["image_0", "image_1", "video_0", "video_1"]
     for name, (side, frames, kept) in {"image_1": (16, 1, 3), "video_1": (8, 2, 1)}.items():

@@ -1,9 +1,11 @@
 """Small packed batches without files: pictures and clips drawn by sample number."""
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 
-from sclds.batch.packing import ITM_DRAWS, SampleViews, grids_of, pack
+from sclds.batch import ITM_DRAWS, SampleViews, pack, recipe_of
 from sclds.config.reading import parse_config
 from sclds.data.keys import generator
 
@@ -88,7 +90,7 @@ def batch_of(config, step, places, kinds, words):
         rows = sample.frames * sample.grid**2
         patches.append(generator(1, "pixels", step * size + place).standard_normal((rows, 48), dtype=np.float32))
     pixels = torch.from_numpy(np.concatenate(patches))
-    return pack(samples, pixels, pad_id=PAD, losses=config.losses, grids=grids_of(config), group_size=group)
+    return pack(samples, pixels, replace(recipe_of(config, PAD), group_size=group))
 
 
 MAKE_UPS = {

@@ -45,7 +45,7 @@ def run_case(case, group):
             first = (a * group.world_size + group.rank) * split.micro
             batches.append(batch_of(config, step, range(first, first + split.micro), kinds, words))
         if case.get("poison") == step and group.rank == 0:
-            batches[0]["patches"][0] = float("nan")
+            batches[0].vision.patches[0] = float("nan")
         report = train_step(engine, batches, step, config, split, group, measure=True)
         terms = {name: group.all_reduce_sum(value.float()).item() for name, value in sorted(report.terms.items())}
         history.append({"terms": terms, "norm": float(engine.get_global_grad_norm()), "applied": report.applied})

@@ -1,0 +1,193 @@
+"""One pass over the held-out sets, shared by the ranks: each decodes and runs its own batches, all get every result.
+
+The result does not depend on the number of processes: batches are dealt to ranks in windows of one batch a rank, every
+rank runs equally many forwards (ZeRO-3 needs that), and what they found is put together in the order of the data.
+"""
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from sclds.batch import Batch
+from sclds.config import Config
+from sclds.config.errors import UserError
+from sclds.data.loader import HeldoutChunk, HeldoutReader, heldout_chunks
+from sclds.data.quarantine import Quarantine
+from sclds.data.tokenizer import Tokenizer
+from sclds.losses.communicator import Communicator, SingleProcess, gather_records
+from sclds.losses.objectives import GlobalFeatures, features_of, step_loss
+from sclds.objectives.table import TEXT_PROJECTION, VISION_PROJECTION
+
+
+@dataclass
+class Encoded:
+    """Held-out samples of one kind in the order of the data."""
+
+    text: list[Tensor] = field(default_factory=list)
+    """Per batch, (B, P) on CPU."""
+    vision: list[Tensor] = field(default_factory=list)
+    """Per batch, (B, P) on CPU."""
+    sample_ids: list[str] = field(default_factory=list)
+    captions: list[str] = field(default_factory=list)
+    losses: dict[str, list[float]] = field(default_factory=dict)
+    """Per objective, a value a batch."""
+
+
+class HeldoutPass:
+    """Runs the model on the held-out sets; every rank calls it and gets the same result.
+
+    Args:
+        model: The model, or the engine that wraps it: `model(batch)` gives the outputs. It is left in its mode.
+        config: The run.
+        tokenizer: The run's.
+        device: Where the model lies.
+        communicator: All processes of the run.
+        quarantine: Counts and names unusable samples, which are left out; by default it only counts.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        config: Config,
+        tokenizer: Tokenizer,
+        device: torch.device,
+        communicator: Communicator,
+        quarantine: Quarantine | None = None,
+    ):
+        self._model, self._config, self._device, self._communicator = model, config, device, communicator
+        self._reader = HeldoutReader(config, tokenizer, config.evaluation.batch_size, quarantine)
+        self._last_own: Batch | None = None
+
+    def run(self) -> dict[str, Encoded]:
+        """Return what was found by kind, only kinds of which a sample can be used.
+
+        Raises:
+            UserError: On every rank, if any cannot read on, or finds other held-out sets than the rest.
+        """
+        kinds: dict[str, Encoded] = {}
+        was_training = self._model.training
+        self._model.eval()
+        try:
+            with torch.no_grad():
+                for kind in dict.fromkeys(dataset.kind for dataset in self._config.data.heldout):
+                    kinds[kind] = self._encode(kind)
+        finally:
+            self._reader.close()
+            self._model.train(was_training)
+        return {kind: encoded for kind, encoded in kinds.items() if encoded.sample_ids}
+
+    def _encode(self, kind: str) -> Encoded:
+        """Run all batches of a kind."""
+        encoded, world_size = Encoded(), self._communicator.world_size
+        chunks = self._chunks(kind)
+        for first in range(0, len(chunks), world_size):
+            own = first + self._communicator.rank
+            # ranks beyond the end read the last batch: all run equally many forwards
+            batch, stands_in = self._read(chunks, min(own, len(chunks) - 1))
+            if batch is None:
+                return encoded
+            counted = own < len(chunks) and not stands_in
+            self._take_in(batch if counted else None, self._forward(batch), encoded)
+        return encoded
+
+    def _chunks(self, kind: str) -> list[HeldoutChunk]:
+        """Return the batches of a kind, after all ranks have found the same."""
+        datasets = [dataset for dataset in self._config.data.heldout if dataset.kind == kind]
+        chunks: list[HeldoutChunk] = []
+        fault: UserError | None = None
+        try:
+            chunks = heldout_chunks(self._config, datasets, self._config.evaluation.batch_size)
+        except UserError as error:
+            fault = error
+        listed = "\n".join(f"{chunk.dataset.name} {chunk.start} {chunk.end}" for chunk in chunks)
+        found = int.from_bytes(hashlib.sha256(listed.encode("utf-8", "surrogatepass")).digest()[:7], "big")
+        self._agree(fault, found)
+        return chunks
+
+    def _read(self, chunks: list[HeldoutChunk], number: int) -> tuple[Batch | None, bool]:
+        """Return the batch of a chunk, or a stand-in where none of its samples can be used, and whether it is one.
+
+        The stand-in is another batch of this rank, which is run and not counted. Nothing is returned where no rank has
+        any sample that can be used.
+        """
+        fault: UserError | None = None
+        batch: Batch | None = None
+        stands_in = False
+        try:
+            batch = self._reader(chunks[number])
+            stands_in = batch is None
+            others = iter(range(len(chunks)))
+            while batch is None and (other := next(others, None)) is not None:
+                batch = self._last_own or self._reader(chunks[other])
+        except UserError as error:
+            fault = error
+        self._agree(fault, int(batch is not None))
+        self._last_own = batch
+        return batch, stands_in
+
+    def _agree(self, fault: UserError | None, found: int) -> None:
+        """Raise on every rank where any has a fault, or found something else than the rest.
+
+        Without it features would be put together wrongly, or a rank would wait for ever.
+        """
+        mine = -1 if fault else found
+        seen = self._communicator.all_gather(torch.tensor(mine, device=self._device)).tolist()
+        if fault:
+            raise fault
+        if any(other != mine for other in seen):
+            others = ", ".join(str(rank) for rank, other in enumerate(seen) if other != seen[0])
+            raise UserError(
+                f"Nothing can be measured: held-out samples that process 0 reads cannot be read by process {others}, "
+                "or the other way round. quarantine.jsonl in the run folder names them; once all processes can read "
+                "them, give the same command again: a finished run measures without training again"
+            )
+
+    def _forward(self, batch: Batch) -> tuple[Tensor, Tensor, dict[str, float]]:
+        """Return the projections of both modalities and the losses of one batch."""
+        losses = self._config.losses
+        dtype = torch.bfloat16 if self._config.engine.precision == "bf16" else torch.float32
+        batch = batch.to(self._device, dtype)
+        outputs = self._model(batch)
+        features = GlobalFeatures.gather([features_of(outputs, batch)], [batch], losses, SingleProcess())
+        _, terms = step_loss(outputs, batch, features, 0, losses)
+        values = {name: float(value) for name, value in terms.items()}
+        return outputs[TEXT_PROJECTION.name].float(), outputs[VISION_PROJECTION.name].float(), values
+
+    def _take_in(self, batch: Batch | None, found: tuple[Tensor, Tensor, dict[str, float]], encoded: Encoded) -> None:
+        """Exchange what every rank found in its batch (None: nothing that counts) and add it in order."""
+        text, vision, losses = found
+        record: dict[str, Any] = {"ids": [], "captions": [], "losses": losses}
+        if batch is not None:
+            record |= {"ids": batch.samples.ids, "captions": batch.samples.captions}
+        records = gather_records(record, self._communicator, self._device)
+        rows = max(self._config.evaluation.batch_size, 1)
+        all_text, all_vision = (
+            self._communicator.all_gather(functional.pad(x, (0, 0, 0, rows - len(x)))).cpu() for x in (text, vision)
+        )
+        for rank, shown in enumerate(records):
+            size = len(shown["ids"])
+            if not size:
+                continue
+            encoded.text.append(all_text[rank, :size])
+            encoded.vision.append(all_vision[rank, :size])
+            encoded.sample_ids += shown["ids"]
+            encoded.captions += shown["captions"]
+            # a contrastive loss over fewer samples is smaller, so that a short last batch would bend the mean
+            if size == self._config.evaluation.batch_size or not encoded.losses:
+                for name, value in shown["losses"].items():
+                    encoded.losses.setdefault(name, []).append(value)
+
+
+def mean_losses(kinds: dict[str, Encoded]) -> dict[str, float]:
+    """Return the mean of every loss over the kinds' batches, each kind weighted by its samples."""
+    total = sum(len(encoded.sample_ids) for encoded in kinds.values())
+    means: dict[str, float] = {}
+    for encoded in kinds.values():
+        share = len(encoded.sample_ids) / total
+        for name, values in encoded.losses.items():
+            means[name] = means.get(name, 0.0) + share * sum(values) / len(values)
+    return means

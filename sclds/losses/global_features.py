@@ -1,0 +1,226 @@
+"""Features of the global batch: what losses over it compare, gathered over ranks and accumulation steps once a step.
+
+The global order is by accumulation step, then rank, then row: the order of the samples in the global batch.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+import torch
+from torch import Tensor
+
+from scl_kernels import InfoNCEProblem, InfoNCEStatistics, infonce_statistics
+from sclds.batch import Batch
+from sclds.config import LossesConfig
+from sclds.losses.communicator import Communicator, gather_ragged
+from sclds.losses.scaled_gradient import scaled_gradient
+from sclds.objectives import Objective, objectives_in_use
+from sclds.objectives.table import TEMPERATURE
+
+Features = Mapping[str, Tensor]
+"""The model's outputs by name, without gradient."""
+
+
+@dataclass(frozen=True)
+class GlobalCounts:
+    """What the means of the global batch are taken over."""
+
+    samples: float
+    words: float
+    completed: float
+    replaced: float
+    frames: int
+    """The most of a sample."""
+
+    def of(self, objective: Objective) -> float:
+        """Return what an objective's mean is taken over; at least 1."""
+        return max(float(getattr(self, objective.count)), 1.0)
+
+
+@dataclass(frozen=True)
+class Term:
+    """One nce of an objective: all of it, or one frame number of it."""
+
+    objective: Objective
+    frame: int | None = None
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Own rows of one term, of one micro-batch."""
+
+    a: Tensor
+    """(n, C)."""
+    b: Tensor
+    """(n, C) partners."""
+    weight: Tensor
+    """(n,) fp32 weight of each row in the objective's mean."""
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """One term over the global batch, as this rank sees it."""
+
+    a_all: Tensor
+    b_all: Tensor
+    weight_all: Tensor
+    row_lse_all: Tensor
+    col_lse_all: Tensor
+    offsets: list[int]
+    """First own row, for every accumulation step."""
+    statistics: list[InfoNCEStatistics]
+    """Of the own rows, for every accumulation step."""
+
+
+class GlobalFeatures:
+    """Features of all samples of an optimizer step, and the counts that normalize the means.
+
+    Build it with `gather`, once a step, on all ranks.
+    """
+
+    def __init__(self, candidates: dict[Term, Candidates], counts: GlobalCounts):
+        self.candidates = candidates
+        self.counts = counts
+
+    @classmethod
+    def gather(
+        cls,
+        features: Sequence[Features],
+        batches: Sequence[Batch],
+        losses: LossesConfig,
+        communicator: Communicator,
+        step_batches: Sequence[Batch] | None = None,
+    ) -> "GlobalFeatures":
+        """Gather features over ranks and accumulation steps.
+
+        Args:
+            features: Of every accumulation step whose samples are negatives of one another.
+            batches: Their micro-batches.
+            losses: Objectives in use.
+            communicator: The processes.
+            step_batches: All micro-batches of the step, which normalize the means; by default `batches`.
+        """
+        counts = _global_counts(step_batches or batches, features[0][TEMPERATURE].device, communicator)
+        own = [own_rows(f, b, counts, losses) for f, b in zip(features, batches, strict=True)]
+        if not own[0]:
+            return cls({}, counts)
+        return cls(_gather_candidates(own, features, losses, communicator), counts)
+
+
+def features_of(outputs: Mapping[str, Tensor], batch: Batch) -> Features:
+    """Return, detached, what losses compare over the global batch."""
+    names = [
+        output.name
+        for objective in batch.objectives
+        if objective.loss != "group_nce"
+        for output in objective.compared or ()
+    ]
+    return {name: outputs[name].detach() for name in (*names, TEMPERATURE)}
+
+
+def own_rows(
+    outputs: Mapping[str, Tensor], batch: Batch, counts: GlobalCounts, losses: LossesConfig
+) -> dict[Term, Rows]:
+    """Return the own rows of every nce over the global batch in use.
+
+    MVSC is one nce per frame number: frame f competes with frame f of all samples that have one, and a sample's frames
+    share its weight, which for videos of equal length is the mean over frames of docs/method.md §4.
+    """
+    own = {}
+    for objective in objectives_in_use(losses):
+        if objective.loss != "nce":
+            continue
+        assert objective.compared is not None
+        a, b = (outputs[output.name] for output in objective.compared)
+        if not objective.per_frame:
+            weight = a.new_full((len(a),), 1 / counts.of(objective), dtype=torch.float32)
+            own[Term(objective)] = Rows(a, b, weight)
+            continue
+        frames = batch.vision.frame_count
+        first = frames.cumsum(0) - frames
+        for number in range(counts.frames):
+            rows = (first + number)[frames > number]
+            weight = 1 / (frames[frames > number].float() * counts.of(objective))
+            own[Term(objective, number)] = Rows(a[rows], b[rows], weight)
+    return own
+
+
+def problem_of(
+    term: Term, rows: Rows, candidates: Candidates, step: int, temperature: Tensor, losses: LossesConfig
+) -> InfoNCEProblem:
+    """Put own rows, which carry gradient, before the global ones, which do not."""
+    a, b = rows.a, rows.b
+    if losses.scaling == "published":
+        a, b = (scaled_gradient(x, 1 / losses.published_world_size) for x in (a, b))
+    tau = temperature if term.objective.learnable_temperature else losses.completion_temperature
+    return InfoNCEProblem(
+        a, b, candidates.a_all, candidates.b_all, tau, candidates.offsets[step], candidates.weight_all
+    )
+
+
+def _gather_candidates(
+    own: list[dict[Term, Rows]], features: Sequence[Features], losses: LossesConfig, communicator: Communicator
+) -> dict[Term, Candidates]:
+    """Gather the rows of all ranks in one message, then their log-sum-exps in another."""
+    terms = list(own[0])
+    ranks = gather_ragged([x for step in own for rows in step.values() for x in (rows.a, rows.b)], communicator)
+    found: dict[Term, Candidates] = {}
+    for k, term in enumerate(terms):
+        places = [2 * (s * len(terms) + k) for s in range(len(own))]
+        a_all = torch.cat([rank[p] for p in places for rank in ranks])
+        b_all = torch.cat([rank[p + 1] for p in places for rank in ranks])
+        lengths = [[len(rank[p]) for rank in ranks] for p in places]
+        earlier_steps = [0, *accumulate(map(sum, lengths))]
+        offsets = [earlier_steps[s] + sum(lengths[s][: communicator.rank]) for s in range(len(own))]
+        empty = a_all.new_zeros(0)
+        weights = a_all.new_zeros(len(a_all), dtype=torch.float32)
+        found[term] = Candidates(a_all, b_all, weights, empty, empty, offsets, [])
+    statistics = [
+        infonce_statistics(
+            [problem_of(term, step[term], found[term], s, features[s][TEMPERATURE], losses) for term in terms]
+        )
+        for s, step in enumerate(own)
+    ]
+    return _with_log_sum_exps(own, found, statistics, communicator)
+
+
+def _with_log_sum_exps(
+    own: list[dict[Term, Rows]],
+    found: dict[Term, Candidates],
+    statistics: list[list[InfoNCEStatistics]],
+    communicator: Communicator,
+) -> dict[Term, Candidates]:
+    """Gather the log-sum-exps and weights of all ranks."""
+    flat = [
+        torch.stack((x.row_lse, x.col_lse, step[term].weight.to(x.row_lse.dtype)), dim=1)
+        for step, of_step in zip(own, statistics, strict=True)
+        for term, x in zip(found, of_step, strict=True)
+    ]
+    ranks = gather_ragged(flat, communicator)
+    whole = {}
+    for k, (term, candidates) in enumerate(found.items()):
+        table = torch.cat([rank[s * len(found) + k] for s in range(len(own)) for rank in ranks])
+        row_lse, col_lse, weight = table.unbind(1)
+        whole[term] = dataclasses.replace(
+            candidates,
+            row_lse_all=row_lse.contiguous(),
+            col_lse_all=col_lse.contiguous(),
+            weight_all=weight.contiguous(),
+            statistics=[of_step[k] for of_step in statistics],
+        )
+    return whole
+
+
+def _global_counts(batches: Sequence[Batch], device: torch.device, communicator: Communicator) -> GlobalCounts:
+    own = [
+        sum(batch.counts.samples for batch in batches),
+        sum(batch.counts.words for batch in batches),
+        sum(batch.counts.completed for batch in batches),
+        sum(batch.counts.replaced for batch in batches),
+        max(batch.counts.most_frames for batch in batches),
+    ]
+    ranks = communicator.all_gather(torch.tensor(own, dtype=torch.float64, device=device))
+    samples, words, completed, replaced, _ = ranks.sum(0).tolist()
+    return GlobalCounts(samples, words, completed, replaced, frames=int(ranks[:, -1].max()))
