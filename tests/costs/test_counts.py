@@ -99,7 +99,7 @@ def view_of(kind: str, frames: int, row: int, grid: int, mlm_view: str) -> Sampl
 
 
 @pytest.mark.parametrize(
-    "weights", [{}, {"mlm": 0.0}, {"mlm_view": "t2"}, {"mltc_image": 0.2, "mltc_text": 0.2}], ids=str
+    "weights", [{}, {"mlm": 0.0}, {"mlsc": 0.0}, {"mlm_view": "t2"}, {"mltc_image": 0.2, "mltc_text": 0.2}], ids=str
 )
 @pytest.mark.parametrize("kind", ["image", "video"])
 def test_linear_maps_of_a_real_forward(
