@@ -9,9 +9,11 @@ import torch
 from sclds.config import Config
 from sclds.config.errors import CheckpointError, UserError
 from sclds.config.reading import parse_config
-from sclds.interop.encoders import from_hugging_face
+from sclds.interop.encoders import from_encoders
 from sclds.interop.folder import ModelFolder, Origin, parameter_shapes, read_folder, write_folder
 from sclds.interop.released import architecture_of, from_released, read_released, to_released
+
+VISION_HELP = "CLIP, SigLIP 2 or Perception Encoder: hub name or folder of Hugging Face, folder of open_clip, PE's own file"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,11 +42,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     run_line.add_argument("out", type=Path, help="new folder")
     run_line.set_defaults(convert=convert_run)
 
-    line = "CLIP's vision encoder and RoBERTa of Hugging Face into a folder, fusion drawn by seed"
+    line = "a vision and a text encoder of Hugging Face or open_clip into a folder, fusion drawn by seed"
     encoders = kinds.add_parser("encoders", help=line, description=line)
     encoders.add_argument("out", type=Path, help="new folder")
-    encoders.add_argument("--vision", default="openai/clip-vit-base-patch16", help="CLIP: hub name or folder")
-    encoders.add_argument("--text", default="roberta-base", help="RoBERTa: hub name or folder")
+    encoders.add_argument("--vision", default="openai/clip-vit-base-patch16", help=VISION_HELP)
+    encoders.add_argument("--text", default="roberta-base", help="RoBERTa or XLM-RoBERTa: hub name or folder")
     _add_model_settings(encoders)
     encoders.set_defaults(convert=convert_encoders)
 
@@ -125,7 +127,7 @@ def from_run(path: Path) -> ModelFolder:
 
 def convert_encoders(arguments: argparse.Namespace) -> None:
     """CLIP and RoBERTa → ours."""
-    folder = from_hugging_face(arguments.vision, arguments.text, arguments.model, arguments.seed)
+    folder = from_encoders(arguments.vision, arguments.text, arguments.model, arguments.seed)
     write_folder(arguments.out, folder)
     _tell(arguments.out, folder)
 
