@@ -13,7 +13,9 @@ from sclds.interop.encoders import from_encoders
 from sclds.interop.folder import ModelFolder, Origin, parameter_shapes, read_folder, write_folder
 from sclds.interop.released import architecture_of, from_released, read_released, to_released
 
-VISION_HELP = "CLIP, SigLIP 2 or Perception Encoder: hub name or folder of Hugging Face, folder of open_clip, PE's own file"
+VISION_HELP = (
+    "CLIP, SigLIP 2 or Perception Encoder: hub name or folder of Hugging Face, folder of open_clip, PE's own file"
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

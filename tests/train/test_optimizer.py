@@ -11,6 +11,7 @@ from sclds.model.scl import SCLModel
 from sclds.train import optimizer as module
 from sclds.train.optimizer import GuardedAdamW, decays, implementation_problems, parameter_groups, set_learning_rate
 
+
 class Fusion(nn.Linear):
     parameter_group = "fusion"
 
