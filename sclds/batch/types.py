@@ -79,7 +79,7 @@ class VisionViews(Placed):
     """None without a video."""
     names: tuple[str, ...] = field(metadata=HOST)
     pooling: FramePooling | None = None
-    """Where the vision tower pools frames, see `VisionConfig.pools_frames`; `attention` and `videos` are then not read."""
+    """Where the vision tower pools frames (`VisionConfig.pools_frames`); `attention` and `videos` are not read then."""
 
 
 @dataclass(frozen=True)

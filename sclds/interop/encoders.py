@@ -83,7 +83,7 @@ def _vision(weights: VisionWeights, shapes: Mapping[str, torch.Size]) -> dict[st
     unknown = sorted(name for name in weights.state if name not in read and not expected(name))
     if unknown:
         raise CheckpointError(
-            f"{weights.description} has parts that this tower lacks: {', '.join(unknown[:5])}; it computes something else"
+            f"{weights.description} has parts that this tower lacks: {', '.join(unknown[:5])}; it is another model"
         )
     return found
 
@@ -109,6 +109,6 @@ def _translated(
     if lacking:
         raise CheckpointError(
             f"{description} lacks the weights of {', '.join(lacking[:5])}"
-            f"{f' and {len(lacking) - 5} more' if len(lacking) > 5 else ''}; it is partial or another model, get it again"
+            f"{f' and {len(lacking) - 5} more' if len(lacking) > 5 else ''}; it is partial or another model"
         )
     return found, read

@@ -141,7 +141,7 @@ def _load(name: str, kinds: dict[str, str], role: str) -> Any:
         model_type = transformers.AutoConfig.from_pretrained(name).model_type
     except (OSError, ValueError, KeyError) as fault:
         raise UserError(
-            f"{name!r} holds no {role} encoder that can be read ({_reason(fault)}): give a hub name or folder of one of "
+            f"{name!r} holds no {role} encoder that can be read ({_reason(fault)}): give a name or folder of one of "
             f"{', '.join(kinds)}" + (", or a folder of open_clip (open_clip_config.json)" if role == "vision" else "")
         ) from fault
     if model_type not in kinds:
@@ -157,7 +157,7 @@ def _load(name: str, kinds: dict[str, str], role: str) -> Any:
     lacking = [n for n in told.get("missing_keys", ()) if not n.startswith("pooler.") and "position_ids" not in n]
     if lacking:
         raise UserError(
-            f"{name!r} lacks {', '.join(sorted(lacking)[:5])}, so it is no complete {kind.__name__}; get its weights again"
+            f"{name!r} lacks {', '.join(sorted(lacking)[:5])}, so it is no complete {kind.__name__}; get it again"
         )
     return model
 

@@ -133,12 +133,12 @@ def _perception_encoder(state: Mapping[str, Tensor], path: Path) -> VisionWeight
     patches, positions = ("patch_embed.proj.weight", "pos_embed") if timm else ("conv1.weight", "positional_embedding")
     if patches not in state or positions not in state or not any(n.startswith("attn_pool.") for n in state):
         raise CheckpointError(
-            f"{path} holds no Perception Encoder: {patches}, {positions} or its attention pooling is missing; other models "
-            f"need their folder with {CONFIG} or of Hugging Face"
+            f"{path} holds no Perception Encoder: {patches}, {positions} or its attention pooling is missing; other "
+            f"models need their folder with {CONFIG} or of Hugging Face"
         )
     if ("cls_token" if timm else "class_embedding") not in state:
         raise UserError(
-            f"The Perception Encoder of {path} has no [CLS] token (PE core G has none), which SCL reads; take PE core B or L"
+            f"The Perception Encoder of {path} has no [CLS] token (PE core G has none), which SCL reads; take B or L"
         )
     width, _, patch, _ = state[patches].shape
     blocks = r"blocks\.(\d+)\." if timm else OPEN_CLIP_BLOCKS

@@ -111,7 +111,7 @@ class FusionLayer(nn.Module):
 
     @staticmethod
     def first_layer_flops(width: int, tokens: int) -> int:
-        """Return the FLOPs that the first layer spends once per view: self-attention, and the maps of cross-attention."""
+        """Return what the first layer spends once per view: self-attention, and the maps of cross-attention."""
         return FusionLayer.self_attention_flops(width, tokens, tokens) + flops.linear(tokens, width, 3 * width)
 
 

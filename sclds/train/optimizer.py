@@ -22,7 +22,7 @@ def dimensions_of(parameter: nn.Parameter) -> int:
 
 
 def parameter_groups(model: nn.Module, optimizer: OptimizerConfig) -> list[dict[str, Any]]:
-    """Return AdamW's groups: those that modules declare, each with and without decay; `peak` is its peak learning rate."""
+    """Return AdamW's groups: those that modules declare, each with and without decay; `peak` is its highest rate."""
     multiplier = {"encoders": 1.0, "fusion": optimizer.fusion_multiplier, "heads": optimizer.heads_multiplier}
     groups: dict[tuple[str, bool], dict[str, Any]] = {}
     for name, parameter in model.named_parameters():

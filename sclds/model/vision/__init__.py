@@ -1,4 +1,4 @@
-"""Vision towers by `model.vision.type`. A new one is a file here, a row below, a name in the schema, its weights' names."""
+"""Vision towers by `model.vision.type`. A new one is a file here, a row below, a schema name, its weights' names."""
 
 from collections.abc import Mapping
 from types import MappingProxyType

@@ -1,9 +1,9 @@
 """Perception Encoder (PE core, arXiv 2504.13181): CLIP's vision transformer with rotary positions beside learned ones.
 
-Queries and keys of the patch at (row, column), both counted from 1, are turned by angles of its column in the first half
-of a head's channels and of its row in the second; [CLS] is not turned. The learned table is interpolated bilinearly,
-the rotary angles are those of the plain grid at every resolution, as in the released code. The attention pooling of the
-released model is not used: SCL reads the frame's [CLS] token. PE core G has no [CLS] token, so `sclds convert` refuses
+Queries and keys of the patch at (row, column), both counted from 1, are turned by angles of its column in the first
+half of a head's channels and of its row in the second; [CLS] is not turned. The learned table is interpolated
+bilinearly, the rotary angles are those of the plain grid at every resolution, as in the released code. The attention
+XX
 it. No block is dropped.
 """
 
