@@ -11,11 +11,12 @@ export OMP_NUM_THREADS ?= 1
 help:
 	@grep -E '^## ' $(MAKEFILE_LIST) | sed 's/^## /make /'
 
-$(VENV)/.ready: setup.py pyproject.toml requirements/constraints.txt
+$(VENV)/.ready: setup.py pyproject.toml requirements/constraints.txt requirements/references.txt
 	@echo "Setting up the environment in $(VENV) (about 3 GB, one to three minutes; only once)"
 	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
 	@$(VENV)/bin/pip install --quiet --disable-pip-version-check -c requirements/constraints.txt torch==2.13.0 setuptools wheel ninja
 	@$(VENV)/bin/pip install --quiet --disable-pip-version-check -c requirements/constraints.txt --no-build-isolation -e '.[dev]'
+	@$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps -r requirements/references.txt
 	@touch $@
 
 ## setup         the environment in .venv, nothing else

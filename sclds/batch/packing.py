@@ -18,6 +18,7 @@ from sclds.batch.ragged import Ints, concat
 from sclds.batch.types import (
     Batch,
     Counts,
+    FramePooling,
     HardNegatives,
     Labels,
     Lengths,
@@ -39,7 +40,7 @@ from sclds.batch.views import (
     pack_vision,
 )
 from sclds.config import Config, LossesConfig
-from sclds.machine.implementations import AttentionBackends, choose
+from sclds.machine.implementations import AttentionBackend, AttentionBackends, choose
 from sclds.objectives import Objective, objectives_in_use, pairs_in_use, view_names
 from sclds.objectives.pairs import pairs_read
 
@@ -62,6 +63,8 @@ class Recipe:
     """Layers of the fusion encoder, whose attention is planned."""
     attention: AttentionBackends = field(default_factory=AttentionBackends)
     """Who computes attention."""
+    pools_frames: bool = False
+    """Whether the vision tower has no [CLS] token, see `VisionConfig.pools_frames`."""
 
 
 def recipe_of(config: Config, pad_id: int) -> Recipe:
@@ -71,8 +74,9 @@ def recipe_of(config: Config, pad_id: int) -> Recipe:
         config: The run.
         pad_id: Padding id of its tokenizer.
     """
-    layers, attention = config.model.fusion.layers, choose(config).attention
-    return Recipe(pad_id, config.losses, grids_of(config), config.batch.group_size, layers, attention)
+    model, attention = config.model, choose(config).attention
+    layers, pools_frames = model.fusion.layers, model.vision.pools_frames
+    return Recipe(pad_id, config.losses, grids_of(config), config.batch.group_size, layers, attention, pools_frames)
 
 
 def pack(views: Sequence[SampleViews], patches: Tensor, recipe: Recipe, order: Sequence[int] | None = None) -> Batch:
@@ -151,7 +155,33 @@ def _vision_views(
         attention=plan_attention(lengths.frame_cu_seqlens, lengths.frame_cu_seqlens, backend),
         videos=videos,
         names=names,
+        pooling=_frame_pooling(lengths, backend) if recipe.pools_frames else None,
     )
+
+
+def _frame_pooling(lengths: Lengths, backend: AttentionBackend) -> FramePooling:
+    """Plan attention without [CLS] rows, the first of every frame, and the pooling of frames over patches."""
+    cu_seqlens, frames = lengths.frame_cu_seqlens, lengths.video_cls_cu_seqlens.diff()
+    cls_rows = cu_seqlens[:-1].long()
+    is_cls = torch.zeros(int(cu_seqlens[-1]), dtype=torch.bool)
+    is_cls[cls_rows] = True
+    patches = cu_seqlens.diff() - 1
+    images = len(patches) - int(frames.sum())
+    queries = torch.cat((torch.ones_like(patches[:images]), frames))
+    keys = torch.cat((patches[:images], lengths.video_cu_seqlens.diff() - frames))
+    merged = torch.where(is_cls, is_cls.cumsum(0) - 1, len(cls_rows) + (~is_cls).cumsum(0) - 1)
+    return FramePooling(
+        patch_rows=(~is_cls).nonzero().squeeze(1),
+        cls_rows=cls_rows,
+        merged=merged,
+        attention=plan_attention(_cumulative(patches), _cumulative(patches), backend),
+        pooling=plan_attention(_cumulative(queries), _cumulative(keys), backend),
+    )
+
+
+def _cumulative(lengths: Tensor) -> Tensor:
+    """Return (S + 1,) int32 cumulative lengths."""
+    return torch.nn.functional.pad(lengths.cumsum(0, dtype=torch.int32), (1, 0))
 
 
 def _pairs(

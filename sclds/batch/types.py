@@ -42,6 +42,22 @@ class VideoAttention(Placed):
 
 
 @dataclass(frozen=True)
+class FramePooling(Placed):
+    """For towers without a [CLS] token: patches among themselves, and the pooling that fills a frame's [CLS] row."""
+
+    patch_rows: Tensor
+    """(patches,) vision tokens that are patches."""
+    cls_rows: Tensor
+    """(frames,) vision tokens that stand for the [CLS] of a frame."""
+    merged: Tensor
+    """(Nv,) row of each vision token in a buffer of all frames' pooled rows, all patches below them."""
+    attention: AttentionPlan
+    """Every patch attends to the patches of its own frame."""
+    pooling: AttentionPlan
+    """Queries are the rows of `cls_rows`, keys the patches: of its image, or of all frames of its video."""
+
+
+@dataclass(frozen=True)
 class VisionViews(Placed):
     """All vision views as frame segments `[CLS, patches]`; images of all views first, then videos of all views."""
 
@@ -62,6 +78,8 @@ class VisionViews(Placed):
     videos: VideoAttention | None
     """None without a video."""
     names: tuple[str, ...] = field(metadata=HOST)
+    pooling: FramePooling | None = None
+    """Where the vision tower pools frames (`VisionConfig.pools_frames`); `attention` and `videos` are not read then."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""`sclds convert encoders`: encoders of Hugging Face into a folder that `model.init_from` reads."""
+"""`sclds convert encoders`: encoders of Hugging Face or open_clip into a folder that `model.init_from` reads."""
 
 import argparse
 from pathlib import Path
@@ -6,12 +6,16 @@ from pathlib import Path
 from sclds.cli.converted import add_model_settings, tell
 from sclds.interop.conversions import encoders_to_folder
 
+VISION_HELP = (
+    "CLIP, SigLIP 2 or Perception Encoder: hub name or folder of Hugging Face, folder of open_clip, PE's own file"
+)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument("out", type=Path, help="new folder")
-    parser.add_argument("--vision", default="openai/clip-vit-base-patch16", help="CLIP: hub name or folder")
-    parser.add_argument("--text", default="roberta-base", help="RoBERTa: hub name or folder")
+    parser.add_argument("--vision", default="openai/clip-vit-base-patch16", help=VISION_HELP)
+    parser.add_argument("--text", default="roberta-base", help="RoBERTa or XLM-RoBERTa: hub name or folder")
     add_model_settings(parser)
 
 

@@ -43,7 +43,7 @@ COMMANDS: Table = {
             "run": Command("sclds.cli.convert_run", "the newest checkpoint of a run, of any ZeRO stage, into a folder"),
             "encoders": Command(
                 "sclds.cli.convert_encoders",
-                "CLIP's vision encoder and RoBERTa of Hugging Face into a folder, fusion drawn by seed",
+                "a vision and a text encoder of Hugging Face or open_clip into a folder, fusion drawn by seed",
             ),
             "huggingface": Command(
                 "sclds.cli.convert_huggingface",

@@ -106,14 +106,22 @@ class DataConfig(Section):
 
 
 class VisionConfig(Section):
-    """CLIP ViT without its last block (METHOD: vision encoder)."""
+    """The vision tower; the defaults are the paper's, CLIP ViT-B/16 without its last block (docs/method.md §2)."""
 
+    type: Literal["clip", "siglip2", "perception_encoder"] = "clip"
+    """`clip` (also OpenCLIP), `siglip2` (no [CLS] token: its attention pooling makes the [CLS] of every frame), or
+    `perception_encoder` (PE core, rotary positions)."""
     width: Positive = 768
     """Channels."""
     layers: Positive = 11
     """Transformer blocks: CLIP ViT-B/16 has 12, the last is left out."""
     heads: Positive = 12
-    """Attention heads; CLIP has width / 64."""
+    """Attention heads; CLIP has width / 64, OpenCLIP's H/14 width / 80."""
+    mlp_width: Annotated[int, Field(ge=0)] = 0
+    """Inner width of the feed-forward network; 0 is 4 × width."""
+    activation: Literal["quick_gelu", "gelu", "gelu_tanh"] | None = None
+    """Of the feed-forward network; none is the tower's own: quick_gelu (clip), gelu_tanh (siglip2), gelu
+    (perception_encoder). OpenCLIP's own models have gelu."""
     patch_size: Positive = 16
     """Side of a patch in pixels."""
     pretrained_image_size: Positive = 224
@@ -121,12 +129,24 @@ class VisionConfig(Section):
     max_frames: Positive = 8
     """Rows of the learned temporal embedding: the most frames a clip may have."""
     layer_norm_eps: float = 1e-5
-    """Epsilon of every LayerNorm of the encoder."""
+    """Epsilon of every LayerNorm of the encoder; SigLIP 2 has 1e-6."""
+
+    @property
+    def inner_width(self) -> int:
+        """Inner width of the feed-forward network."""
+        return self.mlp_width or 4 * self.width
+
+    @property
+    def pools_frames(self) -> bool:
+        """Whether the tower has no [CLS] token, so that attention pooling fills the [CLS] row of every frame."""
+        return self.type == "siglip2"
 
 
 class TextConfig(Section):
-    """RoBERTa (METHOD: text encoder)."""
+    """The text tower; the defaults are RoBERTa-base (docs/method.md §2)."""
 
+    type: Literal["roberta", "xlm_roberta"] = "roberta"
+    """`roberta`, or `xlm_roberta`: the same layers with a vocabulary of 250,002 pieces for a hundred languages."""
     width: Positive = 768
     """Channels."""
     layers: Positive = 12

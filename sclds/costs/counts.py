@@ -1,23 +1,28 @@
 """Forward matmul FLOPs of one sample, and parameters, from the configuration alone.
 
-A matrix product of (m, k) by (k, n) counts 2·m·k·n; attention counts both of its products. Norms, softmax and other
-element-wise work are left out, as usual. Two schedules are counted: `packed_forward`, which is what `sclds.model` runs,
+Every module counts its own (`sclds.model.flops` says what counts); here they are added up over the views, the pairs and
+the rows that objectives read. Two schedules are counted: `packed_forward`, which is what `sclds.model` runs,
 and `published_forward`, five passes over padded texts, as the method's authors published it.
-
-Legend: d width, n tokens of a view, q rows whose output is wanted.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
-from sclds.config import Config
+import torch
+
+from sclds.config import Config, ModelConfig
+from sclds.model.fusion import FusionLayer
+from sclds.model.groups import parameter_group
+from sclds.model.heads import ITMHead, MLMHead, Pooler, Projection, Transform
+from sclds.model.scl import SCLModel
+from sclds.model.text import TEXT_TOWERS
+from sclds.model.vision import VISION_TOWERS
 from sclds.objectives import objectives_in_use, pairs_in_use, view_names
 
 Kind = Literal["image", "video"]
 Flops = dict[str, int]
-
-ITM_CLASSES = 2
 
 
 @dataclass(frozen=True)
@@ -51,16 +56,6 @@ class Pair:
     vision: str
     text_rows: int
     vision_rows: int
-
-
-def linear(rows: int, inputs: int, outputs: int) -> int:
-    """Return the FLOPs of a linear map of `rows` rows."""
-    return 2 * rows * inputs * outputs
-
-
-def attention(queries: int, keys: int, width: int) -> int:
-    """Return the FLOPs of QKᵀ and of the weighted sum of values."""
-    return 4 * queries * keys * width
 
 
 def views_of(config: Config, kind: Kind, text_tokens: int) -> Views:
@@ -110,17 +105,17 @@ def packed_forward(config: Config, kind: Kind, text_tokens: int, vocab_size: int
     last fusion layer computes the rows that are read, and keys and values of all rows that they attend to.
     """
     views = views_of(config, kind, text_tokens)
-    pairs = pairs_of(config, views)
-    text_views, vision_views = view_names(objectives_in_use(config.losses))
+    pairs, objectives = pairs_of(config, views), objectives_in_use(config.losses)
+    text_views, vision_views = view_names(objectives)
     vision_tokens = {view: views.vision(view) for view in vision_views}
     text_tokens_of = dict.fromkeys(text_views, views.text)
+    heads = {objective.head for objective in objectives}
     return {
-        "vision encoder": _patch_embedding(config, views)
-        + sum(_vision_blocks(config, views.frames, views.patches[view]) for view in vision_views),
-        "text encoder": sum(_text_layers(config, n) for n in text_tokens_of.values()),
+        "vision encoder": _vision(config, views, vision_views),
+        "text encoder": sum(_text(config, n) for n in text_tokens_of.values()),
         "transforms": _transforms(config, sum(text_tokens_of.values()), sum(vision_tokens.values())),
         "fusion": _packed_fusion(config, pairs, text_tokens_of, vision_tokens),
-        "heads": _heads(config, "itm" in pairs, views.predicted if config.losses.mlm > 0 else 0, vocab_size),
+        "heads": _heads(config, int("itm" in heads), views.predicted if "mlm" in heads else 0, vocab_size),
     }
 
 
@@ -136,132 +131,93 @@ def published_forward(config: Config, kind: Kind, vocab_size: int) -> Flops:
     fused = passes[1:]
     n_text = views.text
     return {
-        "vision encoder": sum(
-            _patch_embedding(config, views) + _vision_blocks(config, views.frames, views.patches[view])
-            for view in passes
-        ),
-        "text encoder": len(passes) * _text_layers(config, n_text),
+        "vision encoder": sum(_vision(config, views, [view]) for view in passes),
+        "text encoder": len(passes) * _text(config, n_text),
         "transforms": _transforms(config, len(passes) * n_text, sum(views.vision(view) for view in passes)),
-        "fusion": sum(_full_fusion(config, n_text, views.vision(view)) for view in fused),
-        "heads": _heads(config, True, n_text, vocab_size),
+        "fusion": config.model.fusion.layers * sum(_fusion_layer(config, n_text, views.vision(view)) for view in fused),
+        "heads": _heads(config, 1, n_text, vocab_size),
     }
+
+
+@lru_cache(maxsize=16)
+def _parameter_counts(model_config: ModelConfig, vocab_size: int) -> tuple[tuple[str, int], ...]:
+    with torch.device("meta"):
+        model = SCLModel(model_config, vocab_size, grids=())
+    encoders = {"vision_encoder": "vision encoder", "text_encoder": "text encoder"}
+    counts = dict.fromkeys((*encoders.values(), "fusion", "heads"), 0)
+    for name, parameter in model.named_parameters():
+        part = encoders.get(name.split(".")[0])
+        counts[part or ("fusion" if parameter_group(model, name) == "fusion" else "heads")] += parameter.numel()
+    return tuple(counts.items())
 
 
 def parameter_counts(config: Config, vocab_size: int) -> dict[str, int]:
-    """Return the trainable parameters of each part of the model."""
-    model = config.model
-    v, t, f = model.vision, model.text, model.fusion
-    grid = (v.pretrained_image_size // v.patch_size) ** 2
-    vision_tables = (2 + 1 + grid + v.max_frames) * v.width  # [CLS], mask token, positions, temporal
-    text_tables = (vocab_size + t.max_positions + 1 + 2) * t.width  # words, positions, one token type, norm
-    vision_block = 4 * (v.width**2 + v.width) + 2 * 4 * v.width**2 + 5 * v.width + 4 * v.width
-    text_block = 4 * (t.width**2 + t.width) + 2 * 4 * t.width**2 + 5 * t.width + 4 * t.width
-    inner = f.mlp_ratio * f.width
-    fusion_layer = 8 * (f.width**2 + f.width) + 2 * f.width * inner + f.width + inner + 6 * f.width
-    projection = f.width**2 + f.width + 2 * f.width + f.width * model.projection + model.projection
-    return {
-        "vision encoder": 3 * v.patch_size**2 * v.width + vision_tables + v.layers * vision_block + 4 * v.width,
-        "text encoder": text_tables + t.layers * text_block,
-        "fusion": (v.width + 1) * f.width
-        + (t.width + 1) * f.width
-        + f.token_types * f.width
-        + 2 * f.layers * fusion_layer
-        + 2 * (f.width**2 + f.width),
-        "heads": (2 * f.width + 1) * ITM_CLASSES
-        + f.width**2
-        + 3 * f.width
-        + (f.width + 1) * vocab_size
-        + 2 * projection
-        + 1,
-    }
+    """Return the trainable parameters of each part of the model, read off the model itself without allocating it."""
+    return dict(_parameter_counts(config.model, vocab_size))
 
 
-def _patch_embedding(config: Config, views: Views) -> int:
-    """Count the patch embedding of all frames of one sample."""
+def _vision(config: Config, views: Views, shown: Sequence[str]) -> int:
+    """Count the vision encoder on the views `shown`, patches embedded once."""
     vision = config.model.vision
-    return linear(views.frames * views.patches["v0"], 3 * vision.patch_size**2, vision.width)
+    patches = [views.patches[view] for view in shown]
+    return VISION_TOWERS[vision.type].flops(vision, views.frames, views.patches["v0"], patches)
 
 
-def _vision_blocks(config: Config, frames: int, patches: int) -> int:
-    """Count all blocks of the vision encoder on one view: patches attend to their frame, a [CLS] to all frames."""
-    d = config.model.vision.width
-    n = frames * (1 + patches)
-    attended = attention(frames * patches, 1 + patches, d) + attention(frames, n, d)
-    return config.model.vision.layers * (linear(n, d, 4 * d) + 2 * linear(n, d, 4 * d) + attended)
-
-
-def _text_layers(config: Config, n: int) -> int:
-    """Count all layers of the text encoder on one view of n tokens."""
-    d = config.model.text.width
-    return config.model.text.layers * (linear(n, d, 4 * d) + 2 * linear(n, d, 4 * d) + attention(n, n, d))
+def _text(config: Config, tokens: int) -> int:
+    """Count the text encoder on one view."""
+    return TEXT_TOWERS[config.model.text.type].flops(config.model.text, tokens)
 
 
 def _transforms(config: Config, text: int, vision: int) -> int:
     """Count the linear maps from the encoders to fusion."""
-    model = config.model
-    return linear(text, model.text.width, model.fusion.width) + linear(vision, model.vision.width, model.fusion.width)
+    model, out = config.model, config.model.fusion.width
+    return Transform.flops(text, model.text.width, out) + Transform.flops(vision, model.vision.width, out)
 
 
-def _self_attention(n: int, d: int, rows: int) -> int:
-    """Count self-attention over n tokens of which `rows` are wanted; keys and values are of all."""
-    return linear(rows, d, 2 * d) + linear(n, d, 2 * d) + attention(rows, n, d) if rows else 0
-
-
-def _feed_forward(config: Config, rows: int) -> int:
-    """Count the feed-forward network of fusion."""
+def _fusion_layer(
+    config: Config, text: int, vision: int, text_rows: int | None = None, vision_rows: int | None = None
+) -> int:
+    """Count both streams of one fusion layer on one pair, all rows by default."""
+    streams = ((text, vision, text_rows), (vision, text, vision_rows))
     fusion = config.model.fusion
-    return 2 * linear(rows, fusion.width, fusion.mlp_ratio * fusion.width)
-
-
-def _full_fusion(config: Config, text: int, vision: int, layers: int | None = None) -> int:
-    """Count `layers` whole fusion layers (all of them by default) on one pair."""
-    d = config.model.fusion.width
-    layer = 0
-    for own, other in ((text, vision), (vision, text)):
-        crossed = linear(own, d, 2 * d) + linear(other, d, 2 * d) + attention(own, other, d)
-        layer += _self_attention(own, d, own) + crossed + _feed_forward(config, own)
-    return (config.model.fusion.layers if layers is None else layers) * layer
+    return sum(FusionLayer.flops(fusion, own, other, own if rows is None else rows) for own, other, rows in streams)
 
 
 def _packed_fusion(
     config: Config, pairs: Mapping[str, Pair], text_tokens: Mapping[str, int], vision_tokens: Mapping[str, int]
 ) -> int:
     """Count fusion in the packed step: first layer shared by view, last layer on the rows that are read."""
-    d, layers = config.model.fusion.width, config.model.fusion.layers
+    layers = config.model.fusion.layers
     if not pairs:
         return 0
     total = 0
     for pair in pairs.values():
         text, vision = text_tokens[pair.text], vision_tokens[pair.vision]
-        total += _full_fusion(config, text, vision, max(0, layers - 1))
-        for own, other, rows in ((text, vision, pair.text_rows), (vision, text, pair.vision_rows)):
-            if rows:
-                crossed = linear(rows, d, 2 * d) + linear(other, d, 2 * d) + attention(rows, other, d)
-                total += _self_attention(own, d, rows) + crossed + _feed_forward(config, rows)
-    return total - _shared_first_layer(d, layers, pairs, text_tokens, vision_tokens)
+        total += max(0, layers - 1) * _fusion_layer(config, text, vision)
+        total += _fusion_layer(config, text, vision, pair.text_rows, pair.vision_rows)
+    return total - _shared_first_layer(config, pairs, text_tokens, vision_tokens)
 
 
 def _shared_first_layer(
-    d: int, layers: int, pairs: Mapping[str, Pair], text_tokens: Mapping[str, int], vision_tokens: Mapping[str, int]
+    config: Config, pairs: Mapping[str, Pair], text_tokens: Mapping[str, int], vision_tokens: Mapping[str, int]
 ) -> int:
     """Return what running the first layer's self-attention and cross-attention Q, K, V once per view saves.
 
     A view that no pair shows runs through them all the same.
     """
-    if layers < 2:
+    if config.model.fusion.layers < 2:
         return 0  # the only layer is then the last, which is computed for the rows of each pair
     saved = 0
     for side, tokens in (("text", text_tokens), ("vision", vision_tokens)):
         used = [getattr(pair, side) for pair in pairs.values()]
         for view, n in tokens.items():
-            saved += (used.count(view) - 1) * (_self_attention(n, d, n) + linear(n, d, 3 * d))
+            saved += (used.count(view) - 1) * FusionLayer.first_layer_flops(config.model.fusion.width, n)
     return saved
 
 
-def _heads(config: Config, itm: bool, mlm_rows: int, vocab_size: int) -> int:
-    """Count contrastive projections, poolers with the ITM head, and the MLM head."""
-    d = config.model.fusion.width
-    contrastive = 2 * (linear(1, d, d) + linear(1, d, config.model.projection))
-    matching = 2 * linear(1, d, d) + linear(1, 2 * d, ITM_CLASSES) if itm else 0
-    words = linear(mlm_rows, d, d) + linear(mlm_rows, d, vocab_size)
-    return contrastive + matching + words
+def _heads(config: Config, matched: int, words: int, vocab_size: int) -> int:
+    """Count contrastive projections, poolers with the ITM head of `matched` pairs, and the MLM head of `words`."""
+    width = config.model.fusion.width
+    contrastive = 2 * Projection.flops(1, width, config.model.projection)
+    matching = 2 * Pooler.flops(matched, width) + ITMHead.flops(matched, width)
+    return contrastive + matching + MLMHead.flops(words, width, vocab_size)

@@ -7,7 +7,7 @@ import torch
 from sclds.config import Config
 from sclds.config.errors import CheckpointError, UserError
 from sclds.config.reading import parse_config
-from sclds.interop.encoders import from_hugging_face
+from sclds.interop.encoders import from_encoders
 from sclds.interop.folder import ModelFolder, Origin, parameter_shapes, read_folder, write_folder
 from sclds.interop.released import architecture_of, from_released, read_released, to_released
 from sclds.run.checkpoints import newest_checkpoint, read_checkpoint
@@ -92,7 +92,7 @@ def encoders_to_folder(vision: str, text: str, out: Path, settings: list[str], s
         UserError: If a source cannot be used, or `out` is there already.
     """
     _refuse_existing(out)
-    folder = from_hugging_face(vision, text, settings, seed)
+    folder = from_encoders(vision, text, settings, seed)
     write_folder(out, folder)
     return folder
 

@@ -133,8 +133,15 @@ class SCLModel(PreTrainedModel):
                 )
             )
         patches = patchify(pixels.reshape(-1, *pixels.shape[-3:]), self.patch).flatten(0, 1)
-        layers = len(self.scl.cross_modal_text_layers)
-        recipe = Recipe(self.config.pad_token_id, _PAIRS, (grid,), group_size=len(views), fusion_layers=layers)
+        model = self.scl.config
+        recipe = Recipe(
+            self.config.pad_token_id,
+            _PAIRS,
+            (grid,),
+            group_size=len(views),
+            fusion_layers=model.fusion.layers,
+            pools_frames=model.vision.pools_frames,
+        )
         return pack(views, patches, recipe).to(pixels.device)
 
 

@@ -158,6 +158,11 @@ def refusal(missing: list[str], unknown: list[str]) -> str:
 
 def to_released(folder: ModelFolder) -> dict[str, Tensor]:
     """Return the state under released names; one that came from there comes back whole, in its order and shapes."""
+    if folder.config.vision.type != "clip":
+        raise CheckpointError(
+            f"released checkpoints have CLIP's vision encoder, and this folder has model.vision.type="
+            f"{folder.config.vision.type}; convert it to a Hugging Face folder instead"
+        )
     shapes = folder.origin.released_shapes
     if not shapes:
         return to_published(folder.weights, _default_shape)

@@ -8,6 +8,7 @@ Shape suffixes: N rows of the own stream, M rows of the other stream, C channels
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -15,7 +16,9 @@ from scl_kernels import gather_rows
 from sclds.batch import Batch
 from sclds.batch.attention_plan import StreamAttention
 from sclds.config import FusionConfig
+from sclds.model import flops
 from sclds.model.attention import attend
+from sclds.model.groups import ParameterGroup
 from sclds.model.layers import MLP, PostNorm, SelfAttention
 from sclds.model.recompute import recomputed
 
@@ -63,6 +66,8 @@ class CrossAttention(nn.Module):
 class FusionLayer(nn.Module):
     """Self-attention, cross-attention, feed-forward; each post-norm."""
 
+    parameter_group: ClassVar[ParameterGroup] = "fusion"
+
     def __init__(self, config: FusionConfig):
         super().__init__()
         width, eps, dropout = config.width, config.layer_norm_eps, config.dropout
@@ -81,6 +86,33 @@ class FusionLayer(nn.Module):
         crossed = self.cross_attention(x, other_MC, plan)
         x = self.cross_norm(crossed, x if plan.expand_own is None else gather_rows(x, plan.expand_own))
         return self.mlp_norm(self.mlp(x), x)
+
+    @staticmethod
+    def flops(config: FusionConfig, own: int, other: int, rows: int) -> int:
+        """Return the forward FLOPs of one layer of one stream.
+
+        Args:
+            config: Sizes.
+            own: Tokens of the own stream, keys and values of self-attention.
+            other: Tokens of the other stream.
+            rows: Tokens of the own stream whose output is read; nothing is computed for none.
+        """
+        if not rows:
+            return 0
+        d = config.width
+        crossed = flops.linear(rows, d, 2 * d) + flops.linear(other, d, 2 * d) + flops.attention(rows, other, d)
+        return FusionLayer.self_attention_flops(d, own, rows) + crossed + flops.mlp(rows, d, config.mlp_ratio * d)
+
+    @staticmethod
+    def self_attention_flops(width: int, own: int, rows: int) -> int:
+        """Return the FLOPs of self-attention over `own` tokens of which `rows` are queries."""
+        maps = flops.linear(rows, width, 2 * width) + flops.linear(own, width, 2 * width)
+        return maps + flops.attention(rows, own, width)
+
+    @staticmethod
+    def first_layer_flops(width: int, tokens: int) -> int:
+        """Return what the first layer spends once per view: self-attention, and the maps of cross-attention."""
+        return FusionLayer.self_attention_flops(width, tokens, tokens) + flops.linear(tokens, width, 3 * width)
 
 
 def stream_plans(batch: Batch, layer: int, layers: int) -> tuple[StreamPlan, StreamPlan]:

@@ -1,15 +1,40 @@
-"""Poolers, heads, token types and projections (docs/method.md §2)."""
+"""What stands between encoders, fusion and losses: transforms, token types, poolers, heads, projections.
+
+docs/method.md §2 describes them. Each brings its parameter group, its FLOPs and, where they are its own, its initial
+values.
+"""
+
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from scl_kernels import gather_rows
+from sclds.model import flops
+from sclds.model.groups import ParameterGroup
+from sclds.model.initial import Draw
 from sclds.model.layers import LayerNorm
+
+ITM_CLASSES = 2
+"""Logits of image-text matching: does not match, matches."""
+
+
+class Transform(nn.Linear):
+    """The linear map from an encoder to fusion."""
+
+    parameter_group: ClassVar[ParameterGroup] = "fusion"
+
+    @staticmethod
+    def flops(rows: int, width: int, out: int) -> int:
+        """Return the forward FLOPs of `rows` rows."""
+        return flops.linear(rows, width, out)
 
 
 class TokenType(nn.Embedding):
     """Adds the embedding of a modality: row 0 text, row 1 vision."""
+
+    parameter_group: ClassVar[ParameterGroup] = "fusion"
 
     def forward(self, text: Tensor, vision: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
         """Return both streams, (N, C) each, with their type added."""
@@ -19,13 +44,36 @@ class TokenType(nn.Embedding):
 class Pooler(nn.Linear):
     """Linear and tanh."""
 
+    parameter_group: ClassVar[ParameterGroup] = "fusion"
+
     def forward(self, x_NC: Tensor) -> Tensor:
         """Return (N, C)."""
         return super().forward(x_NC).tanh()
 
+    @staticmethod
+    def flops(rows: int, width: int) -> int:
+        """Return the forward FLOPs of `rows` rows."""
+        return flops.linear(rows, width, width)
+
+
+class ITMHead(nn.Linear):
+    """Logits of the pooled [CLS] of both streams."""
+
+    parameter_group: ClassVar[ParameterGroup] = "heads"
+
+    def __init__(self, width: int):
+        super().__init__(2 * width, ITM_CLASSES)
+
+    @staticmethod
+    def flops(rows: int, width: int) -> int:
+        """Return the forward FLOPs of `rows` pairs."""
+        return flops.linear(rows, 2 * width, ITM_CLASSES)
+
 
 class MLMHead(nn.Module):
     """Linear, GELU, LayerNorm, and a decoder that is not tied to the word embedding."""
+
+    parameter_group: ClassVar[ParameterGroup] = "heads"
 
     def __init__(self, width: int, vocab_size: int, eps: float):
         super().__init__()
@@ -37,12 +85,20 @@ class MLMHead(nn.Module):
         """Return (N, vocabulary) logits."""
         return self.decoder(self.norm(F.gelu(self.dense(x_NC))))
 
+    @staticmethod
+    def flops(rows: int, width: int, vocab_size: int) -> int:
+        """Return the forward FLOPs of `rows` words."""
+        return flops.linear(rows, width, width) + flops.linear(rows, width, vocab_size)
+
 
 class Projection(nn.Module):
     """Contrastive projection, taken before fusion."""
 
+    parameter_group: ClassVar[ParameterGroup] = "encoders"
+
     def __init__(self, width: int, out: int, eps: float):
         super().__init__()
+        self.width = width
         self.dense = nn.Linear(width, width)
         self.norm = LayerNorm(width, eps=eps)
         self.out = nn.Linear(width, out)
@@ -51,17 +107,33 @@ class Projection(nn.Module):
         """Return (N, out), not normalised."""
         return self.out(F.gelu(self.norm(self.dense(x_NC))))
 
+    def initial_value(self, name: str, shape: torch.Size, draw: Draw) -> Tensor:
+        """Return the framework's default, uniform within ±1/√inputs for weights and biases of both maps."""
+        return draw.uniform(shape, self.width**-0.5)
+
+    @staticmethod
+    def flops(rows: int, width: int, out: int) -> int:
+        """Return the forward FLOPs of `rows` rows."""
+        return flops.linear(rows, width, width) + flops.linear(rows, width, out)
+
 
 class Temperature(nn.Module):
     """The learnable temperature, behind a forward so that ZeRO-3 can gather it."""
 
-    def __init__(self) -> None:
+    parameter_group: ClassVar[ParameterGroup] = "encoders"
+
+    def __init__(self, initial: float):
         super().__init__()
+        self.initial = initial
         self.value = nn.Parameter(torch.empty(1))
 
     def forward(self) -> Tensor:
         """Return () in fp32."""
         return self.value[0].float()
+
+    def initial_value(self, name: str, shape: torch.Size, draw: Draw) -> Tensor:
+        """Return `model.initial_temperature`."""
+        return torch.full(shape, self.initial)
 
 
 def frame_mean(x_NC: Tensor, rows: Tensor) -> Tensor:

@@ -1,54 +1,75 @@
-"""Initial weights, a pure function of (seed, parameter name): the same on every rank and for every ZeRO stage."""
+"""Initial weights, a pure function of (seed, parameter name): the same on every rank and for every ZeRO stage.
+
+A module whose weights start in a way of its own says so in a method `initial_value`; all others are normal with
+`model.init_std`, their biases 0 (docs/method.md §2).
+"""
 
 import hashlib
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
-from torch import Tensor
-
-from sclds.config import ModelConfig
+from torch import Tensor, nn
 
 
-def initialise_parameter(name: str, tensor: Tensor, seed: int, config: ModelConfig) -> None:
-    """Fill a parameter in place.
+@dataclass(frozen=True)
+class Draw:
+    """The random numbers of one parameter."""
 
-    Vision from scratch follows CLIP's own scheme (arXiv 2103.00020, released code); text and what follows the
-    encoders is normal with `init_std`; projections keep the framework's default (docs/method.md §2).
+    seed: int
+    name: str
+    """Of the parameter in the whole model."""
+    std: float
+    """`model.init_std`."""
+
+    def normal(self, shape: torch.Size, std: float | None = None) -> Tensor:
+        """Return normal values; their deviation is `model.init_std` unless given."""
+        return torch.randn(shape, generator=self._generator()) * (self.std if std is None else std)
+
+    def uniform(self, shape: torch.Size, bound: float) -> Tensor:
+        """Return values between -bound and bound."""
+        return (torch.rand(shape, generator=self._generator()) * 2 - 1) * bound
+
+    def _generator(self) -> torch.Generator:
+        digest = hashlib.blake2b(f"{self.seed}/{self.name}".encode(), digest_size=8).digest()
+        return torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
+
+
+@runtime_checkable
+class Initialized(Protocol):
+    """A module that brings the initial values of the parameters inside it."""
+
+    def initial_value(self, name: str, shape: torch.Size, draw: Draw) -> Tensor:
+        """Return the values of the parameter that is called `name` inside this module.
+
+        Its own parameters must not be looked at: under ZeRO-3 they are partitioned, and `shape` is the full one.
+        """
+        ...
+
+
+def initial_value(model: nn.Module, name: str, shape: torch.Size, seed: int, std: float) -> Tensor:
+    """Return the initial values of a parameter, fp32: those of the innermost module around it that brings some.
+
+    Args:
+        model: The whole model.
+        name: Of one of its parameters, as `named_parameters` has it.
+        shape: Of the full parameter.
+        seed: Keys the draw, with the name.
+        std: `model.init_std`.
     """
-    leaf = name.rsplit(".", 1)[-1]
-    if name.startswith("temperature."):
-        values = torch.full(tensor.shape, config.initial_temperature)
-    elif leaf.endswith("bias"):
-        projection = "_projection." in name and ".norm." not in name
-        values = _uniform(name, tensor, seed, config.fusion.width**-0.5) if projection else torch.zeros(tensor.shape)
-    elif ("norm" in name.rsplit(".", 2)[-2] or leaf == "norm_weight") and leaf.endswith("weight"):
-        values = torch.ones(tensor.shape)
-    elif "_projection." in name:
-        values = _uniform(name, tensor, seed, tensor.shape[1] ** -0.5)
-    else:
-        values = torch.randn(tensor.shape, generator=_generator(seed, name)) * _std(name, config)
-    tensor.copy_(values)
+    path, draw = name.split("."), Draw(seed, name, std)
+    for depth in range(len(path) - 1, -1, -1):
+        module = model.get_submodule(".".join(path[:depth]))
+        if isinstance(module, Initialized):
+            return module.initial_value(".".join(path[depth:]), shape, draw)
+    return default_value(name, shape, draw)
 
 
-def _std(name: str, config: ModelConfig) -> float:
-    if not name.startswith("vision_encoder."):
-        return config.init_std
-    width, layers = config.vision.width, config.vision.layers
-    if name.endswith("patch_weight"):
-        # The framework's uniform ±1/√fan_in of a convolution has this deviation.
-        return (3 * config.vision.patch_size**2 * 3) ** -0.5
-    if ".mlp.up." in name:
-        return (2 * width) ** -0.5
-    if ".out." in name or ".mlp.down." in name:
-        return width**-0.5 * (2 * layers) ** -0.5
-    if name.endswith("temporal_embedding") or name.endswith("mask_token"):
-        return config.init_std
-    return width**-0.5
+def default_value(name: str, shape: torch.Size, draw: Draw) -> Tensor:
+    """Return zeros for a bias, else normal values."""
+    return torch.zeros(shape) if name.endswith("bias") else draw.normal(shape)
 
 
-def _uniform(name: str, tensor: Tensor, seed: int, bound: float) -> Tensor:
-    return (torch.rand(tensor.shape, generator=_generator(seed, name)) * 2 - 1) * bound
-
-
-def _generator(seed: int, name: str) -> torch.Generator:
-    digest = hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=8).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
+def norm_value(name: str, shape: torch.Size) -> Tensor:
+    """Return what a norm starts from: weight 1, bias 0."""
+    return torch.zeros(shape) if name.endswith("bias") else torch.ones(shape)

@@ -1,5 +1,8 @@
 """Building blocks that both encoders and fusion share. Shape suffixes: N rows, C channels."""
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -7,6 +10,7 @@ from torch import Tensor, nn
 from scl_kernels.norms import layer_norm
 from sclds.batch.attention_plan import AttentionPlan
 from sclds.model.attention import attend
+from sclds.model.initial import Draw, norm_value
 
 
 class LayerNorm(nn.LayerNorm):
@@ -15,6 +19,10 @@ class LayerNorm(nn.LayerNorm):
     def forward(self, x_NC: Tensor) -> Tensor:
         """Return (N, C)."""
         return layer_norm(x_NC, self.weight, self.bias, self.eps)
+
+    def initial_value(self, name: str, shape: torch.Size, draw: Draw) -> Tensor:
+        """Return weight 1 and bias 0."""
+        return norm_value(name, shape)
 
 
 class QKVLinear(nn.Linear):
@@ -52,18 +60,17 @@ class SelfAttention(nn.Module):
 
 
 class MLP(nn.Module):
-    """Two linear maps with an activation between them."""
+    """Two linear maps with an activation of `ACTIVATIONS` between them."""
 
     def __init__(self, width: int, inner: int, activation: str):
         super().__init__()
         self.up = nn.Linear(width, inner)
         self.down = nn.Linear(inner, width)
-        self.activation = activation
+        self.activation = ACTIVATIONS[activation]
 
     def forward(self, x_NC: Tensor) -> Tensor:
         """Return (N, C)."""
-        x = self.up(x_NC)
-        return self.down(quick_gelu(x) if self.activation == "quick_gelu" else F.gelu(x))
+        return self.down(self.activation(self.up(x_NC)))
 
 
 class PostNorm(nn.Module):
@@ -82,3 +89,27 @@ class PostNorm(nn.Module):
 def quick_gelu(x: Tensor) -> Tensor:
     """CLIP's activation, `x · sigmoid(1.702 x)`."""
     return x * torch.sigmoid(1.702 * x)
+
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "quick_gelu": quick_gelu,
+    "gelu": F.gelu,
+    "gelu_tanh": partial(F.gelu, approximate="tanh"),
+}
+"""By name, those of `model.vision.activation`."""
+
+
+def rotate(x_NHD: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn neighbouring pairs of channels by an angle (rotary positions, arXiv 2104.09864).
+
+    Args:
+        x_NHD: Queries or keys.
+        cos: (N, D/2) cosine of each pair's angle, fp32.
+        sin: (N, D/2) its sine.
+
+    Returns:
+        (N, H, D) in the dtype of `x_NHD`; computed in fp32 or more.
+    """
+    even, odd = x_NHD.unflatten(-1, (-1, 2)).unbind(-1)
+    cos, sin = cos[:, None], sin[:, None]
+    return torch.stack((even * cos - odd * sin, odd * cos + even * sin), dim=-1).flatten(-2).to(x_NHD.dtype)

@@ -9,11 +9,11 @@ from scl_kernels import gather_rows
 from sclds.batch import Batch
 from sclds.config import ModelConfig
 from sclds.model.fusion import FusionLayer, fuse
-from sclds.model.heads import MLMHead, Pooler, Projection, Temperature, TokenType, frame_mean
-from sclds.model.initial import initialise_parameter
+from sclds.model.heads import ITMHead, MLMHead, Pooler, Projection, Temperature, TokenType, Transform, frame_mean
+from sclds.model.initial import initial_value
 from sclds.model.negatives import with_hard_negatives
-from sclds.model.text import TextEncoder
-from sclds.model.vision import VisionEncoder
+from sclds.model.text import build_text_tower
+from sclds.model.vision import build_vision_tower
 from sclds.objectives import Objective, Read
 from sclds.objectives.table import TEMPERATURE, TEXT_PROJECTION, VISION_PROJECTION
 
@@ -35,20 +35,20 @@ class SCLModel(nn.Module):
         self.config = config
         self.recompute = recompute
         fusion, text, vision = config.fusion, config.text, config.vision
-        self.vision_encoder = VisionEncoder(vision, tuple(grids), recompute)
-        self.text_encoder = TextEncoder(text, vocab_size, recompute)
-        self.cross_modal_text_transform = nn.Linear(text.width, fusion.width)
-        self.cross_modal_image_transform = nn.Linear(vision.width, fusion.width)
+        self.vision_encoder = build_vision_tower(vision, tuple(grids), recompute)
+        self.text_encoder = build_text_tower(text, vocab_size, recompute)
+        self.cross_modal_text_transform = Transform(text.width, fusion.width)
+        self.cross_modal_image_transform = Transform(vision.width, fusion.width)
         self.token_type_embeddings = TokenType(fusion.token_types, fusion.width)
         self.cross_modal_text_layers = nn.ModuleList(FusionLayer(fusion) for _ in range(fusion.layers))
         self.cross_modal_image_layers = nn.ModuleList(FusionLayer(fusion) for _ in range(fusion.layers))
         self.cross_modal_text_pooler = Pooler(fusion.width, fusion.width)
         self.cross_modal_image_pooler = Pooler(fusion.width, fusion.width)
         self.mlm_score = MLMHead(fusion.width, vocab_size, fusion.layer_norm_eps)
-        self.itm_score = nn.Linear(2 * fusion.width, 2)
+        self.itm_score = ITMHead(fusion.width)
         self.text_projection = Projection(fusion.width, config.projection, text.layer_norm_eps)
         self.vision_projection = Projection(fusion.width, config.projection, vision.layer_norm_eps)
-        self.temperature = Temperature()
+        self.temperature = Temperature(config.initial_temperature)
 
     def initialise(self, seed: int) -> None:
         """Fill every parameter; a function of (seed, parameter name) alone."""
@@ -57,7 +57,7 @@ class SCLModel(nn.Module):
 
     def initialise_parameter(self, name: str, tensor: Tensor, seed: int) -> None:
         """Fill one full (unsharded) parameter in place."""
-        initialise_parameter(name, tensor, seed, self.config)
+        tensor.copy_(initial_value(self, name, tensor.shape, seed, self.config.init_std))
 
     def forward(self, batch: Batch) -> Outputs:
         """Run every view and pair once.

@@ -1,4 +1,12 @@
-"""RoBERTa over packed texts (docs/method.md §2). Shape suffixes: N packed tokens, C channels."""
+"""Text towers by `model.text.type` over packed texts (docs/method.md §2).
+
+RoBERTa and XLM-RoBERTa have the same layers; they differ in vocabulary and tokenizer, which are settings. A tower of
+other layers is a class beside `TextEncoder` and a row of `TEXT_TOWERS`. Shape suffixes: N packed tokens, C channels.
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -8,6 +16,9 @@ from scl_kernels import masked_gather
 from sclds.batch import TextViews
 from sclds.batch.attention_plan import AttentionPlan
 from sclds.config import TextConfig
+from sclds.model import flops
+from sclds.model.groups import ParameterGroup
+from sclds.model.initial import Draw, default_value, norm_value
 from sclds.model.layers import MLP, PostNorm, SelfAttention
 from sclds.model.recompute import recomputed
 
@@ -42,6 +53,10 @@ class TextEmbedding(nn.Module):
         )
         return F.dropout(x, self.dropout, self.training)
 
+    def initial_value(self, name: str, shape: torch.Size, draw: Draw) -> Tensor:
+        """Return normal tables and the norm's 1 and 0."""
+        return norm_value(name, shape) if name.startswith("norm_") else default_value(name, shape, draw)
+
 
 class TextLayer(nn.Module):
     """Post-norm transformer layer."""
@@ -63,6 +78,8 @@ class TextLayer(nn.Module):
 class TextEncoder(nn.Module):
     """All text views of a micro-batch in one call."""
 
+    parameter_group: ClassVar[ParameterGroup] = "encoders"
+
     def __init__(self, config: TextConfig, vocab_size: int, recompute: bool):
         super().__init__()
         self.recompute = recompute
@@ -75,3 +92,19 @@ class TextEncoder(nn.Module):
         for layer in self.layers:
             x = recomputed(layer, self.recompute and self.training, x, views.attention)
         return x
+
+    @staticmethod
+    def flops(config: TextConfig, tokens: int) -> int:
+        """Return the forward FLOPs of one view of `tokens` tokens."""
+        width = config.width
+        maps = flops.linear(tokens, width, 4 * width) + flops.mlp(tokens, width, 4 * width)
+        return config.layers * (maps + flops.attention(tokens, tokens, width))
+
+
+TEXT_TOWERS: Mapping[str, type[TextEncoder]] = MappingProxyType({"roberta": TextEncoder, "xlm_roberta": TextEncoder})
+"""By `model.text.type`."""
+
+
+def build_text_tower(config: TextConfig, vocab_size: int, recompute: bool) -> TextEncoder:
+    """Return the tower of a configuration; `vocab_size` rows of its word embedding, `recompute` for checkpointing."""
+    return TEXT_TOWERS[config.type](config, vocab_size, recompute)

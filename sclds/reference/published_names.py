@@ -92,11 +92,33 @@ def from_published(
     Raises:
         ValueError: If a tensor does not have the number of entries of its parameter.
     """
+    found, missing, read = translated(parameters, state, published_names)
+    unexpected = [name for name in state if name not in read and not UNUSED.match(name)]
+    return found, missing, unexpected
+
+
+def translated(
+    parameters: Mapping[str, torch.Size], state: Mapping[str, Tensor], names: Callable[[str], list[str]]
+) -> tuple[dict[str, Tensor], list[str], set[str]]:
+    """Translate a state into ours.
+
+    Args:
+        parameters: Name and shape of each of our parameters.
+        state: Tensors by name.
+        names: The tensors that make up a parameter, joined along the first axis; none where the state has no such.
+
+    Returns:
+        Our tensors; our parameters that the state lacks; the names that were read.
+
+    Raises:
+        ValueError: If a tensor does not have the number of entries of its parameter.
+    """
     found: dict[str, Tensor] = {}
-    missing, read = [], set()
+    missing: list[str] = []
+    read: set[str] = set()
     for name, shape in parameters.items():
-        sources = published_names(name)
-        if not all(source in state for source in sources):
+        sources = names(name)
+        if not sources or not all(source in state for source in sources):
             missing.append(name)
             continue
         read.update(sources)
@@ -106,8 +128,7 @@ def from_published(
                 raise ValueError(f"{source} has shape {tuple(state[source].shape)}; {name} wants {tuple(shape)}")
         value = torch.cat([state[source].reshape(rows) for source in sources])
         found[name] = value.reshape(shape)
-    unexpected = [name for name in state if name not in read and not UNUSED.match(name)]
-    return found, missing, unexpected
+    return found, missing, read
 
 
 def _rows(shape: torch.Size, parts: int) -> tuple[int, ...]:

@@ -127,7 +127,7 @@ def build_engine(
     model = build_model(config, tokenizer, settings, group)
     if config.engine.zero_stage < 3 and config.engine.precision == "bf16":
         model.to(torch.bfloat16)
-    optimizer = build_optimizer(model.named_parameters(), config.optimizer, guard=guards_itself(config))
+    optimizer = build_optimizer(model, config.optimizer, guard=guards_itself(config))
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings, dist_init_required=False)
     return engine
 

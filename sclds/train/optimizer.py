@@ -1,6 +1,5 @@
 """AdamW with the method's parameter groups, from torch, DeepSpeed or NVIDIA Apex."""
 
-from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -9,21 +8,12 @@ from torch import Tensor, nn
 from scl_kernels.optional import library
 from sclds.config import OptimizerConfig
 from sclds.config.errors import ConfigError
-
-FUSION_PREFIXES = ("cross_modal", "token_type_embeddings")
-"""First part of the names of everything that learns at `fusion_multiplier`."""
-HEAD_PREFIXES = ("mlm_score", "itm_score")
-"""First part of the names of everything that learns at `heads_multiplier`."""
+from sclds.model.groups import parameter_group
 
 
-def group_of(name: str, dimensions: int) -> tuple[str, bool]:
-    """Return the part (`encoders`, `fusion` or `heads`) of a parameter, and whether weight decay applies to it."""
-    decays = dimensions > 1 and not name.endswith("bias") and "temperature" not in name
-    if name.startswith(FUSION_PREFIXES):
-        return "fusion", decays
-    if name.startswith(HEAD_PREFIXES):
-        return "heads", decays
-    return "encoders", decays
+def decays(name: str, dimensions: int) -> bool:
+    """Return whether weight decay applies to a parameter: to matrices, not to biases, norms and the temperature."""
+    return dimensions > 1 and not name.endswith("bias")
 
 
 def dimensions_of(parameter: nn.Parameter) -> int:
@@ -31,24 +21,22 @@ def dimensions_of(parameter: nn.Parameter) -> int:
     return len(getattr(parameter, "ds_shape", parameter.shape))
 
 
-def parameter_groups(
-    parameters: Iterable[tuple[str, nn.Parameter]], optimizer: OptimizerConfig
-) -> list[dict[str, Any]]:
-    """Return AdamW's groups: three parts, each with and without decay; `peak` is a group's peak learning rate."""
+def parameter_groups(model: nn.Module, optimizer: OptimizerConfig) -> list[dict[str, Any]]:
+    """Return AdamW's groups: those that modules declare, each with and without decay; `peak` is its highest rate."""
     multiplier = {"encoders": 1.0, "fusion": optimizer.fusion_multiplier, "heads": optimizer.heads_multiplier}
     groups: dict[tuple[str, bool], dict[str, Any]] = {}
-    for name, parameter in parameters:
+    for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        part, decays = key = group_of(name, dimensions_of(parameter))
+        part, decayed = key = parameter_group(model, name), decays(name, dimensions_of(parameter))
         if key not in groups:
             peak = optimizer.learning_rate * multiplier[part]
             groups[key] = {
                 "params": [],
-                "name": f"{part}{'' if decays else '-no-decay'}",
+                "name": f"{part}{'' if decayed else '-no-decay'}",
                 "peak": peak,
                 "lr": peak,
-                "weight_decay": optimizer.weight_decay if decays else 0.0,
+                "weight_decay": optimizer.weight_decay if decayed else 0.0,
             }
         groups[key]["params"].append(parameter)
     return [groups[key] for key in sorted(groups)]
@@ -110,14 +98,12 @@ def implementation_problems(optimizer: OptimizerConfig) -> list[str]:
     return []
 
 
-def build_optimizer(
-    parameters: Iterable[tuple[str, nn.Parameter]], optimizer: OptimizerConfig, guard: bool
-) -> torch.optim.Optimizer:
+def build_optimizer(model: nn.Module, optimizer: OptimizerConfig, guard: bool) -> torch.optim.Optimizer:
     """Return AdamW over the method's groups; `guard` clips and checks in the optimiser itself (ZeRO stage 0, fp32)."""
     problems = implementation_problems(optimizer)
     if problems:
         raise ConfigError(problems)
-    groups = parameter_groups(parameters, optimizer)
+    groups = parameter_groups(model, optimizer)
     settings: dict[str, Any] = {"betas": optimizer.betas, "eps": optimizer.eps}
     if guard:
         return GuardedAdamW(groups, clip_norm=optimizer.clip_norm, **settings)

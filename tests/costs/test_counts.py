@@ -9,8 +9,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from sclds.batch import SampleViews, grids_of, pack, recipe_of
 from sclds.config import Config
 from sclds.config.reading import load_config
-from sclds.costs import counts
 from sclds.costs.counts import Kind, packed_forward, pairs_of, parameter_counts, published_forward, views_of
+from sclds.model import flops
 from sclds.model.scl import SCLModel
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -99,7 +99,7 @@ def view_of(kind: str, frames: int, row: int, grid: int, mlm_view: str) -> Sampl
 
 
 @pytest.mark.parametrize(
-    "weights", [{}, {"mlm": 0.0}, {"mlm_view": "t2"}, {"mltc_image": 0.2, "mltc_text": 0.2}], ids=str
+    "weights", [{}, {"mlm": 0.0}, {"mlsc": 0.0}, {"mlm_view": "t2"}, {"mltc_image": 0.2, "mltc_text": 0.2}], ids=str
 )
 @pytest.mark.parametrize("kind", ["image", "video"])
 def test_linear_maps_of_a_real_forward(
@@ -119,7 +119,7 @@ def test_linear_maps_of_a_real_forward(
     with FlopCounterMode(display=False) as counter:
         model(batch)
     measured = sum(v for op, v in counter.get_flop_counts()["Global"].items() if str(op) in ("aten.addmm", "aten.mm"))
-    monkeypatch.setattr(counts, "attention", lambda *_: 0)
+    monkeypatch.setattr(flops, "attention", lambda *_: 0)
     counted = len(rows) * sum(packed_forward(config, kind, 12, 1000).values())
     assert counted <= measured <= 1.02 * counted
 

@@ -5,59 +5,89 @@ import pytest
 import torch
 from torch import nn
 
-from sclds.config import OptimizerConfig
+from sclds.config import ModelConfig, OptimizerConfig
+from sclds.model.groups import parameter_group
+from sclds.model.scl import SCLModel
 from sclds.train import optimizer as module
-from sclds.train.optimizer import GuardedAdamW, group_of, implementation_problems, parameter_groups, set_learning_rate
+from sclds.train.optimizer import GuardedAdamW, decays, implementation_problems, parameter_groups, set_learning_rate
 
-PARAMETERS = {
-    "text_encoder.layers.0.query.weight": (2, 2),
-    "text_encoder.layers.0.query.bias": (2,),
-    "vision_encoder.ln_pre.weight": (2,),
-    "temperature.value": (),
-    "text_projection.dense.weight": (2, 2),
-    "cross_modal_text_transform.weight": (2, 2),
-    "cross_modal_image_layers.1.norm.weight": (2,),
-    "cross_modal_text_pooler.dense.bias": (2,),
-    "token_type_embeddings.weight": (2, 2),
-    "mlm_score.decoder.weight": (2, 2),
-    "mlm_score.bias": (2,),
-    "itm_score.weight": (2, 2),
-}
+
+class Fusion(nn.Linear):
+    parameter_group = "fusion"
+
+
+class Heads(nn.Linear):
+    parameter_group = "heads"
+
+
+class Model(nn.Module):
+    """A module of each group, and one of another group inside it."""
+
+    parameter_group = "encoders"
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Linear(2, 2), Fusion(2, 2)])
+        self.score = Heads(2, 2)
+        self.token = nn.Parameter(torch.zeros(2))
 
 
 def groups(config):
-    named = [(name, nn.Parameter(torch.zeros(shape))) for name, shape in PARAMETERS.items()]
-    names = {id(parameter): name for name, parameter in named}
-    return {g["name"]: ([names[id(p)] for p in g["params"]], g) for g in parameter_groups(named, config)}
+    model = Model()
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    return {g["name"]: ([names[id(p)] for p in g["params"]], g) for g in parameter_groups(model, config)}
 
 
-def test_names_decide_rate_and_decay():
+def test_modules_decide_the_rate_and_dimensions_the_decay():
     found = groups(OptimizerConfig(learning_rate=1e-3, fusion_multiplier=5, heads_multiplier=7, weight_decay=0.1))
     assert {name: members for name, (members, _) in found.items()} == {
-        "encoders": ["text_encoder.layers.0.query.weight", "text_projection.dense.weight"],
-        "encoders-no-decay": ["text_encoder.layers.0.query.bias", "vision_encoder.ln_pre.weight", "temperature.value"],
-        "fusion": ["cross_modal_text_transform.weight", "token_type_embeddings.weight"],
-        "fusion-no-decay": ["cross_modal_image_layers.1.norm.weight", "cross_modal_text_pooler.dense.bias"],
-        "heads": ["mlm_score.decoder.weight", "itm_score.weight"],
-        "heads-no-decay": ["mlm_score.bias"],
+        "encoders": ["layers.0.weight"],
+        "encoders-no-decay": ["token", "layers.0.bias"],
+        "fusion": ["layers.1.weight"],
+        "fusion-no-decay": ["layers.1.bias"],
+        "heads": ["score.weight"],
+        "heads-no-decay": ["score.bias"],
     }
     for name, (_, group) in found.items():
         assert group["weight_decay"] == (0 if name.endswith("no-decay") else 0.1)
         assert group["lr"] == pytest.approx(1e-3 * {"encoders": 1, "fusion": 5, "heads": 7}[name.split("-")[0]])
 
 
-def test_the_temperature_never_decays():
-    assert group_of("temperature", 2) == ("encoders", False)
+def test_every_part_of_the_model_declares_its_group():
+    with torch.device("meta"):
+        model = SCLModel(ModelConfig(), 10, ())
+    members = {}
+    for name, _ in model.named_parameters():
+        members.setdefault(parameter_group(model, name), set()).add(name.split(".")[0])
+    assert members == {
+        "encoders": {"vision_encoder", "text_encoder", "text_projection", "vision_projection", "temperature"},
+        "fusion": {
+            "token_type_embeddings",
+            *(f"cross_modal_{side}_{part}" for side in ("text", "image") for part in ("transform", "layers", "pooler")),
+        },
+        "heads": {"mlm_score", "itm_score"},
+    }
+
+
+def test_a_module_without_a_group_is_an_error():
+    with pytest.raises(ValueError, match="declares a parameter_group"):
+        parameter_group(nn.Sequential(nn.Linear(2, 2)), "0.weight")
+
+
+def test_norms_biases_and_the_temperature_never_decay():
+    with torch.device("meta"):
+        model = SCLModel(ModelConfig(), 10, ())
+    decayed = {name for name, p in model.named_parameters() if decays(name, p.dim())}
+    assert not any("norm" in name or "bias" in name or "temperature" in name for name in decayed)
+    assert {"vision_encoder.embedding.patch_weight", "text_encoder.embedding.word_embedding"} <= decayed
 
 
 def test_frozen_parameters_are_left_out():
-    frozen = nn.Parameter(torch.zeros(2, 2), requires_grad=False)
-    assert parameter_groups([("a.weight", frozen)], OptimizerConfig()) == []
+    assert parameter_groups(Heads(2, 2).requires_grad_(False), OptimizerConfig()) == []
 
 
 def test_the_factor_multiplies_every_groups_own_peak():
-    named = [(name, nn.Parameter(torch.zeros(shape))) for name, shape in PARAMETERS.items()]
-    optimizer = torch.optim.AdamW(parameter_groups(named, OptimizerConfig(learning_rate=1.0)))
+    optimizer = torch.optim.AdamW(parameter_groups(Model(), OptimizerConfig(learning_rate=1.0)))
     for factor in (0.5, 0.25):
         set_learning_rate(optimizer, factor)
         assert {group["lr"] for group in optimizer.param_groups} == {factor, 5 * factor}
@@ -118,10 +148,12 @@ def test_apex_fused_adam_gets_the_groups_and_steps_like_torchs(apex, monkeypatch
     (apex / "normalization").mkdir()
     steps = []
     for implementation, cuda in (("apex", True), ("torch", False)):
-        parameter = torch.nn.Parameter(torch.ones(2, 2))
+        model = Heads(2, 2, bias=False)
+        parameter = model.weight
+        nn.init.ones_(parameter)
         settings = OptimizerConfig(implementation=implementation)
         monkeypatch.setattr(module.torch.cuda, "is_available", partial(bool, cuda))
-        optimizer = module.build_optimizer([("text_encoder.weight", parameter)], settings, guard=False)
+        optimizer = module.build_optimizer(model, settings, guard=False)
         parameter.grad = torch.full((2, 2), 0.5)
         optimizer.step()
         steps.append(parameter.detach())

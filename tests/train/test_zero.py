@@ -89,7 +89,7 @@ def plain(name):
     model = SCLModel(config.model, VOCABULARY, grids_of(config))
     model.initialise(config.seed)
     optimizer = torch.optim.AdamW(
-        parameter_groups(model.named_parameters(), config.optimizer),
+        parameter_groups(model, config.optimizer),
         betas=config.optimizer.betas,
         eps=config.optimizer.eps,
     )

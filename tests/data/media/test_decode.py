@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
+from sclds.batch.patches import patchify
 from sclds.config.errors import ConfigError
 from sclds.data.keys import generator
 from sclds.data.media.decode import BadMediaError, Decoder, Encoded
@@ -16,7 +17,6 @@ from sclds.data.media.geometry import WHOLE, Region, Window, training_window
 from sclds.data.media.inspection import inspect
 from sclds.data.media.media_info import MediaInfo
 from sclds.data.media.pipeline import _definition, feeds
-from sclds.data.media.scaling import patchify
 from sclds.data.storage.shards import BadSampleError
 
 from ..synthetic import WIDE, clip, image_members, picture, timed_clip
@@ -59,7 +59,7 @@ def test_a_picture_is_what_pillow_makes_of_it(config, format, size):
 
 def test_patchify_is_channel_major_and_row_major():
     picture = torch.arange(2 * 2 * 3 * 8 * 16.0).reshape(2, 2, 3, 8, 16)
-    rows = patchify(picture, 4)
+    rows = patchify(picture, 4).flatten(1, 2)
     assert rows.shape == (2, 2 * 2 * 4, 48)
     for n, f, y, x in [(0, 0, 0, 0), (1, 1, 1, 3), (0, 1, 0, 2)]:
         expected = picture[n, f, :, 4 * y : 4 * y + 4, 4 * x : 4 * x + 4]
