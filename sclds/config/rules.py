@@ -24,6 +24,7 @@ def cross_field_problems(config: Config) -> list[str]:
             problems.append(
                 f"model.{part}.width={section.width} is not a multiple of model.{part}.heads={section.heads}"
             )
+    problems += _tower_problems(config)
     if batch.global_size % batch.group_size:
         problems.append(
             f"batch.global_size={batch.global_size} is not a multiple of batch.group_size={batch.group_size}; "
@@ -68,6 +69,31 @@ def cross_field_problems(config: Config) -> list[str]:
         problems.append(f"data: two data sets are named '{name}'; give each its own name")
     if not data.train:
         problems.append("data.train is empty; name at least one data set")
+    return problems
+
+
+def _tower_problems(config: Config) -> list[str]:
+    """Return what the types of the vision and the text tower contradict."""
+    problems = []
+    data, vision, text = config.data, config.model.vision, config.model.text
+    if vision.type == "perception_encoder" and (vision.width // vision.heads) % 4:
+        problems.append(
+            f"model.vision.heads={vision.heads} gives heads of {vision.width // vision.heads} channels, and rotary "
+            f"positions turn a multiple of 4 channels; choose another number of heads"
+        )
+    for key, size in (("data.image_size", data.image_size), ("data.video_size", data.video_size)):
+        if vision.pools_frames and not int((size // vision.patch_size) ** 2 * (1 - config.masking.scl_vision_ratio)):
+            problems.append(
+                f"masking.scl_vision_ratio={config.masking.scl_vision_ratio} leaves v1 no patch of {key}={size}, over "
+                f"which model.vision.type={vision.type} could pool; lower it"
+            )
+    multilingual = "xlm-roberta" in data.tokenizer
+    if data.tokenizer.rsplit("/", 1)[-1].startswith(("roberta-", "xlm-roberta-")) and multilingual != (
+        text.type == "xlm_roberta"
+    ):
+        problems.append(
+            f"data.tokenizer={data.tokenizer} is not that of model.text.type={text.type}; change the one or the other"
+        )
     return problems
 
 

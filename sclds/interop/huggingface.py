@@ -99,7 +99,7 @@ class SCLModel(PreTrainedModel):
             raise UserError("pixel_values is missing: this model takes pairs of texts and pictures or clips")
         mask = input_ids != self.config.pad_token_id if attention_mask is None else attention_mask.bool()
         grid = pixel_values.shape[-1] // self.patch
-        self.scl.vision_encoder.embedding.grids = (grid,)
+        self.scl.vision_encoder.embedding.grids = (grid,)  # type: ignore[union-attr]
         outputs = self.scl(self._packed(input_ids, mask, pixel_values, grid))
         return SCLOutput(
             text_embeds=outputs["text_proj"],

@@ -22,6 +22,7 @@ from sclds.model.layers import SelfAttention
 from sclds.model.scl import SCLModel
 from sclds.model.text import TextLayer
 from sclds.model.vision import VisionBlock
+from sclds.model.vision.clip import CLIPEncoder
 
 
 @dataclass(frozen=True)
@@ -145,6 +146,7 @@ def encode_vision(model: SCLModel, batch: PaddedBatch, view: str) -> Encoded:
 def _encode_group(model: SCLModel, group: VisionGroup, view: str) -> Tensor:
     """Return (b, F + F · patches, C)."""
     encoder = model.vision_encoder
+    assert isinstance(encoder, CLIPEncoder), "the published method has CLIP's encoder"
     e = encoder.embedding
     frames = group.patches.shape[1]
     x = F.linear(group.patches.to(e.patch_weight.dtype), e.patch_weight)

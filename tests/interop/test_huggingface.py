@@ -8,7 +8,6 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenize
 from sclds.cli.main import main
 from sclds.interop import huggingface
 from sclds.interop.folder import ModelFolder, Origin, build_model, write_folder
-from sclds.reference.vectors import patchify
 from tests.train.synthetic import tiny_config
 
 WORDS = 4096
@@ -74,11 +73,6 @@ def test_tokenizer_and_processor_prepare_what_training_saw(folders):
     assert pixels.shape == (1, 3, 16, 16)
     assert float(pixels[0, 0, 0, 0]) == pytest.approx((128 / 255 - 0.48145466) / 0.26862954, rel=1e-4)
     assert "arxiv.org/abs/2211.13437" in (root / "hub" / "README.md").read_text()
-
-
-def test_both_ways_to_cut_patches_agree():
-    frames = torch.randn(3, 3, 16, 16)
-    assert torch.equal(huggingface.patchify(frames, 4), patchify(frames, 4))
 
 
 def test_pictures_are_needed_and_the_tokenizer_has_to_fit(folders, tmp_path, capsys):

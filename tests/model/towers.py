@@ -4,8 +4,8 @@ import numpy as np
 import torch
 
 from sclds.batch import Recipe, SampleViews, pack
-from sclds.config import LossesConfig, VisionConfig
 from sclds.batch.patches import patchify
+from sclds.config import LossesConfig, VisionConfig
 from sclds.model.vision import build_vision_tower
 
 PLAIN = LossesConfig(contrastive=1.0, itm=0.0, mlm=0.0, mvsc=0.0, mlsc=0.0)

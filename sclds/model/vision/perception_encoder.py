@@ -3,8 +3,8 @@
 Queries and keys of the patch at (row, column), both counted from 1, are turned by angles of its column in the first
 half of a head's channels and of its row in the second; [CLS] is not turned. The learned table is interpolated
 bilinearly, the rotary angles are those of the plain grid at every resolution, as in the released code. The attention
-XX
-it. No block is dropped.
+pooling of the released model is not used: SCL reads the frame's [CLS] token. PE core G has no [CLS] token, so
+`sclds convert` refuses it. No block is dropped.
 """
 
 from collections.abc import Sequence
