@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sclds.config import LossesConfig
-from sclds.objectives import OBJECTIVES, objectives_in_use, pairs_in_use
+from sclds.objectives import objectives_in_use, pairs_in_use
 from tests.model.samples import ALL, assert_equal, model_of, pack_samples, packed, plain, sample
 
 MIXED = [
