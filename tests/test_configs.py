@@ -1,5 +1,6 @@
 """Every shipped configuration: loads, saves and loads equal, builds on the meta device, and takes a step when small."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from sclds.config import Config
 from sclds.config.errors import ConfigError
 from sclds.config.reading import DATA_SETS, dump_config, load_config, parse_config
 from sclds.config.shipped import shipped_configs
+from sclds.costs.counts import packed_forward, published_forward
 from sclds.data.prepare.sources import SOURCES, row_name
 from sclds.losses.communicator import SingleProcess
 from sclds.losses.objectives import GlobalFeatures, features_of, step_loss
@@ -22,6 +24,11 @@ ROOT = Path(__file__).resolve().parents[1]
 QUICKSTART = ROOT / "configs" / "quickstart.yaml"
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
 PAD = 1
+TOWERS = {
+    "siglip2": ["model.vision.type=siglip2", "model.vision.layer_norm_eps=1e-6"],
+    "perception_encoder": ["model.vision.type=perception_encoder", "data.video_size=48"],
+    "xlm_roberta": ["model.text.type=xlm_roberta"],
+}
 
 
 def tiny(config: Config) -> Config:
@@ -29,6 +36,7 @@ def tiny(config: Config) -> Config:
     tree = config.model_dump(mode="json")
     for part in ("vision", "text", "fusion"):
         tree["model"][part] |= {"width": 32, "heads": 2, "layers": 2}
+    tree["model"]["vision"]["mlp_width"] = 0
     tree["model"]["text"]["vocab_size"] = 100
     return parse_config(tree)
 

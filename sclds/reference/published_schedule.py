@@ -146,7 +146,7 @@ def encode_vision(model: SCLModel, batch: PaddedBatch, view: str) -> Encoded:
 def _encode_group(model: SCLModel, group: VisionGroup, view: str) -> Tensor:
     """Return (b, F + F · patches, C)."""
     encoder = model.vision_encoder
-    assert isinstance(encoder, CLIPEncoder), "the published method has CLIP's encoder"
+    assert type(encoder) is CLIPEncoder, "expected CLIP's encoder, the published method's; a subclass computes another"
     e = encoder.embedding
     frames = group.patches.shape[1]
     x = F.linear(group.patches.to(e.patch_weight.dtype), e.patch_weight)
