@@ -1,4 +1,4 @@
-"""The pairwise sigmoid loss's reference: the global loss and its exact gradient out of what each rank computes alone."""
+"""The sigmoid loss's reference: the global loss and its exact gradient out of what each rank computes alone."""
 
 import itertools
 
