@@ -48,8 +48,8 @@ def retrieval_section(results: Mapping[str, Any]) -> Section | None:
     if not rows:
         return None
     note = (
-        "Zero-shot, on held-out pairs that training never saw. R@k is how often the right one is among the first k; the "
-        "small figure and the mark are what chance gives."
+        "Zero-shot, on held-out pairs that training never saw. R@k is how often the right one is among the first k; "
+        "the small figure and the mark are what chance gives."
     )
     return Section("Retrieval", note, (*(f"R@{k}" for k in RECALLS), "median rank", "candidates"), tuple(rows))
 
