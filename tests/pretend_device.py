@@ -1,0 +1,108 @@
+"""A device written in Python, for machines without a GPU: what would fail on CUDA fails here, with real numbers.
+
+A tensor on it holds a CPU tensor inside and computes there. An operator that gets tensors of both sides raises, as CUDA's
+do; only tensors without dimensions may come from the CPU. docs/pretend_device.md says what it proves and what not.
+"""
+
+import contextlib
+from unittest import mock
+
+import torch
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
+
+_setup_privateuseone_for_python_backend("pretend")
+DEVICE = torch.device("pretend:0")
+aten = torch.ops.aten
+_COPIES = (aten._to_copy.default, aten.copy_.default, aten._pin_memory.default)
+
+
+class PretendTensor(torch.Tensor):
+    """A tensor on the pretend device."""
+
+    @staticmethod
+    def __new__(cls, inside, requires_grad=False):
+        return torch.Tensor._make_wrapper_subclass(
+            cls,
+            inside.shape,
+            strides=inside.stride(),
+            storage_offset=inside.storage_offset(),
+            dtype=inside.dtype,
+            device=DEVICE,
+            requires_grad=requires_grad,
+        )
+
+    def __init__(self, inside, requires_grad=False):
+        self.inside = inside
+
+    __torch_function__ = torch._C._disabled_torch_function_impl
+
+    def tolist(self):
+        return self.inside.tolist()
+
+    def __repr__(self):
+        return f"PretendTensor({self.inside!r})"
+
+    @classmethod
+    def __torch_dispatch__(cls, function, types, args=(), kwargs=None):
+        return computed(function, args, kwargs or {})
+
+
+def computed(function, args, kwargs):
+    """Run an operator on what is inside, and wrap what it returns unless it goes to the CPU."""
+    device = kwargs.get("device")
+    leaves = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
+    if function not in _COPIES:
+        strangers = [x for x in leaves if not isinstance(x, PretendTensor) and x.dim() > 0]
+        if strangers and (len(strangers) < len(leaves)):
+            shapes = [tuple(x.shape) for x in strangers]
+            raise RuntimeError(
+                f"{function}: expected all tensors on {DEVICE}, got tensors of the CPU of shapes {shapes}"
+            )
+    args, kwargs = pytree.tree_map_only(PretendTensor, lambda x: x.inside, (args, kwargs))
+    if device is not None:
+        kwargs = kwargs | {"device": torch.device("cpu")}
+    out = function(*args, **kwargs)
+    here = device is None or torch.device(device).type == DEVICE.type
+    if function is aten.copy_.default:
+        return leaves[0]
+    return pytree.tree_map_only(torch.Tensor, PretendTensor, out) if here else out
+
+
+class _Factories(TorchDispatchMode):
+    """Catches what makes tensors on the device out of nothing, and copies to it."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        device = kwargs.get("device")
+        if device is not None and torch.device(device).type == DEVICE.type:
+            return computed(function, args, kwargs)
+        return function(*args, **kwargs)
+
+
+@contextlib.contextmanager
+def pretend_device():
+    """Let the device compute inside the block; gives it."""
+    # `torch.tensor` fills memory by itself, without a dispatch
+    with _Factories(), mock.patch.object(torch, "tensor", _tensor):
+        yield DEVICE
+
+
+_torch_tensor = torch.tensor
+
+
+def _tensor(data, *, dtype=None, device=None, requires_grad=False):
+    made = _torch_tensor(data, dtype=dtype, requires_grad=requires_grad)
+    return made if device is None or torch.device(device).type != DEVICE.type else PretendTensor(made)
+
+
+def moved(module):
+    """Move a module's parameters and buffers to the device, in place."""
+    for part in module.modules():
+        for name, parameter in part._parameters.items():
+            if parameter is not None:
+                part._parameters[name] = torch.nn.Parameter(PretendTensor(parameter.detach()))
+        for name, buffer in part._buffers.items():
+            part._buffers[name] = None if buffer is None else PretendTensor(buffer)
+    return module
