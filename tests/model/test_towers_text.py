@@ -25,7 +25,13 @@ def xlm_roberta(tmp_path):
     )
     tokenizer.train_from_iterator(CAPTIONS * 5, trainer)
     tokenizer.add_special_tokens([AddedToken("<mask>", lstrip=True, special=True)])
-    names = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>", "mask_token": "<mask>"}
+    names = {
+        "bos_token": "<s>",
+        "eos_token": "</s>",
+        "pad_token": "<pad>",
+        "unk_token": "<unk>",
+        "mask_token": "<mask>",
+    }
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names).save_pretrained(tmp_path)
     return load_tokenizer(str(tmp_path))
 
