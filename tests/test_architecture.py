@@ -163,3 +163,16 @@ def test_files_stay_short():
     folders = ("sclds", "kernels/scl_kernels", "launchers")
     lengths = {p: len(p.read_text().splitlines()) for folder in folders for p in (ROOT / folder).rglob("*.py")}
     assert [f"{p.relative_to(ROOT)}: {n} lines" for p, n in lengths.items() if n > 500] == []
+
+
+def calls_of(text):
+    """Return the names of the functions that a text calls without a module before them."""
+    nodes = ast.walk(ast.parse(text))
+    return {node.func.id for node in nodes if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
+
+
+def test_nothing_is_keyed_by_pythons_own_hash():
+    """Draws are keyed by `sclds.data.keys`, names by a digest; `hash` promises nothing from one process to another."""
+    files = sorted((ROOT / "sclds").rglob("*.py"))
+    assert [path.relative_to(ROOT).as_posix() for path in files if "hash" in calls_of(path.read_text())] == []
+    assert "hash" in calls_of("def f(x):\n    return hash((x, 1))\n")

@@ -219,6 +219,8 @@ class LossesConfig(Section):
 
     contrastive: Weight = 0.5
     """Text and vision projections, learnable temperature."""
+    sigmoid: Weight = 0.0
+    """SigLIP's pairwise loss on the same projections, its own scale and bias: an alternative to contrastive."""
     itm: Weight = 1.0
     """Image-text matching, two classes."""
     itm_negatives: Literal["group", "hard"] = "group"

@@ -140,9 +140,9 @@ def published_forward(config: Config, kind: Kind, vocab_size: int) -> Flops:
 
 
 @lru_cache(maxsize=16)
-def _parameter_counts(model_config: ModelConfig, vocab_size: int) -> tuple[tuple[str, int], ...]:
+def _parameter_counts(model_config: ModelConfig, vocab_size: int, sigmoid: bool) -> tuple[tuple[str, int], ...]:
     with torch.device("meta"):
-        model = SCLModel(model_config, vocab_size, grids=())
+        model = SCLModel(model_config, vocab_size, grids=(), sigmoid=sigmoid)
     encoders = {"vision_encoder": "vision encoder", "text_encoder": "text encoder"}
     counts = dict.fromkeys((*encoders.values(), "fusion", "heads"), 0)
     for name, parameter in model.named_parameters():
@@ -153,7 +153,7 @@ def _parameter_counts(model_config: ModelConfig, vocab_size: int) -> tuple[tuple
 
 def parameter_counts(config: Config, vocab_size: int) -> dict[str, int]:
     """Return the trainable parameters of each part of the model, read off the model itself without allocating it."""
-    return dict(_parameter_counts(config.model, vocab_size))
+    return dict(_parameter_counts(config.model, vocab_size, config.losses.sigmoid > 0))
 
 
 def _vision(config: Config, views: Views, shown: Sequence[str]) -> int:

@@ -3,6 +3,7 @@
 Every rank ends with the same figures, whatever the number of ranks.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -10,12 +11,15 @@ from torch import Tensor
 from torch.nn import functional
 
 from sclds.evaluation.heldout import Encoded
+from sclds.evaluation.section import Cell, Section
 
 EXAMPLES = 8
 """Queries shown in the report."""
 RETRIEVED = 5
 """Best matches shown for each."""
 RECALLS = (1, 5, 10)
+DIRECTIONS = {"text_to_vision": "caption → {}", "vision_to_text": "{} → caption"}
+"""Direction of a query, and how it is shown for a kind."""
 
 
 def evaluate_retrieval(kinds: dict[str, Encoded]) -> dict[str, Any]:
@@ -29,6 +33,25 @@ def evaluate_retrieval(kinds: dict[str, Encoded]) -> dict[str, Any]:
         "retrieval": {kind: rank_metrics(torch.cat(e.text), torch.cat(e.vision)) for kind, e in kinds.items()},
         "examples": _examples(kinds),
     }
+
+
+def retrieval_section(results: Mapping[str, Any]) -> Section | None:
+    """Return the table of recalls beside chance; None where nothing was ranked."""
+    rows = []
+    for kind, directions in results.get("retrieval", {}).items():
+        for direction, label in DIRECTIONS.items():
+            row = directions[direction]
+            recalls = [
+                Cell(f"{row[f'r{k}']:.1%}", f"{min(1, k / row['n']):.1%}", row[f"r{k}"], k / row["n"]) for k in RECALLS
+            ]
+            rows.append((label.format(kind), (*recalls, Cell(f"{row['median_rank']:g}"), Cell(f"{row['n']:,}"))))
+    if not rows:
+        return None
+    note = (
+        "Zero-shot, on held-out pairs that training never saw. R@k is how often the right one is among the first k; "
+        "the small figure and the mark are what chance gives."
+    )
+    return Section("Retrieval", note, (*(f"R@{k}" for k in RECALLS), "median rank", "candidates"), tuple(rows))
 
 
 def rank_metrics(text: Tensor, vision: Tensor) -> dict[str, dict[str, float]]:

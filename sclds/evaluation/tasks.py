@@ -5,6 +5,8 @@ A task turns the held-out pass into entries of `results.json`. A new one is a ro
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -14,15 +16,28 @@ from sclds.config import Config
 from sclds.data.quarantine import Quarantine
 from sclds.data.tokenizer import Tokenizer
 from sclds.evaluation.heldout import Encoded, HeldoutPass, mean_losses
-from sclds.evaluation.retrieval import evaluate_retrieval
+from sclds.evaluation.retrieval import evaluate_retrieval, retrieval_section
+from sclds.evaluation.section import Section
 from sclds.losses.communicator import Communicator
 
-Task = Callable[[dict[str, Encoded]], dict[str, Any]]
-"""From what the held-out pass found, by kind, to entries of `results.json`."""
-TASKS: Mapping[str, Task] = {
-    "losses": lambda kinds: {"losses": mean_losses(kinds)},
-    "retrieval": evaluate_retrieval,
-}
+
+@dataclass(frozen=True)
+class Task:
+    """One thing that is measured."""
+
+    evaluate: Callable[[dict[str, Encoded]], dict[str, Any]]
+    """From what the held-out pass found, by kind, to entries of `results.json`."""
+    section: Callable[[Mapping[str, Any]], Section | None] = lambda results: None
+    """From `results.json` to what the page shows; None where there is nothing yet, or the page has its own place."""
+
+
+TASKS: Mapping[str, Task] = MappingProxyType(
+    {
+        "losses": Task(lambda kinds: {"losses": mean_losses(kinds)}),  # beside the curves of training
+        "retrieval": Task(evaluate_retrieval, retrieval_section),
+    }
+)
+"""By the name in `evaluation.tasks`."""
 
 
 def evaluate(
@@ -54,5 +69,5 @@ def evaluate(
     kinds = HeldoutPass(model, config, tokenizer, device, communicator, quarantine).run()
     results: dict[str, Any] = {}
     for name in config.evaluation.tasks if tasks is None else tasks:
-        results |= TASKS[name](kinds)
+        results |= TASKS[name].evaluate(kinds)
     return results

@@ -72,10 +72,13 @@ def from_run(path: Path) -> ModelFolder:
     vocabulary = weights["text_encoder.embedding.word_embedding"].shape[0]
     text = settings.model.text.model_copy(update={"vocab_size": vocabulary})
     config = settings.model.model_copy(update={"text": text, "init_from": None})
-    lacking = [name for name in parameter_shapes(config) if name not in weights]
+    shapes = parameter_shapes(config)
+    lacking = [name for name in shapes if name not in weights]
     if lacking:
         raise CheckpointError(f"{checkpoint.folder} lacks {', '.join(lacking[:5])}; it is of another version")
-    return ModelFolder(config, weights, Origin(f"run {settings.name}, step {checkpoint.step}"))
+    dropped = [name for name in weights if name not in shapes]
+    kept = {name: tensor for name, tensor in weights.items() if name in shapes}
+    return ModelFolder(config, kept, Origin(f"run {settings.name}, step {checkpoint.step}", dropped=dropped))
 
 
 def encoders_to_folder(vision: str, text: str, out: Path, settings: list[str], seed: int) -> ModelFolder:

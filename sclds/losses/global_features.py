@@ -41,7 +41,7 @@ class GlobalCounts:
 
 @dataclass(frozen=True)
 class Term:
-    """One nce of an objective: all of it, or one frame number of it."""
+    """One comparison of an objective: all of it, or one frame number of it."""
 
     objective: Objective
     frame: int | None = None
@@ -106,7 +106,7 @@ class GlobalFeatures:
         own = [own_rows(f, b, counts, losses) for f, b in zip(features, batches, strict=True)]
         if not own[0]:
             return cls({}, counts)
-        return cls(_gather_candidates(own, features, losses, communicator), counts)
+        return cls(_gather_candidates(own, features, losses, counts, communicator), counts)
 
 
 def features_of(outputs: Mapping[str, Tensor], batch: Batch) -> Features:
@@ -123,14 +123,14 @@ def features_of(outputs: Mapping[str, Tensor], batch: Batch) -> Features:
 def own_rows(
     outputs: Mapping[str, Tensor], batch: Batch, counts: GlobalCounts, losses: LossesConfig
 ) -> dict[Term, Rows]:
-    """Return the own rows of every nce over the global batch in use.
+    """Return the own rows of every comparison over the global batch in use.
 
     MVSC is one nce per frame number: frame f competes with frame f of all samples that have one, and a sample's frames
     share its weight, which for videos of equal length is the mean over frames of docs/method.md §4.
     """
     own = {}
     for objective in objectives_in_use(losses):
-        if objective.loss != "nce":
+        if objective.loss not in ("nce", "sigmoid"):
             continue
         assert objective.compared is not None
         a, b = (outputs[output.name] for output in objective.compared)
@@ -147,13 +147,19 @@ def own_rows(
     return own
 
 
+def weighed(rows: Rows, losses: LossesConfig) -> tuple[Tensor, Tensor]:
+    """Return own rows, whose gradient `losses.scaling: published` divides."""
+    if losses.scaling == "exact":
+        return rows.a, rows.b
+    a, b = (scaled_gradient(x, 1 / losses.published_world_size) for x in (rows.a, rows.b))
+    return a, b
+
+
 def problem_of(
     term: Term, rows: Rows, candidates: Candidates, step: int, temperature: Tensor, losses: LossesConfig
 ) -> InfoNCEProblem:
     """Put own rows, which carry gradient, before the global ones, which do not."""
-    a, b = rows.a, rows.b
-    if losses.scaling == "published":
-        a, b = (scaled_gradient(x, 1 / losses.published_world_size) for x in (a, b))
+    a, b = weighed(rows, losses)
     tau = temperature if term.objective.learnable_temperature else losses.completion_temperature
     return InfoNCEProblem(
         a, b, candidates.a_all, candidates.b_all, tau, candidates.offsets[step], candidates.weight_all
@@ -161,9 +167,13 @@ def problem_of(
 
 
 def _gather_candidates(
-    own: list[dict[Term, Rows]], features: Sequence[Features], losses: LossesConfig, communicator: Communicator
+    own: list[dict[Term, Rows]],
+    features: Sequence[Features],
+    losses: LossesConfig,
+    counts: GlobalCounts,
+    communicator: Communicator,
 ) -> dict[Term, Candidates]:
-    """Gather the rows of all ranks in one message, then their log-sum-exps in another."""
+    """Gather the rows of all ranks in one message, then the log-sum-exps of every nce in another."""
     terms = list(own[0])
     ranks = gather_ragged([x for step in own for rows in step.values() for x in (rows.a, rows.b)], communicator)
     found: dict[Term, Candidates] = {}
@@ -175,15 +185,19 @@ def _gather_candidates(
         earlier_steps = [0, *accumulate(map(sum, lengths))]
         offsets = [earlier_steps[s] + sum(lengths[s][: communicator.rank]) for s in range(len(own))]
         empty = a_all.new_zeros(0)
-        weights = a_all.new_zeros(len(a_all), dtype=torch.float32)
+        # those of an nce may differ from row to row, and come with the log-sum-exps
+        weights = a_all.new_full((len(a_all),), 1 / counts.of(term.objective), dtype=torch.float32)
         found[term] = Candidates(a_all, b_all, weights, empty, empty, offsets, [])
+    compared = {term: candidates for term, candidates in found.items() if term.objective.loss == "nce"}
+    if not compared:
+        return found
     statistics = [
         infonce_statistics(
-            [problem_of(term, step[term], found[term], s, features[s][TEMPERATURE], losses) for term in terms]
+            [problem_of(term, step[term], c, s, features[s][TEMPERATURE], losses) for term, c in compared.items()]
         )
         for s, step in enumerate(own)
     ]
-    return _with_log_sum_exps(own, found, statistics, communicator)
+    return found | _with_log_sum_exps(own, compared, statistics, communicator)
 
 
 def _with_log_sum_exps(

@@ -11,12 +11,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from scl_kernels import InfoNCEProblem, infonce, infonce_statistics
+from scl_kernels import InfoNCEProblem, SigmoidProblem, infonce, infonce_statistics, sigmoid_loss
 from sclds.batch import Batch
 from sclds.config import LossesConfig
-from sclds.losses.global_features import GlobalCounts, GlobalFeatures, features_of, own_rows, problem_of
+from sclds.losses.global_features import (
+    Candidates,
+    GlobalCounts,
+    GlobalFeatures,
+    Rows,
+    features_of,
+    own_rows,
+    problem_of,
+    weighed,
+)
 from sclds.objectives import Objective, objectives_in_use
-from sclds.objectives.table import TEMPERATURE
+from sclds.objectives.table import PAIRWISE_BIAS, PAIRWISE_SCALE, TEMPERATURE
 
 __all__ = ["GlobalFeatures", "features_of", "step_loss"]
 
@@ -56,10 +65,16 @@ def step_loss(
 def _global_terms(
     outputs: Outputs, batch: Batch, global_features: GlobalFeatures, step: int, losses: LossesConfig
 ) -> Terms:
-    """Return the terms whose negatives are the global batch, from one kernel launch."""
-    own = own_rows(outputs, batch, global_features.counts, losses)
+    """Return the terms whose negatives are the global batch, every nce from one kernel launch."""
+    rows_of = own_rows(outputs, batch, global_features.counts, losses)
+    terms: Terms = {
+        term.objective.name: _sigmoid(rows, global_features.candidates[term], step, outputs, losses)
+        for term, rows in rows_of.items()
+        if term.objective.loss == "sigmoid"
+    }
+    own = {term: rows for term, rows in rows_of.items() if term.objective.loss == "nce"}
     if not own:
-        return {}
+        return terms
     candidates = [global_features.candidates[term] for term in own]
     problems = [
         problem_of(term, rows, c, step, outputs[TEMPERATURE], losses)
@@ -67,13 +82,27 @@ def _global_terms(
     ]
     statistics = [c.statistics[step] for c in candidates]
     values = infonce(problems, [c.row_lse_all for c in candidates], [c.col_lse_all for c in candidates], statistics)
-    terms: Terms = {}
     for (term, rows), value, s in zip(own.items(), values, statistics, strict=True):
         name = term.objective.name
         accuracy = ((s.row_correct.float() + s.col_correct.float()) / 2 * rows.weight).sum()
         terms[name] = terms[name] + value if name in terms else value
         terms[f"{name}_accuracy"] = terms.get(f"{name}_accuracy", 0) + accuracy
     return terms
+
+
+def _sigmoid(rows: Rows, candidates: Candidates, step: int, outputs: Outputs, losses: LossesConfig) -> Tensor:
+    """Return the share of own rows in SigLIP's pairwise loss."""
+    return sigmoid_loss(
+        SigmoidProblem(
+            *weighed(rows, losses),
+            candidates.a_all,
+            candidates.b_all,
+            outputs[PAIRWISE_SCALE],
+            outputs[PAIRWISE_BIAS],
+            candidates.offsets[step],
+            candidates.weight_all,
+        )
+    )
 
 
 def _cross_entropy(objective: Objective, outputs: Outputs, batch: Batch, counts: GlobalCounts) -> Terms:

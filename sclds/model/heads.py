@@ -4,6 +4,7 @@ docs/method.md §2 describes them. Each brings its parameter group, its FLOPs an
 values.
 """
 
+import math
 from typing import ClassVar
 
 import torch
@@ -134,6 +135,25 @@ class Temperature(nn.Module):
     def initial_value(self, name: str, shape: torch.Size, draw: Draw) -> Tensor:
         """Return `model.initial_temperature`."""
         return torch.full(shape, self.initial)
+
+
+class PairwiseLogit(nn.Module):
+    """Scale and bias of SigLIP's pairwise loss (arXiv 2303.15343, §3), which start at 10 and -10."""
+
+    parameter_group: ClassVar[ParameterGroup] = "encoders"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.log_scale = nn.Parameter(torch.empty(1))
+        self.bias = nn.Parameter(torch.empty(1))
+
+    def forward(self) -> tuple[Tensor, Tensor]:
+        """Return the scale () and the bias () in fp32."""
+        return self.log_scale[0].float().exp(), self.bias[0].float()
+
+    def initial_value(self, name: str, shape: torch.Size, draw: Draw) -> Tensor:
+        """Return log 10, or -10."""
+        return torch.full(shape, -10.0 if name == "bias" else math.log(10.0))
 
 
 def frame_mean(x_NC: Tensor, rows: Tensor) -> Tensor:

@@ -9,13 +9,23 @@ from scl_kernels import gather_rows
 from sclds.batch import Batch
 from sclds.config import ModelConfig
 from sclds.model.fusion import FusionLayer, fuse
-from sclds.model.heads import ITMHead, MLMHead, Pooler, Projection, Temperature, TokenType, Transform, frame_mean
+from sclds.model.heads import (
+    ITMHead,
+    MLMHead,
+    PairwiseLogit,
+    Pooler,
+    Projection,
+    Temperature,
+    TokenType,
+    Transform,
+    frame_mean,
+)
 from sclds.model.initial import initial_value
 from sclds.model.negatives import with_hard_negatives
 from sclds.model.text import build_text_tower
 from sclds.model.vision import build_vision_tower
 from sclds.objectives import Objective, Read
-from sclds.objectives.table import TEMPERATURE, TEXT_PROJECTION, VISION_PROJECTION
+from sclds.objectives.table import PAIRWISE_BIAS, PAIRWISE_SCALE, TEMPERATURE, TEXT_PROJECTION, VISION_PROJECTION
 
 Outputs = dict[str, Tensor]
 
@@ -28,9 +38,17 @@ class SCLModel(nn.Module):
         vocab_size: Rows of the word embedding and of the MLM decoder.
         grids: Patch grids (patches per side) that batches contain, see `sclds.batch.grids_of`.
         recompute: Activation checkpointing.
+        sigmoid: Whether the model has the scale and bias of `losses.sigmoid`.
     """
 
-    def __init__(self, config: ModelConfig, vocab_size: int, grids: Sequence[int], recompute: bool = False):
+    def __init__(
+        self,
+        config: ModelConfig,
+        vocab_size: int,
+        grids: Sequence[int],
+        recompute: bool = False,
+        sigmoid: bool = False,
+    ):
         super().__init__()
         self.config = config
         self.recompute = recompute
@@ -49,6 +67,7 @@ class SCLModel(nn.Module):
         self.text_projection = Projection(fusion.width, config.projection, text.layer_norm_eps)
         self.vision_projection = Projection(fusion.width, config.projection, vision.layer_norm_eps)
         self.temperature = Temperature(config.initial_temperature)
+        self.pairwise_logit = PairwiseLogit() if sigmoid else None
 
     def initialise(self, seed: int) -> None:
         """Fill every parameter; a function of (seed, parameter name) alone."""
@@ -78,6 +97,8 @@ class SCLModel(nn.Module):
             "text_views": text,
             "vision_views": vision,
         }
+        if self.pairwise_logit is not None:
+            outputs[PAIRWISE_SCALE], outputs[PAIRWISE_BIAS] = self.pairwise_logit()
         if not batch.pairs.names:
             return outputs
         batch = with_hard_negatives(text_proj, vision_proj, temperature, batch)

@@ -76,6 +76,8 @@ class Objective:
 TEXT_PROJECTION, VISION_PROJECTION = Output("text_proj"), Output("vision_proj")
 TEMPERATURE = "temperature"
 """Key of the learnable temperature among the model's outputs."""
+PAIRWISE_SCALE, PAIRWISE_BIAS = "pairwise_scale", "pairwise_bias"
+"""Keys of the learnable scale and bias of `sigmoid`."""
 OBJECTIVES = (
     Objective(
         "contrastive",
@@ -84,6 +86,13 @@ OBJECTIVES = (
         count="samples",
         compared=(TEXT_PROJECTION, VISION_PROJECTION),
         learnable_temperature=True,
+    ),
+    Objective(
+        "sigmoid",
+        "Pairwise sigmoid",
+        loss="sigmoid",
+        count="samples",
+        compared=(TEXT_PROJECTION, VISION_PROJECTION),
     ),
     Objective(
         "mlm",

@@ -250,6 +250,8 @@ def published_outputs(model: SCLModel, batch: PaddedBatch, losses: LossesConfig)
     """
     views = batch.views
     out: dict[str, Tensor] = {"temperature": model.temperature()}
+    if model.pairwise_logit is not None:
+        out["pairwise_scale"], out["pairwise_bias"] = model.pairwise_logit()
     completion = losses.mvsc > 0 or losses.mlsc > 0 or losses.mltc_text > 0
     _contrastive_pass(model, batch, out)
     if losses.mlm > 0:
@@ -331,6 +333,8 @@ def published_losses(
     tau, terms, device = losses.completion_temperature, {}, out["text_proj"].device
     if losses.contrastive > 0:
         terms["contrastive"] = nce(out["text_proj"], out["vision_proj"], out["temperature"])
+    if losses.sigmoid > 0:
+        terms["sigmoid"] = pairwise_sigmoid(out)
     if losses.mlm > 0:
         labels = torch.cat([torch.as_tensor(v.mlm_labels) for v in views]).to(device)
         terms["mlm"] = F.cross_entropy(out["mlm_logits"], labels, reduction="sum") / max(len(labels), 1)
@@ -350,6 +354,14 @@ def published_losses(
         terms["mltc_image"] = torch.stack([nce(a, b, tau) * len(a) for a, b in both]).sum() / max(sum(sizes), 1)
     total = torch.stack([getattr(losses, name) * value for name, value in terms.items()]).sum()
     return terms | {"total": total}
+
+
+def pairwise_sigmoid(out: dict[str, Tensor]) -> Tensor:
+    """SigLIP's loss (arXiv 2303.15343, §3.1): every pair is a match or none, a sum over pairs, a mean over rows."""
+    a, b = (F.normalize(out[name], dim=1, eps=1e-8) for name in ("text_proj", "vision_proj"))
+    logits = out["pairwise_scale"] * a @ b.T + out["pairwise_bias"]
+    sign = 2 * torch.eye(len(a), dtype=a.dtype, device=a.device) - 1
+    return F.softplus(-sign * logits).sum() / len(a)
 
 
 def _mvsc(out: dict[str, Tensor], views: Sequence[SampleViews], temperature: float) -> Tensor:

@@ -17,6 +17,9 @@ from sclds.config.errors import ConfigError, UserError
 from sclds.config.reading import load_config
 from sclds.costs.peak import summarise_steps
 from sclds.data.quarantine import read_quarantine
+from sclds.evaluation.retrieval import DIRECTIONS
+from sclds.evaluation.section import Cell, Section
+from sclds.evaluation.tasks import TASKS
 from sclds.objectives import table
 from sclds.report.charts import line_chart, share_bar, stacked_bar
 from sclds.report.page import document
@@ -27,7 +30,6 @@ from sclds.run.folder import RunFolder, read_metrics
 
 KINDS = {"image": "pictures", "video": "clips"}
 ONE = {"image": "picture", "video": "clip"}
-DIRECTIONS = {"text_to_vision": "caption → {}", "vision_to_text": "{} → caption"}
 STAGES = {
     "data": "Waiting for data",
     "forward": "Forward",
@@ -90,7 +92,7 @@ def page(run: Run) -> str:
             f"<header><h1>{escape(name)}</h1><p class=lead>{escape(_lead(run))}</p></header>",
             _tiles(run),
             _set_aside(run),
-            _section("Retrieval", _retrieval(run)),
+            _task_sections(run),
             _section("Queries", _queries(run)),
             _section("Losses", _curves(run) + _heldout_losses(run)),
             _section("Where the time went", _time(run)),
@@ -132,7 +134,7 @@ def _tiles(run: Run) -> str:
         for direction, label in DIRECTIONS.items():
             row = directions[direction]
             note = f"{row['r10'] / row['chance_r10']:.1f}× chance ({row['chance_r10']:.1%})"
-            tiles.append((f"{label.format(ONE[kind])}, R@10", f"{row['r10']:.0%}", note))
+            tiles.append((f"{label.format(kind)}, R@10", f"{row['r10']:.0%}", note))
     pace = summarise_steps(run.metrics)
     if pace:
         share = _share_of_peak(run)
@@ -156,31 +158,26 @@ def _set_aside(run: Run) -> str:
     return _note(escape(f"Set aside as unusable: {samples}, named in {run.folder / 'quarantine.jsonl'} ({why})."))
 
 
-def _retrieval(run: Run) -> str:
-    """Return the table of results beside chance."""
-    rows = []
-    for kind, directions in run.results.get("retrieval", {}).items():
-        for direction, label in DIRECTIONS.items():
-            row = directions[direction]
-            cells = "".join(
-                f"<td>{row[f'r{k}']:.1%}<small>{min(1, k / row['n']):.1%}</small>"
-                f"{share_bar(row[f'r{k}'], k / row['n'])}</td>"
-                for k in (1, 5, 10)
-            )
-            rows.append(
-                f"<tr><td>{escape(label.format(ONE[kind]))}</td>{cells}"
-                f"<td>{row['median_rank']:g}</td><td>{row['n']:,}</td></tr>"
-            )
-    if not rows:
-        return _note("No held-out result yet: it is measured when the run ends.")
-    head = "<th></th><th>R@1</th><th>R@5</th><th>R@10</th><th>median rank</th><th>candidates</th>"
-    return (
-        _note(
-            "Zero-shot, on held-out pairs that training never saw. R@k is how often the right one is among the first "
-            "k; the small figure and the mark are what chance gives."
-        )
-        + f'<div class="card scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+def _task_sections(run: Run) -> str:
+    """Return the table of every task that has left something, in the order of the tasks."""
+    shown = [section for task in TASKS.values() if (section := task.section(run.results)) is not None]
+    if not shown:
+        return _section("Results", _note("No held-out result yet: it is measured when the run ends."))
+    return "".join(_section(section.title, _note(escape(section.note)) + _table(section)) for section in shown)
+
+
+def _table(section: Section) -> str:
+    head = "".join(f"<th>{escape(column)}</th>" for column in ("", *section.columns))
+    rows = "".join(
+        f"<tr><td>{escape(name)}</td>{''.join(_cell(cell) for cell in cells)}</tr>" for name, cells in section.rows
     )
+    return f'<div class="card scroll"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
+
+
+def _cell(cell: Cell) -> str:
+    chance = f"<small>{escape(cell.chance)}</small>" if cell.chance else ""
+    bar = "" if cell.share is None else share_bar(cell.share, cell.chance_share)
+    return f"<td>{escape(cell.text)}{chance}{bar}</td>"
 
 
 def _queries(run: Run) -> str:

@@ -62,10 +62,15 @@ def build_model(config: Config, tokenizer: Tokenizer, settings: dict[str, Any], 
             vocab_size=config.model.text.vocab_size or tokenizer.vocab_size,
             grids=grids_of(config),
             recompute=config.engine.activation_checkpointing,
+            sigmoid=config.losses.sigmoid > 0,
         )
     weights = _read_weights(Path(config.model.init_from), model) if config.model.init_from else {}
     fill_parameters(model, config.seed, weights, sharded, group.rank)
     return model
+
+
+OF_AN_OBJECTIVE = "pairwise_logit."
+"""First part of the names of parameters that only some objectives have: `losses.sigmoid`'s scale and bias."""
 
 
 def fill_parameters(model: nn.Module, seed: int, weights: dict[str, Tensor], sharded: bool, rank: int) -> None:
@@ -77,7 +82,7 @@ def fill_parameters(model: nn.Module, seed: int, weights: dict[str, Tensor], sha
         with context, torch.no_grad():
             if sharded and rank != 0:
                 continue
-            if weights:
+            if name in weights:
                 parameter.data.copy_(weights[name])
             else:
                 model.initialise_parameter(name, parameter.data, seed)  # type: ignore[operator]
@@ -92,13 +97,14 @@ def weights_file(path: Path) -> Path:
 
 
 def _read_weights(path: Path, model: nn.Module) -> dict[str, Tensor]:
-    """Return the weights of a safetensors file or folder; every parameter must be there, with its shape."""
+    """Return the weights of a safetensors file or folder.
+
+    Every parameter must be there, with its shape, but for those that belong to an objective alone.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    file = path / "model.safetensors" if path.is_dir() else path
-    if not file.is_file():
-        raise CheckpointError(f"model.init_from: {file} does not exist; write it with `sclds convert`")
+    file = weights_file(path)
     try:
         weights = load_file(file)
     except (SafetensorError, OSError) as fault:
@@ -107,7 +113,7 @@ def _read_weights(path: Path, model: nn.Module) -> dict[str, Tensor]:
     wrong = sorted(n for n in shapes.keys() & weights.keys() if shapes[n] != tuple(weights[n].shape))
     faults = {
         "have another shape": wrong,
-        "are missing": sorted(shapes.keys() - weights.keys()),
+        "are missing": sorted(n for n in shapes.keys() - weights.keys() if not n.startswith(OF_AN_OBJECTIVE)),
         "are unknown": sorted(weights.keys() - shapes.keys()),
     }
     told = [f"{len(names)} parameters {what} ({', '.join(names[:3])})" for what, names in faults.items() if names]

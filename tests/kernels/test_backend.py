@@ -7,8 +7,9 @@ import json
 import pytest
 import torch
 
-from scl_kernels import backend, crossover, gather_rows, get_backend, infonce_single, masked_gather, set_backend
+from scl_kernels import backend, crossover, gather_rows, get_backend, masked_gather, set_backend
 from scl_kernels.backend import resolve
+from tests.kernels.one_process import infonce_of_one
 
 ROWS, INDEX = torch.zeros(2, 3), torch.tensor([0])
 
@@ -22,9 +23,9 @@ def _restore(monkeypatch):
 
 @pytest.fixture
 def gpu(monkeypatch):
-    """Take CPU tensors for those of a GPU, with a smallest size of 1,000 for gathers, 0 for infonce."""
+    """Take CPU tensors for those of a GPU, with a smallest size of 1,000 for one gather and none for the other."""
     monkeypatch.setattr(backend, "reachable", lambda tensor: tensor.dtype != torch.float64)
-    sizes = {"masked_gather": 1000, "gather_rows": None, "infonce": 0}
+    sizes = {"masked_gather": 1000, "gather_rows": None}
     monkeypatch.setattr(backend, "smallest_sizes", lambda: sizes)
 
 
@@ -33,7 +34,7 @@ def test_auto_is_torch_on_cpu():
     assert resolve("auto", ROWS) == "torch"
 
 
-def test_auto_leaves_small_sizes_to_the_twin(gpu):
+def test_auto_leaves_small_sizes_to_the_reference(gpu):
     assert resolve("auto", ROWS, "masked_gather", 999) == "torch"
     assert resolve("auto", ROWS, "masked_gather", 1000) == "triton"
     assert resolve("auto", ROWS, "gather_rows", 10**12) == "torch"
@@ -58,14 +59,12 @@ def test_every_operation_tells_its_size(gpu, monkeypatch):
         return "torch"
 
     for module in ("masked_gather", "gather_rows"):
-        monkeypatch.setattr(importlib.import_module(f"scl_kernels.{module}"), "resolve", note)
-    single = importlib.import_module("scl_kernels.infonce")
-    monkeypatch.setattr(single, "pays_off", lambda operation, size: seen.update({operation: size}))
+        monkeypatch.setattr(importlib.import_module(f"scl_kernels.{module}.operation"), "resolve", note)
     tables = [torch.zeros(5, 8), torch.zeros(2, 8), torch.zeros(2, 8), *[torch.zeros(8)] * 4]
     masked_gather(*tables, *[torch.zeros(7, dtype=torch.int64)] * 3, 1e-5)
     gather_rows(tables[0], torch.zeros(3, dtype=torch.int64))
-    infonce_single(torch.ones(4, 8), torch.ones(4, 8), 0.1)
-    assert seen == {"masked_gather": 7 * 8, "gather_rows": 3 * 8, "infonce": 4 * 4 * 8}
+    assert seen == {"masked_gather": 7 * 8, "gather_rows": 3 * 8}
+    assert set(seen) == set(crossover.costs())
 
 
 def test_shipped_sizes_are_the_estimates_unless_measured():
@@ -84,15 +83,15 @@ def row(kernel, provider, size, median, device="NVIDIA H100", mode="full"):
 def test_measured_sizes_are_where_kernels_never_lose_again():
     rows = [
         *(row("masked_gather", "triton", size, 2.0) for size in (10, 20, 30, 40)),
-        *(row("masked_gather", "twin", size, ms) for size, ms in ((10, 3.0), (20, 1.0), (30, 2.5))),
-        row("infonce", "triton", 10, 1.0),
-        row("infonce", "twin", 10, 9.0),
+        *(row("masked_gather", "reference", size, ms) for size, ms in ((10, 3.0), (20, 1.0), (30, 2.5))),
+        row("packed_step", "triton", 10, 1.0),
+        row("packed_step", "reference", 10, 9.0),
         row("gather_rows", "triton", 10, 2.0),
-        row("gather_rows", "twin", 10, 1.0),
-        row("gather_rows", "twin", 10, 0.0, mode="forward"),
+        row("gather_rows", "reference", 10, 1.0),
+        row("gather_rows", "reference", 10, 0.0, mode="forward"),
         row("gather_rows", "triton", 99, 0.0, device="cpu (1 threads)"),
     ]
-    assert crossover.measured(rows) == {"masked_gather": 30, "infonce": 0, "gather_rows": None}
+    assert crossover.measured(rows) == {"masked_gather": 30, "gather_rows": None}
     with pytest.raises(ValueError, match="holds no time of provider `triton` on a GPU"):
         crossover.measured(rows[-1:])
 
@@ -108,7 +107,7 @@ def test_one_command_takes_sizes_from_a_csv(tmp_path, monkeypatch, capsys):
     path, target = tmp_path / "benchmarks.csv", tmp_path / "crossover.json"
     target.write_text(backend.SIZES.read_text())
     monkeypatch.setattr(crossover, "SIZES", target)
-    rows = [row("masked_gather", "triton", 70, 1.0), row("masked_gather", "twin", 70, 2.0)]
+    rows = [row("masked_gather", "triton", 70, 1.0), row("masked_gather", "reference", 70, 2.0)]
     write_csv(path, rows)
     assert crossover.main([str(path)]) == 0
     assert json.loads(target.read_text())["masked_gather"] == {"size": 0, "from": "measured on NVIDIA H100"}
@@ -123,7 +122,7 @@ def test_the_process_wide_choice_reaches_calls_that_say_nothing():
     with pytest.raises(ValueError, match="'triton' was demanded for tensors on cpu; it needs CUDA tensors"):
         gather_rows(ROWS, INDEX)
     with pytest.raises(ValueError, match="'triton' was demanded"):
-        infonce_single(ROWS, ROWS, 0.1)
+        infonce_of_one(ROWS, ROWS, 0.1)
     assert gather_rows(ROWS, INDEX, backend="torch").shape == (1, 3)
 
 
@@ -136,5 +135,5 @@ def test_unknown_names_are_refused_with_the_choices():
 
 def test_triton_refuses_fp64(monkeypatch):
     monkeypatch.setenv("TRITON_INTERPRET", "1")
-    with pytest.raises(ValueError, match=r"torch\.float64; wanted float16, bfloat16 or float32"):
+    with pytest.raises(ValueError, match=r"torch\.float64; expected float16, bfloat16 or float32"):
         resolve("triton", ROWS.double())

@@ -102,7 +102,7 @@ def test_every_variant_has_a_budget_for_both_architectures():
 @pytest.mark.parametrize(
     ("usage", "budget", "message"),
     [
-        (check.Usage(64, 0, 8), {"registers": 64, "shared": 0}, "k: 8 bytes are spilled; wanted 0"),
+        (check.Usage(64, 0, 8), {"registers": 64, "shared": 0}, "k: 8 bytes are spilled; expected 0"),
         (check.Usage(65, 0, 0), {"registers": 64, "shared": 0}, "k: 65 registers; its budget is 64"),
         (check.Usage(64, 9, 0), {"registers": 64, "shared": 8}, "k: 9 shared; its budget is 8"),
         (check.Usage(64, 2**18, 0), {"registers": 64, "shared": 2**18}, "k: 262144 bytes of shared memory; H100"),
@@ -122,4 +122,4 @@ def test_occupancy_follows_registers_and_shared_memory():
 
 def test_the_arithmetic_meets_its_targets(capsys):
     assert check.report_arithmetic() == []
-    assert "times less memory" in capsys.readouterr().out
+    assert "times fewer bytes" in capsys.readouterr().out

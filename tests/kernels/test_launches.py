@@ -5,6 +5,7 @@ what lies between, the launches' own, is compiled here.
 """
 
 import importlib
+import itertools
 
 import pytest
 import torch
@@ -12,21 +13,18 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
-from scl_kernels import check, infonce_launch
-from scl_kernels.threeway import (
-    GATHER_CASES,
-    INFONCE_CASES,
-    GatherCase,
-    compare_gather_rows,
-    compare_infonce,
-    compare_masked_gather,
-)
+from scl_kernels import backend, check
+from scl_kernels.masked_gather.registration import Case
+from scl_kernels.pairwise import launch as pairwise
+from scl_kernels.registry import operations
 
-KERNELS = {
-    "backward_combine_kernel", "backward_kernel", "chunk_kernel", "combine_kernel", "d_similarity_kernel",
-    "forward_combine_kernel", "forward_kernel", "gradient_kernel", "joint_destination_kernel", "prepare_kernel",
-}  # fmt: skip
-BASE = GatherCase(500, 412, 325, 8, 768)
+MORE_CASES = {"masked_gather": (Case(500, 412, 325, 8, 768),)}
+"""The base model's width beside the cases that every operation has."""
+
+
+def name_of(kernel):
+    """Return what tells a kernel from those of other operations."""
+    return f"{kernel.__module__}.{kernel.__name__}"
 
 
 class Device:
@@ -54,32 +52,27 @@ def compiled(monkeypatch):
     def compile_only(self, *arguments, grid, warmup, **options):
         assert all(size > 0 for size in grid)
         kernel = run(self, *arguments, grid=grid, warmup=True, **options)
-        found.setdefault(self.__name__, {})[kernel.hash] = kernel
+        found.setdefault(name_of(self), {})[kernel.hash] = kernel
         return kernel
 
     monkeypatch.setattr(JITFunction, "run", compile_only)
-    for name in ("infonce", "masked_gather", "gather_rows"):
-        module = importlib.import_module(f"scl_kernels.{name}")
-        monkeypatch.setattr(
-            module, "resolve", lambda backend, tensor, *size: "torch" if backend == "torch" else "triton"
-        )
+    monkeypatch.setattr(backend, "reachable", lambda tensor: tensor.dtype != torch.float64)
     return found
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("architecture", [80, 90])
 def test_launches_compile_and_do_not_spill(architecture, compiled, monkeypatch):
-    monkeypatch.setattr(infonce_launch, "architecture", lambda device: architecture)
+    monkeypatch.setattr(pairwise, "architecture", lambda device: architecture)
     monkeypatch.setattr(driver, "_active", Device(architecture))
     for name in ("masked_gather", "gather_rows"):
-        monkeypatch.setattr(importlib.import_module(f"scl_kernels.{name}"), "SMALL", 0)
-    for dtype in (torch.float32, torch.bfloat16):
-        for cases in INFONCE_CASES:
-            compare_infonce(cases, dtype, "cpu", "auto")
-        for case in (*GATHER_CASES, BASE):
-            compare_masked_gather(case, dtype, "cpu", "auto")
-            compare_gather_rows(case, dtype, "cpu", "auto")
-    assert set(compiled) == KERNELS
+        monkeypatch.setattr(importlib.import_module(f"scl_kernels.{name}.operation"), "SMALL", 0)
+    for operation in operations():
+        for dtype, case in itertools.product(
+            (torch.float32, torch.bfloat16), (*operation.cases, *MORE_CASES.get(operation.name, ()))
+        ):
+            operation.compare(case, dtype, "cpu", "auto")
+    assert set(compiled) == {name_of(variant.kernel) for variant in check.variants(architecture)}
     spilled = [
         f"{name}: {usage.spilled} bytes"
         for name, kernels in compiled.items()

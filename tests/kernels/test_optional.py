@@ -93,7 +93,7 @@ def test_a_fused_layer_norm_serves_the_models_layers(name, install, monkeypatch)
     ):
         torch.testing.assert_close(got, gradient)
     assert len(sys.modules[MODULES[name]].calls) == 1
-    with pytest.raises(ValueError, match=r"weight has shape \(3,\); wanted \(4\)"):
+    with pytest.raises(ValueError, match=r"weight has shape \(3,\); expected \(4\)"):
         layer_norm(x, torch.ones(3), layer.bias, 1e-3)
 
 

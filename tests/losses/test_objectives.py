@@ -11,10 +11,10 @@ from sclds.config import LossesConfig
 from sclds.losses.communicator import SingleProcess, gather_ragged
 from sclds.losses.objectives import GlobalFeatures, features_of, step_loss
 from sclds.objectives import objectives_in_use
-from sclds.reference.published_schedule import nce
+from sclds.reference.published_schedule import nce, pairwise_sigmoid
 
 WIDTH, TAU = 6, 0.25
-ALL = LossesConfig(mltc_image=0.2, mltc_text=0.3, completion_temperature=0.1)
+ALL = LossesConfig(sigmoid=0.4, mltc_image=0.2, mltc_text=0.3, completion_temperature=0.1)
 
 
 class Threads:
@@ -87,7 +87,7 @@ def batch_of(mlm, itm, frame_count, counts, losses=ALL):
 def detached_targets(outputs, tau):
     """Return what the model hands over: targets without gradient, and a temperature leaf."""
     found = {n: x.detach() if n.endswith("target") else x for n, x in outputs.items()}
-    return found | {"temperature": tau}
+    return found | {"temperature": tau, "pairwise_scale": 20 * tau, "pairwise_bias": -4 * tau}
 
 
 def joined(pieces):
@@ -157,6 +157,8 @@ def test_terms_are_those_of_the_method():
         "mltc_text": nce(outputs["text_tokens_recovered"], outputs["text_tokens_target"], 0.1),
         "mltc_image": nce(outputs["vision_tokens_recovered"], outputs["vision_tokens_target"], 0.1),
     }
+    scalars = {"pairwise_scale": torch.tensor(20 * TAU), "pairwise_bias": torch.tensor(-4 * TAU)}
+    wanted["sigmoid"] = pairwise_sigmoid(outputs | scalars)
     for name, value in wanted.items():
         torch.testing.assert_close(terms[name].double(), value.detach(), rtol=1e-6, atol=1e-6)
 

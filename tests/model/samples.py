@@ -47,7 +47,7 @@ def pixels(views, seed=7):
     return torch.randn(rows, 3 * PATCH**2, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
-def model_of(fusion_layers=2, recompute=False, spread=0.3):
+def model_of(fusion_layers=2, recompute=False, spread=0.3, sigmoid=False):
     """Return a model in fp64, weights far from initial values so that no gradient is tiny."""
     config = ModelConfig(
         vision=VisionConfig(width=16, layers=2, heads=2, patch_size=PATCH, pretrained_image_size=3 * PATCH),
@@ -55,13 +55,16 @@ def model_of(fusion_layers=2, recompute=False, spread=0.3):
         fusion=FusionConfig(width=16, layers=fusion_layers, heads=4, mlp_ratio=2, dropout=0),
         projection=8,
     )
-    model = SCLModel(config, VOCABULARY, GRIDS, recompute).double()
+    model = SCLModel(config, VOCABULARY, GRIDS, recompute, sigmoid).double()
     model.initialise(1)
     generator = torch.Generator().manual_seed(2)
     with torch.no_grad():
         for p in model.parameters():
             p += spread * p.std(correction=0).clamp(min=0.05) * torch.randn(p.shape, generator=generator).double()
         model.temperature.value.fill_(0.25)  # exact in fp32, in which temperatures are kept
+        if sigmoid:
+            model.pairwise_logit.log_scale.fill_(0.5)
+            model.pairwise_logit.bias.fill_(-0.75)
     return model
 
 

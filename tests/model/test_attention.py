@@ -55,14 +55,14 @@ def test_no_query_at_all_keeps_the_graph():
     [
         (
             torch.tensor([0, 5, 3, 8], dtype=torch.int32),
-            "cu_seqlens_q falls from 5 to 3 after entry 1; wanted cumulative",
+            "cu_seqlens_q falls from 5 to 3 after entry 1; expected cumulative",
         ),
-        (torch.tensor([1, 3, 5, 8], dtype=torch.int32), r"cu_seqlens_q begins with \[1\]; wanted a leading 0"),
-        (torch.tensor([], dtype=torch.int32), r"cu_seqlens_q begins with \[\]; wanted a leading 0"),
-        (torch.tensor([0, 3, 5, 8]), "cu_seqlens_q has dtype torch.int64; wanted torch.int32"),
-        (torch.zeros(2, 2, dtype=torch.int32), r"cu_seqlens_q has shape \(2, 2\); wanted \(any\)"),
-        (torch.zeros(4, dtype=torch.int32, device="meta"), "cu_seqlens_q is on meta; wanted cpu"),
-        ([0, 3, 5, 8], "cu_seqlens_q is of type list; wanted a tensor"),
+        (torch.tensor([1, 3, 5, 8], dtype=torch.int32), r"cu_seqlens_q begins with \[1\]; expected a leading 0"),
+        (torch.tensor([], dtype=torch.int32), r"cu_seqlens_q begins with \[\]; expected a leading 0"),
+        (torch.tensor([0, 3, 5, 8]), "cu_seqlens_q has dtype torch.int64; expected torch.int32"),
+        (torch.zeros(2, 2, dtype=torch.int32), r"cu_seqlens_q has shape \(2, 2\); expected \(any\)"),
+        (torch.zeros(4, dtype=torch.int32, device="meta"), "cu_seqlens_q is on meta; expected cpu"),
+        ([0, 3, 5, 8], "cu_seqlens_q is of type list; expected a tensor"),
         (torch.tensor([0, 3, 5, 8], dtype=torch.int32), "segment 1 has queries and no key to attend to"),
     ],
 )
@@ -74,11 +74,11 @@ def test_lengths_that_are_not_cumulative_are_named(cu_q, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({0: torch.zeros(4, 2, 4)}, r"q has shape \(4, 2, 4\); wanted \(3, any, any\)"),
-        ({1: torch.zeros(3, 2, 4)}, r"k has shape \(3, 2, 4\); wanted \(5, 2, 4\)"),
-        ({1: torch.zeros(5, 2, 4).double()}, "k has dtype torch.float64; wanted torch.float32"),
-        ({2: torch.zeros(5, 2, 8)}, r"v has shape \(5, 2, 8\); wanted \(5, 2, 4\)"),
-        ({2: torch.zeros(5, 2, 4, device="meta")}, "v is on meta; wanted cpu"),
+        ({0: torch.zeros(4, 2, 4)}, r"q has shape \(4, 2, 4\); expected \(3, any, any\)"),
+        ({1: torch.zeros(3, 2, 4)}, r"k has shape \(3, 2, 4\); expected \(5, 2, 4\)"),
+        ({1: torch.zeros(5, 2, 4).double()}, "k has dtype torch.float64; expected torch.float32"),
+        ({2: torch.zeros(5, 2, 8)}, r"v has shape \(5, 2, 8\); expected \(5, 2, 4\)"),
+        ({2: torch.zeros(5, 2, 4, device="meta")}, "v is on meta; expected cpu"),
     ],
 )
 def test_rows_that_are_not_those_of_the_plan_are_named(change, message):

@@ -67,7 +67,18 @@ def test_an_objective_of_weight_zero_is_not_computed(name, layers):
 
 
 def _is_on(losses, name):
-    return name in ("contrastive", "itm", "mlm", "mvsc", "mlsc", "mltc_image", "mltc_text") and getattr(losses, name)
+    return name in ("contrastive", "sigmoid", "itm", "mlm", "mvsc", "mlsc", "mltc_image", "mltc_text") and getattr(
+        losses, name
+    )
+
+
+@pytest.mark.parametrize("contrastive", [0.0, 0.5])
+def test_the_pairwise_loss_equals_its_plain_definition(contrastive):
+    losses = LossesConfig(contrastive=contrastive, sigmoid=0.8)
+    model = model_of(sigmoid=True)
+    found = packed(model, MIXED, losses)
+    assert_equal(found, plain(model, MIXED, losses))
+    assert all(found[1][f"pairwise_logit.{name}"].abs() > 1e-3 for name in ("log_scale", "bias"))
 
 
 ECONOMY = {

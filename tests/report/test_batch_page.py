@@ -26,8 +26,8 @@ def test_the_page_shows_the_first_samples_of_the_step(tmp_path, capsys):
     config = load_config(QUICKSTART, ["losses.mltc_image=0.2", "data.train.1.weight=9"])
     whole = next(iter(TrainingBatches(config, load_tokenizer("embedded"), 0, 1, 128, 1, 3)))[0]
     ids = [f"{a}/{b}" for a, b in re.findall(r'class="set">(.*?)<.*?class="id">(.*?)<', page)]
-    assert ids == list(whole["sample_ids"][:16])
-    kinds = whole["kinds"][:16]
+    assert ids == list(whole.samples.ids[:16])
+    kinds = whole.samples.kinds[:16]
     assert set(kinds) == {"image", "video"}
     frames = {"image": 1, "video": config.data.frames}
     pictures = sum(3 * frames[kind] for kind in kinds) + 16  # three views, a partner each

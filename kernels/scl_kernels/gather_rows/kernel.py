@@ -26,5 +26,5 @@ def forward_kernel(
     valid = (source >= 0) & (source < row_count)
     tl.store(read + at, tl.where(valid, source, row_count), mask=inside)
     x = tl.load(rows + source[:, None] * width + d[None, :], mask=(inside & valid)[:, None] & columns, other=0.0)
-    x = tl.where(valid[:, None], x, float("nan"))
+    x = tl.where(valid[:, None], x.to(tl.float32), float("nan"))  # the interpreter has no constants in bf16
     tl.store(out + at[:, None] * width + d[None, :], x.to(out.dtype.element_ty), mask=inside[:, None] & columns)

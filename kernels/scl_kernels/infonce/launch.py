@@ -9,7 +9,7 @@ from scl_kernels.infonce.kernel import d_similarity_kernel, forward_combine_kern
 from scl_kernels.pairwise import launch as shared
 from scl_kernels.pairwise.cuts import forward_cuts
 from scl_kernels.pairwise.launch import Sides
-from scl_kernels.pairwise.tiles import architecture, similarity_constants, similarity_tiles
+from scl_kernels.pairwise.tiles import similarity_constants
 from scl_kernels.sizes import cdiv
 
 
@@ -27,7 +27,7 @@ def statistics(tasks: Sides, temperature: Tensor) -> Tensor:
     if tasks.local == 0:
         return out
     dtype, sizes = tasks.dtype, tasks.sizes
-    tiles = similarity_tiles(dtype, tasks.even, architecture(temperature.device))
+    tiles = shared.square_tiles(tasks)
     cuts = forward_cuts(sizes, tiles)
     planned = shared.plan(tasks, cuts)
     partial = temperature.new_empty(3, planned.partial)

@@ -148,9 +148,8 @@ class _MaskedGather(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, d_out: Tensor) -> tuple:
         """Take the joint table of gradients apart."""
-        tensors: list[Any]
         *tensors, mean, inverse_std = ctx.saved_tensors  # a checkpoint gives them out once
-        inputs = Inputs(*tensors, ctx.eps)
+        inputs = Inputs(*[*tensors, ctx.eps])
         joint, d_weight, d_bias = torch.ops.scl_kernels.masked_gather_backward(d_out, *inputs, mean, inverse_std)
         _, position_count, extra_count = _rows(inputs)
         first, second = joint.shape[0] - position_count - extra_count, joint.shape[0] - extra_count

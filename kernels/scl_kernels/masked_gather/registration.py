@@ -58,7 +58,7 @@ def draw(case: Case, device: str, dtype: torch.dtype) -> Inputs:
     source = torch.where(negative < 0, negative, drawn)
     position_id = torch.randint(0, case.positions, (case.tokens,), generator=generator)
     extra_id = torch.randint(-1, case.extras, (case.tokens,), generator=generator)
-    return Inputs(*tables, *(index.to(device) for index in (source, position_id, extra_id)), EPS)
+    return Inputs(*[*tables, *(index.to(device) for index in (source, position_id, extra_id)), EPS])
 
 
 def compare_case(case: Case, dtype: torch.dtype, device: str, backend: Backend) -> list[Comparison]:

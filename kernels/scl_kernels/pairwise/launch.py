@@ -65,6 +65,11 @@ def sides(a: list[Tensor], b: list[Tensor], a_all: list[Tensor], b_all: list[Ten
     return row_sides([*a, *b], [*b_all, *a_all], offset * 2)._replace(problem=[*range(len(a))] * 2)
 
 
+def square_tiles(tasks: Sides) -> Tiles:
+    """Return the tiles of S in both passes on the tasks' device."""
+    return similarity_tiles(tasks.dtype, tasks.even, architecture(tasks.x[0].device))
+
+
 class Addresses(NamedTuple):
     """Where the vectors of the backward pass lie, one address per task; 0 for what a loss does not have."""
 
@@ -196,7 +201,7 @@ def _multiply_blocks(
     """Form dS block by block and add each one's product with y to `partial`; the next block of all tasks at a time."""
     dtype, sizes = tasks.dtype, tasks.sizes
     workspace = temperature.new_empty(planned.workspace, dtype=workspace_dtype(dtype))
-    square = similarity_tiles(dtype, tasks.even, architecture(temperature.device))
+    square = square_tiles(tasks)
     square_programs = max(cdiv(cut.rows, square.block_m) * cdiv(cut.span, square.block_n) for cut in cuts)
     programs = max(cdiv(cut.rows, tiles.block_m) * cut.splits for cut in cuts)
     slices = cdiv(max(width for *_, width in sizes), tiles.block_n)

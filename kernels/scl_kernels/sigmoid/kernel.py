@@ -52,16 +52,17 @@ def _signed(tile, scale_x, inverse_y, bias, own):
 
 
 @triton.jit
-def _add(tile, scale_x, inverse_y, bias, column, own, total, losses, slopes):
+def _add(tile, scale_x, inverse_y, bias, column, own, total, losses, slopes, products):
     """Go on with a row's sums over half a tile; `own` and `total` count from its first column."""
     is_own = column[None, :] == own[:, None]
     signed = _signed(tile, scale_x, tl.load(inverse_y + column), bias, is_own)
-    signed = tl.where((column < total)[None, :], signed, float("-inf"))  # both terms are then 0
+    signed = tl.where((column < total)[None, :], signed, -1e30)  # all terms are then 0
     decay = tl.exp(-tl.abs(signed))
     losses += tl.sum(tl.maximum(signed, 0.0) + _log1p(decay), 1)
     slope = tl.where(signed >= 0, 1.0, decay) / (1.0 + decay)
     slopes += tl.sum(tl.where(is_own, -slope, slope), 1)
-    return losses, slopes
+    products += tl.sum(slope * signed, 1)
+    return losses, slopes, products
 
 
 @triton.jit
@@ -69,7 +70,7 @@ def forward_kernel(
     table,  # (tasks, FIELDS) int64
     temperatures,  # (problems,) fp32: 1 / scale
     biases,  # (problems,) fp32
-    partial,  # (2, plane) fp32, per task (splits, n): sums of softplus(-z S) and of its derivative by S
+    partial,  # (3, plane) fp32, per task (splits, n): sums of softplus(-z S), of its derivative dS by S, of dS S
     plane,
     DTYPE: tl.constexpr,
     EVEN: tl.constexpr,
@@ -98,20 +99,22 @@ def forward_kernel(
     column = tl.arange(0, half)  # compared within a half: constants of the code instead of registers
     losses = tl.zeros((BLOCK_M,), dtype=tl.float32)
     slopes = tl.zeros((BLOCK_M,), dtype=tl.float32)
+    products = tl.zeros((BLOCK_M,), dtype=tl.float32)
     for start in range(split * span, tl.minimum(total, (split + 1) * span), BLOCK_N):
         left, right = inner_products(
             task, rows, start + tl.arange(0, BLOCK_N), DTYPE, EVEN, PRECISION, WIDEN, BLOCK_M, BLOCK_N, BLOCK_K
         )  # fmt: skip
-        losses, slopes = _add(
-            left, scale_x, inverse_y + start, bias, column, own - start, total - start, losses, slopes
+        losses, slopes, products = _add(
+            left, scale_x, inverse_y + start, bias, column, own - start, total - start, losses, slopes, products
         )  # fmt: skip
         middle = start + half
-        losses, slopes = _add(
-            right, scale_x, inverse_y + middle, bias, column, own - middle, total - middle, losses, slopes
+        losses, slopes, products = _add(
+            right, scale_x, inverse_y + middle, bias, column, own - middle, total - middle, losses, slopes, products
         )  # fmt: skip
     out = partial + tl.load(task + PARTIAL) + split.to(tl.int64) * count + rows
     tl.store(out, losses, mask=rows < count)
     tl.store(out + plane, slopes, mask=rows < count)
+    tl.store(out + 2 * plane, products, mask=rows < count)
 
 
 @triton.jit

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from scl_kernels.pairwise import launch as shared
 from scl_kernels.pairwise.cuts import forward_cuts
-from scl_kernels.pairwise.tiles import architecture, similarity_constants, similarity_tiles
+from scl_kernels.pairwise.tiles import similarity_constants
 from scl_kernels.sigmoid.kernel import d_similarity_kernel, forward_kernel
 from scl_kernels.sizes import cdiv
 
@@ -21,14 +21,14 @@ def row_sums(tasks: shared.Sides, temperature: Tensor, bias: Tensor) -> Tensor:
         bias: (1,) fp32.
 
     Returns:
-        (2, n) fp32: each local row's sum of softplus(-z S) over its pairs, and of its derivative by S.
+        (3, n) fp32: each local row's sums over its pairs of softplus(-z S), of its derivative dS by S, and of dS S.
     """
     if tasks.local == 0:
-        return temperature.new_zeros(2, 0)
-    tiles = similarity_tiles(tasks.dtype, tasks.even, architecture(temperature.device))
+        return temperature.new_zeros(3, 0)
+    tiles = shared.square_tiles(tasks)
     (cut,) = forward_cuts(tasks.sizes, tiles)
     planned = shared.plan(tasks, [cut])
-    partial = temperature.new_empty(2, cut.splits, tasks.local)
+    partial = temperature.new_empty(3, cut.splits, tasks.local)
     shared.prepare(tasks, planned, "none")
     forward_kernel[(cdiv(tasks.local, tiles.block_m) * cut.splits, 1)](
         planned.table,
@@ -44,7 +44,7 @@ def row_sums(tasks: shared.Sides, temperature: Tensor, bias: Tensor) -> Tensor:
 
 def gradients(
     tasks: shared.Sides, temperature: Tensor, bias: Tensor, d_loss: Tensor, weight_all: Tensor
-) -> tuple[list[Tensor], Tensor]:
+) -> list[Tensor]:
     """Launch the backward kernels on both directions of one problem.
 
     Args:
@@ -55,7 +55,7 @@ def gradients(
         weight_all: (N,) fp32 weight of each global row of the row direction.
 
     Returns:
-        The gradients of both sides' local rows, and (2 n,) fp32, each local row's share of the temperature's gradient.
+        The gradients of both sides' local rows.
     """
     one = torch.ones_like(weight_all)
     weight, ones = weight_all.data_ptr(), one.data_ptr()
@@ -65,4 +65,5 @@ def gradients(
     def write_d_similarity(grid: tuple[int, int], *arguments: Any, **options: Any) -> None:
         d_similarity_kernel[grid](*arguments, bias, **options)
 
-    return shared.gradients(tasks, temperature, d_loss, addresses, "weights", write_d_similarity)
+    d_x, _ = shared.gradients(tasks, temperature, d_loss, addresses, "weights", write_d_similarity)
+    return d_x

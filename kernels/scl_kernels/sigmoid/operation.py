@@ -27,13 +27,13 @@ torch.library.define(
 torch.library.define(
     BACKWARD,
     "(Tensor d_loss, Tensor a, Tensor b, Tensor a_all, Tensor b_all, Tensor scale, Tensor bias, Tensor weight_all, "
-    "int offset, str backend) -> (Tensor, Tensor, Tensor)",
+    "int offset, str backend) -> (Tensor, Tensor)",
 )
 
 
 @torch.library.impl(STATISTICS, "CompositeExplicitAutograd")
 def _statistics(a: Tensor, b_all: Tensor, scale: Tensor, bias: Tensor, offset: int, backend: str) -> Tensor:
-    """Return (2, n): the local rows' sums over their pairs and these sums' derivatives by the bias."""
+    """Return (3, n): see `reference.row_sums`."""
     if backend == "triton":
         return launch.row_sums(row_sides([a], [b_all], [offset]), 1 / scale.reshape(1), bias.reshape(1))
     return reference.row_sums(a, b_all, reference.Logits(scale, bias, offset))
@@ -41,7 +41,7 @@ def _statistics(a: Tensor, b_all: Tensor, scale: Tensor, bias: Tensor, offset: i
 
 @torch.library.register_fake(STATISTICS)
 def _(a, b_all, scale, bias, offset, backend):
-    return a.new_empty(2, a.shape[0], dtype=compute_dtype(a.dtype))
+    return a.new_empty(3, a.shape[0], dtype=compute_dtype(a.dtype))
 
 
 @torch.library.impl(BACKWARD, "CompositeExplicitAutograd")
@@ -56,23 +56,23 @@ def _gradients(
     weight_all: Tensor,
     offset: int,
     backend: str,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the gradients of a and b, and the local rows' share of the scale's."""
+) -> tuple[Tensor, Tensor]:
+    """Return the gradients of a and b."""
     weight = weight_all.to(d_loss.dtype).contiguous()
     if backend == "triton":
         tasks, temperature = sides([a], [b], [a_all], [b_all], [offset]), 1 / scale.reshape(1)
-        (d_a, d_b), shares = launch.gradients(tasks, temperature, bias.reshape(1), d_loss.reshape(1), weight)
-        return d_a, d_b, -shares[: a.shape[0]].sum() * temperature.squeeze(0) ** 2
+        d_a, d_b = launch.gradients(tasks, temperature, bias.reshape(1), d_loss.reshape(1), weight)
+        return d_a, d_b
     weight = weight * d_loss
     logits = reference.Logits(scale, bias, offset)
-    d_a, d_scale = reference.side_gradient(a, b_all, logits, weight[offset : offset + a.shape[0]], None)
-    d_b, _ = reference.side_gradient(b, a_all, logits, None, weight)
-    return d_a, d_b, d_scale
+    d_a = reference.side_gradient(a, b_all, logits, weight[offset : offset + a.shape[0]], None)
+    d_b = reference.side_gradient(b, a_all, logits, None, weight)
+    return d_a, d_b
 
 
 @torch.library.register_fake(BACKWARD)
 def _(d_loss, a, b, a_all, b_all, scale, bias, weight_all, offset, backend):
-    return torch.empty_like(a), torch.empty_like(b), torch.empty_like(scale)
+    return torch.empty_like(a), torch.empty_like(b)
 
 
 class _LocalShare(torch.autograd.Function):
@@ -84,17 +84,18 @@ class _LocalShare(torch.autograd.Function):
         a, _, _, b_all, scale, bias, weight_all, offset, backend = inputs
         sums = torch.ops.scl_kernels.sigmoid_statistics(a, b_all, scale, bias, offset, backend)
         weight = weight_all[offset : offset + a.shape[0]].to(sums.dtype)
-        loss, d_bias = (sums * weight).sum(1).unbind()
-        ctx.save_for_backward(*inputs[:7], d_bias)
+        loss, d_bias, d_logits = (sums * weight).sum(1).unbind()
+        # scale cos = S - bias; in fp32 from the forward pass, where the backward's dS may be bf16
+        ctx.save_for_backward(*inputs[:7], (d_logits - bias * d_bias) / scale, d_bias)
         ctx.offset, ctx.backend = offset, backend
         return loss
 
     @staticmethod
     def backward(ctx: Any, d_loss: Tensor) -> tuple:
         """Return the gradients of a, b, scale and bias."""
-        *tensors, d_bias = ctx.saved_tensors
-        d_a, d_b, d_scale = torch.ops.scl_kernels.sigmoid_backward(d_loss, *tensors, ctx.offset, ctx.backend)
-        return d_a, d_b, None, None, d_scale, d_loss * d_bias, None, None, None
+        *tensors, d_scale, d_bias = ctx.saved_tensors
+        d_a, d_b = torch.ops.scl_kernels.sigmoid_backward(d_loss, *tensors, ctx.offset, ctx.backend)
+        return d_a, d_b, None, None, d_loss * d_scale, d_loss * d_bias, None, None, None
 
 
 @register_flop_formula(torch.ops.scl_kernels.sigmoid_statistics)

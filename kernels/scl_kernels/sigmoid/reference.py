@@ -34,26 +34,25 @@ def row_sums(x: Tensor, y_all: Tensor, logits: Logits) -> Tensor:
         logits: Scale, bias and offset.
 
     Returns:
-        (2, n): the sum of softplus(-z S), and its derivative with respect to the bias, the sum of -z sigmoid(-z S).
+        (3, n): the sums of softplus(-z S), of its derivative dS = -z sigmoid(-z S), and of dS S.
     """
     dtype = compute_dtype(x.dtype)
     x, y = normalized(x, dtype), normalized(y_all, dtype)
-    out = x.new_empty(2, x.shape[0])
+    out = x.new_empty(3, x.shape[0])
     for part in chunks(x.shape[0], y.shape[0], x.element_size()):
         signed = _signed(x[part], y, logits, part)
         out[0, part] = F.softplus(signed).sum(1)
-        out[1, part] = _flip_own(signed.sigmoid_(), own_columns(part, logits.offset, x.device)).sum(1)
+        slope = signed.sigmoid()  # times a sign, as S is of -z S: their product has none
+        out[2, part] = signed.mul_(slope).sum(1)
+        out[1, part] = _flip_own(slope, own_columns(part, logits.offset, x.device)).sum(1)
     return out
 
 
-def side_gradient(
-    x: Tensor, y_all: Tensor, logits: Logits, weight_x: Tensor | None, weight_y: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """Return the gradient of the global loss with respect to the local rows and their share of the scale's.
+def side_gradient(x: Tensor, y_all: Tensor, logits: Logits, weight_x: Tensor | None, weight_y: Tensor | None) -> Tensor:
+    """Return the gradient of the global loss with respect to the local rows.
 
     dS_ij = w (sigmoid(S_ij) - [i = j]), with w that of the row of `a`: local rows of `a` have it themselves, for local
-    rows of `b` it belongs to the global side. Since sum_j dS_ij cos_ij equals the product of the normalized row with
-    its own gradient divided by the scale, the scale's gradient costs nothing more.
+    rows of `b` it belongs to the global side.
 
     Args:
         x: (n, D) local rows.
@@ -63,10 +62,10 @@ def side_gradient(
         weight_y: (N,) weights of the global rows, or None where all are 1.
 
     Returns:
-        (n, D) in the local rows' dtype, and () in the statistics' dtype.
+        (n, D) in the local rows' dtype.
     """
     dtype = compute_dtype(x.dtype)
-    unit, y, scale = normalized(x, dtype), normalized(y_all, dtype), logits.scale.to(dtype)
+    unit, y = normalized(x, dtype), normalized(y_all, dtype)
     gradient = torch.empty_like(unit)
     for part in chunks(unit.shape[0], y.shape[0], unit.element_size()):
         d_logits = _signed(unit[part], y, logits, part).sigmoid_()
@@ -76,9 +75,9 @@ def side_gradient(
         if weight_y is not None:
             d_logits *= weight_y.to(dtype)
         gradient[part] = d_logits @ y
-    gradient *= scale
-    d_x, along = through_normalization(x, unit, gradient)
-    return d_x, along.sum() / scale
+    gradient *= logits.scale.to(dtype)
+    d_x, _ = through_normalization(x, unit, gradient)
+    return d_x
 
 
 def plain_sigmoid(a: Tensor, b: Tensor, scale: Tensor, bias: Tensor) -> Tensor:

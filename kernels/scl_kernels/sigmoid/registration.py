@@ -89,7 +89,7 @@ def accounts() -> Iterator[Account]:
     """Yield the memory of a rank's loss; eager code forms the logits of its rows of `a` with all rows of `b`."""
     everything, matrix = LOCAL * RANKS, LOCAL * LOCAL * RANKS
     for size, width in WIDTHS.items():
-        ours = memory_terms(LOCAL, RANKS, width, directions=1, planes=2)
+        ours = memory_terms(LOCAL, RANKS, width, directions=1, planes=3)
         eager = [
             Term("normalized global rows, bf16", everything * width * 2),
             Term("logits kept for backward, fp32", matrix * 4),

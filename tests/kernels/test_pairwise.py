@@ -1,9 +1,10 @@
-"""How the launches of `infonce` cut their work: everything covered, whole tiles, bounded memory."""
+"""How the launches of the pairwise losses cut their work: everything covered, whole tiles, bounded memory."""
 
 import pytest
 import torch
 
-from scl_kernels import infonce_launch as launch
+from scl_kernels.pairwise import cuts as cutting
+from scl_kernels.pairwise.tiles import Tiles, similarity_tiles, workspace_dtype
 
 SIZES = (
     [(1, 1, 512)],
@@ -17,7 +18,7 @@ SIZES = (
 
 @pytest.mark.parametrize("sizes", SIZES)
 def test_splits_of_the_forward_pass_cover_all_columns(sizes):
-    for (_, total, _), cut in zip(sizes, launch.forward_cuts(sizes, launch.Tiles(64, 32, 64, 2)), strict=True):
+    for (_, total, _), cut in zip(sizes, cutting.forward_cuts(sizes, Tiles(64, 32, 64, 2)), strict=True):
         assert cut.span % 32 == 0
         assert (cut.splits - 1) * cut.span < total <= cut.splits * cut.span
 
@@ -26,13 +27,13 @@ def test_splits_of_the_forward_pass_cover_all_columns(sizes):
 @pytest.mark.parametrize("sizes", SIZES)
 def test_blocks_of_the_backward_pass_are_whole_tiles_within_the_memory_bounds(sizes, dtype):
     for even in (False, True):
-        cuts, tiles = launch.backward_cuts(sizes, dtype, even)
-        square = launch.similarity_tiles(dtype, even, 90)
-        item = launch.workspace_dtype(dtype).itemsize
+        cuts, tiles = cutting.backward_cuts(sizes, dtype, even)
+        square = similarity_tiles(dtype, even, 90)
+        item = workspace_dtype(dtype).itemsize
         for cut in cuts:
             assert cut.rows % square.block_m == cut.rows % tiles.block_m == 0
             assert cut.span % square.block_n == square.block_n % tiles.block_k == 0
         padded = sum(128 * 128 * item for _ in sizes)
-        assert sum(cut.rows * cut.span * item for cut in cuts) <= launch.WORKSPACE_BYTES[1] + padded
+        assert sum(cut.rows * cut.span * item for cut in cuts) <= cutting.WORKSPACE_BYTES[1] + padded
         planes = sum(4 * cut.splits * n * width for cut, (n, _, width) in zip(cuts, sizes, strict=True))
-        assert planes <= max(launch.PARTIAL_BYTES, sum(4 * n * width for n, _, width in sizes))
+        assert planes <= max(cutting.PARTIAL_BYTES, sum(4 * n * width for n, _, width in sizes))
