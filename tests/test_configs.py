@@ -1,5 +1,6 @@
 """Every shipped configuration: loads, saves and loads equal, builds on the meta device, and takes a step when small."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from sclds.config import Config
 from sclds.config.errors import ConfigError
 from sclds.config.reading import DATA_SETS, dump_config, load_config, parse_config
 from sclds.config.shipped import shipped_configs
+from sclds.costs.counts import packed_forward, published_forward
 from sclds.data.prepare.sources import SOURCES, row_name
 from sclds.losses.communicator import SingleProcess
 from sclds.losses.objectives import GlobalFeatures, features_of, step_loss
