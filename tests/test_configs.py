@@ -1,5 +1,6 @@
 """Every shipped configuration: loads, saves and loads equal, builds on the meta device, and takes a step when small."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from sclds.config import Config
 from sclds.config.errors import ConfigError
 from sclds.config.reading import DATA_SETS, dump_config, load_config, parse_config
 from sclds.config.shipped import shipped_configs
+from sclds.costs.counts import packed_forward, published_forward
 from sclds.data.prepare.sources import SOURCES, row_name
 from sclds.losses.communicator import SingleProcess
 from sclds.losses.objectives import GlobalFeatures, features_of, step_loss
@@ -81,9 +83,30 @@ def test_config_builds_at_full_size(path: Path) -> None:
     assert sum(p.numel() for p in model.parameters()) > 1e6
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "configs" / "pretrain").glob("*.yaml")), ids=lambda p: p.stem)
+def test_the_cost_in_the_head_is_what_is_counted(path: Path) -> None:
+    config, head = load_config(path), path.read_text().partition("\nname:")[0]
+    vocabulary = config.model.text.vocab_size
+    for kind in {row.kind for row in config.data.train}:
+        counted = [packed_forward(config, kind, 12, vocabulary)]
+        if kind == "video" or "video" not in path.stem:  # of images in a video run, the published cost is left out
+            counted.append(published_forward(config, kind, vocabulary))
+        for parts in counted:
+            assert re.search(rf"\b{sum(parts.values()) / 1e9:.0f}\b", head), (kind, sum(parts.values()) / 1e9)
+
+
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.relative_to(ROOT).as_posix())
 def test_tiny_variant_takes_a_step(path: Path) -> None:
-    config = tiny(load_config(path))
+    takes_a_step(tiny(load_config(path)))
+
+
+@pytest.mark.parametrize("tower", TOWERS)
+def test_the_quickstart_with_another_tower_takes_a_step(tower: str) -> None:
+    local = ["losses.mltc_image=0.2", "losses.mltc_text=0.2"]
+    takes_a_step(tiny(load_config(QUICKSTART, [*TOWERS[tower], *local])))
+
+
+def takes_a_step(config: Config) -> None:
     kinds = {d.kind for d in config.data.train}
     views = [sample(config, i, sorted(kinds)[i % len(kinds)]) for i in range(2)]
     rows = sum(v.frames * v.grid**2 for v in views)

@@ -25,8 +25,19 @@ ROOT = Path(__file__).resolve().parents[2]
 ACCUMULATED = {"batch": {"max_micro_size": 4}}
 GLSCL = {"losses": {"mltc_image": 0.2, "mltc_text": 0.2}}
 HARD = {"losses": {"itm_negatives": "hard"}}
+
+
+def with_tower(kind):
+    """Changes that give the model another vision tower; fewer patches are hidden, so that v1 keeps one of four."""
+    model = tiny_config().model_dump(mode="json")["model"]
+    model["vision"]["type"] = kind
+    return {"model": model, "masking": {"scl_vision_ratio": 0.7}}
+
+
 SAME_AS_PLAIN = {
     "zero3": {"config": {}, "make_up": "mixed"},
+    "zero3_siglip2": {"config": with_tower("siglip2"), "make_up": "pictures_beside_clips"},
+    "zero3_perception_encoder": {"config": with_tower("perception_encoder"), "make_up": "mixed"},
     "zero3_accumulated": {"config": ACCUMULATED, "make_up": "mixed"},
     "zero3_recompute": {"config": {"engine": {"activation_checkpointing": True}}, "make_up": "mixed"},
     "zero3_glscl": {"config": GLSCL, "make_up": "mixed"},
