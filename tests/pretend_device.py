@@ -1,7 +1,7 @@
 """A device written in Python, for machines without a GPU: what would fail on CUDA fails here, with real numbers.
 
 A tensor on it holds a CPU tensor inside and computes there. An operator that gets tensors of both sides raises, as
-CUDA's do; only tensors without dimensions may come from the CPU. docs/pretend_device.md says what it proves and what not.
+CUDA's do; only tensors without dimensions may come from the CPU. docs/pretend_device.md: what it proves and what not.
 """
 
 import contextlib

@@ -113,7 +113,7 @@ def takes_a_step(config: Config) -> None:
     patches = torch.randn(rows, 3 * config.model.vision.patch_size**2)
     batch = pack(views, patches, replace(recipe_of(config, PAD), group_size=2))
     model = SCLModel(config.model, 100, grids_of(config), config.engine.activation_checkpointing)
-    model.initialise(config.seed)
+    model.initialize(config.seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     outputs = model(batch)
@@ -160,7 +160,7 @@ def test_a_ratio_that_economy_does_not_use_is_refused() -> None:
     assert load_config(QUICKSTART, economy[:1]).losses.mlm_view == "t2"
 
 
-def test_an_optimiser_that_would_not_run_is_refused() -> None:
+def test_an_optimizer_that_would_not_run_is_refused() -> None:
     overrides = ["engine.zero_stage=0", "engine.precision=fp32", "optimizer.implementation=apex"]
     with pytest.raises(ConfigError, match=r"optimizer\.implementation=apex has no effect with engine\.zero_stage=0"):
         load_config(QUICKSTART, overrides)

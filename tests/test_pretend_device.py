@@ -70,7 +70,7 @@ def quickstart():
 
 def model_for(config, tokenizer):
     model = SCLModel(config.model, tokenizer.vocab_size, grids_of(config))
-    model.initialise(0)
+    model.initialize(0)
     return model
 
 
@@ -109,7 +109,7 @@ def test_the_exported_model_computes_there():
     ids = torch.from_numpy(rng.integers(4, 23, (3, 6)))
     pixels = torch.from_numpy(rng.standard_normal((3, 2, 3, 6, 6))).float()
     model = huggingface.SCLModel(huggingface.SCLConfig(architecture)).eval()
-    model.scl.initialise(0)
+    model.scl.initialize(0)
     with torch.no_grad():
         expected = model(ids, None, pixels)
         with pretend_device() as device:

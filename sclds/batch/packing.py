@@ -58,7 +58,7 @@ class Recipe:
     grids: tuple[int, ...]
     """Patch grids of the run, see `grids_of`."""
     group_size: int
-    """Neighbours whose replaced patches, and hard ITM images, are one another's negatives."""
+    """Neighbors whose replaced patches, and hard ITM images, are one another's negatives."""
     fusion_layers: int
     """Layers of the fusion encoder, whose attention is planned."""
     attention: AttentionBackends = field(default_factory=AttentionBackends)
@@ -206,11 +206,11 @@ def _pairs(
 
 
 def _range(names: tuple[str, ...], read: tuple[str, ...], samples: int) -> slice:
-    """Return the pairs, of all samples, whose output is read: neighbours, as `pairs_in_use` sorts them."""
+    """Return the pairs, of all samples, whose output is read: neighbors, as `pairs_in_use` sorts them."""
     if not read:
         return slice(0, 0)
     first, last = names.index(read[0]), names.index(read[-1])
-    assert names[first : last + 1] == read, "pairs that are read must be neighbours"
+    assert names[first : last + 1] == read, "pairs that are read must be neighbors"
     return slice(first * samples, (last + 1) * samples)
 
 

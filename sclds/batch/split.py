@@ -8,7 +8,7 @@ from sclds.config.errors import ConfigError
 
 @dataclass(frozen=True)
 class Split:
-    """How one global batch is cut: `micro` samples a process and pass, `accumulation` passes an optimiser step."""
+    """How one global batch is cut: `micro` samples a process and pass, `accumulation` passes an optimizer step."""
 
     micro: int
     accumulation: int

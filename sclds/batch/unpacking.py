@@ -66,7 +66,7 @@ def sample_of(batch: Batch, row: int, config: Config) -> Seen:
     )
 
 
-def greyed(seen: Seen, hidden: Tensor) -> Tensor:
+def grayed(seen: Seen, hidden: Tensor) -> Tensor:
     """Return (F, 3, H, W) frames with hidden patches grey; `hidden` is (F, g, g) bool."""
     patch = seen.frames.shape[-1] // hidden.shape[-1]
     cover = hidden.repeat_interleave(patch, 1).repeat_interleave(patch, 2)[:, None]

@@ -57,7 +57,7 @@ def grids_of(config: Config) -> tuple[int, ...]:
 
 
 def order_by_size(views: Sequence[SampleViews]) -> tuple[int, ...]:
-    """Return the rows so that samples of equal size are neighbours, which dense attention computes without a copy."""
+    """Return the rows so that samples of equal size are neighbors, which dense attention computes without a copy."""
     keys = [(v.kind, v.frames, v.grid, len(v.text)) for v in views]
     return tuple(sorted(range(len(views)), key=keys.__getitem__))
 

@@ -3,7 +3,7 @@
 The pictures are generated: noise whose amplitude falls as 1/frequency, as in photographs, the channels correlated, and
 saved as JPEG at quality 85 (4:2:0). At 500 × 375 that is near 100 kB, as COCO's pictures have at this size, so entropy
 decoding has as much to do. Both sides read the same bytes, draw the same crops by the same keys, scale them to 288
-pixels with the same filter, and end in normalised float32: patches here, (3, 288, 288) there.
+pixels with the same filter, and end in normalized float32: patches here, (3, 288, 288) there.
 """
 
 import io
@@ -28,7 +28,7 @@ from sclds.batch import pack, recipe_of
 from sclds.benchmarks.rows import Row, quantiles, write
 from sclds.config import Config, DataConfig, DatasetConfig
 from sclds.config.errors import UserError
-from sclds.costs.plan import DEFAULT_TEXT_TOKENS, DEFAULT_UTILISATION, plan
+from sclds.costs.plan import DEFAULT_TEXT_TOKENS, DEFAULT_UTILIZATION, plan
 from sclds.data.keys import generator
 from sclds.data.loader import TrainingBatches
 from sclds.data.media.decode import Decoder
@@ -148,7 +148,7 @@ class UsualPictures(Dataset[Tensor]):
 
     Args:
         folder: Of the files.
-        config: Sizes, crops, normalisation.
+        config: Sizes, crops, normalization.
         count: Files.
         length: Pictures of an epoch.
     """
@@ -318,7 +318,7 @@ def cores_per_gpu(stages: Stages) -> list[str]:
     base = Config.model_validate(settings)
     lines = []
     for gpu in ("a100", "h100"):
-        planned = plan(base, PLANNED_GPUS, gpu, DEFAULT_UTILISATION, DEFAULT_TEXT_TOKENS)
+        planned = plan(base, PLANNED_GPUS, gpu, DEFAULT_UTILIZATION, DEFAULT_TEXT_TOKENS)
         pace = planned["samples_per_second"] / PLANNED_GPUS
         lines.append(
             f"{gpu.upper()}: {pace:.0f} pictures/s planned (base model, 288 px) cost {pace * sum(stages):.1f} cores "
@@ -351,7 +351,7 @@ def compare_reading(sizes: Sizes, folder: Path) -> Found:
     if not 1 <= cores <= available:
         raise UserError(f"--cores {cores} is not between 1 and the {available} cores that this process may use")
     if sizes.batch % 8:
-        raise UserError(f"--batch {sizes.batch} is not a multiple of 8, the neighbours that travel together")
+        raise UserError(f"--batch {sizes.batch} is not a multiple of 8, the neighbors that travel together")
     with tempfile.TemporaryDirectory() as pictures, _on_cores(cores):
         found = _measured(Path(pictures), sizes._replace(cores=cores))
     title = f"500 × 375 JPEG to 288 pixels, {found.rows[2].median:.2f}×: {found.rows[0].device}"

@@ -43,7 +43,7 @@ schedule runs 3.6 times the matrix products of the packed step here, 2.7 times t
 
 
 class Workload(NamedTuple):
-    """The same samples laid out for both ways to run a step; a call takes one whole optimiser step."""
+    """The same samples laid out for both ways to run a step; a call takes one whole optimizer step."""
 
     samples: int
     steps: dict[str, Callable[[], Tensor]]
@@ -51,7 +51,7 @@ class Workload(NamedTuple):
 
 
 def workload(sizes: dict[str, Any], device: str) -> Workload:
-    """Draw samples and build one model and optimiser per provider, from equal weights.
+    """Draw samples and build one model and optimizer per provider, from equal weights.
 
     Args:
         sizes: As `MID_SIZE`.
@@ -95,7 +95,7 @@ def totals(
 
 
 def _step(sizes: dict[str, Any], total: ModelLoss, device: str) -> Callable[[], Tensor]:
-    """Return forward, backward and optimiser step on an own copy of the model."""
+    """Return forward, backward and optimizer step on an own copy of the model."""
     model = build_model(sizes).to(device).train()
     settings = OptimizerConfig()
     optimizer = torch.optim.AdamW(
@@ -129,7 +129,7 @@ def build_model(sizes: dict[str, Any]) -> SCLModel:
         }
     )
     model = SCLModel(config, sizes["vocabulary"], (sizes["image_size"] // sizes["patch"],))
-    model.initialise(0)
+    model.initialize(0)
     return model
 
 

@@ -12,7 +12,7 @@ from sclds.cli.arguments import add_config
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     add_config(parser)
-    parser.add_argument("--steps", type=int, help="optimiser steps at equal steps (default: schedule.steps)")
+    parser.add_argument("--steps", type=int, help="optimizer steps at equal steps (default: schedule.steps)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds (default 0 1 2)")
     parser.add_argument("--processes", type=int, default=2, help="processes of each run (default %(default)s)")
     parser.add_argument("--out", default="benchmarks/economy", metavar="FOLDER", help="for runs, CSV and plot")

@@ -24,7 +24,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Measure, print a line per provider and the ratio, and write them down; returns the exit code."""
     out = Path(arguments.out)
     rows = compare_steps(arguments.rounds, arguments.batch, arguments.width, arguments.image_size, out)
-    print(f"forward + backward + optimiser step on {rows[0].device}, {rows[0].versions}")
+    print(f"forward + backward + optimizer step on {rows[0].device}, {rows[0].versions}")
     for row in rows:
         unit = "×" if row.metric == "ratio" else " samples/s"
         print(f"{row.provider:18s}{row.median:8.2f}{unit} (20/80 %: {row.q20:.2f} to {row.q80:.2f})")

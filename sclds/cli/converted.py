@@ -23,7 +23,7 @@ def tell(out: Path, folder: ModelFolder) -> None:
     origin = folder.origin
     print(f"{out}: {len(folder.weights)} parameters; start from it with model.init_from={out}")
     for names, what in (
-        (origin.initialised, f"not in the source, drawn by seed {origin.seed}"),
+        (origin.initialized, f"not in the source, drawn by seed {origin.seed}"),
         (sorted(folder.unused), "not used by the method, kept beside"),
         (origin.dropped, "left out"),
     ):

@@ -11,7 +11,7 @@ from sclds.report.batch_page import write_batch_page
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     add_config(parser, option=False)
-    parser.add_argument("--step", type=int, default=0, help="optimiser step whose batch is shown; 0 by default")
+    parser.add_argument("--step", type=int, default=0, help="optimizer step whose batch is shown; 0 by default")
     parser.add_argument("--out", type=Path, default=Path("batch.html"), help="the page; batch.html by default")
 
 

@@ -23,7 +23,7 @@ State = Literal["ok", "optional", "missing"]
 MARKS = {"ok": "[green]ok[/]", "optional": "[yellow]without[/]", "missing": "[red]MISSING[/]"}
 OLDEST_PYTHON = (3, 11)
 LEAST_DISK = 5
-"""GiB; a checkpoint of the base model with its optimiser state is about 4.5."""
+"""GiB; a checkpoint of the base model with its optimizer state is about 4.5."""
 LEAST_SHARED_MEMORY = 256
 """MiB; collectives between processes of one host pass through /dev/shm."""
 SHARED_MEMORY = Path("/dev/shm")

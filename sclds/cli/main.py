@@ -70,7 +70,7 @@ COMMANDS: Table = {
         "measure the step and the data beside what is usual, on this machine",
         "what",
         {
-            "step": Command("sclds.cli.benchmark_step", "speed of one optimiser step, beside the published schedule"),
+            "step": Command("sclds.cli.benchmark_step", "speed of one optimizer step, beside the published schedule"),
             "data": Command("sclds.cli.benchmark_data", "reading and decoding, beside Pillow in a torch DataLoader"),
             "economy": Command(
                 "sclds.cli.benchmark_economy",

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from sclds.cli.arguments import add_config
 from sclds.config.reading import load_config
-from sclds.costs.plan import DEFAULT_TEXT_TOKENS, DEFAULT_UTILISATION, GPUS, RESERVED_SHARE, plan
+from sclds.costs.plan import DEFAULT_TEXT_TOKENS, DEFAULT_UTILIZATION, GPUS, RESERVED_SHARE, plan
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,10 +18,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--gpus", type=int, default=64, help="GPUs of the cluster (default 64)")
     parser.add_argument("--gpu", default="h100", help=f"one of {', '.join(GPUS)} (default h100)")
     parser.add_argument(
-        "--utilisation",
+        "--utilization",
         type=float,
-        default=DEFAULT_UTILISATION,
-        help=f"assumed share of peak speed (default {DEFAULT_UTILISATION})",
+        default=DEFAULT_UTILIZATION,
+        help=f"assumed share of peak speed (default {DEFAULT_UTILIZATION})",
     )
     parser.add_argument(
         "--text-tokens",
@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print the plan of a configuration; returns the exit code."""
     config = load_config(arguments.config, arguments.overrides)
-    result = plan(config, arguments.gpus, arguments.gpu, arguments.utilisation, arguments.text_tokens)
+    result = plan(config, arguments.gpus, arguments.gpu, arguments.utilization, arguments.text_tokens)
     if arguments.json:
         print(json.dumps(result, indent=2))
     else:
@@ -76,7 +76,7 @@ def _print(console: Console, result: dict[str, Any]) -> None:
     length = f"{days:.1f} days" if days >= 2 else f"{24 * days:.1f} hours"
     console.print(
         f"Micro-batch {split['micro_batch']}, accumulation {split['accumulation']}. Estimate at "
-        f"{assumed['utilisation']:.0%} of {assumed['peak_flops'] / 1e12:.0f} TFLOP/s: "
+        f"{assumed['utilization']:.0%} of {assumed['peak_flops'] / 1e12:.0f} TFLOP/s: "
         f"{result['samples_per_second']:,.0f} samples/s, {result['seconds_per_step']:.2f} s a step "
         f"({result['seconds_computing']:.2f} s computing, {result['seconds_communicating']:.2f} s communicating, "
         f"overlapped), [bold]{length}[/bold]. Reading and decoding must keep that pace: "

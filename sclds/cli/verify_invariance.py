@@ -15,7 +15,7 @@ from sclds.reference.invariance import TOLERANCE, check_invariance
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     add_config(parser)
-    parser.add_argument("--steps", type=int, default=3, help="optimiser steps of each run (default 3)")
+    parser.add_argument("--steps", type=int, default=3, help="optimizer steps of each run (default 3)")
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2, 4], help="numbers of processes")
     parser.add_argument("--stages", type=int, nargs="+", default=[0, 3], choices=range(4), help="ZeRO stages")
     parser.add_argument("--json", action="store_true", help="print one JSON object")

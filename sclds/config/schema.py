@@ -205,7 +205,7 @@ class MaskingConfig(Section):
     """Shares of what each masked view hides (METHOD: views)."""
 
     mlm_ratio: Share = 0.15
-    """t1: share of the words chosen for masked language modelling (80/10/10)."""
+    """t1: share of the words chosen for masked language modeling (80/10/10)."""
     scl_text_ratio: Share = 0.4
     """t2: draws, with replacement, as a share of the inner tokens."""
     scl_vision_ratio: Share = 0.8
@@ -226,7 +226,7 @@ class LossesConfig(Section):
     itm_negatives: Literal["group", "hard"] = "group"
     """Wrong picture of a text, out of its group: any of its kind, or `hard`, one drawn by contrastive similarity."""
     mlm: Weight = 1.0
-    """Masked language modelling."""
+    """Masked language modeling."""
     mlm_view: Literal["t1", "t2"] = "t1"
     """Masked text whose words MLM predicts: `t1`, its own as published, or `t2`, MLSC's, which saves a text view and a
     fusion pair (economy mode)."""
@@ -254,11 +254,11 @@ class BatchConfig(Section):
     """One global batch; micro-batch and accumulation follow from the number of processes."""
 
     global_size: Positive = 4096
-    """Samples per optimiser step, over all processes and accumulation steps."""
+    """Samples per optimizer step, over all processes and accumulation steps."""
     max_micro_size: MayChange[Positive] = 64
     """Most samples that one process runs at once."""
     group_size: Positive = 8
-    """Neighbours in the global batch that always travel together: ITM and mltc_image negatives come from them, so that
+    """Neighbors in the global batch that always travel together: ITM and mltc_image negatives come from them, so that
     the result does not depend on the split. Divides every micro-batch."""
     layout: Literal["by_size", "shuffled"] = "by_size"
     """Order in which the samples of a micro-batch lie in the packed buffers: equal sizes side by side, or in disorder,
@@ -290,7 +290,7 @@ class ScheduleConfig(Section):
     """Linear warm-up, linear decay to 0."""
 
     steps: Positive = 100_000
-    """Optimiser steps of the run."""
+    """Optimizer steps of the run."""
     warmup_share: Share = 0.1
     """Share of the steps over which the rate rises."""
 
@@ -299,7 +299,7 @@ class EngineConfig(Section):
     """DeepSpeed."""
 
     zero_stage: Literal[0, 1, 2, 3] = 3
-    """0 replicates everything, 1 shards optimiser state, 2 gradients too, 3 parameters too."""
+    """0 replicates everything, 1 shards optimizer state, 2 gradients too, 3 parameters too."""
     precision: Literal["bf16", "fp32"] = "bf16"
     """Compute type; master weights are fp32 in both."""
     activation_checkpointing: MayChange[bool] = False
@@ -316,7 +316,7 @@ class CheckpointConfig(Section):
     """When state is saved."""
 
     every: Positive = 1000
-    """Optimiser steps between checkpoints; one is always written at the end and on SIGTERM."""
+    """Optimizer steps between checkpoints; one is always written at the end and on SIGTERM."""
     keep: Positive = 3
     """Checkpoints kept; older ones are removed after a newer one is complete."""
 
@@ -325,9 +325,9 @@ class LogConfig(Section):
     """What is written down."""
 
     every: Positive = 10
-    """Optimiser steps between metric lines."""
+    """Optimizer steps between metric lines."""
     pictures_every: Annotated[int, Field(ge=0)] = 1000
-    """Optimiser steps between pictures of masked inputs in TensorBoard; 0 writes none."""
+    """Optimizer steps between pictures of masked inputs in TensorBoard; 0 writes none."""
     tensorboard: bool = True
     """Write TensorBoard event files."""
 
@@ -363,7 +363,7 @@ class Config(Section):
     losses: LossesConfig = LossesConfig()
     """Objectives."""
     optimizer: OptimizerConfig = OptimizerConfig()
-    """Optimiser."""
+    """Optimizer."""
     schedule: ScheduleConfig = ScheduleConfig()
     """Learning-rate schedule."""
     engine: EngineConfig = EngineConfig()

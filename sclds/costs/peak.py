@@ -88,7 +88,7 @@ def sample_shares(config: Config) -> dict[Kind, float]:
     return shares
 
 
-def summarise_steps(metrics: list[dict[str, Any]]) -> dict[str, Any]:
+def summarize_steps(metrics: list[dict[str, Any]]) -> dict[str, Any]:
     """Return the median pace and the mean seconds of every stage; the first logged step warms up and does not count.
 
     Args:

@@ -16,7 +16,7 @@ from sclds.objectives import objectives_in_use, view_names
 
 DEFAULT_TEXT_TOKENS = 12
 """Tokens of an average caption, BOS and EOS included: Conceptual Captions under RoBERTa's tokenizer."""
-DEFAULT_UTILISATION = 0.4
+DEFAULT_UTILIZATION = 0.4
 """Assumed share of the peak matmul speed; replace it by what `sclds profile` measured."""
 ACTIVATION_VALUES = {"vision": 17, "text": 18, "fusion": 28}
 """Values kept for backward per token, layer and channel: inputs of the linear maps, attention's q, k, v and output,
@@ -82,13 +82,13 @@ def memory_per_gpu(
         "parameters": parameters * value // sharded["parameters"],
         "gathered parameters": gathered,
         "gradients": parameters * value // sharded["gradients"],
-        "optimiser state": parameters * (8 + master) // sharded["state"],
+        "optimizer state": parameters * (8 + master) // sharded["state"],
         "activations": split.micro * max(_activation_bytes(config, kind, text_tokens) for kind in kinds),
     }
 
 
 def communication_per_step(config: Config, split: Split, parameters: int, frames: int) -> dict[str, int]:
-    """Return the bytes that one GPU receives in an optimiser step, by part."""
+    """Return the bytes that one GPU receives in an optimizer step, by part."""
     world = split.world_size
     value = 2 if config.engine.precision == "bf16" else 4
     others = parameters * value * (world - 1) // world
@@ -106,7 +106,7 @@ def communication_per_step(config: Config, split: Split, parameters: int, frames
     return {"parameter all-gather": gathers, "gradient reduction": reduces, "features": features}
 
 
-def plan(config: Config, gpus: int, gpu: str, utilisation: float, text_tokens: int) -> dict[str, Any]:
+def plan(config: Config, gpus: int, gpu: str, utilization: float, text_tokens: int) -> dict[str, Any]:
     """Return everything that a plan says.
 
     Raises:
@@ -114,8 +114,8 @@ def plan(config: Config, gpus: int, gpu: str, utilisation: float, text_tokens: i
     """
     if gpu not in GPUS:
         raise UserError(f"--gpu {gpu} is not known; known are {', '.join(GPUS)}")
-    if not 0 < utilisation <= 1:
-        raise UserError(f"--utilisation {utilisation} is not a share between 0 and 1; 0.4 is a usual one")
+    if not 0 < utilization <= 1:
+        raise UserError(f"--utilization {utilization} is not a share between 0 and 1; 0.4 is a usual one")
     if not 3 <= text_tokens <= config.data.max_text_tokens:
         raise UserError(
             f"--text-tokens {text_tokens} is outside 3 … data.max_text_tokens={config.data.max_text_tokens}"
@@ -131,7 +131,7 @@ def plan(config: Config, gpus: int, gpu: str, utilisation: float, text_tokens: i
     frames = config.data.frames if "video" in kinds else 1
     wire = communication_per_step(config, split, parameters, frames)
     flops = _flops(config, shares, vocabulary, text_tokens)
-    speed = _speed(config, split, machine, flops["forward_per_sample"], sum(wire.values()), utilisation)
+    speed = _speed(config, split, machine, flops["forward_per_sample"], sum(wire.values()), utilization)
     return {
         "name": config.name,
         "mlm_view": config.losses.mlm_view,
@@ -139,7 +139,7 @@ def plan(config: Config, gpus: int, gpu: str, utilisation: float, text_tokens: i
             "gpus": gpus,
             "gpu": gpu,
             "peak_flops": machine.peak_flops / (1 if config.engine.precision == "bf16" else FP32_SLOWDOWN),
-            "utilisation": utilisation,
+            "utilization": utilization,
             "text_tokens": text_tokens,
             "network_bytes_per_second": machine.network,
             "estimated": [
@@ -210,11 +210,11 @@ def with_mlm_view(config: Config, view: str) -> Config:
     return config.model_copy(update={"losses": config.losses.model_copy(update={"mlm_view": view})})
 
 
-def _speed(config: Config, split: Split, machine: Gpu, forward: int, wire: int, utilisation: float) -> dict[str, float]:
+def _speed(config: Config, split: Split, machine: Gpu, forward: int, wire: int, utilization: float) -> dict[str, float]:
     """Estimate the pace: computing and communication overlap, the slower of the two decides."""
     peak = machine.peak_flops / (1 if config.engine.precision == "bf16" else FP32_SLOWDOWN)
     operations = forward * step_factor(config, split.accumulation) * split.micro * split.accumulation
-    computing, sending = operations / (peak * utilisation), wire / machine.network
+    computing, sending = operations / (peak * utilization), wire / machine.network
     step = max(computing, sending)
     return {
         "seconds_computing": computing,

@@ -15,7 +15,7 @@ _MASKED, _RANDOM = 0.8, 0.1  # BERT's split of the chosen tokens; the rest keeps
 def mlm_mask(
     ids: Ids, word_index: Sequence[int], tokenizer: Tokenizer, ratio: float, rng: np.random.Generator
 ) -> tuple[Ids, Ids, Ids]:
-    """Choose whole words for masked language modelling and corrupt their tokens as BERT does.
+    """Choose whole words for masked language modeling and corrupt their tokens as BERT does.
 
     Of the words, `max(1, round(words * ratio))` are chosen. Each of their tokens becomes the mask token (80 %), a
     random ordinary token (10 %), or stays (10 %).

@@ -1,6 +1,6 @@
 """Which sample stands where: pure functions of seed, epoch and step, the same for every number of processes.
 
-Samples are shuffled in two stages: shards are permuted, then the samples of `shuffle_block` neighbouring shards are
+Samples are shuffled in two stages: shards are permuted, then the samples of `shuffle_block` neighboring shards are
 permuted together. A larger block mixes better; a smaller one reads fewer files at a time. Only the blocks that a step
 touches are ever computed, so the first step of ten million samples comes as soon as that of ten thousand.
 """
@@ -52,7 +52,7 @@ class Order:
         index: All samples of the mixture; those of a data set lie together.
         weights: How often each data set is seen per epoch, by name.
         seed: The run's seed.
-        global_size: Samples of one optimiser step.
+        global_size: Samples of one optimizer step.
         shuffle_block: Shards shuffled together.
     """
 
@@ -91,7 +91,7 @@ class Order:
         return np.concatenate([self._shuffled(epoch, block) for block in blocks])
 
     def global_batch(self, step: int) -> list[Place]:
-        """Return the places of an optimiser step, (global_size,).
+        """Return the places of an optimizer step, (global_size,).
 
         Args:
             step: Counts from 0.

@@ -51,7 +51,7 @@ class Quarantine:
             shard: Path or URL of its tar.
             dataset: Name of its data set.
             reason: What is wrong, as a clause about the sample.
-            step: Optimiser step that wanted it; -1 for held-out samples.
+            step: Optimizer step that wanted it; -1 for held-out samples.
         """
         entry = {"sample": sample, "shard": shard, "dataset": dataset, "reason": reason, "step": step}
         with self._lock:

@@ -17,7 +17,7 @@ _MOST = 100
 class Replacements:
     """Draws replacements of the same kind, so that a batch keeps its make-up.
 
-    All samples of the pool are equally likely, and every place draws for itself, so that no neighbour of a bad sample
+    All samples of the pool are equally likely, and every place draws for itself, so that no neighbor of a bad sample
     is seen more often than the rest.
 
     Args:

@@ -27,7 +27,7 @@ _BOS, _PAD, _EOS, _UNK, _MASK = "<s>", "<pad>", "</s>", "<unk>", "<mask>"
 
 
 class Tokenizer:
-    """A byte-level or other fast tokenizer with the special tokens that masked modelling needs.
+    """A byte-level or other fast tokenizer with the special tokens that masked modeling needs.
 
     Args:
         backend: The tokenizer; its truncation and padding are switched off, and special tokens written out in a
@@ -56,7 +56,7 @@ class Tokenizer:
         missing = [role for role, token_id in ids.items() if token_id is None]
         if missing:
             raise UserError(
-                f"The tokenizer {name!r} has no {' and no '.join(missing)} token, which masked modelling needs: "
+                f"The tokenizer {name!r} has no {' and no '.join(missing)} token, which masked modeling needs: "
                 "use one made for masked language models, such as roberta-base, or 'embedded'."
             )
         self.name = name

@@ -34,8 +34,8 @@ class Origin:
     source: str
     """`released`, `run`, `encoders`, …"""
     seed: int = 0
-    """Keyed the draw of `initialised`."""
-    initialised: list[str] = field(default_factory=list)
+    """Keyed the draw of `initialized`."""
+    initialized: list[str] = field(default_factory=list)
     """Parameters that the source did not have."""
     released_shapes: dict[str, list[int]] = field(default_factory=dict)
     """Name and shape of every tensor of a released state, in its order."""
@@ -62,7 +62,7 @@ def parameter_shapes(config: ModelConfig) -> dict[str, torch.Size]:
 def build_model(config: ModelConfig, weights: Mapping[str, Tensor] | None = None, seed: int = 0) -> SCLModel:
     """Return the model with `weights`; parameters that they lack are drawn by seed and name."""
     model = _model(config)
-    model.initialise(seed)
+    model.initialize(seed)
     if weights:
         model.load_state_dict(dict(weights), strict=False)
     return model

@@ -58,9 +58,9 @@ class SCLOutput(ModelOutput):
     """What `SCLModel` returns for B pairs."""
 
     text_embeds: Tensor | None = None
-    """(B, P) contrastive projection of the texts, not normalised."""
+    """(B, P) contrastive projection of the texts, not normalized."""
     vision_embeds: Tensor | None = None
-    """(B, P) contrastive projection of the pictures or clips, not normalised."""
+    """(B, P) contrastive projection of the pictures or clips, not normalized."""
     itm_logits: Tensor | None = None
     """(B, 2) logits of "does not match" and "matches" for text i beside picture i."""
     temperature: Tensor | None = None
@@ -93,7 +93,7 @@ class SCLModel(PreTrainedModel):
         Args:
             input_ids: (B, T) token ids, padded behind.
             attention_mask: (B, T), 1 where a token is real; without it, every token but the padding is.
-            pixel_values: (B, 3, S, S) pictures or (B, F, 3, S, S) clips, normalised; S is a multiple of the patch.
+            pixel_values: (B, 3, S, S) pictures or (B, F, 3, S, S) clips, normalized; S is a multiple of the patch.
         """
         if pixel_values is None:
             raise UserError("pixel_values is missing: this model takes pairs of texts and pictures or clips")
@@ -185,7 +185,7 @@ def _tokenizer(name: str) -> tuple[Any, int]:
 
 
 def _image_processor(config: ModelConfig) -> Any:
-    """Return CLIP's processor at the resolution of the position table, without its centre crop."""
+    """Return CLIP's processor at the resolution of the position table, without its center crop."""
     from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
     side = config.vision.pretrained_image_size
@@ -208,7 +208,7 @@ def _card(folder: ModelFolder) -> str:
     }
     rows = "\n".join(f"| {kind} | {part.width} | {part.layers} | {part.heads} |" for kind, part in kinds.items())
     parameters = sum(tensor.numel() for tensor in folder.weights.values()) / 1e6
-    drawn = len(folder.origin.initialised)
+    drawn = len(folder.origin.initialized)
     note = f"\n{drawn} parameters were not in the source and are random (seed {folder.origin.seed}).\n" if drawn else ""
     return f"""---
 library_name: transformers

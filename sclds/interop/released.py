@@ -166,7 +166,7 @@ def to_released(folder: ModelFolder) -> dict[str, Tensor]:
     shapes = folder.origin.released_shapes
     if not shapes:
         return to_published(folder.weights, _default_shape)
-    own = {name: tensor for name, tensor in folder.weights.items() if name not in folder.origin.initialised}
+    own = {name: tensor for name, tensor in folder.weights.items() if name not in folder.origin.initialized}
     state = to_published(own, lambda name, _: shapes[name]) | folder.unused
     lost = [name for name in shapes if name not in state]
     if lost:

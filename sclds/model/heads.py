@@ -105,7 +105,7 @@ class Projection(nn.Module):
         self.out = nn.Linear(width, out)
 
     def forward(self, x_NC: Tensor) -> Tensor:
-        """Return (N, out), not normalised."""
+        """Return (N, out), not normalized."""
         return self.out(F.gelu(self.norm(self.dense(x_NC))))
 
     def initial_value(self, name: str, shape: torch.Size, draw: Draw) -> Tensor:

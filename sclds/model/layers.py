@@ -100,7 +100,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def rotate(x_NHD: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn neighbouring pairs of channels by an angle (rotary positions, arXiv 2104.09864).
+    """Turn neighboring pairs of channels by an angle (rotary positions, arXiv 2104.09864).
 
     Args:
         x_NHD: Queries or keys.

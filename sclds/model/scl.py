@@ -69,12 +69,12 @@ class SCLModel(nn.Module):
         self.temperature = Temperature(config.initial_temperature)
         self.pairwise_logit = PairwiseLogit() if sigmoid else None
 
-    def initialise(self, seed: int) -> None:
+    def initialize(self, seed: int) -> None:
         """Fill every parameter; a function of (seed, parameter name) alone."""
         for name, parameter in self.named_parameters():
-            self.initialise_parameter(name, parameter.data, seed)
+            self.initialize_parameter(name, parameter.data, seed)
 
-    def initialise_parameter(self, name: str, tensor: Tensor, seed: int) -> None:
+    def initialize_parameter(self, name: str, tensor: Tensor, seed: int) -> None:
         """Fill one full (unsharded) parameter in place."""
         tensor.copy_(initial_value(self, name, tensor.shape, seed, self.config.init_std))
 

@@ -24,7 +24,7 @@ from sclds.model.recompute import recomputed
 
 
 class TextEmbedding(nn.Module):
-    """Word, position and type embeddings, summed and normalised."""
+    """Word, position and type embeddings, summed and normalized."""
 
     def __init__(self, config: TextConfig, vocab_size: int):
         super().__init__()

@@ -7,7 +7,7 @@ every micro-batch packed in another order. The first measures the others.
 AdamW divides a gradient by its own magnitude. Where a gradient vanishes in exact arithmetic (attention key biases) what
 is left is rounding noise, and with the usual eps of 1e-8 the update is that noise at full learning rate. No split of a
 floating-point sum can agree there, so the comparison runs with `ADAM_EPS`, which makes such updates as small as the
-noise itself; everything else of the optimiser stays as configured. `optimizer.eps=1e-8` on the command line takes
+noise itself; everything else of the optimizer stays as configured. `optimizer.eps=1e-8` on the command line takes
 precedence and shows the difference. Weights are compared per tensor, relative to its largest magnitude.
 """
 

@@ -328,7 +328,7 @@ def published_losses(
         out: Of `published_outputs`.
         views: The samples.
         losses: Weights; 0 is off.
-        group_size: Neighbours whose replaced patches are one another's negatives; all samples by default.
+        group_size: Neighbors whose replaced patches are one another's negatives; all samples by default.
     """
     tau, terms, device = losses.completion_temperature, {}, out["text_proj"].device
     if losses.contrastive > 0:

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from sclds.batch import Batch
-from sclds.batch.unpacking import Seen, greyed, sample_of
+from sclds.batch.unpacking import Seen, grayed, sample_of
 from sclds.config import Config
 from sclds.config.errors import UserError
 from sclds.data.loader import TrainingBatches
@@ -152,7 +152,7 @@ def _views(one: Seen) -> str:
     for name, hidden in one.hidden.items():
         patches, gone = hidden[0].numel(), int(hidden[0].sum())
         said = f"{patches - gone} of {patches} kept" if name == "v1" else f"{gone} of {patches} replaced"
-        shown.append((f"{name}, {said}", greyed(one, hidden)))
+        shown.append((f"{name}, {said}", grayed(one, hidden)))
     small = " small" if one.frames.shape[-1] <= _SMALL else ""
     return "".join(
         f'<figure><div class="strip{small}">{"".join(_image(frame, what) for frame in frames)}</div>'

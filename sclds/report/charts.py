@@ -1,4 +1,4 @@
-"""Charts as inline SVG and HTML that take their colours from the page, so that light and dark both read well."""
+"""Charts as inline SVG and HTML that take their colors from the page, so that light and dark both read well."""
 
 import math
 from collections.abc import Sequence
@@ -76,17 +76,17 @@ def stacked_bar(parts: Sequence[tuple[str, str, float]]) -> str:
     """Return a bar of seconds with its legend.
 
     Args:
-        parts: (class of the colour, label, seconds), in order.
+        parts: (class of the color, label, seconds), in order.
     """
     total = sum(seconds for *_, seconds in parts) or 1.0
-    shown = [(colour, label, seconds) for colour, label, seconds in parts if seconds > 0]
+    shown = [(color, label, seconds) for color, label, seconds in parts if seconds > 0]
     segments = "".join(
-        f'<span class="{colour}" style="flex-grow:{seconds / total:.4f}" title="{escape(label)}"></span>'
-        for colour, label, seconds in shown
+        f'<span class="{color}" style="flex-grow:{seconds / total:.4f}" title="{escape(label)}"></span>'
+        for color, label, seconds in shown
     )
     rows = "".join(
-        f'<li><i class="{colour}"></i>{escape(label)}<b>{seconds / total:.0%}</b><small>{seconds:.3f} s</small></li>'
-        for colour, label, seconds in shown
+        f'<li><i class="{color}"></i>{escape(label)}<b>{seconds / total:.0%}</b><small>{seconds:.3f} s</small></li>'
+        for color, label, seconds in shown
     )
     return f'<div class="bar" role="presentation">{segments}</div><ul class="legend">{rows}</ul>'
 

@@ -1,4 +1,4 @@
-"""What our HTML pages share: colours, type, cards, tables, copy buttons; a page is one file that needs nothing else."""
+"""What our HTML pages share: colors, type, cards, tables, copy buttons; a page is one file that needs nothing else."""
 
 import base64
 from html import escape

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from sclds.batch import Batch
-from sclds.batch.unpacking import Seen, greyed, sample_of
+from sclds.batch.unpacking import Seen, grayed, sample_of
 from sclds.config import Config
 from sclds.data.tokenizer import Tokenizer
 
@@ -35,7 +35,7 @@ def masked_inputs(batch: Batch, config: Config, tokenizer: Tokenizer) -> list[Sh
         members = [i for i, k in enumerate(batch.samples.kinds) if k == kind]
         for turn, row in enumerate(members[:SHOWN_OF_A_KIND]):
             seen = sample_of(batch, row, config)
-            rows = [seen.frames, *(greyed(seen, hidden) for name, hidden in seen.hidden.items() if name == "v1")]
+            rows = [seen.frames, *(grayed(seen, hidden) for name, hidden in seen.hidden.items() if name == "v1")]
             picture = torch.cat([_strip(frames) for frames in rows], dim=1)
             shown.append(Shown(f"{kind}_{turn}", picture, _texts(seen, tokenizer)))
     return shown

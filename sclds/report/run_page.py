@@ -15,7 +15,7 @@ from typing import Any
 from sclds.config import Config
 from sclds.config.errors import ConfigError, UserError
 from sclds.config.reading import load_config
-from sclds.costs.peak import summarise_steps
+from sclds.costs.peak import summarize_steps
 from sclds.data.quarantine import read_quarantine
 from sclds.evaluation.retrieval import DIRECTIONS
 from sclds.evaluation.section import Cell, Section
@@ -34,7 +34,7 @@ STAGES = {
     "data": "Waiting for data",
     "forward": "Forward",
     "backward": "Backward",
-    "optimizer": "Optimiser",
+    "optimizer": "Optimizer",
     "other": "Logging and the rest",
 }
 
@@ -135,7 +135,7 @@ def _tiles(run: Run) -> str:
             row = directions[direction]
             note = f"{row['r10'] / row['chance_r10']:.1f}× chance ({row['chance_r10']:.1%})"
             tiles.append((f"{label.format(kind)}, R@10", f"{row['r10']:.0%}", note))
-    pace = summarise_steps(run.metrics)
+    pace = summarize_steps(run.metrics)
     if pace:
         share = _share_of_peak(run)
         note = f"{share:.0%} of peak matmul speed" if share else "training, median"
@@ -275,12 +275,12 @@ def _percent(share: float | None) -> str:
 
 def _time(run: Run) -> str:
     """Return where the time of a step went, and how fast that is."""
-    pace = summarise_steps(run.metrics)
+    pace = summarize_steps(run.metrics)
     if not pace:
         return _note("No step was timed yet.")
     seconds = pace["seconds"]
     bar = stacked_bar([(stage, label, seconds[stage]) for stage, label in STAGES.items()])
-    sentence = f"An optimiser step takes {seconds['total']:.3f} s; {pace['samples_per_second']:,.0f} samples/s."
+    sentence = f"An optimizer step takes {seconds['total']:.3f} s; {pace['samples_per_second']:,.0f} samples/s."
     profile, share = run.results.get("profile", {}), _share_of_peak(run)
     if share is None:
         speed = "FLOPs and the share of the peak were not measured in this run."
@@ -300,7 +300,7 @@ def _processes(count: int) -> str:
 
 def _share_of_peak(run: Run) -> float | None:
     """Return the share of the machine's peak matmul speed that training reached, or None if it is not known."""
-    profile, pace = run.results.get("profile", {}), summarise_steps(run.metrics)
+    profile, pace = run.results.get("profile", {}), summarize_steps(run.metrics)
     if not pace or not {"flops_per_sample", "peak_flops", "processes", "text_tokens"} <= set(profile):
         return None
     return float(profile["flops_per_sample"] * pace["samples_per_second"] / profile["peak_flops"])

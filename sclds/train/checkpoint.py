@@ -17,7 +17,7 @@ from sclds.train.distributed import ProcessGroup
 
 
 def save_checkpoint(engine: Any, checkpoints: Path, step: int, config: Config, group: ProcessGroup, keep: int) -> Path:
-    """Write the engine's whole state after `step` optimiser steps, then remove all but the newest `keep`."""
+    """Write the engine's whole state after `step` optimizer steps, then remove all but the newest `keep`."""
     final = checkpoints / checkpoint_name(step)
     partial = final.with_suffix(".tmp")
     if group.rank == 0:
@@ -63,7 +63,7 @@ def convert_to_universal(checkpoint: Checkpoint) -> None:
 
 
 def load_checkpoint(engine: Any, checkpoint: Checkpoint, universal: bool) -> None:
-    """Put a checkpoint's weights and optimiser state into the engine."""
+    """Put a checkpoint's weights and optimizer state into the engine."""
     settings = [{k: v for k, v in group.items() if k != "params"} for group in engine.optimizer.param_groups]
     path, _ = engine.load_checkpoint(str(checkpoint.folder), tag=UNIVERSAL_TAG if universal else ENGINE_TAG)
     if path is None:

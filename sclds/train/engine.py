@@ -46,7 +46,7 @@ def deepspeed_settings(config: Config, split: Split, load_universal: bool = Fals
 
 
 def guards_itself(config: Config) -> bool:
-    """Return whether our optimiser clips and checks for finite gradients, because no DeepSpeed wrapper is around it."""
+    """Return whether our optimizer clips and checks for finite gradients, because no DeepSpeed wrapper is around it."""
     return config.engine.zero_stage == 0 and config.engine.precision == "fp32"
 
 
@@ -85,7 +85,7 @@ def fill_parameters(model: nn.Module, seed: int, weights: dict[str, Tensor], sha
             if name in weights:
                 parameter.data.copy_(weights[name])
             else:
-                model.initialise_parameter(name, parameter.data, seed)  # type: ignore[operator]
+                model.initialize_parameter(name, parameter.data, seed)  # type: ignore[operator]
 
 
 def weights_file(path: Path) -> Path:
@@ -128,7 +128,7 @@ def _read_weights(path: Path, model: nn.Module) -> dict[str, Tensor]:
 def build_engine(
     config: Config, tokenizer: Tokenizer, split: Split, group: ProcessGroup, load_universal: bool = False
 ) -> Any:
-    """Return the DeepSpeed engine of a run, model and optimiser inside."""
+    """Return the DeepSpeed engine of a run, model and optimizer inside."""
     settings = deepspeed_settings(config, split, load_universal)
     model = build_model(config, tokenizer, settings, group)
     if config.engine.zero_stage < 3 and config.engine.precision == "bf16":

@@ -43,7 +43,7 @@ def parameter_groups(model: nn.Module, optimizer: OptimizerConfig) -> list[dict[
 
 
 def set_learning_rate(optimizer: Any, factor: float) -> None:
-    """Set every group of a torch or DeepSpeed optimiser to `factor` of its peak."""
+    """Set every group of a torch or DeepSpeed optimizer to `factor` of its peak."""
     for group in optimizer.param_groups:
         group["lr"] = group["peak"] * factor
 
@@ -60,7 +60,7 @@ def total_norm(gradients: list[Tensor]) -> Tensor:
 class GuardedAdamW(torch.optim.AdamW):
     """AdamW for ZeRO stage 0: clips, and skips a step whose gradient is not finite, as DeepSpeed's ZeRO stages do.
 
-    The engine reads `overflow` and `_global_grad_norm` from whatever optimiser it holds.
+    The engine reads `overflow` and `_global_grad_norm` from whatever optimizer it holds.
     """
 
     def __init__(self, params: Any, clip_norm: float, **kwargs: Any):
@@ -99,7 +99,7 @@ def implementation_problems(optimizer: OptimizerConfig) -> list[str]:
 
 
 def build_optimizer(model: nn.Module, optimizer: OptimizerConfig, guard: bool) -> torch.optim.Optimizer:
-    """Return AdamW over the method's groups; `guard` clips and checks in the optimiser itself (ZeRO stage 0, fp32)."""
+    """Return AdamW over the method's groups; `guard` clips and checks in the optimizer itself (ZeRO stage 0, fp32)."""
     problems = implementation_problems(optimizer)
     if problems:
         raise ConfigError(problems)

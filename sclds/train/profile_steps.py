@@ -5,7 +5,7 @@ from typing import Any
 
 from sclds.batch.split import split_batch
 from sclds.config import Config
-from sclds.costs.peak import machine_profile, summarise_steps
+from sclds.costs.peak import machine_profile, summarize_steps
 from sclds.data.loader import TrainingBatches
 from sclds.data.tokenizer import load_tokenizer
 from sclds.machine.implementations import choose, use
@@ -18,7 +18,7 @@ def profile_steps(config: Config, steps: int) -> dict[str, Any] | None:
     """Run `steps` steps after one that warms up, on all processes that the launcher started.
 
     Returns:
-        On rank 0, pace and seconds by stage (`summarise_steps`), the machine (`machine_profile`), `name` and `steps`;
+        On rank 0, pace and seconds by stage (`summarize_steps`), the machine (`machine_profile`), `name` and `steps`;
         None on the others.
     """
     group = ProcessGroup()
@@ -42,7 +42,7 @@ def profile_steps(config: Config, steps: int) -> dict[str, Any] | None:
         batches.close()  # type: ignore[attr-defined]  # a generator
         # t0 of every sample of this rank
         mean_tokens = tokens / ((steps + 1) * split.micro * split.accumulation)
-        profile = {**summarise_steps(lines), **machine_profile(config, group.world_size, mean_tokens)}
+        profile = {**summarize_steps(lines), **machine_profile(config, group.world_size, mean_tokens)}
         return {"name": config.name, "steps": steps, **profile} if group.rank == 0 else None
     finally:
         group.close()

@@ -32,7 +32,7 @@ class Reporter:
 
     Args:
         rank: This process's rank; all but 0 are quiet.
-        total_steps: Optimiser steps of the run.
+        total_steps: Optimizer steps of the run.
     """
 
     def __init__(self, rank: int, total_steps: int):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from sclds.batch.unpacking import GREY, greyed, sample_of
+from sclds.batch.unpacking import GREY, grayed, sample_of
 from sclds.config.reading import parse_config
 from sclds.data.loader import TrainingBatches
 from sclds.data.samples import SampleMaker
@@ -102,7 +102,7 @@ def test_hidden_patches_are_grey(mixed, tokenizer):
     seen = sample_of(batch, 0, config)
     hidden = torch.zeros_like(seen.hidden["v1"])
     hidden[0, 1, 2] = True
-    covered = greyed(seen, hidden)
+    covered = grayed(seen, hidden)
     assert (covered[0, :, 8:16, 16:24] == GREY).all()
     covered[0, :, 8:16, 16:24] = seen.frames[0, :, 8:16, 16:24]
     assert torch.equal(covered, seen.frames)

@@ -51,7 +51,7 @@ def test_a_number_that_makes_no_benchmark_is_refused(bad, capsys):
 
 
 def test_both_sides_make_the_same_picture(tmp_path):
-    """Same region, scaled and normalised alike: within two of 255 levels of every value."""
+    """Same region, scaled and normalized alike: within two of 255 levels of every value."""
     write_pictures(tmp_path, 2)
     config = benchmark_config(tmp_path, 8, 1)
     usual = UsualPictures(tmp_path, config, 2, 2)

@@ -115,7 +115,7 @@ def test_linear_maps_of_a_real_forward(
     patches = torch.zeros(2 * frames * grid**2, 3 * config.model.vision.patch_size**2)
     batch = pack(rows, patches, replace(recipe_of(config, pad_id=1), group_size=2))
     model = SCLModel(config.model, vocab_size=1000, grids=grids)
-    model.initialise(0)
+    model.initialize(0)
     with FlopCounterMode(display=False) as counter:
         model(batch)
     measured = sum(v for op, v in counter.get_flop_counts()["Global"].items() if str(op) in ("aten.addmm", "aten.mm"))

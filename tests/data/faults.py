@@ -49,11 +49,11 @@ def png_chunk(kind: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
 
-def deep_png(pixels: np.ndarray, colour: int) -> bytes:
+def deep_png(pixels: np.ndarray, color: int) -> bytes:
     """A PNG of 16 bits a channel, each the 8 bits twice; Pillow writes only grey ones."""
     height, width = pixels.shape[:2]
     rows = b"".join(b"\0" + (row.astype(">u2") * 257).tobytes() for row in pixels)
-    head = struct.pack(">IIBBBBB", width, height, 16, colour, 0, 0, 0)
+    head = struct.pack(">IIBBBBB", width, height, 16, color, 0, 0, 0)
     parts = png_chunk(b"IHDR", head) + png_chunk(b"IDAT", zlib.compress(rows)) + png_chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + parts
 
@@ -254,7 +254,7 @@ PICTURES: dict[str, Callable[[], list[Sample]]] = {
         saved(photo("1"), "BMP"),
         saved(photo().quantize(64), "TIFF"),
     ),
-    "alpha channel or transparent colour": lambda: pictures(
+    "alpha channel or transparent color": lambda: pictures(
         saved(see_through(), "PNG"),
         saved(see_through().convert("LA"), "PNG"),
         saved(photo().quantize(64), "PNG", transparency=3),

@@ -1,4 +1,4 @@
-"""What stands in for a bad sample keeps the mixture, favours nobody, costs a bounded number of reads, and depends on
+"""What stands in for a bad sample keeps the mixture, favors nobody, costs a bounded number of reads, and depends on
 its place alone."""
 
 from collections import Counter

@@ -114,7 +114,7 @@ def test_memory_is_used_again_only_when_nobody_holds_it():
     assert buffers.take(100, 4).numel() == 400
 
 
-def test_neighbouring_rows_are_joined_without_a_copy():
+def test_neighboring_rows_are_joined_without_a_copy():
     whole = torch.arange(24.0).view(6, 4)
     parts = list(whole.split([1, 3, 2]))
     assert joined(parts).data_ptr() == whole.data_ptr()

@@ -145,9 +145,9 @@ def test_folders_of_hugging_face_convert_and_the_rest_is_drawn_by_seed(tmp_path,
     folder = read_folder(tmp_path / "out")
     assert (folder.config.vision.layers, folder.config.vision.heads, folder.config.text.heads) == (2, 2, 4)
     drawn = build_model(folder.config, seed=5).state_dict()
-    assert all(torch.equal(folder.weights[name], drawn[name]) for name in folder.origin.initialised)
-    assert "cross_modal_text_layers.0.mlp.up.weight" in folder.origin.initialised
-    assert not any(".blocks." in name for name in folder.origin.initialised)
+    assert all(torch.equal(folder.weights[name], drawn[name]) for name in folder.origin.initialized)
+    assert "cross_modal_text_layers.0.mlp.up.weight" in folder.origin.initialized
+    assert not any(".blocks." in name for name in folder.origin.initialized)
 
 
 @pytest.mark.parametrize("small", [small_siglip, small_siglip2])
@@ -161,7 +161,7 @@ def test_folders_of_siglip_and_xlm_roberta_convert(tmp_path, small):
     assert (folder.config.vision.activation, folder.config.vision.layer_norm_eps) == ("gelu_tanh", 1e-6)
     assert (folder.config.vision.pretrained_image_size, folder.config.text.type) == (NATIVE, "xlm_roberta")
     assert torch.equal(folder.weights["vision_encoder.embedding.probe"], model.state_dict()["head.probe"].flatten())
-    assert {name for name in folder.origin.initialised if name.startswith("vision_encoder.")} == {
+    assert {name for name in folder.origin.initialized if name.startswith("vision_encoder.")} == {
         "vision_encoder.embedding.temporal_embedding",
         "vision_encoder.embedding.mask_token",
     }

@@ -48,7 +48,7 @@ def test_it_loads_with_auto_model_and_is_the_same_model(folders):
             assert torch.equal(found[name], wanted[key]), name
 
 
-def test_a_pair_does_not_depend_on_its_neighbours_or_padding(folders):
+def test_a_pair_does_not_depend_on_its_neighbors_or_padding(folders):
     root, _, _ = folders
     loaded = AutoModel.from_pretrained(root / "hub").eval()
     ids, mask, pixels = inputs(root, size=24)

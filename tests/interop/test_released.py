@@ -75,7 +75,7 @@ def test_names_are_listed_and_refused_unless_allowed(tmp_path, capsys):
     assert not folder.exists()
     allowed = ["--allow", "itm_score.bias", "--allow", "nlvr2_classifier.weight"]
     assert main(["convert", "released", str(file), str(folder), "--model", *HEADS, *allowed]) == 0
-    assert read_folder(folder).origin.initialised == ["itm_score.bias"]
+    assert read_folder(folder).origin.initialized == ["itm_score.bias"]
     assert identical(to_released(read_folder(folder)), state)
 
 

@@ -56,7 +56,7 @@ def model_of(fusion_layers=2, recompute=False, spread=0.3, sigmoid=False):
         projection=8,
     )
     model = SCLModel(config, VOCABULARY, GRIDS, recompute, sigmoid).double()
-    model.initialise(1)
+    model.initialize(1)
     generator = torch.Generator().manual_seed(2)
     with torch.no_grad():
         for p in model.parameters():

@@ -14,7 +14,7 @@ def _model(fusion_layers=1, seed=0):
         projection=32,
     )
     model = SCLModel(config, 100, (4,))
-    model.initialise(seed)
+    model.initialize(seed)
     return model
 
 

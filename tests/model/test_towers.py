@@ -251,7 +251,7 @@ def test_initial_values_are_what_they_always_were(kind):
         projection=16,
     )
     model = SCLModel(config, 50, (4,))
-    model.initialise(3)
+    model.initialize(3)
     digest = hashlib.sha256()
     for name, parameter in sorted(model.named_parameters()):
         digest.update(name.encode() + parameter.detach().numpy().tobytes())
@@ -262,7 +262,7 @@ def test_initial_values_are_what_they_always_were(kind):
 def test_initial_values_of_other_towers_have_clips_spread(kind):
     config = ModelConfig(vision=tower_config(kind, width=64), fusion=FusionConfig(width=12, layers=1))
     model = SCLModel(config, 10, (3,))
-    model.initialise(0)
+    model.initialize(0)
     tower = dict(model.vision_encoder.named_parameters())
     for name, parameter in tower.items():
         if name.endswith(("bias", "norm_weight")) or "norm" in name:

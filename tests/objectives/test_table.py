@@ -32,7 +32,7 @@ def test_each_row_alone_packs_just_its_pairs(objective):
 
 
 @pytest.mark.parametrize("left", range(2 ** len(OBJECTIVES)))
-def test_pairs_that_are_read_are_neighbours(left):
+def test_pairs_that_are_read_are_neighbors(left):
     """The last fusion layer of either stream works on one contiguous range, whatever is in use."""
     weights = {o.name: float(left >> i & 1) for i, o in enumerate(OBJECTIVES)}
     in_use = objectives_in_use(LossesConfig(**weights))

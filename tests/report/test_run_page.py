@@ -8,7 +8,7 @@ import pytest
 
 from sclds.config.errors import UserError
 from sclds.config.reading import load_config
-from sclds.costs.peak import summarise_steps
+from sclds.costs.peak import summarize_steps
 from sclds.data.storage.shards import shard_files
 from sclds.report import charts
 from sclds.report.run_page import read_run, write_report
@@ -126,7 +126,7 @@ def test_pace_leaves_out_the_first_line() -> None:
     seconds = {"data": 1.0, "forward": 2.0, "backward": 3.0, "optimizer": 1.0, "total": 8.0}
     slow = {"step": 1, "samples_per_second": 1.0, "seconds": {**seconds, "total": 80.0}}
     usual = {"step": 2, "samples_per_second": 16.0, "seconds": seconds}
-    pace = summarise_steps([slow, usual])
+    pace = summarize_steps([slow, usual])
     assert pace["samples_per_second"] == 16.0
     assert pace["seconds"]["other"] == pytest.approx(1.0)
-    assert summarise_steps([{"step": 1}]) == {}
+    assert summarize_steps([{"step": 1}]) == {}

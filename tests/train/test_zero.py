@@ -98,7 +98,7 @@ def plain(name):
     case = SAME_AS_PLAIN[name]
     config = tiny_config(**case["config"])
     model = SCLModel(config.model, VOCABULARY, grids_of(config))
-    model.initialise(config.seed)
+    model.initialize(config.seed)
     optimizer = torch.optim.AdamW(
         parameter_groups(model, config.optimizer),
         betas=config.optimizer.betas,

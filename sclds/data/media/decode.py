@@ -1,4 +1,4 @@
-"""Encoded pictures and clips to normalised patches: DALI's pipeline, FFmpeg for other codecs, and threads around them.
+"""Encoded pictures and clips to normalized patches: DALI's pipeline, FFmpeg for other codecs, and threads around them.
 
 Each sample brings its window, its frame numbers and its augmentation as arguments, so nothing is drawn here.
 """
@@ -45,7 +45,7 @@ class Decoder:
     """Decodes micro-batches of mixed pictures and clips. For one thread; `close` ends its own.
 
     Args:
-        config: Sizes, normalisation, device and threads.
+        config: Sizes, normalization, device and threads.
         batch_size: Most samples of one call.
         device_id: CUDA device for `data.device: mixed`.
 

@@ -1,7 +1,7 @@
 """The DALI pipeline, one definition for CPU and GPU; everything random comes in as an argument.
 
-decode the region → scale → RandAugment → normalise. On a GPU all of it is DALI's. On the CPU DALI decodes, and computes
-RandAugment where it is on; scaling and normalising are `sclds.data.media.scaling`, because DALI's CPU resize is slow.
+decode the region → scale → RandAugment → normalize. On a GPU all of it is DALI's. On the CPU DALI decodes, and computes
+RandAugment where it is on; scaling and normalizing are `sclds.data.media.scaling`, because DALI's CPU resize is slow.
 """
 
 from collections.abc import Sequence
@@ -35,7 +35,7 @@ def build_pipeline(source: Source, data: DataConfig, size: int, batch_size: int,
 
     Args:
         source: What comes in.
-        data: Device, threads, normalisation, RandAugment.
+        data: Device, threads, normalization, RandAugment.
         size: Side of the output in pixels.
         batch_size: Most samples of a call.
         device_id: The CUDA device of `data.device: mixed`, else None.

@@ -1,4 +1,4 @@
-"""Frames on the CPU: scaled to the output, and laid out as normalised patches.
+"""Frames on the CPU: scaled to the output, and laid out as normalized patches.
 
 Scaling on the CPU is torch's: its uint8 path took a sixth of the time of DALI's CPU resize (433 × 325 → 288 pixels:
 0.44 ms against 2.85 ms on one core), and weighs pixels as Pillow does. DALI's own resize serves the GPU.
@@ -44,7 +44,7 @@ def cut(frames: Frames, window: Window) -> Frames:
 
 
 class PatchLayout:
-    """Lays frames out as rows of normalised patches.
+    """Lays frames out as rows of normalized patches.
 
     Args:
         patch: p, side of a patch in pixels; divides the side of a frame.
@@ -59,7 +59,7 @@ class PatchLayout:
         self._shift = np.array([-m / s for m, s in zip(mean, std, strict=True)], np.float32).reshape(channels)
 
     def write(self, frames: Frames, rows: NDArray[np.float32]) -> None:
-        """Normalise frames into rows of patches.
+        """Normalize frames into rows of patches.
 
         Args:
             frames: (F, size, size, 3).

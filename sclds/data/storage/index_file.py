@@ -65,7 +65,7 @@ class IndexFile:
     columns: Columns
 
     def rows(self, first: int, count: int) -> Columns:
-        """Return the columns of some neighbouring samples, as one shard has them in an index of its own."""
+        """Return the columns of some neighboring samples, as one shard has them in an index of its own."""
         part = {name: self.columns[name][first : first + count] for name in _COLUMNS}
         start = int(self.columns["key_end"][first - 1]) if first else 0
         end = int(part["key_end"][-1]) if count else start

@@ -35,7 +35,7 @@ def image(content: bytes, window: Window = WHOLE) -> Encoded:
 
 
 def pixels(config, patches: torch.Tensor, frames: int = 1) -> np.ndarray:
-    """Undo patches and normalisation: (F, size, size, 3) in [0, 255]."""
+    """Undo patches and normalization: (F, size, size, 3) in [0, 255]."""
     grid = SIZE // PATCH
     cut = patches.reshape(frames, grid, grid, 3, PATCH, PATCH).permute(0, 1, 4, 2, 5, 3)
     std, mean = (torch.tensor(v) for v in (config.data.std, config.data.mean))
@@ -105,48 +105,48 @@ def encoded(picture: Image.Image, format: str, **options: object) -> bytes:
     return buffer.getvalue()
 
 
-def sixteen_bit(colours: np.ndarray) -> bytes:
+def sixteen_bit(colors: np.ndarray) -> bytes:
     """A 16-bit RGB PNG, which Pillow reads and does not write."""
 
     def chunk(name: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
-    high, wide, _ = colours.shape
-    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in colours.astype(np.uint16) * 257)
+    high, wide, _ = colors.shape
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in colors.astype(np.uint16) * 257)
     header = struct.pack(">IIBBBBB", wide, high, 16, 2, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
 def varieties() -> dict[str, bytes]:
     """One picture in every way of storing it that people meet."""
-    colour = Image.open(io.BytesIO(picture(6, size=(50, 34)))).convert("RGB")
-    grey, layered, exif = colour.convert("L"), colour.convert("RGBA"), Image.Exif()
-    layered.putalpha(Image.linear_gradient("L").resize(colour.size))
+    color = Image.open(io.BytesIO(picture(6, size=(50, 34)))).convert("RGB")
+    grey, layered, exif = color.convert("L"), color.convert("RGBA"), Image.Exif()
+    layered.putalpha(Image.linear_gradient("L").resize(color.size))
     found = {}
     for turned in range(1, 9):
         exif[0x0112] = turned
-        found[f"JPEG turned {turned}"] = encoded(colour, "JPEG", quality=95, exif=exif)
-        found[f"PNG turned {turned}"] = encoded(colour, "PNG", exif=exif)
-        found[f"WEBP turned {turned}"] = encoded(colour, "WEBP", lossless=True, exif=exif)
+        found[f"JPEG turned {turned}"] = encoded(color, "JPEG", quality=95, exif=exif)
+        found[f"PNG turned {turned}"] = encoded(color, "PNG", exif=exif)
+        found[f"WEBP turned {turned}"] = encoded(color, "WEBP", lossless=True, exif=exif)
     return found | {
-        "CMYK JPEG": encoded(colour.convert("CMYK"), "JPEG", quality=95),
+        "CMYK JPEG": encoded(color.convert("CMYK"), "JPEG", quality=95),
         "grey JPEG": encoded(grey, "JPEG"),
-        "progressive JPEG": encoded(colour, "JPEG", progressive=True),
+        "progressive JPEG": encoded(color, "JPEG", progressive=True),
         "grey PNG": encoded(grey, "PNG"),
-        "16-bit RGB PNG": sixteen_bit(np.asarray(colour)),
-        "palette PNG": encoded(colour.quantize(60), "PNG"),
-        "black and white PNG": encoded(colour.convert("1"), "PNG"),
+        "16-bit RGB PNG": sixteen_bit(np.asarray(color)),
+        "palette PNG": encoded(color.quantize(60), "PNG"),
+        "black and white PNG": encoded(color.convert("1"), "PNG"),
         "RGBA PNG": encoded(layered, "PNG"),
         "grey with alpha PNG": encoded(layered.convert("LA"), "PNG"),
         "RGBA WEBP": encoded(layered, "WEBP", lossless=True, exact=True),
-        "TIFF": encoded(colour, "TIFF"),
-        "BMP": encoded(colour, "BMP"),
+        "TIFF": encoded(color, "TIFF"),
+        "BMP": encoded(color, "BMP"),
     }
 
 
 @pytest.mark.parametrize("name", varieties())
 def test_every_way_of_storing_a_picture_comes_out_as_pillow_shows_it(config, name):
-    """Turned by EXIF, in RGB; transparency is dropped, so that the colours below it show."""
+    """Turned by EXIF, in RGB; transparency is dropped, so that the colors below it show."""
     content = varieties()[name]
     shown = ImageOps.exif_transpose(Image.open(io.BytesIO(content))).convert("RGB")
     high, wide = shown.height - 9, shown.width - 7
