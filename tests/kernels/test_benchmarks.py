@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from scl_kernels.registry import operations
+
 BENCHMARKS = Path(__file__).parents[2] / "kernels" / "benchmarks"
 
 
@@ -28,13 +30,12 @@ def test_rows_quantiles_and_plots(tmp_path):
     assert done.returncode == 0, done.stderr
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
-    wanted = {
-        (kernel, p) for kernel in ("masked_gather", "infonce", "infonce_rank", "gather_rows") for p in ("ours", "eager")
-    }
-    wanted |= {(f"attention_{case}", p) for case in ("image", "clip", "text", "cross") for p in ("sdpa", "eager")}
-    wanted |= {("packed_step", "ours"), ("packed_step", "published")}
+    kernels = {operation.name for operation in operations()} | {"infonce_rank", "sigmoid_rank"}
+    expected = {(kernel, p) for kernel in kernels for p in ("ours", "eager")}
+    expected |= {(f"attention_{case}", p) for case in ("image", "clip", "text", "cross") for p in ("sdpa", "eager")}
+    expected |= {("packed_step", "ours"), ("packed_step", "published")}
     assert {(row["kernel"], row["provider"], row["mode"]) for row in rows} == {
-        (*pair, mode) for pair in wanted for mode in ("forward", "backward", "full")
+        (*pair, mode) for pair in expected for mode in ("forward", "backward", "full")
     }
     assert all(0 < float(row["q20"]) <= float(row["median"]) <= float(row["q80"]) for row in rows)
     assert (tmp_path / "infonce_full_milliseconds.png").stat().st_size > 0
@@ -44,12 +45,12 @@ def test_rows_quantiles_and_plots(tmp_path):
         assert all(row["device"].startswith("cpu") for row in rows)
 
 
-def test_providers_of_a_rank_compute_the_same_loss(monkeypatch):
+@pytest.mark.parametrize("name", [operation.name for operation in operations()])
+def test_providers_of_a_workload_compute_the_same(name, monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
-    script = importlib.import_module("infonce")
-    (workload,) = [w for w in script.workloads() if w.case == "rank"]
-    torch.testing.assert_close(workload.providers["ours"](), workload.providers["eager"]())
-    monkeypatch.delitem(sys.modules, "infonce")
+    for workload in importlib.import_module(name).workloads():
+        torch.testing.assert_close(workload.providers["ours"](), workload.providers["eager"]())
+    monkeypatch.delitem(sys.modules, name)
 
 
 @pytest.fixture
@@ -178,7 +179,8 @@ def test_the_interpreter_is_never_measured(tmp_path):
 
 def test_an_unknown_name_is_refused_with_the_choices():
     assert (
-        "no benchmark named 'gather'; choose from masked_gather, infonce, attention, " in run("run.py", "gather").stderr
+        "no benchmark named 'gather'; choose from gather_rows, infonce, masked_gather, "
+        in run("run.py", "gather").stderr
     )
 
 
@@ -190,7 +192,7 @@ def test_targets_are_read_from_the_rows(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
 
     def row(kernel, provider, x, median, mode="full"):
-        config = json.dumps({"size": 512 * x**2})
+        config = json.dumps({"size": 512 * x**2, "rows": x * 324 // 390, "width": 768})
         return harness.Row(kernel, provider, mode, "milliseconds", x, median, median, median, config, "H100", "", "")
 
     rows = [
@@ -205,9 +207,9 @@ def test_targets_are_read_from_the_rows(monkeypatch):
     ]
     assert gpu_check.targets(rows) == [
         "Shares of H100 SXM 80 GB's published peaks",
-        "infonce x=32768 full: 67% of the peak bf16 FLOP/s (wanted 50 %)",
+        "infonce x=32768 full: 67% of the peak bf16 FLOP/s (target 50%)",
         "infonce x=32768 forward: 74% of the peak bf16 FLOP/s",
-        "masked_gather x=48000 full: 80% of the peak bandwidth (wanted 80 %)",
+        "masked_gather x=48000 full: 80% of the peak bandwidth (target 80%)",
         "masked_gather x=48000 forward: 89% of the peak bandwidth",
         "infonce x=32768: SLOWER than eager, 10.000 against 9.000 ms",
         "attention_text x=8: never slower than eager, 2.050 against 2.000 ms",
