@@ -42,7 +42,7 @@ def names(config, steps: int, world: int = 1, quarantine: Quarantine | None = No
     tokenizer, ranks = load_tokenizer("embedded"), []
     for rank in range(world):
         iterator = iter(TrainingBatches(config, tokenizer, rank, world, 8 // world, 1, 0, quarantine))
-        ranks.append([next(iterator)[0]["sample_ids"] for _ in range(steps)])
+        ranks.append([next(iterator)[0].samples.ids for _ in range(steps)])
         iterator.close()
     return [sample for parts in zip(*ranks, strict=True) for part in parts for sample in part]
 

@@ -166,8 +166,8 @@ def test_heldout_batches_are_the_same_each_time(make_config, tokenizer):
     assert len(ids) == len(set(ids)) == 7 + 3
     assert not BAD & set(ids)
     (clips,) = heldout_batches(config, tokenizer, data.heldout[1], 4)
-    assert clips["sample_ids"] == ("clips/00000/u", "clips/00000/v", "clips/00000/w")
-    assert clips["captions"][0] == "clip u"
+    assert clips.samples.ids == ("clips/00000/u", "clips/00000/v", "clips/00000/w")
+    assert clips.samples.captions[0] == "clip u"
 
 
 def test_one_of_several_captions_is_drawn_by_key(make_config, tokenizer):
@@ -177,13 +177,13 @@ def test_one_of_several_captions_is_drawn_by_key(make_config, tokenizer):
         members |= {f"{k}.png": picture(k), f"{k}.json": json.dumps({"caption": "no", "captions": texts}).encode()}
     config = make_config([members], [], BATCH)
     epochs = batches(config, tokenizer, 4)
-    drawn = [dict(zip(b.samples.ids, b["captions"], strict=True)) for (b,) in epochs]
+    drawn = [dict(zip(b.samples.ids, b.samples.captions, strict=True)) for (b,) in epochs]
     first, second = drawn[0] | drawn[1], drawn[2] | drawn[3]
     assert set(first.values()) == set(texts)
     assert sum(first[key] != second[key] for key in first) > 4
     again = batches(config, tokenizer, 1, rank=1, world=2, micro=4)[0][0]
-    assert {key: first[key] for key in again["sample_ids"]} == dict(
-        zip(again["sample_ids"], again["captions"], strict=True)
+    assert {key: first[key] for key in again.samples.ids} == dict(
+        zip(again.samples.ids, again.samples.captions, strict=True)
     )
     heldout = heldout_batches(config, tokenizer, config.data.train[0])
     assert {caption for batch in heldout for caption in batch.samples.captions} == {texts[0]}
