@@ -9,7 +9,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from sclds.batch import SampleViews, grids_of, pack, recipe_of
+from sclds.batch import SampleViews, pack, recipe_of
 from sclds.config import Config
 from sclds.config.errors import ConfigError
 from sclds.config.reading import DATA_SETS, dump_config, load_config, parse_config
@@ -79,7 +79,7 @@ def test_config_survives_saving(path: Path, tmp_path: Path) -> None:
 def test_config_builds_at_full_size(path: Path) -> None:
     config = load_config(path)
     with torch.device("meta"):
-        model = SCLModel(config.model, config.model.text.vocab_size or 4096, grids_of(config))
+        model = SCLModel(config.model, config.model.text.vocab_size or 4096)
     assert sum(p.numel() for p in model.parameters()) > 1e6
 
 
@@ -112,7 +112,7 @@ def takes_a_step(config: Config) -> None:
     rows = sum(v.frames * v.grid**2 for v in views)
     patches = torch.randn(rows, 3 * config.model.vision.patch_size**2)
     batch = pack(views, patches, replace(recipe_of(config, PAD), group_size=2))
-    model = SCLModel(config.model, 100, grids_of(config), config.engine.activation_checkpointing)
+    model = SCLModel(config.model, 100, config.engine.activation_checkpointing)
     model.initialize(config.seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}

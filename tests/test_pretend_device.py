@@ -5,7 +5,6 @@ from dataclasses import replace
 import pytest
 import torch
 
-from sclds.batch import grids_of
 from sclds.config import LossesConfig
 from sclds.config.reading import load_config
 from sclds.data.keys import generator
@@ -69,7 +68,7 @@ def quickstart():
 
 
 def model_for(config, tokenizer):
-    model = SCLModel(config.model, tokenizer.vocab_size, grids_of(config))
+    model = SCLModel(config.model, tokenizer.vocab_size)
     model.initialize(0)
     return model
 

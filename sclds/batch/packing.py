@@ -155,6 +155,7 @@ def _vision_views(
         attention=plan_attention(lengths.frame_cu_seqlens, lengths.frame_cu_seqlens, backend),
         videos=videos,
         names=names,
+        grids=recipe.grids,
         pooling=_frame_pooling(lengths, backend) if recipe.pools_frames else None,
     )
 

@@ -78,6 +78,8 @@ class VisionViews(Placed):
     videos: VideoAttention | None
     """None without a video."""
     names: tuple[str, ...] = field(metadata=HOST)
+    grids: tuple[int, ...] = field(metadata=HOST)
+    """Patches per side of every grid of the run; their position tables lie one below the other."""
     pooling: FramePooling | None = None
     """Where the vision tower pools frames (`VisionConfig.pools_frames`); `attention` and `videos` are not read then."""
 

@@ -128,7 +128,7 @@ def build_model(sizes: dict[str, Any]) -> SCLModel:
             "fusion": width | {"layers": sizes["fusion_layers"], "dropout": 0.0},
         }
     )
-    model = SCLModel(config, sizes["vocabulary"], (sizes["image_size"] // sizes["patch"],))
+    model = SCLModel(config, sizes["vocabulary"])
     model.initialize(0)
     return model
 

@@ -142,7 +142,7 @@ def published_forward(config: Config, kind: Kind, vocab_size: int) -> Flops:
 @lru_cache(maxsize=16)
 def _parameter_counts(model_config: ModelConfig, vocab_size: int, sigmoid: bool) -> tuple[tuple[str, int], ...]:
     with torch.device("meta"):
-        model = SCLModel(model_config, vocab_size, grids=(), sigmoid=sigmoid)
+        model = SCLModel(model_config, vocab_size, sigmoid=sigmoid)
     encoders = {"vision_encoder": "vision encoder", "text_encoder": "text encoder"}
     counts = dict.fromkeys((*encoders.values(), "fusion", "heads"), 0)
     for name, parameter in model.named_parameters():

@@ -69,8 +69,7 @@ def build_model(config: ModelConfig, weights: Mapping[str, Tensor] | None = None
 
 
 def _model(config: ModelConfig) -> SCLModel:
-    grid = config.vision.pretrained_image_size // config.vision.patch_size
-    return SCLModel(config, config.text.vocab_size, (grid,))
+    return SCLModel(config, config.text.vocab_size)
 
 
 def completed(config: ModelConfig, weights: Mapping[str, Tensor], missing: list[str], seed: int) -> dict[str, Tensor]:

@@ -78,8 +78,7 @@ class SCLModel(PreTrainedModel):
         architecture = ModelConfig.model_validate(config.architecture)
         vision = architecture.vision
         self.patch = vision.patch_size
-        grids = (vision.pretrained_image_size // vision.patch_size,)
-        self.scl = scl.SCLModel(architecture, architecture.text.vocab_size, grids)
+        self.scl = scl.SCLModel(architecture, architecture.text.vocab_size)
         self.post_init()
 
     def _init_weights(self, module: torch.nn.Module) -> None:
@@ -99,7 +98,6 @@ class SCLModel(PreTrainedModel):
             raise UserError("pixel_values is missing: this model takes pairs of texts and pictures or clips")
         mask = input_ids != self.config.pad_token_id if attention_mask is None else attention_mask.bool()
         grid = pixel_values.shape[-1] // self.patch
-        self.scl.vision_encoder.embedding.grids = (grid,)  # type: ignore[union-attr]
         outputs = self.scl(self._packed(input_ids, mask, pixel_values, grid))
         return SCLOutput(
             text_embeds=outputs["text_proj"],

@@ -1,7 +1,5 @@
 """The step's forward: all text views, all vision views and all fusion pairs, each once (docs/method.md §3)."""
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 
@@ -36,7 +34,6 @@ class SCLModel(nn.Module):
     Args:
         config: Architecture.
         vocab_size: Rows of the word embedding and of the MLM decoder.
-        grids: Patch grids (patches per side) that batches contain, see `sclds.batch.grids_of`.
         recompute: Activation checkpointing.
         sigmoid: Whether the model has the scale and bias of `losses.sigmoid`.
     """
@@ -45,7 +42,6 @@ class SCLModel(nn.Module):
         self,
         config: ModelConfig,
         vocab_size: int,
-        grids: Sequence[int],
         recompute: bool = False,
         sigmoid: bool = False,
     ):
@@ -53,7 +49,7 @@ class SCLModel(nn.Module):
         self.config = config
         self.recompute = recompute
         fusion, text, vision = config.fusion, config.text, config.vision
-        self.vision_encoder = build_vision_tower(vision, tuple(grids), recompute)
+        self.vision_encoder = build_vision_tower(vision, recompute)
         self.text_encoder = build_text_tower(text, vocab_size, recompute)
         self.cross_modal_text_transform = Transform(text.width, fusion.width)
         self.cross_modal_image_transform = Transform(vision.width, fusion.width)

@@ -118,7 +118,7 @@ class ReferenceVector:
             ),
             projection=self.state["vision_proj.3.weight"].shape[0],
         )
-        model = SCLModel(config, m["vocab"], (m["image_size"] // m["patch"],))
+        model = SCLModel(config, m["vocab"])
         model.initialize(0)
         shapes = {name: p.shape for name, p in model.named_parameters()}
         found, missing, unexpected = from_published(shapes, self.state)

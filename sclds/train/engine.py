@@ -8,7 +8,6 @@ import deepspeed
 import torch
 from torch import Tensor, nn
 
-from sclds.batch import grids_of
 from sclds.batch.split import Split
 from sclds.config import Config
 from sclds.config.errors import CheckpointError
@@ -60,7 +59,6 @@ def build_model(config: Config, tokenizer: Tokenizer, settings: dict[str, Any], 
         model = SCLModel(
             config.model,
             vocab_size=config.model.text.vocab_size or tokenizer.vocab_size,
-            grids=grids_of(config),
             recompute=config.engine.activation_checkpointing,
             sigmoid=config.losses.sigmoid > 0,
         )

@@ -109,12 +109,12 @@ def test_linear_maps_of_a_real_forward(
     values of pairs that nobody reads. Attention is left out, since backends pad differently.
     """
     config = with_losses(load_config(CONFIGS / "quickstart.yaml"), **weights)
-    [grid] = grids = grids_of(config)
+    [grid] = grids_of(config)
     frames = 1 if kind == "image" else config.data.frames
     rows = [view_of(kind, frames, row, grid, config.losses.mlm_view) for row in range(2)]
     patches = torch.zeros(2 * frames * grid**2, 3 * config.model.vision.patch_size**2)
     batch = pack(rows, patches, replace(recipe_of(config, pad_id=1), group_size=2))
-    model = SCLModel(config.model, vocab_size=1000, grids=grids)
+    model = SCLModel(config.model, vocab_size=1000)
     model.initialize(0)
     with FlopCounterMode(display=False) as counter:
         model(batch)
@@ -128,5 +128,5 @@ def test_linear_maps_of_a_real_forward(
 def test_parameters_of_the_built_model(path: Path) -> None:
     config = load_config(path)
     with torch.device("meta"):
-        model = SCLModel(config.model, vocab_size=VOCABULARY, grids=grids_of(config))
+        model = SCLModel(config.model, vocab_size=VOCABULARY)
     assert sum(p.numel() for p in model.parameters()) == sum(parameter_counts(config, VOCABULARY).values())

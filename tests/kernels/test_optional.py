@@ -98,7 +98,7 @@ def test_a_fused_layer_norm_serves_the_models_layers(name, install, monkeypatch)
 
 
 def test_every_layer_norm_of_the_model_follows_the_choice():
-    model = SCLModel(ModelConfig(vision=SMALL, text=SMALL, fusion=SMALL), 10, (2,))
+    model = SCLModel(ModelConfig(vision=SMALL, text=SMALL, fusion=SMALL), 10)
     plain = [name for name, layer in model.named_modules() if isinstance(layer, torch.nn.LayerNorm)]
     ours = [name for name, layer in model.named_modules() if isinstance(layer, LayerNorm)]
     assert ours == plain

@@ -55,7 +55,7 @@ def model_of(fusion_layers=2, recompute=False, spread=0.3, sigmoid=False):
         fusion=FusionConfig(width=16, layers=fusion_layers, heads=4, mlp_ratio=2, dropout=0),
         projection=8,
     )
-    model = SCLModel(config, VOCABULARY, GRIDS, recompute, sigmoid).double()
+    model = SCLModel(config, VOCABULARY, recompute, sigmoid).double()
     model.initialize(1)
     generator = torch.Generator().manual_seed(2)
     with torch.no_grad():

@@ -13,7 +13,7 @@ def _model(fusion_layers=1, seed=0):
         fusion=FusionConfig(width=64, layers=fusion_layers, heads=1),
         projection=32,
     )
-    model = SCLModel(config, 100, (4,))
+    model = SCLModel(config, 100)
     model.initialize(seed)
     return model
 

@@ -151,7 +151,7 @@ def plain(tower, kind, samples=SAMPLES, names=("v0", "v1", "v2")):
 @pytest.mark.parametrize("kind", TOWERS)
 def test_packed_views_are_those_of_the_plain_definition(kind):
     """All views of images and videos of two sizes, and the gradient of every parameter."""
-    tower = tower_of(tower_config(kind), GRIDS)
+    tower = tower_of(tower_config(kind))
     results = []
     for x in (tower(packed(kind).vision), plain(tower, kind)):
         tower.zero_grad(set_to_none=True)
@@ -168,7 +168,7 @@ def test_packed_views_are_those_of_the_plain_definition(kind):
 @pytest.mark.parametrize("media", ["image", "video"])
 def test_every_parameter_takes_part_whatever_the_batch_holds(kind, media):
     """Under ZeRO-3 every rank runs the same hooks, also for a batch without videos or masked views."""
-    tower = tower_of(tower_config(kind), GRIDS)
+    tower = tower_of(tower_config(kind))
     samples = [sample(i, media, 1 if media == "image" else 2, 3) for i in range(2)]
     tower(packed(kind, samples, PLAIN).vision).sum().backward()
     assert [name for name, p in tower.named_parameters() if p.grad is None] == []
@@ -176,7 +176,7 @@ def test_every_parameter_takes_part_whatever_the_batch_holds(kind, media):
 
 @pytest.mark.parametrize("kind", TOWERS)
 def test_recomputed_activations_change_nothing(kind):
-    tower, batch = tower_of(tower_config(kind), GRIDS), packed(kind)
+    tower, batch = tower_of(tower_config(kind)), packed(kind)
     gradients = []
     for recompute in (False, True):
         tower.recompute = recompute
@@ -191,7 +191,7 @@ def test_recomputed_activations_change_nothing(kind):
 def test_flops_are_those_of_the_linear_maps_that_run(kind, monkeypatch):
     config, media = tower_config(kind, mlp_width=40), "video"
     samples = [sample(i, media, 2, 5) for i in range(2)]
-    tower = tower_of(config, (5,))
+    tower = tower_of(config)
     batch = pack_vision(samples, pixels(samples), (5,), config.pools_frames, ALL_VIEWS)
     with FlopCounterMode(display=False) as counter:
         tower(batch.vision)
@@ -202,7 +202,7 @@ def test_flops_are_those_of_the_linear_maps_that_run(kind, monkeypatch):
 
 def test_frames_of_a_still_video_differ_by_their_time_alone():
     """SigLIP 2's probe is one for all frames and attends to all: without time every frame's [CLS] would be equal."""
-    tower = tower_of(tower_config("siglip2"), GRIDS)
+    tower = tower_of(tower_config("siglip2"))
     video = [sample(1, "video", 3, 3)]
     batch = pack_vision(video, pixels(video), GRIDS, True)
     rows = tower(batch.vision)[batch.vision.cls[0]]
@@ -220,7 +220,7 @@ def test_a_batch_for_a_tower_with_cls_has_nothing_of_pooling():
     assert added
     assert with_pooling.keys() - added == without.keys()
     with pytest.raises(ValueError, match="packed with pools_frames"):
-        tower_of(tower_config("siglip2"), GRIDS)(packed("clip").vision)
+        tower_of(tower_config("siglip2"))(packed("clip").vision)
 
 
 def test_rotary_positions_tell_rows_from_columns_and_leave_cls_alone():
@@ -250,7 +250,7 @@ def test_initial_values_are_what_they_always_were(kind):
         fusion=FusionConfig(width=32, layers=2, heads=2),
         projection=16,
     )
-    model = SCLModel(config, 50, (4,))
+    model = SCLModel(config, 50)
     model.initialize(3)
     digest = hashlib.sha256()
     for name, parameter in sorted(model.named_parameters()):
@@ -261,7 +261,7 @@ def test_initial_values_are_what_they_always_were(kind):
 @pytest.mark.parametrize("kind", ["siglip2", "perception_encoder"])
 def test_initial_values_of_other_towers_have_clips_spread(kind):
     config = ModelConfig(vision=tower_config(kind, width=64), fusion=FusionConfig(width=12, layers=1))
-    model = SCLModel(config, 10, (3,))
+    model = SCLModel(config, 10)
     model.initialize(0)
     tower = dict(model.vision_encoder.named_parameters())
     for name, parameter in tower.items():

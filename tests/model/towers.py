@@ -24,9 +24,9 @@ def tower_config(kind, **changes):
     return VisionConfig(type=kind, **(sizes | SIZES[kind] | changes))
 
 
-def tower_of(config, grids, seed=0):
+def tower_of(config, seed=0):
     """Return a tower in fp64 with weights far from initial values."""
-    tower = build_vision_tower(config, grids, recompute=False).double()
+    tower = build_vision_tower(config, recompute=False).double()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in tower.parameters():
@@ -63,7 +63,6 @@ def pack_vision(samples, patches, grids, pools_frames, losses=PLAIN):
 def encode_images(encoder, pixels, patch):
     """Run a vision tower on complete images (B, 3, S, S); return (B, 1 + patches, C), [CLS] first."""
     count, grid = len(pixels), pixels.shape[-1] // patch
-    encoder.embedding.grids = (grid,)
     samples = [sample(i, "image", 1, grid) for i in range(count)]
     batch = pack_vision(samples, patchify(pixels, patch).flatten(0, 1), (grid,), hasattr(encoder, "pooling"))
     return encoder(batch.vision).unflatten(0, (count, -1))

@@ -55,7 +55,7 @@ def test_modules_decide_the_rate_and_dimensions_the_decay():
 
 def test_every_part_of_the_model_declares_its_group():
     with torch.device("meta"):
-        model = SCLModel(ModelConfig(), 10, ())
+        model = SCLModel(ModelConfig(), 10)
     members = {}
     for name, _ in model.named_parameters():
         members.setdefault(parameter_group(model, name), set()).add(name.split(".")[0])
@@ -76,7 +76,7 @@ def test_a_module_without_a_group_is_an_error():
 
 def test_norms_biases_and_the_temperature_never_decay():
     with torch.device("meta"):
-        model = SCLModel(ModelConfig(), 10, ())
+        model = SCLModel(ModelConfig(), 10)
     decayed = {name for name, p in model.named_parameters() if decays(name, p.dim())}
     assert not any("norm" in name or "bias" in name or "temperature" in name for name in decayed)
     assert {"vision_encoder.embedding.patch_weight", "text_encoder.embedding.word_embedding"} <= decayed

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from sclds.batch import grids_of
 from sclds.losses.communicator import SingleProcess
 from sclds.losses.objectives import GlobalFeatures, features_of, step_loss
 from sclds.model.scl import SCLModel
@@ -97,7 +96,7 @@ def plain(name):
     """Train the whole global batch as one micro-batch with torch alone."""
     case = SAME_AS_PLAIN[name]
     config = tiny_config(**case["config"])
-    model = SCLModel(config.model, VOCABULARY, grids_of(config))
+    model = SCLModel(config.model, VOCABULARY)
     model.initialize(config.seed)
     optimizer = torch.optim.AdamW(
         parameter_groups(model, config.optimizer),

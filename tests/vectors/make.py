@@ -66,7 +66,7 @@ def build(meta, seed, temperature):
         ),
         projection=16,
     )
-    model = SCLModel(config, meta["vocab"], (meta["image_size"] // meta["patch"],))
+    model = SCLModel(config, meta["vocab"])
     model.initialize(seed)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():

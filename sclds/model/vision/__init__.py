@@ -18,12 +18,11 @@ VISION_TOWERS: Mapping[str, type[VisionTower]] = MappingProxyType(
 """By `model.vision.type`."""
 
 
-def build_vision_tower(config: VisionConfig, grids: tuple[int, ...], recompute: bool) -> VisionTower:
+def build_vision_tower(config: VisionConfig, recompute: bool) -> VisionTower:
     """Return the tower of a configuration.
 
     Args:
         config: Type and sizes.
-        grids: Patch grids (patches per side) that batches contain.
         recompute: Activation checkpointing.
     """
-    return VISION_TOWERS[config.type](config, grids, recompute)
+    return VISION_TOWERS[config.type](config, recompute)

@@ -25,12 +25,11 @@ from sclds.model.vision.tower import VisionTower
 class CLIPEmbedding(nn.Module):
     """Patch rows to packed tokens: patch, [CLS] or mask token, plus position and frame, then `ln_pre`."""
 
-    def __init__(self, config: VisionConfig, grids: tuple[int, ...], interpolation: Interpolation):
+    def __init__(self, config: VisionConfig, interpolation: Interpolation):
         super().__init__()
         width = config.width
         self.width = width
         self.patch_inputs = 3 * config.patch_size**2
-        self.grids = grids
         self.interpolation = interpolation
         self.eps = config.layer_norm_eps
         native_grid = config.pretrained_image_size // config.patch_size
@@ -42,10 +41,10 @@ class CLIPEmbedding(nn.Module):
         self.norm_weight = nn.Parameter(torch.empty(width))
         self.norm_bias = nn.Parameter(torch.empty(width))
 
-    def forward(self, patches: Tensor, source: Tensor, position: Tensor, frame: Tensor) -> Tensor:
+    def forward(self, views: VisionViews) -> Tensor:
         """Embed (R, 3·p·p) pixels into (N, C) tokens; every frame is projected once, however many views read it."""
-        rows = F.linear(patches.to(self.patch_weight.dtype), self.patch_weight)
-        tables = [interpolate_positions(self.position_embedding, grid, self.interpolation) for grid in self.grids]
+        rows = F.linear(views.patches.to(self.patch_weight.dtype), self.patch_weight)
+        tables = [interpolate_positions(self.position_embedding, grid, self.interpolation) for grid in views.grids]
         return masked_gather(
             rows,
             torch.cat(tables),
@@ -54,9 +53,9 @@ class CLIPEmbedding(nn.Module):
             self.mask_token,
             self.norm_weight,
             self.norm_bias,
-            source,
-            position,
-            frame,
+            views.source,
+            views.position,
+            views.frame,
             self.eps,
         )
 
@@ -78,24 +77,24 @@ class CLIPEncoder(VisionTower):
     dropped_blocks: ClassVar[int] = 1
     interpolation: ClassVar[Interpolation] = "bicubic"
 
-    def __init__(self, config: VisionConfig, grids: tuple[int, ...], recompute: bool):
-        super().__init__(config, grids, recompute)
+    def __init__(self, config: VisionConfig, recompute: bool):
+        super().__init__(config, recompute)
         self.recompute = recompute
-        self.embedding = CLIPEmbedding(config, grids, self.interpolation)
+        self.embedding = CLIPEmbedding(config, self.interpolation)
         activation = config.activation or self.activation
         self.blocks = nn.ModuleList(VisionBlock(config, activation) for _ in range(config.layers))
         self.norm = LayerNorm(config.width, eps=config.layer_norm_eps)
 
     def forward(self, views: VisionViews) -> Tensor:
         """Return (N, C) tokens after `ln_post`, in the packed order of `views.source`."""
-        x = self.embedding(views.patches, views.source, views.position, views.frame)
-        rotary = self.rotary(views.position)
+        x = self.embedding(views)
+        rotary = self.rotary(views)
         for block in self.blocks:
             x = recomputed(block, self.recompute and self.training, x, views.attention, views.videos, rotary)
         return self.norm(x)
 
-    def rotary(self, position: Tensor) -> Rotary | None:
-        """Return the rotary positions of (N,) rows of the position tables: CLIP has none."""
+    def rotary(self, views: VisionViews) -> Rotary | None:
+        """Return the rotary positions of all tokens: CLIP has none."""
         return None
 
     @classmethod

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from scl_kernels import gather_rows
+from sclds.batch import VisionViews
 from sclds.config import VisionConfig
 from sclds.model.vision.block import Interpolation, Rotary
 from sclds.model.vision.clip import CLIPEncoder
@@ -29,13 +30,14 @@ class PerceptionEncoder(CLIPEncoder):
     dropped_blocks: ClassVar[int] = 0
     interpolation: ClassVar[Interpolation] = "bilinear"
 
-    def __init__(self, config: VisionConfig, grids: tuple[int, ...], recompute: bool):
-        super().__init__(config, grids, recompute)
+    def __init__(self, config: VisionConfig, recompute: bool):
+        super().__init__(config, recompute)
         self.head_width = config.width // config.heads
 
-    def rotary(self, position: Tensor) -> Rotary | None:
-        """Return cosines and sines (N, head width / 2), fp32, of rows of the position tables."""
-        angles = gather_rows(rotary_angles(self.embedding.grids, self.head_width, position.device), position)
+    def rotary(self, views: VisionViews) -> Rotary | None:
+        """Return cosines and sines (N, head width / 2), fp32, of the rows of the position tables that tokens have."""
+        position = views.position
+        angles = gather_rows(rotary_angles(views.grids, self.head_width, position.device), position)
         return angles.cos(), angles.sin()
 
 

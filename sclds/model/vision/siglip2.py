@@ -34,12 +34,11 @@ from sclds.model.vision.tower import VisionTower
 class SigLIP2Embedding(nn.Module):
     """Patch rows to packed tokens: patch or mask token, plus position and frame; the probe in [CLS] rows."""
 
-    def __init__(self, config: VisionConfig, grids: tuple[int, ...]):
+    def __init__(self, config: VisionConfig):
         super().__init__()
         width = config.width
         self.width = width
         self.patch_inputs = 3 * config.patch_size**2
-        self.grids = grids
         native_grid = config.pretrained_image_size // config.patch_size
         self.patch_weight = nn.Parameter(torch.empty(width, self.patch_inputs))
         self.patch_bias = nn.Parameter(torch.empty(width))
@@ -48,20 +47,25 @@ class SigLIP2Embedding(nn.Module):
         self.position_embedding = nn.Parameter(torch.empty(native_grid**2, width))
         self.temporal_embedding = nn.Parameter(torch.empty(config.max_frames, width))
 
-    def forward(self, patches: Tensor, source: Tensor, position: Tensor, frame: Tensor) -> Tensor:
+    def forward(self, views: VisionViews) -> Tensor:
         """Embed (R, 3·p·p) pixels into (N, C) rows; every frame is projected once, however many views read it."""
-        rows = F.linear(patches.to(self.patch_weight.dtype), self.patch_weight, self.patch_bias)
+        source = views.source
+        rows = F.linear(views.patches.to(self.patch_weight.dtype), self.patch_weight, self.patch_bias)
         count = rows.shape[0]
         rows = torch.cat((rows, self.probe[None], self.mask_token[None]))
         source = torch.where(source == CLASS_ROW, count, torch.where(source == MASK_ROW, count + 1, source))
         nowhere = torch.zeros_like(self.position_embedding[:1])
         tables = [
             part
-            for grid in self.grids
+            for grid in views.grids
             for part in (nowhere, interpolate_positions(self.position_embedding, grid, "antialiased_bilinear", 0))
         ]
         times = torch.cat((torch.zeros_like(self.temporal_embedding[:1]), self.temporal_embedding))
-        return gather_rows(rows, source) + gather_rows(torch.cat(tables), position) + gather_rows(times, frame + 1)
+        return (
+            gather_rows(rows, source)
+            + gather_rows(torch.cat(tables), views.position)
+            + gather_rows(times, views.frame + 1)
+        )
 
     def initial_value(self, name: str, shape: torch.Size, draw: Draw) -> Tensor:
         """Return values by CLIP's scheme; what released weights do not have is normal with `model.init_std`."""
@@ -110,10 +114,10 @@ class SigLIP2Encoder(VisionTower):
 
     activation: ClassVar[str] = "gelu_tanh"
 
-    def __init__(self, config: VisionConfig, grids: tuple[int, ...], recompute: bool):
-        super().__init__(config, grids, recompute)
+    def __init__(self, config: VisionConfig, recompute: bool):
+        super().__init__(config, recompute)
         self.recompute = recompute
-        self.embedding = SigLIP2Embedding(config, grids)
+        self.embedding = SigLIP2Embedding(config)
         activation = config.activation or self.activation
         self.blocks = nn.ModuleList(VisionBlock(config, activation) for _ in range(config.layers))
         self.norm = LayerNorm(config.width, eps=config.layer_norm_eps)
@@ -128,7 +132,7 @@ class SigLIP2Encoder(VisionTower):
         pooling, recompute = views.pooling, self.recompute and self.training
         if pooling is None:
             raise ValueError("expected a batch packed with pools_frames, got one for a vision tower with a [CLS] token")
-        x = self.embedding(views.patches, views.source, views.position, views.frame)
+        x = self.embedding(views)
         probes, patches = gather_rows(x, pooling.cls_rows), gather_rows(x, pooling.patch_rows)
         for block in self.blocks:
             patches = recomputed(block, recompute, patches, pooling.attention)

@@ -13,7 +13,7 @@ from sclds.model.groups import ParameterGroup
 class VisionTower(nn.Module):
     """All vision views of a micro-batch in one call.
 
-    A tower has an `embedding` with the patch `grids` of the run, `blocks`, and a final `norm`.
+    A tower has an `embedding`, `blocks`, and a final `norm`.
     """
 
     parameter_group: ClassVar[ParameterGroup] = "encoders"
@@ -22,7 +22,7 @@ class VisionTower(nn.Module):
     dropped_blocks: ClassVar[int] = 0
     """Blocks at the end of released weights that the method leaves out."""
 
-    def __init__(self, config: VisionConfig, grids: tuple[int, ...], recompute: bool):
+    def __init__(self, config: VisionConfig, recompute: bool):
         super().__init__()
 
     def forward(self, views: VisionViews) -> Tensor:
