@@ -17,7 +17,7 @@ LINKING = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md")), RO
 def test_what_a_page_names_exists(page: Path) -> None:
     text = page.read_text()
     links = [link for link in re.findall(r"\]\(([^)]+)\)", text) if "://" not in link]
-    paths = re.findall(r"(?:configs|launchers|sclds|kernels)/[\w/]+\.(?:yaml|py|md)", text)
+    paths = re.findall(r"(?<![\w/])(?:configs|launchers|sclds|kernels)/[\w/]+\.(?:yaml|py|md)", text)
     missing = [name for name in links if not (page.parent / name.split("#")[0]).exists()]
     missing += [name for name in paths if not (ROOT / name).exists()]
     assert missing == []

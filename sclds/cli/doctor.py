@@ -1,4 +1,4 @@
-"""`sclds doctor`: what this machine has, what it lacks, what that costs, and the command that mends it."""
+"""`sclds doctor`: what this machine has, what it lacks, what that costs, and the command that fixes it."""
 
 import argparse
 import contextlib
@@ -97,7 +97,7 @@ def _torch() -> list[Finding]:
 def _libraries() -> list[Finding]:
     wanted: tuple[tuple[str, str, State, str], ...] = (
         ("deepspeed", "deepspeed", "missing", "no training"),
-        ("nvidia-dali-cuda120", "nvidia.dali", "missing", "no decoding of pictures and clips"),
+        ("nvidia-dali-cuda120", "nvidia.dali", "missing", "no decoding of images and videos"),
         ("av", "av", "missing", "clips cannot be checked or prepared"),
         ("triton", "triton", "optional", "our kernels run as their PyTorch twins, slower on GPUs"),
         ("transformers", "transformers", "optional", "only the embedded tokenizer; no Hugging Face weights"),
@@ -242,6 +242,6 @@ def run(arguments: argparse.Namespace) -> int:
         table.add_row(MARKS[f.state], f.name, escape(f.found), escape(remedy))
     console = Console()
     console.print(table)
-    verdict = "Pre-training can run here." if ready else "Pre-training cannot run here: mend what is MISSING."
+    verdict = "Pre-training can run here." if ready else "Pre-training cannot run here: fix what is MISSING."
     console.print(f"\n{verdict}")
     return 0 if ready else 1

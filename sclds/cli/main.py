@@ -29,7 +29,7 @@ def prepare_commands() -> Table:
 COMMANDS: Table = {
     "train": Command("sclds.cli.train", "pre-train, go on, or show the result of a run that is done"),
     "profile": Command("sclds.cli.profile", "measure training speed and where the time of a step goes"),
-    "doctor": Command("sclds.cli.doctor", "say what is installed, what is missing, what that costs and how to mend it"),
+    "doctor": Command("sclds.cli.doctor", "say what is installed, what is missing, what that costs and how to fix it"),
     "convert": Group(
         "bring weights in and out: released, Hugging Face, a run's checkpoint",
         "kind",

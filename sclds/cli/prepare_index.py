@@ -52,10 +52,10 @@ def _table(done: Indexed) -> Table:
     lengths = columns["caption_length"]
     table = Table(title=done.place, title_justify="left", show_header=False)
     table.add_row("shards", f"{len(index.shards):,}, of which {done.read:,} were read now")
-    table.add_row("samples", f"{len(media):,}, {media[here].sum(dtype=np.int64) / 1e9:.2f} GB of pictures or clips")
+    table.add_row("samples", f"{len(media):,}, {media[here].sum(dtype=np.int64) / 1e9:.2f} GB of images or videos")
     if seen.any():
         middle = [int(np.median(columns[name][seen])) for name in ("width", "height", "frames")]
         shown = f"{middle[0]} x {middle[1]} pixels" + (f", {middle[2]} frames" if index.kind == "video" else "")
         table.add_row("median", f"{shown}, {int(np.median(lengths))} characters of caption")
-    table.add_row("unusable", f"{int((~seen).sum()):,} pictures or clips, {int((lengths == 0).sum()):,} captions")
+    table.add_row("unusable", f"{int((~seen).sum()):,} images or videos, {int((lengths == 0).sum()):,} captions")
     return table

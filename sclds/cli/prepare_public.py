@@ -67,6 +67,6 @@ def _table(report: dict[str, Any], title: str, out: Path) -> Table:
             f"median {words['median']}, mean {words['mean']:.1f}, 95 % up to {words['p95']}, longest {words['max']}"
         )
         table.add_row("words a text", spread)
-    table.add_row("repeated", f"{repeated['media']:,} pictures or clips, {repeated['texts']:,} texts")
+    table.add_row("repeated", f"{repeated['media']:,} images or videos, {repeated['texts']:,} texts")
     table.add_row("shards", f"{report['shards']:,}, {report['bytes'] / 1e9:.2f} GB in {out}")
     return table

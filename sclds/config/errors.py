@@ -1,4 +1,4 @@
-"""Exceptions that a user caused and can mend: a sentence with place and remedy; they exit 2 without a traceback."""
+"""Exceptions that a user caused and can fix: a sentence with place and remedy; they exit 2 without a traceback."""
 
 
 class UserError(ValueError):

@@ -1,6 +1,6 @@
 """The whole typed configuration: every number of the method and of a run, with its unit, default and bounds.
 
-`sclds.config.reading` reads a YAML file and `key=value` pairs over these defaults; every fault is told at once.
+`sclds.config.reading` reads a YAML file and `key=value` pairs over these defaults; every fault is reported at once.
 """
 
 from typing import Annotated, Literal, TypeVar

@@ -26,7 +26,7 @@ from sclds.data.tokenizer import Tokenizer
 __all__ = ["Quarantine", "TrainingBatches", "heldout_batches"]
 
 _HELDOUT_STEP = -1
-_UNDECODABLE = "its picture or clip cannot be decoded"
+_UNDECODABLE = "its image or video cannot be decoded"
 
 
 class TrainingBatches:

@@ -73,7 +73,7 @@ class SampleMaker:
         return Loaded(self.views(sample, occasion), self.encoded(sample, occasion))
 
     def encoded(self, sample: int, occasion: Occasion) -> Encoded:
-        """Read a sample's picture or clip and draw what is seen of it; arguments and errors as of a call."""
+        """Read a sample's image or video and draw what is seen of it; arguments and errors as of a call."""
         shard, row = self._index.locate(sample)
         sample_id = shard.sample_id(row)
         content = self._reader.media(shard, row)

@@ -133,7 +133,7 @@ def _open(
             if encoded:
                 decoder(encoded)
         except BadMediaError as fault:
-            opened.unusable["its picture or clip cannot be decoded"] += len(fault.rows)
+            opened.unusable["its image or video cannot be decoded"] += len(fault.rows)
         advance(len(part))
     reader.close()
     maker.close()

@@ -59,7 +59,7 @@ def rank_metrics(text: Tensor, vision: Tensor) -> dict[str, dict[str, float]]:
 
     Args:
         text: (N, D) projections of the captions.
-        vision: (N, D) projections of the pictures or clips; row i belongs to row i of `text`.
+        vision: (N, D) projections of the images or videos; row i belongs to row i of `text`.
 
     Returns:
         For `text_to_vision` and `vision_to_text`: n, recall at 1, 5 and 10 as fractions, the median rank (1 is best),

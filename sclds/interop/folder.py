@@ -110,7 +110,7 @@ def read_folder(path: Path) -> ModelFolder:
         config = ModelConfig.model_validate(OmegaConf.to_container(OmegaConf.load(path / CONFIG)))
         origin = Origin(**_mapping(json.loads((path / ORIGIN).read_text())))
     except (SafetensorError, OSError, ValidationError, ValueError, TypeError, OmegaConfBaseException) as fault:
-        raise CheckpointError(f"{path} cannot be read ({' '.join(str(fault).split())}); convert anew") from fault
+        raise CheckpointError(f"{path} cannot be read ({' '.join(str(fault).split())}); convert again") from fault
     shapes = parameter_shapes(config)
     wrong = sorted(n for n in shapes.keys() | weights.keys() if shapes.get(n) != getattr(weights.get(n), "shape", None))
     if wrong:

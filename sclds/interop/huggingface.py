@@ -60,7 +60,7 @@ class SCLOutput(ModelOutput):
     text_embeds: Tensor | None = None
     """(B, P) contrastive projection of the texts, not normalized."""
     vision_embeds: Tensor | None = None
-    """(B, P) contrastive projection of the pictures or clips, not normalized."""
+    """(B, P) contrastive projection of the images or videos, not normalized."""
     itm_logits: Tensor | None = None
     """(B, 2) logits of "does not match" and "matches" for text i beside picture i."""
     temperature: Tensor | None = None
@@ -95,7 +95,7 @@ class SCLModel(PreTrainedModel):
             pixel_values: (B, 3, S, S) pictures or (B, F, 3, S, S) clips, normalized; S is a multiple of the patch.
         """
         if pixel_values is None:
-            raise UserError("pixel_values is missing: this model takes pairs of texts and pictures or clips")
+            raise UserError("pixel_values is missing: this model takes pairs of texts and images or videos")
         mask = input_ids != self.config.pad_token_id if attention_mask is None else attention_mask.bool()
         grid = pixel_values.shape[-1] // self.patch
         outputs = self.scl(self._packed(input_ids, mask, pixel_values, grid))

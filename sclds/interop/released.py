@@ -170,7 +170,7 @@ def to_released(folder: ModelFolder) -> dict[str, Tensor]:
     state = to_published(own, lambda name, _: shapes[name]) | folder.unused
     lost = [name for name in shapes if name not in state]
     if lost:
-        raise CheckpointError(f"the folder no longer holds {', '.join(lost)}; convert the released checkpoint anew")
+        raise CheckpointError(f"the folder no longer holds {', '.join(lost)}; convert the released checkpoint again")
     return {name: state[name].contiguous() for name in shapes}
 
 

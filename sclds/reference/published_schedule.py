@@ -66,7 +66,7 @@ class Encoded:
 
 
 def pad_batch(views: Sequence[SampleViews], patches: Tensor, pad_id: int, max_text_tokens: int) -> PaddedBatch:
-    """Pad texts to `max_text_tokens` and group pictures and clips by shape.
+    """Pad texts to `max_text_tokens` and group images and videos by shape.
 
     Args:
         views: B samples.
@@ -130,7 +130,7 @@ def encode_text(model: SCLModel, batch: PaddedBatch, view: str) -> Encoded:
 
 
 def encode_vision(model: SCLModel, batch: PaddedBatch, view: str) -> Encoded:
-    """Run the vision encoder on one view of every picture or clip."""
+    """Run the vision encoder on one view of every image or video."""
     found = [model.cross_modal_image_transform(_encode_group(model, group, view)) for group in batch.groups]
     if len(found) == 1:
         return Encoded(found[0], None)

@@ -317,7 +317,7 @@ def _commands(run: Run) -> str:
         ("Follow the curves", f"tensorboard --logdir {run.folder / 'tensorboard'}"),
         ("Measure speed alone", f"sclds profile --config {settings} --steps 20"),
         ("Plan it for a cluster", f"sclds plan --config {settings} --gpus 8 --gpu h100"),
-        ("Write this page anew", f"sclds report {run.folder}"),
+        ("Write this page again", f"sclds report {run.folder}"),
     )
     rows = "".join(
         f'<div class="command"><div>{escape(what)}<pre>{escape(line)}</pre></div>'

@@ -70,7 +70,7 @@ def resume_problems(checkpoint: Checkpoint, config: Config) -> list[str]:
     """
     now = config.model_dump(mode="json")
     tree = _with_what_may_change(checkpoint.config, now)
-    start_anew = f"set it back, or start anew with another run_dir (or after removing {checkpoint.folder.parent})"
+    start_over = f"set it back, or start over with another run_dir (or after removing {checkpoint.folder.parent})"
     try:
         before = _flat(Config.model_validate(tree).model_dump(mode="json"))
     except ValidationError as fault:
@@ -83,7 +83,7 @@ def resume_problems(checkpoint: Checkpoint, config: Config) -> list[str]:
     after = _flat(now)
     return [
         f"{key}={after.get(key, _ABSENT)} differs from {before.get(key, _ABSENT)}, with which {checkpoint.folder} was "
-        f"written; {start_anew}"
+        f"written; {start_over}"
         for key in sorted(before.keys() | after.keys())
         if (key in before) != (key in after) or before.get(key) != after.get(key)
     ]

@@ -106,7 +106,7 @@ def _read_weights(path: Path, model: nn.Module) -> dict[str, Tensor]:
     try:
         weights = load_file(file)
     except (SafetensorError, OSError) as fault:
-        raise CheckpointError(f"model.init_from: {file} cannot be read ({fault}); write it anew") from fault
+        raise CheckpointError(f"model.init_from: {file} cannot be read ({fault}); write it again") from fault
     shapes = {n: tuple(getattr(p, "ds_shape", p.shape)) for n, p in model.named_parameters()}
     wrong = sorted(n for n in shapes.keys() & weights.keys() if shapes[n] != tuple(weights[n].shape))
     faults = {

@@ -1,4 +1,4 @@
-"""Start of a run: everything that can be wrong is found and told at once, before any process does work."""
+"""Start of a run: everything that can be wrong is found and reported at once, before any process does work."""
 
 import contextlib
 import sys
@@ -75,7 +75,7 @@ def _problems_of_valid_sections(settings: Any) -> list[str]:
 
 
 def exit_code(work: Callable[[], int], rank: int) -> int:
-    """Return `work()`, or 2 after printing what the user has to mend; settings, which all ranks share, on rank 0.
+    """Return `work()`, or 2 after printing what the user has to fix; settings, which all ranks share, on rank 0.
 
     A process that another one left alone ends with 1 and a sentence: the reason is where the other one ended.
     """

@@ -19,7 +19,7 @@ def tokenizer():
 
 @pytest.fixture
 def mixed(make_config):
-    """Pictures and clips of different sizes in one batch."""
+    """Images and videos of different sizes in one batch."""
     clips = {}
     for k in range(6):
         clips |= {f"c{k}.webm": clip(9), f"c{k}.json": caption(f"a moving thing, the {k}th of many, grows brighter")}

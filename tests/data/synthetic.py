@@ -1,4 +1,4 @@
-"""Small shards with pictures and clips that tests draw themselves."""
+"""Small shards with images and videos that tests draw themselves."""
 
 import io
 import json

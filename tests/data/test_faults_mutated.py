@@ -78,7 +78,7 @@ def whole_clips() -> list[bytes]:
 
 
 def damaged(whole: list[bytes], extension: str, count: int, turn: int) -> dict[str, Sample]:
-    """Samples of which four in five have a damaged picture or clip, the others a damaged caption."""
+    """Samples of which four in five have a damaged image or video, the others a damaged caption."""
     samples: dict[str, Sample] = {}
     for k in range(count):
         rng = generator(turn, "mutation", extension, k)

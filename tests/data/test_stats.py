@@ -46,7 +46,7 @@ def test_pictures(faulty):
     assert found["unusable_share"] == 0.3
     assert found["unusable"] == {
         "its picture cannot be decoded": 1,
-        "its picture or clip cannot be decoded": 1,
+        "its image or video cannot be decoded": 1,
         "its caption is empty": 1,
     }
     assert found["repeated_caption_share"] == pytest.approx(1 / 8)

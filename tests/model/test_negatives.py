@@ -15,7 +15,7 @@ HARD = LossesConfig(itm_negatives="hard")
 
 
 def _group(kinds="iiiivvvi", seed=3):
-    """Return two groups of four pictures and clips, every other text beside a wrong picture of its kind."""
+    """Return two groups of four images and videos, every other text beside a wrong picture of its kind."""
     rng = np.random.default_rng(seed)
     views = []
     for i, kind in enumerate(kinds):

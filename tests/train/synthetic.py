@@ -1,4 +1,4 @@
-"""Small packed batches without files: pictures and clips drawn by sample number."""
+"""Small packed batches without files: images and videos drawn by sample number."""
 
 from dataclasses import replace
 

@@ -1,1 +1,1 @@
-"""Pictures and clips: judged, cut, decoded, scaled, augmented and laid out as patches."""
+"""Images and videos: judged, cut, decoded, scaled, augmented and laid out as patches."""

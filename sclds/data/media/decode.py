@@ -1,4 +1,4 @@
-"""Encoded pictures and clips to normalized patches: DALI's pipeline, FFmpeg for other codecs, and threads around them.
+"""Encoded images and videos to normalized patches: DALI's pipeline, FFmpeg for other codecs, and threads around them.
 
 Each sample brings its window, its frame numbers and its augmentation as arguments, so nothing is drawn here.
 """
@@ -42,7 +42,7 @@ class BadMediaError(Exception):
 
 
 class Decoder:
-    """Decodes micro-batches of mixed pictures and clips. For one thread; `close` ends its own.
+    """Decodes micro-batches of mixed images and videos. For one thread; `close` ends its own.
 
     Args:
         config: Sizes, normalization, device and threads.

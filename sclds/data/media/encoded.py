@@ -17,7 +17,7 @@ class Encoded:
 
     Args:
         kind: What it shows.
-        content: The encoded picture or clip.
+        content: The encoded image or video.
         info: What `inspect` found.
         frames: (F,) numbers of the frames to take; [0] for a picture.
         window: The part that is seen.

@@ -1,4 +1,4 @@
-"""What an encoded picture or clip is, judged cheaply before DALI sees it: one bad sample would fail its whole batch."""
+"""What an encoded image or video is, judged cheaply before DALI sees it: one bad sample would fail its whole batch."""
 
 import io
 
@@ -24,7 +24,7 @@ def inspect(kind: Kind, content: bytes, max_pixels: int = MAX_PIXELS) -> MediaIn
 
     Args:
         kind: What it should be.
-        content: The encoded picture or clip.
+        content: The encoded image or video.
         max_pixels: Most pixels of a picture or frame; by default that of `data.max_pixels`.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What is known of an encoded picture or clip before it is decoded."""
+"""What is known of an encoded image or video before it is decoded."""
 
 from dataclasses import dataclass
 

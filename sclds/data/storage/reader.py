@@ -30,7 +30,7 @@ class ShardReader:
         self._lost: set[str] = set()
 
     def media(self, shard: Shard, row: int) -> bytes:
-        """Return the encoded picture or clip of a sample.
+        """Return the encoded image or video of a sample.
 
         Raises:
             BadSampleError: It has none, its bytes are not all there, or its shard is gone.

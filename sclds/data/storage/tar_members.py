@@ -1,7 +1,7 @@
 """Which members of a tar make up which sample; names are only read, nothing is ever extracted.
 
 A sample is the regular files of a tar that share a name up to the first dot of its last part, wherever they lie in the
-tar: one picture or clip, and its captions in `.txt` (one) or `.json` ("captions", a list, or "caption"). Of two members
+tar: one image or video, and its captions in `.txt` (one) or `.json` ("captions", a list, or "caption"). Of two members
 with one role the first counts. Links, folders, sparse and hidden files (`._a.jpg`) are passed over.
 """
 
@@ -107,7 +107,7 @@ class SampleTable:
         return True
 
     def has_media(self) -> bool:
-        """Return whether any sample has a picture or clip."""
+        """Return whether any sample has an image or video."""
         return any(size[MEDIA] != ABSENT for size in self._size)
 
     def columns(self) -> Columns:
