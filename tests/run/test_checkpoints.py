@@ -55,7 +55,7 @@ def test_every_incompatible_key_is_named(tmp_path):
     added = [f"data.train.1.{key}" for key in ("kind", "name", "shards", "weight")]
     assert keys == [*added, "engine.zero_stage", "optimizer.betas.1", "seed"]
     assert problems[0].startswith("data.train.1.kind=image differs from absent")
-    assert all("anew with another run_dir" in problem for problem in problems)
+    assert all("over with another run_dir" in problem for problem in problems)
 
 
 def test_a_checkpoint_without_settings_that_were_added_since_resumes(tmp_path):
