@@ -12,6 +12,7 @@ from sclds.config.errors import DataError
 from sclds.costs.counts import Kind, packed_forward
 from sclds.costs.plan import DEFAULT_TEXT_TOKENS, kind_shares, step_factor, vocabulary_size
 from sclds.data.storage.shards import cache_of, open_index
+from sclds.machine.implementations import compute_dtype
 
 CPU_SIZE, GPU_SIZE = 1024, 8192
 """Side of the square matrices: large enough to fill the machine, small enough for a second's work."""
@@ -52,11 +53,10 @@ def machine_profile(config: Config, processes: int, text_tokens: float | None = 
         Processes, peak FLOPs per second of all of them (this process's times their number), the caption length, and
         the matmul FLOPs of training on a sample: forward, twice that for backward, and what is recomputed.
     """
-    dtype = torch.bfloat16 if config.engine.precision == "bf16" else torch.float32
     tokens = round(text_tokens or DEFAULT_TEXT_TOKENS)
     return {
         "processes": processes,
-        "peak_flops": measure_peak_flops(dtype) * processes,
+        "peak_flops": measure_peak_flops(compute_dtype(config)) * processes,
         "text_tokens": tokens,
         "flops_per_sample": training_flops(config, processes, tokens),
     }

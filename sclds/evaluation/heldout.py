@@ -20,6 +20,7 @@ from sclds.data.quarantine import Quarantine
 from sclds.data.tokenizer import Tokenizer
 from sclds.losses.communicator import Communicator, SingleProcess, gather_records
 from sclds.losses.objectives import GlobalFeatures, features_of, step_loss
+from sclds.machine.implementations import compute_dtype
 from sclds.objectives.table import TEXT_PROJECTION, VISION_PROJECTION
 
 
@@ -149,8 +150,7 @@ class HeldoutPass:
     def _forward(self, batch: Batch) -> tuple[Tensor, Tensor, dict[str, float]]:
         """Return the projections of both modalities and the losses of one batch."""
         losses = self._config.losses
-        dtype = torch.bfloat16 if self._config.engine.precision == "bf16" else torch.float32
-        batch = batch.to(self._device, dtype)
+        batch = batch.to(self._device, compute_dtype(self._config))
         outputs = self._model(batch)
         features = GlobalFeatures.gather([features_of(outputs, batch)], [batch], losses, SingleProcess())
         _, terms = step_loss(outputs, batch, features, 0, losses)

@@ -147,6 +147,11 @@ def _kernels(setting: Literal["auto", "triton", "torch"], device: torch.device) 
     return setting
 
 
+def compute_dtype(config: Config) -> torch.dtype:
+    """Return the type that the model computes in."""
+    return torch.bfloat16 if config.engine.precision == "bf16" else torch.float32
+
+
 def use(implementations: Implementations) -> None:
     """Set the kernels and the LayerNorm of this process."""
     set_backend(implementations.kernels_setting)

@@ -139,8 +139,3 @@ def build_engine(
 def count_parameters(model: nn.Module) -> int:
     """Return the number of weights, partitioned or not."""
     return sum(int(getattr(p, "ds_numel", p.numel())) for p in model.parameters())
-
-
-def compute_dtype(config: Config) -> torch.dtype:
-    """Return the type that the model computes in."""
-    return torch.bfloat16 if config.engine.precision == "bf16" else torch.float32

@@ -12,8 +12,8 @@ from sclds.batch.split import Split
 from sclds.config import Config
 from sclds.data.keys import seed_of
 from sclds.losses.objectives import GlobalFeatures, features_of, step_loss
+from sclds.machine.implementations import compute_dtype
 from sclds.train.distributed import ProcessGroup, synchronize
-from sclds.train.engine import compute_dtype
 from sclds.train.optimizer import set_learning_rate
 from sclds.train.schedule import learning_rate_factor
 
