@@ -37,16 +37,16 @@ class Segments(NamedTuple):
 def segments(samples: int) -> dict[str, Segments]:
     """Return the attentions of a step on as many samples.
 
-    image: self-attention of both vision views; clip: [CLS] of all frames over all frames; text: self-attention;
+    image: self-attention of both vision views; video: [CLS] of all frames over all frames; text: self-attention;
     cross: texts over complete images.
     """
     drawn = torch.Generator().manual_seed(samples)
     texts = torch.randint(TEXT[0], TEXT[1] + 1, (samples,), generator=drawn).tolist()
-    pictures = [WHOLE] * samples + [KEPT] * samples
-    clips = [FRAMES] * samples, [FRAMES * FRAME] * samples
+    images = [WHOLE] * samples + [KEPT] * samples
+    videos = [FRAMES] * samples, [FRAMES * FRAME] * samples
     return {
-        "image": Segments(pictures, pictures),
-        "clip": Segments(*clips),
+        "image": Segments(images, images),
+        "clip": Segments(*videos),
         "text": Segments(texts, texts),
         "cross": Segments(texts, [WHOLE] * samples),
     }

@@ -15,7 +15,7 @@ X_AXIS = {"attention": "samples", "packed": "samples"}
 
 
 def draw(path: Path) -> list[Path]:
-    """Write one picture per kernel, mode and metric beside the CSV and return their paths.
+    """Write one image per kernel, mode and metric beside the CSV and return their paths.
 
     Args:
         path: A CSV that `run.py` wrote.
@@ -45,5 +45,5 @@ def draw(path: Path) -> list[Path]:
 
 
 if __name__ == "__main__":
-    for picture in draw(Path(sys.argv[1])):
-        print(picture)
+    for image in draw(Path(sys.argv[1])):
+        print(image)

@@ -32,7 +32,7 @@ class Seen:
     mlm: dict[int, int]
     """Position in the view that MLM reads → the id that it is to find there."""
     itm_partner: int | None
-    """Row of the batch whose picture ITM shows beside the caption; None where ITM is not in use, or where the model
+    """Row of the batch whose image ITM shows beside the caption; None where ITM is not in use, or where the model
     draws it (hard negatives)."""
 
 
@@ -87,7 +87,7 @@ def _view_rows(batch: Batch, row: int, name: str) -> Tensor:
 
 
 def _view_span(batch: Batch, row: int, name: str) -> tuple[int, int]:
-    """Return where a vision view of a sample lies: pictures before clips, then view by view, each in packing order."""
+    """Return where a vision view of a sample lies: images before videos, then view by view, each in packing order."""
     kinds, names, cu_seqlens = batch.samples.kinds, batch.vision.names, batch.lengths.vision_cu_seqlens
     alike = [i for i in batch.samples.order if kinds[i] == kinds[row]]
     before = (len(kinds) - len(alike)) * len(names) if kinds[row] == "video" else 0

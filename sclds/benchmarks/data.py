@@ -1,7 +1,7 @@
 """Reading and decoding beside Pillow in a torch DataLoader, in turns, on the same cores.
 
-The pictures are generated: noise whose amplitude falls as 1/frequency, as in photographs, the channels correlated, and
-saved as JPEG at quality 85 (4:2:0). At 500 × 375 that is near 100 kB, as COCO's pictures have at this size, so entropy
+The images are generated: noise whose amplitude falls as 1/frequency, as in photographs, the channels correlated, and
+saved as JPEG at quality 85 (4:2:0). At 500 × 375 that is near 100 kB, as COCO's images have at this size, so entropy
 decoding has as much to do. Both sides read the same bytes, draw the same crops by the same keys, scale them to 288
 pixels with the same filter, and end in normalized float32: patches here, (3, 288, 288) there.
 """
@@ -39,8 +39,8 @@ from sclds.data.tokenizer import Tokenizer, load_tokenizer
 
 PROVIDERS = ("sclds", "usual")
 WIDTH, HEIGHT, QUALITY = 500, 375, 85
-PICTURES = 96
-"""Different pictures; they are read again and again from the page cache, by both sides."""
+IMAGES = 96
+"""Different images; they are read again and again from the page cache, by both sides."""
 WORDS = "a the two small red old man woman dog horse street on in with near riding holding standing table water".split()
 PLANNED_GPUS = 64
 
@@ -55,7 +55,7 @@ class Rate(NamedTuple):
 
 
 class Stages(NamedTuple):
-    """Processor seconds per picture."""
+    """Processor seconds per image."""
 
     read: float
     """Reading, judging and drawing the crop."""
@@ -94,7 +94,7 @@ class Found(NamedTuple):
     growth: int
     """Bytes more at most from then on."""
     mean_bytes: int
-    """Of a picture."""
+    """Of an image."""
     cores: int
     """That were used."""
 
@@ -111,14 +111,14 @@ def photograph(seed: int) -> bytes:
 
     shared = noise()
     pixels = np.stack([shared + 0.3 * noise() for _ in range(3)], -1)
-    picture = Image.fromarray((pixels / pixels.std() * 55 + 115).clip(0, 255).astype(np.uint8))
+    image = Image.fromarray((pixels / pixels.std() * 55 + 115).clip(0, 255).astype(np.uint8))
     buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=QUALITY)
+    image.save(buffer, "JPEG", quality=QUALITY)
     return buffer.getvalue()
 
 
 def write_pictures(folder: Path, count: int) -> int:
-    """Write pictures as files, and with captions as one shard; return the bytes of all pictures."""
+    """Write images as files, and with captions as one shard; return the bytes of all images."""
     (folder / "shards").mkdir()
     total = 0
     rng = np.random.default_rng(0)
@@ -136,21 +136,21 @@ def write_pictures(folder: Path, count: int) -> int:
 
 
 def benchmark_config(folder: Path, batch: int, cores: int) -> Config:
-    """Return the base model's data settings over the written pictures."""
+    """Return the base model's data settings over the written images."""
     dataset = DatasetConfig(name="photographs", shards=str(folder / "shards"))
     data = DataConfig(train=[dataset], tokenizer="embedded", decode_threads=cores)
     settings = {"name": "data", "data": data, "batch": {"global_size": batch, "max_micro_size": batch}}
     return Config.model_validate(settings)
 
 
-class UsualPictures(Dataset[Tensor]):
+class UsualImages(Dataset[Tensor]):
     """Files through Pillow to tensors, as a training script with torchvision's transforms does it.
 
     Args:
         folder: Of the files.
         config: Sizes, crops, normalization.
         count: Files.
-        length: Pictures of an epoch.
+        length: Images of an epoch.
     """
 
     def __init__(self, folder: Path, config: Config, count: int, length: int):
@@ -163,19 +163,19 @@ class UsualPictures(Dataset[Tensor]):
 
     def __getitem__(self, number: int) -> Tensor:
         data = self._config.data
-        picture = Image.open(io.BytesIO((self._folder / f"{number % self._count:05d}.jpg").read_bytes())).convert("RGB")
-        window = training_window(data, *picture.size, generator(self._config.seed, "window", number))
+        image = Image.open(io.BytesIO((self._folder / f"{number % self._count:05d}.jpg").read_bytes())).convert("RGB")
+        window = training_window(data, *image.size, generator(self._config.seed, "window", number))
         if window.region is not None:
             top, left, height, width = window.region
-            picture = picture.crop((left, top, left + width, top + height))
-        scaled = picture.resize((data.image_size, data.image_size), Image.Resampling.BILINEAR)
+            image = image.crop((left, top, left + width, top + height))
+        scaled = image.resize((data.image_size, data.image_size), Image.Resampling.BILINEAR)
         pixels = torch.from_numpy(np.array(scaled)).permute(2, 0, 1).contiguous()
         return pixels.float().div(255).sub_(self._mean).div_(self._std)
 
 
-def _with_clock(pictures: list[Tensor]) -> tuple[Tensor, int, float]:
+def _with_clock(images: list[Tensor]) -> tuple[Tensor, int, float]:
     """Collate a batch; say which process did, and how much processor time it has used so far."""
-    return torch.stack(pictures), os.getpid(), time.process_time()
+    return torch.stack(images), os.getpid(), time.process_time()
 
 
 class Usual:
@@ -183,8 +183,8 @@ class Usual:
 
     def __init__(self, folder: Path, config: Config, count: int, batches: int, workers: int):
         size = config.batch.global_size
-        pictures = UsualPictures(folder, config, count, batches * size)
-        self._loader = DataLoader(pictures, size, num_workers=workers, collate_fn=_with_clock, persistent_workers=True)
+        images = UsualImages(folder, config, count, batches * size)
+        self._loader = DataLoader(images, size, num_workers=workers, collate_fn=_with_clock, persistent_workers=True)
         self._used: dict[int, float] = {}
 
     def __call__(self) -> Rate:
@@ -208,7 +208,7 @@ class Ours:
         self._decoder = Decoder(config, config.batch.global_size)
         self._turn = 0
 
-    def _pictures(self) -> Iterator[list[Any]]:
+    def _images(self) -> Iterator[list[Any]]:
         """Yield batches of samples that are read, but for their text."""
         size = self._config.batch.global_size
         for batch in range(self._batches):
@@ -219,7 +219,7 @@ class Ours:
     def __call__(self) -> Rate:
         """Decode one turn's batches."""
         own, begun, images = time.process_time(), time.perf_counter(), 0
-        for samples in self._pictures():
+        for samples in self._images():
             self._decoder(samples)
             images += len(samples)
         return Rate(images, time.perf_counter() - begun, time.process_time() - own)
@@ -228,7 +228,7 @@ class Ours:
         """Take one turn stage by stage, text and packing included."""
         config, clock = self._config, [time.process_time()]
         seconds = np.zeros(3)
-        for samples in self._pictures():
+        for samples in self._images():
             clock.append(time.process_time())
             patches = self._decoder(samples)
             clock.append(time.process_time())
@@ -312,7 +312,7 @@ def _row(provider: str, metric: str, values: list[float], settings: dict[str, An
 
 
 def cores_per_gpu(stages: Stages) -> list[str]:
-    """Return sentences on the cores that keep one GPU busy with pictures at the base model's planned pace."""
+    """Return sentences on the cores that keep one GPU busy with images at the base model's planned pace."""
     dataset = DatasetConfig(name="photographs", shards="planned")
     settings = {"name": "base", "data": {"train": [dataset]}, "model": {"text": {"vocab_size": 50265}}}
     base = Config.model_validate(settings)
@@ -321,7 +321,7 @@ def cores_per_gpu(stages: Stages) -> list[str]:
         planned = plan(base, PLANNED_GPUS, gpu, DEFAULT_UTILIZATION, DEFAULT_TEXT_TOKENS)
         pace = planned["samples_per_second"] / PLANNED_GPUS
         lines.append(
-            f"{gpu.upper()}: {pace:.0f} pictures/s planned (base model, 288 px) cost {pace * sum(stages):.1f} cores "
+            f"{gpu.upper()}: {pace:.0f} images/s planned (base model, 288 px) cost {pace * sum(stages):.1f} cores "
             f"with data.device=cpu; with mixed {pace * (stages.read + stages.text):.1f} (estimate: all but decoding)"
         )
     return lines
@@ -352,16 +352,16 @@ def compare_reading(sizes: Sizes, folder: Path) -> Found:
         raise UserError(f"--cores {cores} is not between 1 and the {available} cores that this process may use")
     if sizes.batch % 8:
         raise UserError(f"--batch {sizes.batch} is not a multiple of 8, the neighbors that travel together")
-    with tempfile.TemporaryDirectory() as pictures, _on_cores(cores):
-        found = _measured(Path(pictures), sizes._replace(cores=cores))
+    with tempfile.TemporaryDirectory() as images, _on_cores(cores):
+        found = _measured(Path(images), sizes._replace(cores=cores))
     title = f"500 × 375 JPEG to 288 pixels, {found.rows[2].median:.2f}×: {found.rows[0].device}"
     write(found.rows, folder, "data", title)
     return found
 
 
 def _measured(folder: Path, sizes: Sizes) -> Found:
-    """Measure everything, with pictures that are written into `folder`."""
-    mean_bytes = write_pictures(folder, PICTURES) // PICTURES
+    """Measure everything, with images that are written into `folder`."""
+    mean_bytes = write_pictures(folder, IMAGES) // IMAGES
     settings = {
         "width": WIDTH,
         "height": HEIGHT,
@@ -373,7 +373,7 @@ def _measured(folder: Path, sizes: Sizes) -> Found:
     }
     config = benchmark_config(folder, sizes.batch, sizes.cores)
     tokenizer = load_tokenizer("embedded")
-    usual = Usual(folder, config, PICTURES, sizes.batches, sizes.cores)
+    usual = Usual(folder, config, IMAGES, sizes.batches, sizes.cores)
     ours = Ours(config, open_index(config.data.train, cache_of(config.data)), tokenizer, sizes.batches)
     found = measure({"usual": usual, "sclds": ours}, sizes.rounds)
     stages = ours.stages()

@@ -35,7 +35,7 @@ MID_SIZE: dict[str, Any] = {
     "batch": 16,
     "vocabulary": 2000,
 }
-"""Pictures of 49 patches, texts of 8 to 16 tokens (padded to 50 as published): seconds a step on two CPU cores.
+"""Images of 49 patches, texts of 8 to 16 tokens (padded to 50 as published): seconds a step on two CPU cores.
 
 Padded texts weigh more beside 49 patches than beside the base model's 324 (`--image-size 288`), so that the published
 schedule runs 3.6 times the matrix products of the packed step here, 2.7 times there, and 2.4 times at base size.
@@ -134,7 +134,7 @@ def build_model(sizes: dict[str, Any]) -> SCLModel:
 
 
 def _sample(number: int, sizes: dict[str, Any], rng: np.random.Generator) -> SampleViews:
-    """Draw a picture with a text of random length, masks at the method's shares, every other ITM image wrong."""
+    """Draw an image with a text of random length, masks at the method's shares, every other ITM image wrong."""
     shares = MaskingConfig()
     shortest, longest = sizes["text"]
     inner = int(rng.integers(shortest, longest + 1)) - 2

@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--image-size",
         type=int,
         default=MID_SIZE["image_size"],
-        help="side of a picture in pixels, a multiple of 16 (default %(default)s; 288 is the base model's)",
+        help="side of an image in pixels, a multiple of 16 (default %(default)s; 288 is the base model's)",
     )
     parser.add_argument("--out", default="benchmarks", metavar="FOLDER", help="for step.csv and step.png")
 

@@ -19,9 +19,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--block", type=int, required=True, help="shards shuffled together: data.shuffle_block")
     parser.add_argument("--global-batch", type=int, default=4096, help="samples of a step: batch.global_size")
     parser.add_argument(
-        "--sample-bytes", type=int, default=_SAMPLE_BYTES, help=f"of a picture with its caption; {_SAMPLE_BYTES}"
+        "--sample-bytes", type=int, default=_SAMPLE_BYTES, help=f"of an image with its caption; {_SAMPLE_BYTES}"
     )
-    parser.add_argument("--plot", type=Path, help="write a picture of the read pattern to this .png or .svg")
+    parser.add_argument("--plot", type=Path, help="write an image of the read pattern to this .png or .svg")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -98,7 +98,7 @@ def _libraries() -> list[Finding]:
     wanted: tuple[tuple[str, str, State, str], ...] = (
         ("deepspeed", "deepspeed", "missing", "no training"),
         ("nvidia-dali-cuda120", "nvidia.dali", "missing", "no decoding of images and videos"),
-        ("av", "av", "missing", "clips cannot be checked or prepared"),
+        ("av", "av", "missing", "videos cannot be checked or prepared"),
         ("triton", "triton", "optional", "our kernels run as their PyTorch twins, slower on GPUs"),
         ("transformers", "transformers", "optional", "only the embedded tokenizer; no Hugging Face weights"),
     )

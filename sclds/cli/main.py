@@ -11,7 +11,7 @@ def prepare_commands() -> Table:
     """Return the commands of `sclds prepare`: the embedded data, an index, and a command for each public data set."""
     from sclds.data.prepare.sources import SOURCES
 
-    line = "the pictures, clips and tokenizer inside the package, from the public packages they come from"
+    line = "the images, videos and tokenizer inside the package, from the public packages they come from"
     table = {
         "embedded": Command("sclds.cli.prepare_embedded", line),
         "index": Command(

@@ -1,4 +1,4 @@
-"""`sclds prepare embedded`: the pictures, clips and tokenizer inside the package, from the packages they come from."""
+"""`sclds prepare embedded`: the images, videos and tokenizer inside the package, from the packages they come from."""
 
 import argparse
 from pathlib import Path

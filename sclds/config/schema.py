@@ -34,13 +34,13 @@ class DatasetConfig(Section):
     """One data set: a row in YAML, never a class."""
 
     name: str
-    """Short name used in logs, pictures and the quarantine file."""
+    """Short name used in logs, images and the quarantine file."""
     shards: str
     """WebDataset tar files: a folder, a glob, a range such as `{00000..00099}`, or a URL of one (`s3://`, `gs://`, `hf://`,
     any of fsspec); `embedded:NAME` is a folder inside the package. Without it the row is the one of this name in
     sclds/data/data_sets.yaml."""
     kind: Literal["image", "video"] = "image"
-    """What a sample shows: one picture, or a clip of which `data.frames` frames are taken."""
+    """What a sample shows: one image, or a video of which `data.frames` frames are taken."""
     weight: Annotated[float, Field(gt=0.0)] = 1.0
     """How often a sample of this set is seen per epoch, relative to once."""
 
@@ -57,21 +57,21 @@ class DataConfig(Section):
     max_text_tokens: Annotated[int, Field(ge=3, le=512)] = 50
     """Texts are cut to this many tokens, BOS and EOS included."""
     image_size: Positive = 288
-    """Side of a training picture in pixels; a multiple of `model.vision.patch_size`."""
+    """Side of a training image in pixels; a multiple of `model.vision.patch_size`."""
     video_size: Positive = 224
-    """Side of a frame of a clip in pixels; a multiple of `model.vision.patch_size`."""
+    """Side of a frame of a video in pixels; a multiple of `model.vision.patch_size`."""
     frames: Annotated[int, Field(ge=1, le=64)] = 4
-    """Frames taken from a clip, one from each of as many equal segments."""
+    """Frames taken from a video, one from each of as many equal segments."""
     augmentation: Literal["random_resized_crop", "shift", "resize"] = "random_resized_crop"
-    """Training geometry: crop of random area and aspect, a whole picture moved by a few pixels, or a plain resize."""
+    """Training geometry: crop of random area and aspect, a whole image moved by a few pixels, or a plain resize."""
     crop_area: tuple[Share, Share] = (0.5, 1.0)
-    """Range of the area of a random resized crop, as a share of the picture."""
+    """Range of the area of a random resized crop, as a share of the image."""
     shift_pixels: Annotated[int, Field(ge=0)] = 4
     """Largest move of `augmentation: shift`, in pixels of the decoded size."""
     flip: bool = False
-    """Mirror half of the pictures. Off: captions say left and right."""
+    """Mirror half of the images. Off: captions say left and right."""
     randaugment_operations: Annotated[int, Field(ge=0, le=8)] = 0
-    """RandAugment: operations on each training sample, the same on all frames of a clip; 0 is off. Published for
+    """RandAugment: operations on each training sample, the same on all frames of a video; 0 is off. Published for
     fine-tuning and video: 2."""
     randaugment_magnitude: Annotated[int, Field(ge=0, le=MAGNITUDES)] = 9
     """RandAugment: strength of every operation, of 30."""
@@ -85,7 +85,7 @@ class DataConfig(Section):
     """Share of the JPEGs of a batch that the GPU's JPEG decoder takes (A100, H100), the rest its cores; `device: mixed`
     only."""
     nvdec: MayChange[bool] = True
-    """Decode clips with NVDEC, else on the CPU; `device: mixed` only."""
+    """Decode videos with NVDEC, else on the CPU; `device: mixed` only."""
     decode_threads: MayChange[Positive] = 2
     """DALI's threads per process."""
     prefetch: MayChange[Positive] = 2
@@ -101,7 +101,7 @@ class DataConfig(Section):
     max_bad_share: MayChange[Share] = 0.01
     """A run stops when more than this share of the samples it has read was set aside as unusable."""
     max_pixels: Annotated[int, Field(ge=1, le=178_000_000)] = 64_000_000
-    """Most pixels of a picture, or of a frame of a clip; a larger one is set aside before it is decoded, so that memory
+    """Most pixels of an image, or of a frame of a video; a larger one is set aside before it is decoded, so that memory
     stays bounded: 3 bytes a pixel, at worst for all of a micro-batch. Pillow reads none of more than 178 million."""
 
 
@@ -127,7 +127,7 @@ class VisionConfig(Section):
     pretrained_image_size: Positive = 224
     """Resolution whose patch grid the position table holds; other resolutions interpolate it."""
     max_frames: Positive = 8
-    """Rows of the learned temporal embedding: the most frames a clip may have."""
+    """Rows of the learned temporal embedding: the most frames a video may have."""
     layer_norm_eps: float = 1e-5
     """Epsilon of every LayerNorm of the encoder; SigLIP 2 has 1e-6."""
 
@@ -224,7 +224,7 @@ class LossesConfig(Section):
     itm: Weight = 1.0
     """Image-text matching, two classes."""
     itm_negatives: Literal["group", "hard"] = "group"
-    """Wrong picture of a text, out of its group: any of its kind, or `hard`, one drawn by contrastive similarity."""
+    """Wrong image of a text, out of its group: any of its kind, or `hard`, one drawn by contrastive similarity."""
     mlm: Weight = 1.0
     """Masked language modeling."""
     mlm_view: Literal["t1", "t2"] = "t1"
@@ -327,7 +327,7 @@ class LogConfig(Section):
     every: Positive = 10
     """Optimizer steps between metric lines."""
     pictures_every: Annotated[int, Field(ge=0)] = 1000
-    """Optimizer steps between pictures of masked inputs in TensorBoard; 0 writes none."""
+    """Optimizer steps between images of masked inputs in TensorBoard; 0 writes none."""
     tensorboard: bool = True
     """Write TensorBoard event files."""
 

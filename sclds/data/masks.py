@@ -73,7 +73,7 @@ def scl_text_mask(ids: Ids, tokenizer: Tokenizer, ratio: float, rng: np.random.G
 
 
 def scl_vision_keep(patches: int, ratio: float, rng: np.random.Generator) -> Ids:
-    """Choose the patches that v1 keeps, the same for all frames of a clip.
+    """Choose the patches that v1 keeps, the same for all frames of a video.
 
     Args:
         patches: L, patches of one frame.
@@ -88,7 +88,7 @@ def scl_vision_keep(patches: int, ratio: float, rng: np.random.Generator) -> Ids
 
 
 def mltc_vision_replace(patches: int, ratio: float, rng: np.random.Generator) -> Ids:
-    """Choose the patches that v2 replaces by the mask token, the same for all frames of a clip.
+    """Choose the patches that v2 replaces by the mask token, the same for all frames of a video.
 
     Args:
         patches: L, patches of one frame.

@@ -190,9 +190,9 @@ def positions_of(accumulation_step: int, rank: int, world_size: int, micro_size:
 
 
 def itm_partners(kinds: list[str], rng: np.random.Generator) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Draw which picture each text of a group is shown with, for image-text matching.
+    """Draw which image each text of a group is shown with, for image-text matching.
 
-    Half of the group (rounded down) keeps its own picture; each other text gets that of another member, of its own kind
+    Half of the group (rounded down) keeps its own image; each other text gets that of another member, of its own kind
     if there is one. A group of one keeps its own.
 
     Args:
@@ -200,7 +200,7 @@ def itm_partners(kinds: list[str], rng: np.random.Generator) -> tuple[NDArray[np
         rng: Generator keyed to this group.
 
     Returns:
-        partner: (n,) member whose picture is shown.
+        partner: (n,) member whose image is shown.
         label: (n,) 1 where it is the right one, else 0.
     """
     size = len(kinds)

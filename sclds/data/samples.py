@@ -13,10 +13,10 @@ from sclds.config import Config
 from sclds.data.keys import generator
 from sclds.data.masks import mlm_mask, mltc_vision_replace, scl_text_mask, scl_vision_keep
 from sclds.data.media.augment import NOTHING, draw_augmentation
-from sclds.data.media.clips import choose_frames
 from sclds.data.media.encoded import Encoded
 from sclds.data.media.geometry import WHOLE, training_window
 from sclds.data.media.inspection import even_chunks, inspect
+from sclds.data.media.videos import choose_frames
 from sclds.data.storage.shards import BadSampleError, SampleIndex, ShardReader
 from sclds.data.tokenizer import Tokenizer
 
@@ -65,10 +65,10 @@ class SampleMaker:
 
         Args:
             sample: Its number in the index.
-            occasion: Keys its draws; `HELDOUT` takes the first caption, the whole picture and the middle frames.
+            occasion: Keys its draws; `HELDOUT` takes the first caption, the whole image and the middle frames.
 
         Raises:
-            BadSampleError: Its caption or its picture cannot be used.
+            BadSampleError: Its caption or its image cannot be used.
         """
         return Loaded(self.views(sample, occasion), self.encoded(sample, occasion))
 

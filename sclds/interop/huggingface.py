@@ -62,7 +62,7 @@ class SCLOutput(ModelOutput):
     vision_embeds: Tensor | None = None
     """(B, P) contrastive projection of the images or videos, not normalized."""
     itm_logits: Tensor | None = None
-    """(B, 2) logits of "does not match" and "matches" for text i beside picture i."""
+    """(B, 2) logits of "does not match" and "matches" for text i beside image i."""
     temperature: Tensor | None = None
     """() temperature by which contrastive similarities are divided."""
 
@@ -92,7 +92,7 @@ class SCLModel(PreTrainedModel):
         Args:
             input_ids: (B, T) token ids, padded behind.
             attention_mask: (B, T), 1 where a token is real; without it, every token but the padding is.
-            pixel_values: (B, 3, S, S) pictures or (B, F, 3, S, S) clips, normalized; S is a multiple of the patch.
+            pixel_values: (B, 3, S, S) images or (B, F, 3, S, S) videos, normalized; S is a multiple of the patch.
         """
         if pixel_values is None:
             raise UserError("pixel_values is missing: this model takes pairs of texts and images or videos")
@@ -230,10 +230,10 @@ model = AutoModel.from_pretrained("this-folder").eval()
 tokenizer = AutoTokenizer.from_pretrained("this-folder")
 processor = AutoImageProcessor.from_pretrained("this-folder")
 words = tokenizer(["a dog on a bench"], padding=True, return_tensors="pt")
-pixels = processor(picture, return_tensors="pt")["pixel_values"]
+pixels = processor(image, return_tensors="pt")["pixel_values"]
 outputs = model(words["input_ids"], words["attention_mask"], pixels)
 outputs.itm_logits  # (1, 2): does not match, matches
 ```
 
-It inherits what its training pictures and captions show and leave out; check it on your own data before use.
+It inherits what its training images and captions show and leave out; check it on your own data before use.
 """

@@ -37,7 +37,7 @@ class VisionGroup:
     """(b, K) patches of v1."""
     replaced: Tensor
     """(b, L) True for patches that v2 replaces."""
-    clip: bool
+    video: bool
     grid: int
 
 
@@ -153,7 +153,7 @@ def _encode_group(model: SCLModel, group: VisionGroup, view: str) -> Tensor:
     if view == "v2":
         x = torch.where(group.replaced[:, None, :, None], e.mask_token, x)
     positions = _positions(e.position_embedding, group.grid)
-    time = e.temporal_embedding[:frames] if group.clip else torch.zeros_like(e.temporal_embedding[:frames])
+    time = e.temporal_embedding[:frames] if group.video else torch.zeros_like(e.temporal_embedding[:frames])
     x = x + positions[1:] + time[:, None]
     if view == "v1":
         rows = group.keep[:, None, :, None].expand(-1, frames, -1, x.shape[-1])

@@ -134,9 +134,9 @@ class ReferenceVector:
         """Pack the file's inputs and masks."""
         a, m = self.arrays, self.meta
         pixels = torch.from_numpy(a["pixels"])
-        clips = pixels.ndim == 5
-        frames = pixels.shape[1] if clips else 1
-        views = [self._sample(i, frames, "video" if clips else "image") for i in range(len(a["token_ids"]))]
+        videos = pixels.ndim == 5
+        frames = pixels.shape[1] if videos else 1
+        views = [self._sample(i, frames, "video" if videos else "image") for i in range(len(a["token_ids"]))]
         grids = (m["image_size"] // m["patch"],)
         return pack(
             views,

@@ -1,6 +1,6 @@
 """`sclds data show`: a page with the first samples of a training batch as the model sees them.
 
-Pictures and texts are taken out of the packed batch of the given step, with the crops, masks and ITM partners that
+Images and texts are taken out of the packed batch of the given step, with the crops, masks and ITM partners that
 training has at that step, on any number of processes.
 """
 
@@ -26,9 +26,9 @@ from sclds.run.files import write_atomically
 _SHOWN = 16
 """Most samples that a page shows."""
 _SMALL = 128
-"""Pictures up to so many pixels a side are kept without loss."""
+"""Images up to so many pixels a side are kept without loss."""
 _NO_LIMIT = 1 << 20
-_ONE = {"image": "picture", "video": "clip"}
+_ONE = {"image": "image", "video": "clip"}
 
 STYLE = """
 .samples{display:grid;grid-auto-flow:dense;grid-template-columns:repeat(auto-fill,minmax(min(100%,440px),1fr));
@@ -162,7 +162,7 @@ def _views(one: Seen) -> str:
 
 
 def _image(frame: Tensor, what: str) -> str:
-    """Return a (3, H, W) picture in [0, 1] as an element that holds its own bytes."""
+    """Return a (3, H, W) image in [0, 1] as an element that holds its own bytes."""
     buffer = io.BytesIO()
     pixels = (frame * 255).round().byte().permute(1, 2, 0).numpy()
     Image.fromarray(pixels).save(buffer, "WEBP", lossless=frame.shape[-1] <= _SMALL, quality=90)
@@ -207,7 +207,7 @@ def _mark(style: str, shown: str, truth: str) -> str:
 
 
 def _partner(row: int, seen: Sequence[Seen], label: int) -> str:
-    """Return whose picture ITM shows beside the caption."""
+    """Return whose image ITM shows beside the caption."""
     partner = seen[row].itm_partner
     if partner is None:
         return ""

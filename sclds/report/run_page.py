@@ -29,7 +29,7 @@ from sclds.run.files import write_atomically
 from sclds.run.folder import RunFolder, read_metrics
 
 KINDS = {"image": "pictures", "video": "clips"}
-ONE = {"image": "picture", "video": "clip"}
+ONE = {"image": "image", "video": "clip"}
 STAGES = {
     "data": "Waiting for data",
     "forward": "Forward",
@@ -181,28 +181,28 @@ def _cell(cell: Cell) -> str:
 
 
 def _queries(run: Run) -> str:
-    """Return the example queries with the pictures that they retrieved."""
+    """Return the example queries with the images that they retrieved."""
     examples = run.results.get("examples", [])
     if not examples:
         return _note("No example queries yet: they are written with the result.")
     wanted = {i for example in examples for i in (*example["retrieved"], example["sample_id"])}
-    pictures = thumbnails(run.config, wanted) if run.config else {}
-    missing = "" if pictures else " The shards are not on this machine, so the pictures are left out."
+    images = thumbnails(run.config, wanted) if run.config else {}
+    missing = "" if images else " The shards are not on this machine, so the images are left out."
     return (
         _note(
             f"Held-out captions at even distances, not chosen by result, and their best five. The right one is framed; "
             f"if it is not among the five, it stands at the end.{missing}"
         )
-        + f'<div class="queries">{"".join(_query(example, pictures) for example in examples)}</div>'
+        + f'<div class="queries">{"".join(_query(example, images) for example in examples)}</div>'
     )
 
 
-def _query(example: dict[str, Any], pictures: dict[str, str]) -> str:
+def _query(example: dict[str, Any], images: dict[str, str]) -> str:
     """Return one query's card."""
     right, rank = example["sample_id"], example["rank"]
-    hits = [_hit(i, pictures, place, i == right) for place, i in enumerate(example["retrieved"], 1)]
+    hits = [_hit(i, images, place, i == right) for place, i in enumerate(example["retrieved"], 1)]
     if right not in example["retrieved"]:
-        hits.append(_hit(right, pictures, rank, True, " missed"))
+        hits.append(_hit(right, images, rank, True, " missed"))
     return (
         f'<div class="card query"><p>{escape(example["caption"])}</p>'
         f'<p class="note">rank {rank} of {example["of"]:,} {KINDS[example["kind"]]}</p>'
@@ -210,10 +210,10 @@ def _query(example: dict[str, Any], pictures: dict[str, str]) -> str:
     )
 
 
-def _hit(sample_id: str, pictures: dict[str, str], rank: int, right: bool, extra: str = "") -> str:
-    """Return one retrieved picture."""
-    shown = pictures.get(sample_id)
-    content = f'<img src="{shown}" alt="{escape(sample_id)}">' if shown else "no picture"
+def _hit(sample_id: str, images: dict[str, str], rank: int, right: bool, extra: str = "") -> str:
+    """Return one retrieved image."""
+    shown = images.get(sample_id)
+    content = f'<img src="{shown}" alt="{escape(sample_id)}">' if shown else "no image"
     label = f"{rank} · right" if right else str(rank)
     return (
         f'<figure class="hit{" right" if right else ""}{extra}" title="{escape(sample_id)}">'

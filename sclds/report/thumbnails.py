@@ -1,4 +1,4 @@
-"""Small pictures of samples out of their shards, as data: URIs for the report."""
+"""Small images of samples out of their shards, as data: URIs for the report."""
 
 import io
 from collections.abc import Iterable
@@ -8,8 +8,8 @@ from PIL import Image
 
 from sclds.config import Config
 from sclds.config.errors import DataError
-from sclds.data.media.clips import read_frames
 from sclds.data.media.inspection import inspect
+from sclds.data.media.videos import read_frames
 from sclds.data.storage.shards import BadSampleError, SampleIndex, Shard, ShardReader, cache_of, open_index
 from sclds.report.page import webp_uri
 
@@ -17,7 +17,7 @@ SIDE = 112
 """Pixels; shown at half of that on a dense screen."""
 CLIP_FRAMES = 6
 CLIP_MILLISECONDS = 250
-"""How long a frame of a clip stays."""
+"""How long a frame of a video stays."""
 
 
 def thumbnails(config: Config, sample_ids: Iterable[str]) -> dict[str, str]:
@@ -48,11 +48,11 @@ def _places(index: SampleIndex, wanted: set[str]) -> dict[str, tuple[Shard, int]
 
 
 def _data_uri(kind: str, content: bytes) -> str:
-    """Return a picture or a clip as (animated) WebP on white."""
+    """Return an image or a video as (animated) WebP on white."""
     buffer = io.BytesIO()
     if kind == "image":
-        with Image.open(io.BytesIO(content)) as picture:
-            _thumbnail(picture).save(buffer, "WEBP", quality=85)
+        with Image.open(io.BytesIO(content)) as image:
+            _thumbnail(image).save(buffer, "WEBP", quality=85)
     else:
         available = inspect("video", content).frames
         numbers = np.linspace(0, available - 1, min(available, CLIP_FRAMES)).astype(int).tolist()
@@ -63,9 +63,9 @@ def _data_uri(kind: str, content: bytes) -> str:
     return webp_uri(buffer.getvalue())
 
 
-def _thumbnail(picture: Image.Image) -> Image.Image:
-    """Return the picture in RGB on white, at most `SIDE` pixels a side."""
-    layered = picture.convert("RGBA")
+def _thumbnail(image: Image.Image) -> Image.Image:
+    """Return the image in RGB on white, at most `SIDE` pixels a side."""
+    layered = image.convert("RGBA")
     layered.thumbnail((SIDE, SIDE))
     flat = Image.new("RGB", layered.size, "white")
     flat.paste(layered, mask=layered.getchannel("A"))

@@ -23,7 +23,7 @@ def drop_banners(rank: int) -> None:
         for handler in logger.handlers:
             handler.setLevel(level)
     warnings.filterwarnings("ignore", category=FutureWarning)
-    warnings.filterwarnings("ignore", module=r"PIL\.")  # on damaged pictures; the quarantine names those that matter
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # on damaged images; the quarantine names those that matter
     warnings.filterwarnings("ignore", message=".*barrier\\(\\): using the device.*")
 
 

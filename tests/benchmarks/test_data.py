@@ -13,7 +13,7 @@ from sclds.benchmarks.data import (
     Ours,
     Rate,
     Stages,
-    UsualPictures,
+    UsualImages,
     benchmark_config,
     cores_per_gpu,
     photograph,
@@ -26,7 +26,7 @@ from sclds.data.tokenizer import load_tokenizer
 
 
 def test_writes_rates_ratios_and_what_they_mean(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(data_benchmark, "PICTURES", 8)
+    monkeypatch.setattr(data_benchmark, "IMAGES", 8)
     options = ["--rounds", "1", "--batches", "2", "--batch", "8", "--samples", "80", "--cores", "1"]
     assert main(["benchmark", "data", *options, "--out", str(tmp_path)]) == 0
     with (tmp_path / "data.csv").open(newline="") as file:
@@ -54,7 +54,7 @@ def test_both_sides_make_the_same_picture(tmp_path):
     """Same region, scaled and normalized alike: within two of 255 levels of every value."""
     write_pictures(tmp_path, 2)
     config = benchmark_config(tmp_path, 8, 1)
-    usual = UsualPictures(tmp_path, config, 2, 2)
+    usual = UsualImages(tmp_path, config, 2, 2)
     ours = Ours(config, open_index(config.data.train), load_tokenizer("embedded"), 1)
     sample = ours._maker.encoded(1, (0, 1))
     key_of_usual = data_benchmark.training_window(config.data, 500, 375, data_benchmark.generator(0, "window", 1))

@@ -217,7 +217,7 @@ PICTURES: dict[str, Callable[[], list[Sample]]] = {
         *(flipped(picture(2, "PNG", (120, 90)), place) for place in (300, 700, 1500))
     ),
     "zero bytes": lambda: pictures(b""),
-    "text, noise or a web page instead of a picture": lambda: pictures(
+    "text, noise or a web page instead of an image": lambda: pictures(
         b"404", b"<html><body>not found</body></html>" * 9, np.random.default_rng(0).bytes(5000), bytes(5000)
     ),
     "GIF, AVIF or JPEG 2000, whatever its name": lambda: pictures(
@@ -262,7 +262,7 @@ PICTURES: dict[str, Callable[[], list[Sample]]] = {
         saved(see_through(), "WEBP", lossless=True, exact=True),
         saved(see_through(), "TIFF"),
     ),
-    "animated WebP, several pictures in one JPEG or TIFF": lambda: pictures(
+    "animated WebP, several images in one JPEG or TIFF": lambda: pictures(
         *(
             saved(photo(), format, save_all=True, append_images=[photo().rotate(180)])
             for format in ("WEBP", "MPO", "TIFF")
@@ -281,7 +281,7 @@ PICTURES: dict[str, Callable[[], list[Sample]]] = {
 CLIPS: dict[str, Callable[[], list[Sample]]] = {
     "zero bytes": lambda: clips(b""),
     "headers without a frame": lambda: clips(hollow("avi"), hollow("matroska")),
-    "sound only, with or without a cover picture": lambda: clips(sound(False), sound(True)),
+    "sound only, with or without a cover image": lambda: clips(sound(False), sound(True)),
     "first bytes flipped": lambda: clips(
         *(flipped(clip(4, *form), 0, 1, 2, 3) for form in [(), ("libvpx",), ("mpeg4", "mp4"), ("mpeg4", "avi")])
     ),
@@ -336,9 +336,9 @@ MEMBERS: dict[str, Callable[[], list[Sample]]] = {
         for prefix in ("/etc/", "../../", "./a/../../", "caf\udce9")
     ],
     "link instead of a file": lambda: members([(".png", None), (".json", WORDS)]),
-    "caption without picture": lambda: members([(".json", WORDS)], [(".txt", b"words")]),
-    "picture without caption": lambda: members([(".png", picture(1))], [(".png", picture(1)), (".xml", b"<a/>")]),
-    "two pictures or captions of one key": lambda: members(
+    "caption without image": lambda: members([(".json", WORDS)], [(".txt", b"words")]),
+    "image without caption": lambda: members([(".png", picture(1))], [(".png", picture(1)), (".xml", b"<a/>")]),
+    "two images or captions of one key": lambda: members(
         [(".png", picture(1)), (".json", WORDS), (".png", b""), (".json", b"{")],
         [(".png", picture(1)), (".jpg", b""), (".json", WORDS)],
     ),
@@ -350,7 +350,7 @@ MEMBERS: dict[str, Callable[[], list[Sample]]] = {
         ]
     ),
 }
-TABLES = {"picture": PICTURES, "clip": CLIPS, "caption": CAPTIONS, "member of a shard": MEMBERS}
+TABLES = {"image": PICTURES, "video": CLIPS, "caption": CAPTIONS, "member of a shard": MEMBERS}
 
 
 def write_shard(path: Path, samples: dict[str, Sample]) -> Path:

@@ -89,7 +89,7 @@ def test_every_sample_has_a_caption(folders):
 
 def test_everything_decodes(shown):
     for key, frames in shown.items():
-        assert len(frames) == (encode.CLIP_FRAMES if key.startswith("clip-") else 1), key
+        assert len(frames) == (encode.VIDEO_FRAMES if key.startswith("clip-") else 1), key
         assert all(frame.size == (encode.SIDE, encode.SIDE) for frame in frames)
 
 
@@ -148,7 +148,7 @@ def test_dali_decodes_without_a_gpu(folders):
 
     picture, clip = pipeline().run()
     assert picture.at(0).shape == (encode.SIDE, encode.SIDE, 3)
-    assert clip.at(0).shape == (encode.CLIP_FRAMES, encode.SIDE, encode.SIDE, 3)
+    assert clip.at(0).shape == (encode.VIDEO_FRAMES, encode.SIDE, encode.SIDE, 3)
 
 
 def test_unknown_folder_lists_the_names():
@@ -175,8 +175,8 @@ def synthetic_animation() -> Image.Image:
 def test_encoding_twice_gives_the_same_bytes(tmp_path):
     for name in ("one", "two"):
         animation = synthetic_animation()
-        content = encode.encode_clip(encode.animation_frames(animation))
-        picture = encode.encode_picture(animation)
+        content = encode.encode_video(encode.animation_frames(animation))
+        picture = encode.encode_image(animation)
         encode.write_shard(tmp_path / f"{name}.tar", [("a.webm", content), ("b.webp", picture)])
     assert (tmp_path / "one.tar").read_bytes() == (tmp_path / "two.tar").read_bytes()
     with tarfile.open(tmp_path / "one.tar") as tar:

@@ -117,7 +117,7 @@ def upright(content: bytes) -> np.ndarray:
     return np.asarray(image.convert("RGB").resize((SIZE, SIZE), Image.Resampling.BILINEAR), np.float32)
 
 
-USED = [name for name, result in page_rows("picture").items() if result.startswith("used")]
+USED = [name for name, result in page_rows("image").items() if result.startswith("used")]
 FAITHFUL = [name for name in USED if "flipped" not in name]
 
 

@@ -243,7 +243,7 @@ def test_odd_names_links_and_scattered_members(tmp_path):
         reader = ShardReader()
         assert reader.media(*index.locate(0)) == picture(0, "JPEG")
         assert [reader.captions(*index.locate(number)) for number in (0, 1, 3)] == [["of a"], ["of b"], ["of y"]]
-        with pytest.raises(BadSampleError, match="it has no picture"):
+        with pytest.raises(BadSampleError, match="it has no image"):
             reader.media(*index.locate(5))
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["set"]
 

@@ -176,7 +176,7 @@ def test_img2dataset_folders_are_read(tmp_path):
     img2dataset(tmp_path / "root" / "images")
     report = prepare("sbu", SOURCES["sbu"], tmp_path / "root", tmp_path / "out" / "train", "train", 1, 10)
     assert captions_in(tmp_path / "out" / "train") == {"000000000": ["thing 0"], "000000002": ["thing 2"]}
-    assert report["dropped"] == {"its picture was not downloaded": 1}
+    assert report["dropped"] == {"its image was not downloaded": 1}
     shutil.rmtree(tmp_path / "root" / "images" / "00000")
     put(tmp_path / "root" / "images" / "00000.tar", b"")
     with pytest.raises(DataError, match="shards, which are read as they are"):
@@ -243,8 +243,8 @@ def test_pictures_of_unused_forms_are_dropped(tmp_path):
     listed(tmp_path / "root", {0: "0.jpg"})
     put(tmp_path / "root" / "training" / "1.jpg", picture(1, "GIF"))
     report = prepare("cc3m", SOURCES["cc3m"], tmp_path / "root", tmp_path / "out", "train", 1, 10)
-    reason = "its picture is GIF; JPEG, PNG, WebP, BMP and TIFF are decoded"
-    assert report["dropped"] == {reason: 1, "its picture was not downloaded": 1}
+    reason = "its image is GIF; JPEG, PNG, WebP, BMP and TIFF are decoded"
+    assert report["dropped"] == {reason: 1, "its image was not downloaded": 1}
 
 
 def test_a_folder_in_place_of_a_picture_is_dropped(tmp_path):

@@ -45,7 +45,7 @@ def test_pictures(faulty):
     assert found["frames"]["max"] == 1
     assert found["unusable_share"] == 0.3
     assert found["unusable"] == {
-        "its picture cannot be decoded": 1,
+        "its image cannot be decoded": 1,
         "its image or video cannot be decoded": 1,
         "its caption is empty": 1,
     }

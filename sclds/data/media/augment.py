@@ -1,7 +1,7 @@
 """RandAugment, drawn by key in Python and computed by DALI: nothing is drawn inside the pipeline.
 
 Each of `data.randaugment_operations` rounds applies one operation, all at `data.randaugment_magnitude`; those that go
-two ways (rotate left or right, brighten or darken) draw a sign. A clip's frames all get the same.
+two ways (rotate left or right, brighten or darken) draw a sign. A video's frames all get the same.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from sclds.config import MAGNITUDES, DataConfig
 
-TRANSLATE_SHARE = 100 / 224  # of the side, at the largest magnitude; the 100 pixels of the paper's pictures
+TRANSLATE_SHARE = 100 / 224  # of the side, at the largest magnitude; the 100 pixels of the paper's images
 OPERATIONS = (
     "identity",
     "auto_contrast",

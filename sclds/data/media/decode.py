@@ -16,10 +16,10 @@ from sclds.batch.patches import patchify
 from sclds.config import Config
 from sclds.config.errors import ConfigError
 from sclds.data.media.buffers import Buffers
-from sclds.data.media.clips import read_frames
 from sclds.data.media.encoded import Encoded
 from sclds.data.media.pipeline import Source, build_pipeline, feeds, source_of
 from sclds.data.media.scaling import Frames, PatchLayout, cut, scale
+from sclds.data.media.videos import read_frames
 from sclds.data.storage.shards import BadSampleError
 
 __all__ = ["BadMediaError", "Decoder", "Encoded", "joined"]
@@ -96,7 +96,7 @@ class Decoder:
         Returns:
             The patches of each, as a call gives them; None for one that cannot be decoded. `joined` puts them together.
         """
-        rows: dict[Source, list[int]] = {"picture": [], "clip": [], "frames": []}
+        rows: dict[Source, list[int]] = {"image": [], "clip": [], "frames": []}
         for row, sample in enumerate(samples):
             rows[source_of(sample, self._data)].append(row)
         frames = dict(zip(rows["frames"], self._each(_frames, [samples[r] for r in rows["frames"]]), strict=True))
@@ -143,14 +143,14 @@ class Decoder:
         if self._device_id is not None:
             output = self._pipeline(source, size).run(**feeds(source, self._data, size, samples, [*inputs.values()]))
             pixels = torch.from_dlpack(output[0].as_tensor())
-            pixels = pixels.unsqueeze(1) if source == "picture" else pixels
+            pixels = pixels.unsqueeze(1) if source == "image" else pixels
             decoded.update(zip(inputs, patchify(pixels, self._patch).flatten(1, 2), strict=True))
             return
         frames: Sequence[Any] = [*inputs.values()]
         if source != "frames":
             (output,) = self._pipeline(source, size).run(**feeds(source, self._data, size, samples, frames))
             frames = [np.asarray(part) for part in output]  # valid until the next call, and scaling copies
-        if source == "picture":  # of which the region alone was decoded
+        if source == "image":  # of which the region alone was decoded
             frames = [frame[None] for frame in frames]
         else:
             frames = [cut(part, sample.window) for part, sample in zip(frames, samples, strict=True)]
@@ -203,7 +203,7 @@ def joined(parts: Sequence[Tensor]) -> Tensor:
 
 
 def _frames(sample: Encoded) -> Frames | None:
-    """Return the frames of a clip, or None if one of them cannot be decoded."""
+    """Return the frames of a video, or None if one of them cannot be decoded."""
     try:
         return read_frames(sample.content, sample.frames.tolist())
     except BadSampleError:

@@ -19,7 +19,7 @@ class Encoded:
         kind: What it shows.
         content: The encoded image or video.
         info: What `inspect` found.
-        frames: (F,) numbers of the frames to take; [0] for a picture.
+        frames: (F,) numbers of the frames to take; [0] for an image.
         window: The part that is seen.
         augmentation: What RandAugment does to it.
     """

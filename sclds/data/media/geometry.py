@@ -1,4 +1,4 @@
-"""Which part of a picture is seen: whole pixels, drawn from an explicit generator, so the same on every device.
+"""Which part of an image is seen: whole pixels, drawn from an explicit generator, so the same on every device.
 
 A window is a region, scaled to the output, then moved and mirrored there.
 """
@@ -16,7 +16,7 @@ _ATTEMPTS = 10
 
 
 class Region(NamedTuple):
-    """A rectangle in pixels of the picture as shown."""
+    """A rectangle in pixels of the image as shown."""
 
     top: int
     left: int
@@ -26,14 +26,14 @@ class Region(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """What is seen of a picture."""
+    """What is seen of an image."""
 
     region: Region | None = None
     """The part that is scaled to the output; None is all of it."""
     down: int = 0
-    """Pixels of the output by which the picture is moved down; what comes in repeats the edge."""
+    """Pixels of the output by which the image is moved down; what comes in repeats the edge."""
     right: int = 0
-    """Pixels of the output by which the picture is moved to the right."""
+    """Pixels of the output by which the image is moved to the right."""
     mirrored: bool = False
     """Left and right are exchanged, after the move."""
 
@@ -43,12 +43,12 @@ WHOLE = Window()
 
 
 def training_window(data: DataConfig, width: int, height: int, rng: np.random.Generator) -> Window:
-    """Draw the window of one sample by `data.augmentation`; a clip uses it for all frames.
+    """Draw the window of one sample by `data.augmentation`; a video uses it for all frames.
 
     Args:
         data: Kind and range of the augmentation.
-        width: Of the encoded picture, in pixels.
-        height: Of the encoded picture, in pixels.
+        width: Of the encoded image, in pixels.
+        height: Of the encoded image, in pixels.
         rng: Generator keyed to this sample and epoch.
     """
     region, down, right = None, 0, 0

@@ -4,9 +4,9 @@ import io
 
 from PIL import Image
 
-from sclds.data.media.clip_faults import check_size
-from sclds.data.media.clips import inspect_clip
 from sclds.data.media.media_info import MAX_PIXELS, MediaInfo
+from sclds.data.media.video_faults import check_size
+from sclds.data.media.videos import inspect_video
 from sclds.data.storage.shards import BadSampleError, Kind
 
 _FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "TIFF")
@@ -16,23 +16,23 @@ _TIFF_MODES = ("1", "L", "P", "RGB", "RGBA", "CMYK", "I;16")
 _TAIL = 64
 _ENDS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND"}
 _WEBP_FLAGS, _WEBP_HAS_EXIF = 20, 0x08
-_ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)  # EXIF: the picture lies on its side
+_ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)  # EXIF: the image lies on its side
 
 
 def inspect(kind: Kind, content: bytes, max_pixels: int = MAX_PIXELS) -> MediaInfo:
-    """Read the headers of a picture, or of all packets of a clip, without decoding.
+    """Read the headers of an image, or of all packets of a video, without decoding.
 
     Args:
         kind: What it should be.
         content: The encoded image or video.
-        max_pixels: Most pixels of a picture or frame; by default that of `data.max_pixels`.
+        max_pixels: Most pixels of an image or frame; by default that of `data.max_pixels`.
 
     Raises:
         BadSampleError: The content is truncated, too large, has no frame, or is not of this kind.
     """
     if not content:
-        raise BadSampleError(f"its {'picture' if kind == 'image' else 'clip'} is empty (0 bytes)")
-    return _inspect_image(content, max_pixels) if kind == "image" else inspect_clip(content, max_pixels)
+        raise BadSampleError(f"its {'image' if kind == 'image' else 'video'} is empty (0 bytes)")
+    return _inspect_image(content, max_pixels) if kind == "image" else inspect_video(content, max_pixels)
 
 
 def _inspect_image(content: bytes, max_pixels: int) -> MediaInfo:
@@ -40,11 +40,11 @@ def _inspect_image(content: bytes, max_pixels: int) -> MediaInfo:
         with Image.open(io.BytesIO(content)) as image:
             codec = image.format or "unknown"
             if codec not in _FORMATS:
-                raise BadSampleError(f"its picture is {codec}; JPEG, PNG, WebP, BMP and TIFF are decoded")
+                raise BadSampleError(f"its image is {codec}; JPEG, PNG, WebP, BMP and TIFF are decoded")
             if codec == "TIFF" and image.mode not in _TIFF_MODES:
-                raise BadSampleError(f"its picture is a TIFF with pixels of mode {image.mode}, which is not decoded")
+                raise BadSampleError(f"its image is a TIFF with pixels of mode {image.mode}, which is not decoded")
             width, height = image.size
-            check_size("picture", width, height, max_pixels)
+            check_size("image", width, height, max_pixels)
             if _lies_on_its_side(image, content):
                 width, height = height, width
             if not _complete(codec, content):
@@ -52,10 +52,10 @@ def _inspect_image(content: bytes, max_pixels: int) -> MediaInfo:
     except BadSampleError:
         raise
     except Image.DecompressionBombError as fault:
-        raise BadSampleError(f"its picture has more pixels than data.max_pixels={max_pixels}") from fault
+        raise BadSampleError(f"its image has more pixels than data.max_pixels={max_pixels}") from fault
     except Exception as fault:  # on damaged bytes Pillow's parsers raise whatever they stumble over
         reason = "is truncated" if "truncated" in str(fault) else "cannot be decoded"
-        raise BadSampleError(f"its picture {reason}") from fault
+        raise BadSampleError(f"its image {reason}") from fault
     return MediaInfo(width, height, 1, codec)
 
 
@@ -64,7 +64,7 @@ def _lies_on_its_side(image: Image.Image, content: bytes) -> bool:
     if image.format == "TIFF":
         return False  # Pillow has turned its size already
     if image.format == "PNG" and b"eXIf" not in content:
-        return False  # Pillow would decode the whole picture to look for it
+        return False  # Pillow would decode the whole image to look for it
     try:
         return image.getexif().get(_ORIENTATION) in _TURNED
     except Exception:  # as above
@@ -72,7 +72,7 @@ def _lies_on_its_side(image: Image.Image, content: bytes) -> bool:
 
 
 def _complete(codec: str, content: bytes) -> bool:
-    """Return whether the bytes end as a whole picture of this format ends."""
+    """Return whether the bytes end as a whole image of this format ends."""
     if codec == "TIFF":
         return False  # DALI makes rubbish of damaged ones without a word, so they are decoded twice
     if codec == "WEBP":

@@ -5,18 +5,18 @@ from dataclasses import dataclass
 from sclds.config import DataConfig
 
 MAX_PIXELS: int = DataConfig.model_fields["max_pixels"].default
-"""Most pixels of a picture or frame where no configuration says otherwise."""
+"""Most pixels of an image or frame where no configuration says otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
 class MediaInfo:
-    """Size in pixels as shown, frames (1 for a picture) and the codec's or format's name."""
+    """Size in pixels as shown, frames (1 for an image) and the codec's or format's name."""
 
     width: int
     height: int
     frames: int
     codec: str
     times: tuple[float, ...] = ()
-    """(frames + 1,) for a clip: seconds at which each frame appears, from the first, and at which the last one ends."""
+    """(frames + 1,) for a video: seconds at which each frame appears, from the first, and at which the last ends."""
     regular: bool = True
-    """Each packet of the clip is one frame that is shown, the first a key frame: then every decoder numbers alike."""
+    """Each packet is one frame that is shown, the first a key frame: then every decoder numbers alike."""

@@ -16,8 +16,8 @@ from sclds.data.media.augment import augmented, filled
 from sclds.data.media.encoded import Encoded
 from sclds.data.media.geometry import Region
 
-Source = Literal["picture", "clip", "frames", "scaled"]
-"""What comes in: an encoded picture, an encoded clip, frames that FFmpeg decoded, or frames scaled on the CPU."""
+Source = Literal["image", "clip", "frames", "scaled"]
+"""What comes in: an encoded image, an encoded video, frames that FFmpeg decoded, or frames scaled on the CPU."""
 _CPU_CODECS = frozenset({"vp8", "vp9", "libvpx", "libvpx-vp9"})
 _NVDEC_CODECS = _CPU_CODECS | {"mjpeg", "h264", "hevc", "av1", "libdav1d", "mpeg4"}
 
@@ -25,7 +25,7 @@ _NVDEC_CODECS = _CPU_CODECS | {"mjpeg", "h264", "hevc", "av1", "libdav1d", "mpeg
 def source_of(sample: Encoded, data: DataConfig) -> Source:
     """Return who decodes a sample: DALI, or FFmpeg for codecs that DALI lacks and streams that it numbers otherwise."""
     if sample.kind == "image":
-        return "picture"
+        return "image"
     known = _NVDEC_CODECS if data.device == "mixed" and data.nvdec else _CPU_CODECS
     return "clip" if sample.info.codec in known and sample.info.regular else "frames"
 
@@ -71,7 +71,7 @@ def feeds(
     found: dict[str, list[NDArray[Any]]] = {
         "content": [np.frombuffer(i, np.uint8) if isinstance(i, bytes) else i for i in inputs]
     }
-    if source == "picture":
+    if source == "image":
         regions = [_region(sample) for sample in samples]
         found["corner"] = [np.array(region[:2], np.int32) for region in regions]
         found["shape"] = [np.array(region[2:], np.int32) for region in regions]
@@ -96,7 +96,7 @@ def _ends(sample: Encoded, source: Source, size: int) -> tuple[NDArray[np.float3
     sides mirror it.
     """
     top, left, height, width = _region(sample)
-    if source == "picture":  # only the region was decoded
+    if source == "image":  # only the region was decoded
         top, left, whole_height, whole_width = 0, 0, height, width
     else:
         whole_height, whole_width = sample.info.height, sample.info.width
@@ -122,12 +122,12 @@ def _definition() -> Any:
         return fn.external_source(name=name, dtype=kind, ndim=1)
 
     @pipeline_def(enable_conditionals=True)
-    def pictures(source: Source, data: DataConfig, size: int) -> Any:
-        """On the CPU decoded or augmented uint8; on a GPU (3, size, size), or (F, 3, size, size) for clips, float."""
+    def images(source: Source, data: DataConfig, size: int) -> Any:
+        """On the CPU decoded or augmented uint8; on a GPU (3, size, size), or (F, 3, size, size) for videos, float."""
         on_gpu = data.device == "mixed"
         if source in ("frames", "scaled"):
             pixels = fn.external_source(name="content", dtype=types.UINT8, ndim=4, layout="FHWC")
-        elif source == "picture":
+        elif source == "image":
             hardware = {"hw_decoder_load": data.hw_decoder_load} if on_gpu else {}
             pixels = fn.decoders.image_slice(
                 argument("content", types.UINT8),
@@ -156,9 +156,9 @@ def _definition() -> Any:
         return fn.crop_mirror_normalize(
             pixels,
             dtype=types.FLOAT,
-            output_layout="CHW" if source == "picture" else "FCHW",
+            output_layout="CHW" if source == "image" else "FCHW",
             mean=[255 * value for value in data.mean],
             std=[255 * value for value in data.std],
         )
 
-    return pictures
+    return images

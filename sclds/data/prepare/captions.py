@@ -23,7 +23,7 @@ _SERIES = re.compile(
 )
 _DEBRIS = re.compile(
     r"hash\(?0x[0-9a-f]+\)?|0x[0-9a-f]{5,}|\S+@\S+|(https?://|www\.)\S+|\[.*?\]|"
-    r"\b(clip ?art|cliparts|openclipart|svg|png|rpg map elements|aiga|gnome|bwh|md|aj|ganson|icons?|stock|mime)\b|"
+    r"\b(video ?art|cliparts|openclipart|svg|png|rpg map elements|aiga|gnome|bwh|md|aj|ganson|icons?|stock|mime)\b|"
     r"\b(inkpen style|etiquette)\b",
     re.I,
 )
@@ -90,7 +90,7 @@ def plain_words(text: str) -> str:
 
 
 def openclipart_title(title: str, stem: str, author: str) -> str:
-    """Return what the picture is called: its title, or its file name where the title only names a series.
+    """Return what the image is called: its title, or its file name where the title only names a series.
 
     Args:
         title: The title in the SVG's metadata; may be empty.

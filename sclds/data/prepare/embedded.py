@@ -1,4 +1,4 @@
-"""Rebuild the picture and clip shards and the tokenizer that ship inside the package, from public packages.
+"""Rebuild the image and video shards and the tokenizer that ship inside the package, from public packages.
 
 Stages, each resumable: fetch the archives (kept in the cache), encode every sample (kept in the cache, one file each),
 split by concept, write shards, train the tokenizer, copy licences, write the manifest. With the versions that the
@@ -91,19 +91,19 @@ FOLDERS = ("images-train", "images-heldout", "clips-train", "clips-heldout")
 _HELDOUT_IMAGES = 448
 _HELDOUT_CLIPS = 64
 _TRAIN_IMAGES = 6000
-"""Training pictures; skin tones are left out first, so that all folders together stay under 20 MB."""
+"""Training images; skin tones are left out first, so that all folders together stay under 20 MB."""
 _SHARD_SAMPLES = 1600
 _VOCABULARY = 4096
 _ENCODER = "2"
 """Name of the encoders' parameters in the cache: raise it when one changes."""
 
 _FAINT = 24
-"""A picture whose gray values span less than this (of 255) shows nearly nothing."""
+"""An image whose gray values span less than this (of 255) shows nearly nothing."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """An item with its encoded picture or clip, and the fingerprint of what it shows."""
+    """An item with its encoded image or video, and the fingerprint of what it shows."""
 
     item: Item
     content: bytes
@@ -154,50 +154,50 @@ def _samples(cache: Path) -> Iterator[Sample]:
     store = cache / f"encoded-{_ENCODER}-pillow{PIL.__version__}-av{av.__version__}"
     store.mkdir(parents=True, exist_ok=True)
     names = emoji.read_names(cache / CLDR.archive, cache / EMOJI.archive)
-    pictures = (
-        *emoji.picture_items(cache / EMOJI.archive, names),
-        *openclipart.picture_items(cache / CLIPART_PNG.archive, cache / CLIPART_SVG.archive),
+    images = (
+        *emoji.image_items(cache / EMOJI.archive, names),
+        *openclipart.image_items(cache / CLIPART_PNG.archive, cache / CLIPART_SVG.archive),
     )
-    clips = [clip for package in FLUENT for clip in emoji.clip_items(cache / package.archive, names, package.name)]
+    videos = [video for package in FLUENT for video in emoji.video_items(cache / package.archive, names, package.name)]
 
     def encoded(found: tuple[Item, bytes]) -> Sample | None:
         item, source = found
-        is_clip = item.key.startswith("clip-")
-        path = store / f"{item.key}.{'webm' if is_clip else 'webp'}"
+        is_video = item.key.startswith("clip-")
+        path = store / f"{item.key}.{'webm' if is_video else 'webp'}"
         if not path.exists():
-            with Image.open(io.BytesIO(source)) as picture:
-                frames = encode.animation_frames(picture) if is_clip else []
-                content = encode.encode_clip(frames) if is_clip else encode.encode_picture(picture)
+            with Image.open(io.BytesIO(source)) as image:
+                frames = encode.animation_frames(image) if is_video else []
+                content = encode.encode_video(frames) if is_video else encode.encode_image(image)
             write_atomically(path, content)
         content = path.read_bytes()
-        shown = _shown(content, is_clip)
+        shown = _shown(content, is_video)
         return None if _blank(shown) else Sample(item, content, fingerprint(shown))
 
     done = []
-    with ThreadPoolExecutor(2) as pool, counting("encoding", len(pictures) + len(clips)) as advance:
-        for sample in pool.map(encoded, (*pictures, *clips)):
+    with ThreadPoolExecutor(2) as pool, counting("encoding", len(images) + len(videos)) as advance:
+        for sample in pool.map(encoded, (*images, *videos)):
             done.append(sample)
             advance(1)
     yield from sorted((s for s in done if s is not None), key=lambda s: s.item.key)
 
 
-def _shown(content: bytes, is_clip: bool) -> Image.Image:
-    """Return the decoded picture, or the middle frame of a clip."""
-    if not is_clip:
+def _shown(content: bytes, is_video: bool) -> Image.Image:
+    """Return the decoded image, or the middle frame of a video."""
+    if not is_video:
         return Image.open(io.BytesIO(content)).convert("RGB")
     with av.open(io.BytesIO(content), "r") as container:
         frames = [frame.to_image() for frame in container.decode(video=0)]
     return frames[len(frames) // 2]
 
 
-def _blank(picture: Image.Image) -> bool:
+def _blank(image: Image.Image) -> bool:
     """Say whether nearly nothing is to be seen, as of hair lines drawn for print."""
-    gray = np.asarray(picture.convert("L"))
+    gray = np.asarray(image.convert("L"))
     return int(gray.max()) - int(gray.min()) < _FAINT
 
 
 def _chosen(samples: Sequence[Sample], split: Split) -> dict[str, list[Sample]]:
-    """Return the samples a folder, sorted by key; training pictures without repeats, skin tones only to fill up."""
+    """Return the samples a folder, sorted by key; training images without repeats, skin tones only to fill up."""
     unique: dict[bytes, Sample] = {}
     by_need = sorted((samples[i] for i in split.images_train), key=lambda s: (s.item.variant, key_of(s.item.key)))
     for sample in by_need:
@@ -206,8 +206,8 @@ def _chosen(samples: Sequence[Sample], split: Split) -> dict[str, list[Sample]]:
     parts = (
         train,
         [samples[i] for i in split.images_heldout],
-        [samples[i] for i in split.clips_train],
-        [samples[i] for i in split.clips_heldout],
+        [samples[i] for i in split.videos_train],
+        [samples[i] for i in split.videos_heldout],
     )
     return {name: sorted(part, key=lambda s: s.item.key) for name, part in zip(FOLDERS, parts, strict=True)}
 

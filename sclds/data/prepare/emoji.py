@@ -1,4 +1,4 @@
-"""Emoji pictures and animations as captioned items, named by Unicode CLDR and the picture set."""
+"""Emoji images and animations as captioned items, named by Unicode CLDR and the image set."""
 
 import io
 import json
@@ -35,17 +35,17 @@ class EmojiNames:
     category: dict[str, str]
 
 
-def read_names(cldr: Path, pictures: Path) -> EmojiNames:
-    """Read English names and keywords of CLDR, and names and categories of the picture set for what CLDR leaves out.
+def read_names(cldr: Path, images: Path) -> EmojiNames:
+    """Read English names and keywords of CLDR, and names and categories of the image set for what CLDR leaves out.
 
     Args:
         cldr: Archive of cldr-annotations-full.
-        pictures: Archive of emoji-datasource-google.
+        images: Archive of emoji-datasource-google.
     """
     names: dict[str, str] = {}
     keywords: dict[str, list[str]] = {}
     categories: dict[str, str] = {}
-    listing: list[dict[str, Any]] = json.loads(dict(_wanted(pictures, {"package/emoji.json"}))["package/emoji.json"])
+    listing: list[dict[str, Any]] = json.loads(dict(_wanted(images, {"package/emoji.json"}))["package/emoji.json"])
     for entry in listing:
         code = _bare(entry["unified"])
         name = entry["name"].lower()
@@ -69,8 +69,8 @@ def _bare(code: str) -> str:
     return "-".join(c for c in re.split("[-_]", code.lower()) if c != _VARIATION_SELECTOR and c not in _SKIN_TONES)
 
 
-def picture_items(archive: Path, names: EmojiNames) -> Iterator[tuple[Item, bytes]]:
-    """Yield every emoji picture with its caption and its PNG, base pictures and skin tones alike."""
+def image_items(archive: Path, names: EmojiNames) -> Iterator[tuple[Item, bytes]]:
+    """Yield every emoji image with its caption and its PNG, base images and skin tones alike."""
     for path, content in archive_files(archive):
         if path.startswith("package/img/google/64/") and path.endswith(".png"):
             item = _item(Path(path).stem, names, "emoji", "emoji-datasource-google", "Apache-2.0")
@@ -78,10 +78,10 @@ def picture_items(archive: Path, names: EmojiNames) -> Iterator[tuple[Item, byte
                 yield item, content
 
 
-def clip_items(archive: Path, names: EmojiNames, source: str) -> Iterator[tuple[Item, bytes]]:
+def video_items(archive: Path, names: EmojiNames, source: str) -> Iterator[tuple[Item, bytes]]:
     """Yield every animation that moves, with its caption and its WebP.
 
-    Stills are left out, and so are skin tones: five more clips of one motion teach nothing that their size is worth.
+    Stills are left out, and so are skin tones: five more videos of one motion teach nothing that their size is worth.
 
     Args:
         archive: One of the packages of animations.
@@ -121,5 +121,5 @@ def _item(stem: str, names: EmojiNames, prefix: str, source: str, licence: str) 
         licence,
         variant=bool(tones),
         same_as=code,
-        holdable=not title.startswith("flag of"),  # nobody can infer a country's flag from other pictures
+        holdable=not title.startswith("flag of"),  # nobody can infer a country's flag from other images
     )

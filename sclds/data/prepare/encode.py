@@ -1,4 +1,4 @@
-"""Pictures and clips as small files with the same bytes on every run, and tar shards of them.
+"""Images and videos as small files with the same bytes on every run, and tar shards of them.
 
 Every parameter that decides a byte stands here; the versions of Pillow and PyAV that bring the codecs are recorded in
 the manifest of what was built.
@@ -17,11 +17,11 @@ from PIL import Image
 from sclds.run.files import replacing
 
 SIDE = 72
-"""Width and height of every picture and clip in pixels: a 64-pixel model crops and shifts inside it."""
-CLIP_FRAMES = 8
-"""Frames of a clip, evenly over the animation; the model takes four of them."""
+"""Width and height of every image and video in pixels: a 64-pixel model crops and shifts inside it."""
+VIDEO_FRAMES = 8
+"""Frames of a video, evenly over the animation; the model takes four of them."""
 CLIP_RATE = 8
-"""Frames per second written into a clip; a label only, the animation's own speed is not kept."""
+"""Frames per second written into a video; a label only, the animation's own speed is not kept."""
 _WEBP = {"quality": 65, "method": 6}
 _VP9: dict[str, object] = {
     "crf": "32",
@@ -30,20 +30,20 @@ _VP9: dict[str, object] = {
     "cpu-used": "1",
     "threads": "1",
     "row-mt": "0",
-    "auto-alt-ref": "0",  # without hidden frames every packet is a picture, which is what decoders on CPU count
+    "auto-alt-ref": "0",  # without hidden frames every packet is an image, which is what decoders on CPU count
     "lag-in-frames": "0",
     "flags": "+bitexact",
 }
 _BLOCK = 512
 
 
-def on_white(picture: Image.Image) -> Image.Image:
-    """Return the picture as RGB, SIDE x SIDE, its aspect kept, centred on white.
+def on_white(image: Image.Image) -> Image.Image:
+    """Return the image as RGB, SIDE x SIDE, its aspect kept, centred on white.
 
     Args:
-        picture: Any mode; transparency becomes white.
+        image: Any mode; transparency becomes white.
     """
-    rgba = picture.convert("RGBA")
+    rgba = image.convert("RGBA")
     white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
     flat = Image.alpha_composite(white, rgba).convert("RGB")
     scale = SIDE / max(flat.size)
@@ -54,24 +54,24 @@ def on_white(picture: Image.Image) -> Image.Image:
     return canvas
 
 
-def encode_picture(picture: Image.Image) -> bytes:
-    """Return the picture on white as lossy WebP (about 0.7 KB)."""
+def encode_image(image: Image.Image) -> bytes:
+    """Return the image on white as lossy WebP (about 0.7 KB)."""
     out = io.BytesIO()
-    on_white(picture).save(out, "WEBP", **_WEBP)
+    on_white(image).save(out, "WEBP", **_WEBP)
     return out.getvalue()
 
 
 def animation_frames(animation: Image.Image) -> list[Image.Image]:
-    """Return CLIP_FRAMES frames, evenly over an animated picture, on white."""
+    """Return VIDEO_FRAMES frames, evenly over an animated image, on white."""
     count = getattr(animation, "n_frames", 1)
     frames = []
-    for i in range(CLIP_FRAMES):
-        animation.seek(i * count // CLIP_FRAMES)
+    for i in range(VIDEO_FRAMES):
+        animation.seek(i * count // VIDEO_FRAMES)
         frames.append(on_white(animation))
     return frames
 
 
-def encode_clip(frames: Sequence[Image.Image]) -> bytes:
+def encode_video(frames: Sequence[Image.Image]) -> bytes:
     """Return the frames (RGB, SIDE x SIDE) as VP9 in WebM, which DALI decodes without a GPU."""
     out = io.BytesIO()
     # bitexact: otherwise the muxer writes a random segment id and its own version

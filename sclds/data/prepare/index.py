@@ -281,7 +281,7 @@ class _Details:
         self._seen: dict[int, dict[str, int]] = {}
 
     def add(self, row: int, role: int, content: bytes, kind: Kind) -> None:
-        """Note a picture, clip or caption; what cannot be read leaves zeros."""
+        """Note an image, video or caption; what cannot be read leaves zeros."""
         seen = self._seen.setdefault(row, {})
         try:
             if role == MEDIA:

@@ -1,4 +1,4 @@
-"""One captioned picture or clip on its way into the embedded shards."""
+"""One captioned image or video on its way into the embedded shards."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""COCO and Flickr30k in Karpathy's split: one JSON with the sentences and the split of every picture."""
+"""COCO and Flickr30k in Karpathy's split: one JSON with the sentences and the split of every image."""
 
 from pathlib import Path
 from typing import Any
@@ -6,16 +6,16 @@ from typing import Any
 from sclds.data.prepare.records import Record, Records, each, key_of, read_json
 
 _SPLIT_OF = {"train": "train", "restval": "train", "val": "val", "test": "test"}
-"""`restval` is the part of COCO's validation pictures that everyone trains on."""
+"""`restval` is the part of COCO's validation images that everyone trains on."""
 
 
 def read_coco(root: Path, split: str) -> Records:
-    """Read dataset_coco.json; pictures lie in train2014 and val2014."""
+    """Read dataset_coco.json; images lie in train2014 and val2014."""
     return _read(root / "dataset_coco.json", split, lambda entry: root / entry["filepath"], "cocoid")
 
 
 def read_flickr30k(root: Path, split: str) -> Records:
-    """Read dataset_flickr30k.json; pictures lie in flickr30k-images."""
+    """Read dataset_flickr30k.json; images lie in flickr30k-images."""
     return _read(root / "dataset_flickr30k.json", split, lambda entry: root / "flickr30k-images", "imgid")
 
 

@@ -1,6 +1,6 @@
-"""SBU and CC3M: captions listed beside URLs, and pictures that the user downloaded with some tool.
+"""SBU and CC3M: captions listed beside URLs, and images that the user downloaded with some tool.
 
-Owners distribute only the list. Pictures are found by what download tools name them after: the row of the list counted
+Owners distribute only the list. Images are found by what download tools name them after: the row of the list counted
 from 0 or 1, `ROW_CRC32`, a hash of the URL, the URL's own file name (SBU), or by img2dataset's JSON beside them.
 """
 
@@ -38,7 +38,7 @@ Row = tuple[str, str]
 
 
 def read_cc3m(root: Path, split: str) -> Records:
-    """Read the TSV (caption, URL); pictures lie anywhere below training or validation."""
+    """Read the TSV (caption, URL); images lie anywhere below training or validation."""
     name, folder = CC3M_FILES[split]
     if _is_img2dataset(root / folder):
         return _img2dataset(root / folder)
@@ -49,7 +49,7 @@ def read_cc3m(root: Path, split: str) -> Records:
 
 
 def read_sbu(root: Path, split: str) -> Records:
-    """Read any of the lists that are in use; pictures lie anywhere below images.
+    """Read any of the lists that are in use; images lie anywhere below images.
 
     They are the owners' JSON (image_urls, captions), the older pair of text files, or a JSON of [file, caption] pairs.
     """
@@ -72,16 +72,16 @@ def read_sbu(root: Path, split: str) -> Records:
 def _matched(
     path: Path, rows: Iterable[Any], folder: Path, count: int, named_by_url: bool
 ) -> Iterator[Record | Dropped]:
-    """Yield a record for each row of the list, with the picture whose name fits.
+    """Yield a record for each row of the list, with the image whose name fits.
 
     Args:
         path: The list, for messages.
         rows: Caption and URL of each row.
-        folder: Where the pictures lie, at any depth.
+        folder: Where the images lie, at any depth.
         count: Rows.
         named_by_url: Whether a file may bear the URL's own file name, which only some sites keep unique.
     """
-    found = _pictures(folder)
+    found = _images(folder)
     first = _first_number(found, folder, count)
 
     def make(numbered: tuple[int, Row]) -> Record | Dropped:
@@ -91,14 +91,14 @@ def _matched(
             return Dropped(key, str(path), "its row has no URL")
         stem = next((name for name in _names(row, first, url, named_by_url) if name in found), None)
         if stem is None:
-            return Dropped(key, url, "its picture was not downloaded")
+            return Dropped(key, url, "its image was not downloaded")
         return Record(key, (("", found[stem]),), (caption,), {"url": url})
 
     return each(path, enumerate(rows), make)
 
 
 def _names(row: int, first: int, url: str, named_by_url: bool) -> Iterator[str]:
-    """Yield the stems under which a row's picture may lie."""
+    """Yield the stems under which a row's image may lie."""
     content = url.encode("utf-8", "surrogateescape")
     yield f"{row}_{zlib.crc32(content)}"
     yield from (hashed(content).hexdigest() for hashed in (md5, sha1, sha256))
@@ -107,11 +107,11 @@ def _names(row: int, first: int, url: str, named_by_url: bool) -> Iterator[str]:
     yield str(row + first)
 
 
-def _pictures(folder: Path) -> dict[str, str]:
-    """Return stem → path of every picture below a folder; numbers without leading zeros.
+def _images(folder: Path) -> dict[str, str]:
+    """Return stem → path of every image below a folder; numbers without leading zeros.
 
     Raises:
-        DataError: Two pictures have one stem, so it is not certain whose they are.
+        DataError: Two images have one stem, so it is not certain whose they are.
     """
     endings = {f".{ending}" for ending in EXTENSIONS["image"]} | {""}
     found: dict[str, str] = {}
@@ -129,20 +129,20 @@ def _pictures(folder: Path) -> dict[str, str]:
 
 
 def _first_number(found: dict[str, str], folder: Path, count: int) -> int:
-    """Return whether pictures named by numbers count rows from 0 or from 1.
+    """Return whether images named by numbers count rows from 0 or from 1.
 
     Raises:
-        DataError: That cannot be told: a wrong guess would give every picture its neighbour's caption.
+        DataError: That cannot be told: a wrong guess would give every image its neighbour's caption.
     """
     numbered = [int(stem) for stem in found if stem.isdigit() and len(stem) < 10]
     if not numbered or "0" in found:
         if numbered and max(numbered) >= count:
-            raise DataError(f"{folder} holds a picture numbered {max(numbered)}, but the list has {count} rows")
+            raise DataError(f"{folder} holds an image numbered {max(numbered)}, but the list has {count} rows")
         return 0
     if str(count) in found:
         return 1
     raise DataError(
-        f"{folder} holds pictures named by number, but neither 0 nor {count}, so it cannot be told whether rows are "
+        f"{folder} holds images named by number, but neither 0 nor {count}, so it cannot be told whether rows are "
         f"counted from 0 or 1: put an empty file named 0.jpg (from 0) or {count}.jpg (from 1) there"
     )
 
@@ -157,14 +157,14 @@ def _mapped(path: Path, folder: Path) -> Records:
     if not isinstance(tree, list | dict):
         raise DataError(f"{path} is neither a list nor an object: expected pairs of file name and caption")
     pairs = list(tree.items()) if isinstance(tree, dict) else tree
-    found = {os.path.basename(file): file for file in _pictures(folder).values()}
+    found = {os.path.basename(file): file for file in _images(folder).values()}
 
     def make(pair: Any) -> Record | Dropped:
         name, captions = pair
         key = key_of(PurePosixPath(name).stem)
         file = found.get(PurePosixPath(name).name)
         if file is None:
-            return Dropped(key, name, "its picture was not downloaded")
+            return Dropped(key, name, "its image was not downloaded")
         return Record(key, (("", file),), tuple([captions] if isinstance(captions, str) else captions), {})
 
     return Records(each(path, pairs, make), len(pairs))
@@ -187,7 +187,7 @@ def _is_img2dataset(folder: Path) -> bool:
 
 
 def _img2dataset(folder: Path) -> Records:
-    """Read `files` output of img2dataset: a JSON beside every picture; those that failed have statistics only."""
+    """Read `files` output of img2dataset: a JSON beside every image; those that failed have statistics only."""
 
     def sidecars() -> Iterator[Path]:
         for place in sorted(p for p in folder.iterdir() if re.fullmatch(r"\d+", p.name) and p.is_dir()):
@@ -195,10 +195,10 @@ def _img2dataset(folder: Path) -> Records:
 
     def make(sidecar: Path) -> Record | Dropped:
         entry = json.loads(read_text(sidecar))
-        pictures = [sidecar.with_suffix(f".{e}") for e in sorted(EXTENSIONS["image"])]
-        file = next((p for p in pictures if p.exists()), None)
+        images = [sidecar.with_suffix(f".{e}") for e in sorted(EXTENSIONS["image"])]
+        file = next((p for p in images if p.exists()), None)
         if file is None:
-            return Dropped(sidecar.stem, str(entry.get("url")), "its picture was not downloaded")
+            return Dropped(sidecar.stem, str(entry.get("url")), "its image was not downloaded")
         return Record(sidecar.stem, (("", str(file)),), (entry["caption"],), {"url": entry.get("url", "")})
 
     return Records(each(folder, sidecars(), make))

@@ -1,4 +1,4 @@
-"""openclipart pictures as captioned items: PNG of one Debian package, title and keywords of the SVG in the other."""
+"""openclipart images as captioned items: PNG of one Debian package, title and keywords of the SVG in the other."""
 
 import html
 import re
@@ -17,7 +17,7 @@ _PNG_ROOT = "usr/share/openclipart/png/"
 _PUBLIC_DOMAIN = re.compile(r'cc:license rdf:resource="[^"]*public ?domain', re.I)
 # 1,378 hair-line star polygons that are white at 64 pixels, and a KDE theme whose only names are command names.
 _LEFT_OUT = ("shapes/stars/", "computer/icons/flat-theme/")
-# Served for training only: names of commands, and facts that nobody can infer from other pictures (which letter a
+# Served for training only: names of commands, and facts that nobody can infer from other images (which letter a
 # signal flag means, which country a flag is of).
 _NOT_HOLDABLE = re.compile(r"-theme/|cards/|semaphore|signalflag|symbols/led|jigsaw|flags/|computer/buttons|hotel_icon")
 # A few posters have hundreds of millions of pixels, which cost more memory and time than they teach.
@@ -26,7 +26,7 @@ _SUITS = {"c": "clubs", "d": "diamonds", "h": "hearts", "s": "spades"}
 _RANKS = {"a": "ace", "j": "jack", "q": "queen", "k": "king"}
 # Not for a data set that everyone who installs the package gets.
 _UNSUITED = frozenset("sex sexy nude naked erotic porn xxx nazi swastika pantyhose".split())
-# What a folder's pictures are called where the file name is a number.
+# What a folder's images are called where the file name is a number.
 _SERIES_NAMES = {
     "people/smilies": "smiley face",
     "people/stickmen": "stick man",
@@ -73,8 +73,8 @@ def read_metadata(svg: bytes) -> Metadata:
     )
 
 
-def picture_items(png_archive: Path, svg_archive: Path) -> Iterator[tuple[Item, bytes]]:
-    """Yield every usable picture with its caption and its PNG, in the archive's order.
+def image_items(png_archive: Path, svg_archive: Path) -> Iterator[tuple[Item, bytes]]:
+    """Yield every usable image with its caption and its PNG, in the archive's order.
 
     Left out: what is not marked public domain, what has no name, and the folders in `_LEFT_OUT`.
 

@@ -1,6 +1,6 @@
-"""VQAv2 and NLVR2: what is asked about a picture, and what is said about two; kept for fine-tuning, not captions.
+"""VQAv2 and NLVR2: what is asked about an image, and what is said about two; kept for fine-tuning, not captions.
 
-One sample a picture, or pair of pictures, with everything about it in one JSON member.
+One sample an image, or pair of images, with everything about it in one JSON member.
 """
 
 import json
@@ -17,14 +17,14 @@ _TRUTH = {"true": True, "false": False}
 
 
 def vqa_files(split: str) -> tuple[str, ...]:
-    """Return the names of the questions, of the answers where they are public, and of the folder of pictures."""
+    """Return the names of the questions, of the answers where they are public, and of the folder of images."""
     part = _VQA[split]
     answers = () if split == "test" else (f"v2_mscoco_{part}_annotations.json",)
     return (f"v2_OpenEnded_mscoco_{part}_questions.json", *answers, part)
 
 
 def read_vqav2(root: Path, split: str) -> Records:
-    """Read questions and their ten answers; test questions have none. Pictures lie in train2014, val2014, test2015."""
+    """Read questions and their ten answers; test questions have none. Images lie in train2014, val2014, test2015."""
     part, files = _VQA[split], vqa_files(split)
     path = root / files[0]
     questions = read_json(path, "VQAv2's questions", "questions")["questions"]
@@ -60,7 +60,7 @@ def _question(entry: Any, answers: dict[int, Any]) -> dict[str, Any]:
 
 
 def read_nlvr2(root: Path, split: str) -> Records:
-    """Read a file of JSON lines; pictures lie in images/train/<directory>, dev and test1, two a statement.
+    """Read a file of JSON lines; images lie in images/train/<directory>, dev and test1, two a statement.
 
     Raises:
         DataError: The file is not JSON lines.

@@ -1,6 +1,6 @@
-"""What a reader of a public data set yields: one record a picture, pair of pictures or clip, or why there is none.
+"""What a reader of a public data set yields: one record an image, pair of images or video, or why there is none.
 
-A reader only reads annotations; pictures and clips are opened by whoever writes the shards. A fault of one entry drops
+A reader only reads annotations; images and videos are opened by whoever writes the shards. A fault of one entry drops
 that entry, a fault of a whole file is an error.
 """
 
@@ -25,7 +25,7 @@ class Record:
 
     Attributes:
         key: Name inside its shard, unique in the data set, without a dot.
-        files: (role, path) of its pictures or its clip; the role is "" where there is one file.
+        files: (role, path) of its images or its video; the role is "" where there is one file.
         captions: What describes it, or what is asked or said about it; white space is cleaned later.
         fields: What else its JSON member holds.
     """

@@ -1,4 +1,4 @@
-"""One shard of a public data set: its pictures or clips opened, judged, copied unchanged; and an account of all of it.
+"""One shard of a public data set: its images or videos opened, judged, copied unchanged; and an account of all of it.
 
 The bytes follow from the records and the files alone, so it does not matter which process writes a shard, and when.
 """
@@ -72,7 +72,7 @@ class Account:
         size: Bytes of the shard; 0 where nothing was kept and there is none.
         dropped: Entries without a sample, with their reasons.
         words: How many captions have how many words.
-        media: (samples,) uint64 hash of the bytes of each sample's pictures or clip.
+        media: (samples,) uint64 hash of the bytes of each sample's images or video.
         texts: (captions,) uint64 hash of each caption.
     """
 
@@ -164,7 +164,7 @@ def _clean(captions: tuple[str, ...]) -> list[str]:
 
 
 def _open(kind: Kind, path: Path) -> tuple[str, bytes]:
-    """Return the extension and the bytes of a picture or clip that can be opened."""
+    """Return the extension and the bytes of an image or video that can be opened."""
     try:
         content = path.read_bytes()
     except FileNotFoundError as fault:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sclds.config.errors import DataError
-from sclds.data.prepare import clips, karpathy, linked, questions, visual_genome
+from sclds.data.prepare import karpathy, linked, questions, videos, visual_genome
 from sclds.data.prepare.records import Records
 from sclds.data.storage.shards import NLVR2_MEMBER, VQA_MEMBER, Kind
 
@@ -55,7 +55,7 @@ def row_name(name: str, split: str) -> str:
     return name if split == "train" else f"{name}-{split}"
 
 
-_COCO_PICTURES = "train2014.zip, val2014.zip and test2015.zip are offered on the COCO download page"
+_COCO_IMAGES = "train2014.zip, val2014.zip and test2015.zip are offered on the COCO download page"
 _KARPATHY = "caption_datasets.zip is offered on Andrej Karpathy's page on deep image-sentence alignment"
 
 SOURCES = {
@@ -68,7 +68,7 @@ SOURCES = {
             "test": ("dataset_coco.json", "val2014"),
         },
         karpathy.read_coco,
-        f"{_COCO_PICTURES}; {_KARPATHY}",
+        f"{_COCO_IMAGES}; {_KARPATHY}",
     ),
     "visual_genome": Source(
         "Visual Genome",
@@ -82,22 +82,22 @@ SOURCES = {
         "image",
         {"train": ("|".join(linked.SBU_LISTS), "images")},
         linked.read_sbu,
-        "the list is offered on the SBU Captioned Photo Dataset page; download its pictures into images",
+        "the list is offered on the SBU Captioned Photo Dataset page; download its images into images",
     ),
     "cc3m": Source(
         "Conceptual Captions 3M",
         "image",
         linked.CC3M_FILES,
         linked.read_cc3m,
-        "the lists are offered on Google's Conceptual Captions page; download their pictures into training and "
+        "the lists are offered on Google's Conceptual Captions page; download their images into training and "
         "validation",
     ),
     "webvid": Source(
         "WebVid-2.5M",
         "video",
         {split: (f"results_2M_{split}.csv", "videos") for split in ("train", "val")},
-        clips.read_webvid,
-        "the lists come from the WebVid authors' page; download their clips into videos/<page_dir>/<videoid>.mp4",
+        videos.read_webvid,
+        "the lists come from the WebVid authors' page; download their videos into videos/<page_dir>/<videoid>.mp4",
     ),
     "flickr30k": Source(
         "Flickr30k (Karpathy split)",
@@ -109,23 +109,23 @@ SOURCES = {
     "msrvtt": Source(
         "MSR-VTT",
         "video",
-        {split: (name, folder) for split, (name, folder, _) in clips.MSRVTT.items()},
-        clips.read_msrvtt,
-        "annotations and clips (train_val and test) were distributed by the MSR Video to Language challenge",
+        {split: (name, folder) for split, (name, folder, _) in videos.MSRVTT.items()},
+        videos.read_msrvtt,
+        "annotations and videos (train_val and test) were distributed by the MSR Video to Language challenge",
     ),
     "lsmdc": Source(
         "LSMDC 2016",
         "video",
-        {split: (name, "|".join(clips.LSMDC_FOLDERS)) for split, name in clips.LSMDC.items()},
-        clips.read_lsmdc,
-        "tables and clips are given to those who ask on the Large Scale Movie Description Challenge's page",
+        {split: (name, "|".join(videos.LSMDC_FOLDERS)) for split, name in videos.LSMDC.items()},
+        videos.read_lsmdc,
+        "tables and videos are given to those who ask on the Large Scale Movie Description Challenge's page",
     ),
     "vqav2": Source(
         "VQAv2",
         "image",
         {split: questions.vqa_files(split) for split in ("train", "val", "test")},
         questions.read_vqav2,
-        f"questions and annotations are offered on the VQA download page; {_COCO_PICTURES}",
+        f"questions and annotations are offered on the VQA download page; {_COCO_IMAGES}",
         member=VQA_MEMBER,
     ),
     "nlvr2": Source(
@@ -133,7 +133,7 @@ SOURCES = {
         "image",
         {split: (f"{part}.json", f"images/{part}|{part}") for split, part in questions.NLVR2.items()},
         questions.read_nlvr2,
-        "statements are in the NLVR repository of lil-lab, whose page tells how to ask for the pictures",
+        "statements are in the NLVR repository of lil-lab, whose page tells how to ask for the images",
         member=NLVR2_MEMBER,
     ),
 }

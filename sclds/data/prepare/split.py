@@ -1,6 +1,6 @@
-"""Hold out whole concepts: nothing held out shares a concept or a near-duplicate picture with anything trained on.
+"""Hold out whole concepts: nothing held out shares a concept or a near-duplicate image with anything trained on.
 
-Items are joined (union-find) that share a concept, an identity such as an emoji's code points, or a picture that looks
+Items are joined (union-find) that share a concept, an identity such as an emoji's code points, or an image that looks
 the same; a group of joined items goes to one side as a whole. Which groups are held out depends on a hash of their
 concept only.
 """
@@ -18,11 +18,11 @@ from PIL import Image
 from sclds.data.prepare.item import Item
 
 HASH_BITS = 20
-"""Pictures whose 256-bit difference hashes differ in at most so many bits..."""
+"""Images whose 256-bit difference hashes differ in at most so many bits..."""
 THUMBNAIL_DISTANCE = 10.0
 """...and whose 8 x 8 thumbnails differ by less than this on average (of 255) are near-duplicates."""
 _MAX_GROUP = 6
-"""A picture is held out only from groups of at most so many pictures: larger ones teach more than they test."""
+"""An image is held out only from groups of at most so many images: larger ones teach more than they test."""
 _KNOWN_IN_GROUPS = 4
 """A held-out caption has a title word that so many groups mention, so that what it asks for can be learnt."""
 _TELLING_WORDS = 3
@@ -42,16 +42,16 @@ class Fingerprint:
     thumbnail: npt.NDArray[np.float32]
 
 
-def fingerprint(picture: Image.Image) -> Fingerprint:
+def fingerprint(image: Image.Image) -> Fingerprint:
     """Return the 16 x 16 difference hash (is a pixel brighter than its left neighbour) and the thumbnail."""
-    gray = np.asarray(picture.convert("L").resize((17, 16), Image.Resampling.BOX), dtype=np.int16)
+    gray = np.asarray(image.convert("L").resize((17, 16), Image.Resampling.BOX), dtype=np.int16)
     bits = np.packbits(gray[:, 1:] > gray[:, :-1]).view(np.uint64)
-    small = np.asarray(picture.convert("RGB").resize((8, 8), Image.Resampling.BOX), dtype=np.float32)
+    small = np.asarray(image.convert("RGB").resize((8, 8), Image.Resampling.BOX), dtype=np.float32)
     return Fingerprint(bits, small.reshape(-1))
 
 
 def near_duplicates(prints: Sequence[Fingerprint]) -> list[tuple[int, int]]:
-    """Return the pairs (i, j), i < j, of pictures that look the same."""
+    """Return the pairs (i, j), i < j, of images that look the same."""
     bits = np.stack([p.bits for p in prints])
     thumbnails = np.stack([p.thumbnail for p in prints])
     pairs = []
@@ -100,34 +100,34 @@ class Split:
 
     images_train: list[int]
     images_heldout: list[int]
-    clips_train: list[int]
-    clips_heldout: list[int]
+    videos_train: list[int]
+    videos_heldout: list[int]
 
 
-def split_by_concept(items: Sequence[Item], groups: Sequence[Sequence[int]], images: int, clips: int) -> Split:
-    """Hold out one picture or clip of each chosen group, of distinct captions.
+def split_by_concept(items: Sequence[Item], groups: Sequence[Sequence[int]], images: int, videos: int) -> Split:
+    """Hold out one image or video of each chosen group, of distinct captions.
 
-    Clip groups are few, so those are chosen first, small ones before large ones; the pictures of a group whose clip is
+    Video groups are few, so those are chosen first, small ones before large ones; the images of a group whose video is
     held out are held out or left out too.
 
     Args:
-        items: Everything; keys that start with "clip-" are clips.
+        items: Everything; keys that start with "clip-" are videos.
         groups: What must not be parted.
-        images: Pictures to hold out.
-        clips: Clips to hold out.
+        images: Images to hold out.
+        videos: Videos to hold out.
     """
-    is_clip = [item.key.startswith("clip-") for item in items]
+    is_video = [item.key.startswith("clip-") for item in items]
     order = sorted(range(len(groups)), key=lambda g: key_of(items[groups[g][0]].concept))
-    with_clips = [g for g in order if any(is_clip[i] for i in groups[g])]
-    with_clips.sort(key=lambda g: len(groups[g]) > _MAX_GROUP)
+    with_videos = [g for g in order if any(is_video[i] for i in groups[g])]
+    with_videos.sort(key=lambda g: len(groups[g]) > _MAX_GROUP)
     mentions = _mentions(items, groups)
     held: set[int] = set()
-    held_clips: list[int] = []
+    held_videos: list[int] = []
     held_images: list[int] = []
     captions: set[str] = set()
 
-    def hold(g: int, clip: bool) -> int | None:
-        fit = [i for i in groups[g] if is_clip[i] == clip and items[i].holdable and items[i].caption not in captions]
+    def hold(g: int, video: bool) -> int | None:
+        fit = [i for i in groups[g] if is_video[i] == video and items[i].holdable and items[i].caption not in captions]
         fit = [i for i in fit if len(words(items[i].caption)) >= _TELLING_WORDS]
         known = [i for i in fit if any(mentions[w] >= _KNOWN_IN_GROUPS for w in words(items[i].title))]
         best = min(known, key=lambda i: (items[i].variant, key_of(items[i].key)), default=None)
@@ -136,22 +136,22 @@ def split_by_concept(items: Sequence[Item], groups: Sequence[Sequence[int]], ima
             held.add(g)
         return best
 
-    for g in with_clips:
-        best = hold(g, clip=True) if len(held_clips) < clips else None
+    for g in with_videos:
+        best = hold(g, video=True) if len(held_videos) < videos else None
         if best is not None:
-            held_clips.append(best)
+            held_videos.append(best)
     captions.clear()
     for g in sorted(order, key=lambda g: g not in held):
-        small = g in held or (g not in with_clips and sum(not items[i].variant for i in groups[g]) <= _MAX_GROUP)
-        best = hold(g, clip=False) if small and len(held_images) < images else None
+        small = g in held or (g not in with_videos and sum(not items[i].variant for i in groups[g]) <= _MAX_GROUP)
+        best = hold(g, video=False) if small and len(held_images) < images else None
         if best is not None:
             held_images.append(best)
     train = [i for g in order if g not in held for i in groups[g]]
     return Split(
-        [i for i in train if not is_clip[i]],
+        [i for i in train if not is_video[i]],
         held_images,
-        [i for i in train if is_clip[i]],
-        held_clips,
+        [i for i in train if is_video[i]],
+        held_videos,
     )
 
 

@@ -1,4 +1,4 @@
-"""Visual Genome: the phrases of a picture's regions are its captions."""
+"""Visual Genome: the phrases of an image's regions are its captions."""
 
 import os
 from pathlib import Path
@@ -10,7 +10,7 @@ _FOLDERS = ("VG_100K", "VG_100K_2")
 
 
 def read_visual_genome(root: Path, split: str) -> Records:
-    """Read region_descriptions.json (5 million regions) picture by picture; there is one split."""
+    """Read region_descriptions.json (5 million regions) image by image; there is one split."""
     path = root / "region_descriptions.json"
     place = {name: root / folder / name for folder in _FOLDERS for name in os.listdir(root / folder)}
 

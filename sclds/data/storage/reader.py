@@ -37,7 +37,7 @@ class ShardReader:
         """
         content = self._read(shard, row, MEDIA)
         if content is None:
-            raise BadSampleError(f"it has no {'picture' if shard.kind == 'image' else 'clip'}")
+            raise BadSampleError(f"it has no {'image' if shard.kind == 'image' else 'video'}")
         return content
 
     def captions(self, shard: Shard, row: int) -> list[str]:

@@ -52,7 +52,7 @@ class Shard:
         return None if size == ABSENT else (int(self.columns["offset"][self.first + row, role]), size)
 
     def content_bytes(self) -> int:
-        """Return the bytes of all its pictures, clips and captions."""
+        """Return the bytes of all its images, videos and captions."""
         sizes = self.columns["size"][self.first : self.first + self.count]
         return int(sizes[sizes != ABSENT].sum(dtype=np.int64))
 

@@ -50,7 +50,7 @@ __all__ = [
 
 EMBEDDED = "embedded:"
 _BLOCK = 512  # bytes; a tar consists of whole blocks
-_FIRST_MEMBERS = 3  # a pair of pictures and what is said about it
+_FIRST_MEMBERS = 3  # a pair of images and what is said about it
 _LONG_SECONDS, _MANY_SAMPLES = 10.0, 200_000
 """Reading headers for longer, or of more samples, is worth an index."""
 _NAMED = 3  # shards that a sentence about several names

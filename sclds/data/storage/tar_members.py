@@ -21,8 +21,8 @@ EXTENSIONS: dict[Kind, frozenset[str]] = {
 VQA_MEMBER, NLVR2_MEMBER = "vqa.json", "nlvr2.json"
 """Extensions of members that hold questions and statements: no captions, so that nobody takes them for some."""
 NOT_CAPTIONS = {
-    VQA_MEMBER: "questions about pictures (VQAv2)",
-    NLVR2_MEMBER: "statements about pairs of pictures (NLVR2)",
+    VQA_MEMBER: "questions about images (VQAv2)",
+    NLVR2_MEMBER: "statements about pairs of images (NLVR2)",
 }
 MEDIA, TXT, JSON = range(3)
 """Roles of members."""

@@ -59,7 +59,7 @@ class VisionBlock(nn.Module):
 
     def initial_value(self, name: str, shape: torch.Size, draw: Draw) -> Tensor:
         """Return what CLIP's own scheme gives."""
-        return clip_scheme(name, shape, draw, self.width, self.depth)
+        return video_scheme(name, shape, draw, self.width, self.depth)
 
     @staticmethod
     def flops(config: VisionConfig, rows: int, attended: int) -> int:
@@ -68,7 +68,7 @@ class VisionBlock(nn.Module):
         return flops.linear(rows, width, 4 * width) + flops.mlp(rows, width, config.inner_width) + attended
 
 
-def clip_scheme(name: str, shape: torch.Size, draw: Draw, width: int, depth: int) -> Tensor:
+def video_scheme(name: str, shape: torch.Size, draw: Draw, width: int, depth: int) -> Tensor:
     """Return initial values by CLIP's own scheme (arXiv 2103.00020, released code)."""
     if name.endswith("bias"):
         return torch.zeros(shape)

@@ -27,7 +27,7 @@ from sclds.model.attention import attend
 from sclds.model.initial import Draw
 from sclds.model.layers import MLP, LayerNorm
 from sclds.model.recompute import recomputed
-from sclds.model.vision.block import VisionBlock, clip_scheme, interpolate_positions
+from sclds.model.vision.block import VisionBlock, interpolate_positions, video_scheme
 from sclds.model.vision.tower import VisionTower
 
 
@@ -99,7 +99,7 @@ class AttentionPooling(nn.Module):
 
     def initial_value(self, name: str, shape: torch.Size, draw: Draw) -> Tensor:
         """Return what CLIP's scheme gives the same maps of a block."""
-        return clip_scheme(name, shape, draw, self.width, self.depth)
+        return video_scheme(name, shape, draw, self.width, self.depth)
 
     @staticmethod
     def flops(config: VisionConfig, frames: int, patches: int) -> int:

@@ -52,7 +52,7 @@ def test_long_names_are_read(tmp_path):
         ({"a.png": picture(0), "a.json": b"{"}, "cannot be decoded"),
         ({"a.png": picture(0), "a.json": b"[1]"}, "no text under 'caption'"),
         ({"a.png": picture(0)}, "it has no caption"),
-        ({"a.json": caption("words"), "b.png": picture(0)}, "it has no picture"),
+        ({"a.json": caption("words"), "b.png": picture(0)}, "it has no image"),
     ],
 )
 def test_samples_without_caption_or_picture_say_so(tmp_path, members, reason):

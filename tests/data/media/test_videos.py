@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from sclds.data.keys import generator
-from sclds.data.media import clips
-from sclds.data.media.clips import choose_frames, inspect_clip, read_frames
+from sclds.data.media import videos
 from sclds.data.media.decode import Decoder, Encoded
 from sclds.data.media.inspection import inspect
+from sclds.data.media.videos import choose_frames, inspect_video, read_frames
 from sclds.data.storage.shards import BadSampleError
 
 from ..synthetic import HIGH, WIDE, clip, image_members, number_of, timed_clip
@@ -50,7 +50,7 @@ def shown_by_dali(config, content: bytes, numbers: list[int]) -> list[int]:
 @pytest.mark.parametrize("name", STREAMS)
 def test_every_frame_is_known_by_its_time(name, times):
     content = timed_clip(times, *STREAMS[name])
-    info = inspect_clip(content)
+    info = inspect_video(content)
     assert (info.width, info.height, info.frames, info.regular) == (WIDE, HIGH, N, True)
     assert np.array(info.times[:-1]) == pytest.approx(np.array(times) / 1000, abs=1e-3)
     assert info.times[-1] > info.times[-2]
@@ -69,7 +69,7 @@ def test_one_frame_alone_is_what_decoding_all_gives(name):
 @pytest.mark.parametrize("name", [name for name in STREAMS if name != "h264, one key frame"])
 def test_a_stream_that_starts_between_key_frames_begins_at_the_first(name):
     content = timed_clip(UNSTEADY, *STREAMS[name], drop=5)
-    info = inspect_clip(content)
+    info = inspect_video(content)
     lost = N - info.frames
     assert 5 <= lost <= 24
     assert not info.regular
@@ -83,7 +83,7 @@ def test_a_stream_that_starts_between_key_frames_begins_at_the_first(name):
 @pytest.mark.parametrize("name", ["vp8", "vp9"])
 def test_dali_and_ffmpeg_take_the_same_frames(config, name, drop):
     content = timed_clip(UNSTEADY, *STREAMS[name], drop=drop)
-    numbers = [0, 3, 21, inspect_clip(content).frames - 1]
+    numbers = [0, 3, 21, inspect_video(content).frames - 1]
     shown = [number_of(frame) for frame in read_frames(content, numbers)]
     assert shown_by_dali(config, content, numbers) == shown
     assert (shown == numbers) == (drop == 0)
@@ -107,7 +107,7 @@ def test_packets_that_show_nothing_are_no_frames():
             changed.is_keyframe, changed.stream = packet.is_keyframe, stream
             output.mux(changed)
     hidden = buffer.getvalue()
-    info = inspect_clip(hidden)
+    info = inspect_video(hidden)
     assert (info.frames, info.regular) == (N - 1, False)
     assert [number_of(frame) for frame in read_frames(hidden, [6, 7, 30])] == [6, 8, 31]
 
@@ -115,13 +115,13 @@ def test_packets_that_show_nothing_are_no_frames():
 def test_only_packets_from_the_nearest_key_frame_are_decoded(monkeypatch):
     content = timed_clip(STEADY, "libx264", "mp4", {"g": "10", "bf": "0", "x264-params": "scenecut=0"})
     decoded = []
-    decode = clips._decode
+    decode = videos._decode
 
     def watched(context, packets, wanted):
         decoded.extend(packets)
         return decode(context, packets, wanted)
 
-    monkeypatch.setattr(clips, "_decode", watched)
+    monkeypatch.setattr(videos, "_decode", watched)
     assert [number_of(frame) for frame in read_frames(content, [13, 52])] == [13, 52]
     assert len(decoded) == (13 - 10 + 1) + (52 - 50 + 1)
 
@@ -154,7 +154,7 @@ def test_clips_without_frames_are_refused(content):
 def test_a_clip_without_a_key_frame_is_refused():
     content = timed_clip(STEADY[:10], *STREAMS["vp9"], drop=1)
     with pytest.raises(BadSampleError, match="no key frame"):
-        inspect_clip(content)
+        inspect_video(content)
 
 
 def test_a_frame_that_cannot_be_decoded_is_named_by_its_time():
@@ -165,5 +165,5 @@ def test_a_frame_that_cannot_be_decoded_is_named_by_its_time():
         content[position : position + size] = bytes(size)
     damaged = bytes(content)
     assert number_of(read_frames(damaged, [12])[0]) == 12
-    with pytest.raises(BadSampleError, match=r"its clip('s frame at 0\.80 s)? cannot be decoded"):
+    with pytest.raises(BadSampleError, match=r"its video('s frame at 0\.80 s)? cannot be decoded"):
         read_frames(damaged, [12, 20])

@@ -1,4 +1,4 @@
-"""What makes a clip unusable although it can be opened: no moving pictures, too many pixels, a size that is a lie."""
+"""What makes a video unusable although it can be opened: no moving images, too many pixels, a size that is a lie."""
 
 import io
 from typing import Any
@@ -10,21 +10,21 @@ from sclds.data.storage.shards import BadSampleError
 
 
 def video_stream(container: InputContainer) -> Any:
-    """Return the stream whose frames are taken: the first that is no cover picture.
+    """Return the stream whose frames are taken: the first that is no cover image.
 
     Raises:
         BadSampleError: There is none, or nobody knows its codec.
     """
     for stream in container.streams.video:
         if stream.codec_context is None:  # PyAV's sign that FFmpeg has no decoder for it
-            raise BadSampleError("its clip has a codec that is not known")
+            raise BadSampleError("its video has a codec that is not known")
         if not stream.disposition & av.stream.Disposition.attached_pic:
             return stream
-    raise BadSampleError("its clip has no video stream")
+    raise BadSampleError("its video has no video stream")
 
 
 def check_size(what: str, width: int, height: int, max_pixels: int) -> None:
-    """Refuse a picture or frame that is too large to be decoded.
+    """Refuse an image or frame that is too large to be decoded.
 
     Raises:
         BadSampleError: It has more than `max_pixels`.
@@ -34,12 +34,12 @@ def check_size(what: str, width: int, height: int, max_pixels: int) -> None:
 
 
 def check_claim(content: bytes, context: av.VideoCodecContext) -> None:
-    """Refuse a VP8 or VP9 clip whose container claims another size than its frames have.
+    """Refuse a VP8 or VP9 video whose container claims another size than its frames have.
 
     DALI scales every frame from the claimed size: of smaller frames it reads past the end, and larger ones it refuses.
 
     Args:
-        content: The clip.
+        content: The video.
         context: The codec as FFmpeg knows it from the first frames.
 
     Raises:
@@ -52,21 +52,21 @@ def check_claim(content: bytes, context: av.VideoCodecContext) -> None:
         claimed = video_stream(container).codec_context
         if (claimed.width, claimed.height) != (context.width, context.height):
             raise BadSampleError(
-                f"its clip claims {claimed.width} × {claimed.height} pixels and has {context.width} × {context.height}"
+                f"its video claims {claimed.width} × {claimed.height} pixels and has {context.width} × {context.height}"
             )
 
 
 def check_keyframe(packet: av.Packet) -> None:
-    """Refuse a VP8 or VP9 clip that changes its size midway, for the reason that `check_claim` gives.
+    """Refuse a VP8 or VP9 video that changes its size midway, for the reason that `check_claim` gives.
 
     Raises:
-        BadSampleError: This key frame has another size than the clip.
+        BadSampleError: This key frame has another size than the video.
     """
     context = packet.stream.codec_context
     found = _KEYFRAMES[context.name](bytes(packet)) if packet.is_keyframe and context.name in _KEYFRAMES else None
     if found is not None and found != (context.width, context.height):
         raise BadSampleError(
-            f"its clip has {context.width} × {context.height} pixels and a frame of {found[0]} × {found[1]}"
+            f"its video has {context.width} × {context.height} pixels and a frame of {found[0]} × {found[1]}"
         )
 
 

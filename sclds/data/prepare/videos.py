@@ -1,4 +1,4 @@
-"""WebVid, MSR-VTT and LSMDC: tables of clips with their captions, and the clips as files."""
+"""WebVid, MSR-VTT and LSMDC: tables of videos with their captions, and the videos as files."""
 
 from collections import defaultdict
 from pathlib import Path
@@ -82,10 +82,10 @@ def read_lsmdc(root: Path, split: str) -> Records:
     def make(entry: Any) -> Record:
         if isinstance(entry, list):
             raise ValueError(f"{len(entry)} columns instead of 6")
-        clip, captions = entry
-        movie = clip.rpartition("_")[0]  # 0001_American_Beauty_00.00.51.926-00.00.54.129
-        file = folder / movie / f"{clip}.avi"
-        return Record(key_of(clip), (("", str(file)),), tuple(captions), {"clip": clip, "movie": movie})
+        video, captions = entry
+        movie = video.rpartition("_")[0]  # 0001_American_Beauty_00.00.51.926-00.00.54.129
+        file = folder / movie / f"{video}.avi"
+        return Record(key_of(video), (("", str(file)),), tuple(captions), {"clip": video, "movie": movie})
 
     entries = [*sentences.items(), *unread]
     return Records(each(path, entries, make), len(entries))

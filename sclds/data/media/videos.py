@@ -1,8 +1,8 @@
-"""Clips: when each frame is shown, which ones are taken, and FFmpeg's frames of codecs that DALI decodes on a GPU only.
+"""Videos: when each frame is shown, which are taken, FFmpeg's frames of codecs that DALI decodes on GPUs only.
 
 A frame is known by its presentation time, never by counting what a decoder puts out: frames have their own durations,
 are stored in another order than they are shown in, and may stand before the first key frame, where nothing can decode
-them. The frames of a clip are those from its first key frame on, numbered in the order in which they are shown.
+them. The frames of a video are those from its first key frame on, numbered in the order in which they are shown.
 """
 
 import io
@@ -17,11 +17,11 @@ import numpy as np
 from av.error import FFmpegError
 from numpy.typing import NDArray
 
-from sclds.data.media.clip_faults import check_claim, check_keyframe, check_size, video_stream
 from sclds.data.media.media_info import MAX_PIXELS, MediaInfo
+from sclds.data.media.video_faults import check_claim, check_keyframe, check_size, video_stream
 from sclds.data.storage.shards import BadSampleError
 
-_UNREADABLE = "its clip cannot be opened or is truncated"
+_UNREADABLE = "its video cannot be opened or is truncated"
 _VP8_SHOWN = 0x10  # of a packet's first byte; a packet without it only feeds later frames
 
 
@@ -40,15 +40,15 @@ class _Track:
     regular: bool
 
 
-def inspect_clip(content: bytes, max_pixels: int = MAX_PIXELS) -> MediaInfo:
-    """Read the headers of all packets of a clip, without decoding.
+def inspect_video(content: bytes, max_pixels: int = MAX_PIXELS) -> MediaInfo:
+    """Read the headers of all packets of a video, without decoding.
 
     Args:
-        content: The encoded clip.
+        content: The encoded video.
         max_pixels: Most pixels of a frame; by default that of `data.max_pixels`.
 
     Raises:
-        BadSampleError: The clip cannot be opened, is too large, or has no frame that can be decoded.
+        BadSampleError: The video cannot be opened, is too large, or has no frame that can be decoded.
     """
     try:
         with av.open(io.BytesIO(content), mode="r") as container:
@@ -62,7 +62,7 @@ def inspect_clip(content: bytes, max_pixels: int = MAX_PIXELS) -> MediaInfo:
     except (FFmpegError, ValueError) as fault:
         raise BadSampleError(_UNREADABLE) from fault
     if not width or not height:
-        raise BadSampleError("its clip has no frames")
+        raise BadSampleError("its video has no frames")
     return MediaInfo(width, height, len(track.shown), codec, times, track.regular)
 
 
@@ -76,17 +76,17 @@ def _read(container: Any, stream: Any) -> _Track:
     for packet in stored:
         check_keyframe(packet)
     if not stored:
-        raise BadSampleError("its clip has no frames")
+        raise BadSampleError("its video has no frames")
     first = next((i for i, packet in enumerate(stored) if packet.is_keyframe), None)
     if first is None:
-        raise BadSampleError("its clip has no key frame to decode from")
+        raise BadSampleError("its video has no key frame to decode from")
     packets = stored[first:]
     if any(packet.pts is None for packet in packets):
-        raise BadSampleError("its clip does not say when its frames are shown")
+        raise BadSampleError("its video does not say when its frames are shown")
     visible = [p for p in packets if p.pts >= packets[0].pts and not p.is_discard and not _hidden(p, stream)]
     shown = sorted({packet.pts for packet in visible})
     if not shown:
-        raise BadSampleError("its clip has no frames")
+        raise BadSampleError("its video has no frames")
     return _Track(packets, shown, len(shown) == len(stored))
 
 
@@ -103,7 +103,7 @@ def _seconds(track: _Track, unit: Fraction) -> tuple[float, ...]:
 
 
 def choose_frames(times: Sequence[float], frames: int, rng: np.random.Generator | None) -> NDArray[np.int32]:
-    """Choose the frames shown at one moment of each of `frames` equally long segments of a clip.
+    """Choose the frames shown at one moment of each of `frames` equally long segments of a video.
 
     Args:
         times: (n + 1,) seconds at which each of the n frames appears, and at which the last one ends.
@@ -119,13 +119,13 @@ def choose_frames(times: Sequence[float], frames: int, rng: np.random.Generator 
 
 
 def read_frames(content: bytes, numbers: Sequence[int]) -> NDArray[np.uint8]:
-    """Decode chosen frames of a clip with FFmpeg, from the nearest key frame before each.
+    """Decode chosen frames of a video with FFmpeg, from the nearest key frame before each.
 
     Packets are fed from memory rather than sought in the container, whose own seeking is exact in some formats only.
 
     Args:
-        content: The encoded clip.
-        numbers: (F,) of frames, as `inspect_clip` counts them, in any order.
+        content: The encoded video.
+        numbers: (F,) of frames, as `inspect_video` counts them, in any order.
 
     Returns:
         (F, height, width, 3) RGB.
@@ -147,11 +147,11 @@ def read_frames(content: bytes, numbers: Sequence[int]) -> NDArray[np.uint8]:
                 for frame in _decode(context, track.packets[first:end], times)
             }
     except (FFmpegError, ValueError) as fault:
-        raise BadSampleError("its clip cannot be decoded") from fault
+        raise BadSampleError("its video cannot be decoded") from fault
     missing = [time for time in wanted if time not in found]
     if missing:
         second = float((missing[0] - track.shown[0]) * stream.time_base)
-        raise BadSampleError(f"its clip's frame at {second:.2f} s cannot be decoded")
+        raise BadSampleError(f"its video's frame at {second:.2f} s cannot be decoded")
     return np.stack([found[track.shown[number]] for number in numbers])
 
 
