@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from sclds.batch.attention_plan import AttentionPlan, FusionAttention, StreamAttention, plan_attention
+from sclds.batch.duplicates import caption_identities, image_identities
 from sclds.batch.pairs import PairBuffer, hard_candidates, itm_places, itm_rows, pack_pairs
 from sclds.batch.ragged import Ints, concat
 from sclds.batch.types import (
@@ -20,6 +21,7 @@ from sclds.batch.types import (
     Counts,
     FramePooling,
     HardNegatives,
+    Identities,
     Labels,
     Lengths,
     Pairs,
@@ -107,6 +109,7 @@ def pack(views: Sequence[SampleViews], patches: Tensor, recipe: Recipe, order: S
             itm=torch.tensor([v.itm_label for v in views]),
         ),
         negatives=_hard_negatives(views, rows, vision.layout, pairs, recipe, objectives),
+        identities=_identities(views, recipe.losses),
         lengths=lengths,
         samples=Samples(
             tuple(v.sample_id for v in views), tuple(v.caption for v in views), tuple(v.kind for v in views), order
@@ -281,7 +284,8 @@ def _hard_negatives(
 ) -> HardNegatives | None:
     if recipe.losses.itm_negatives != "hard" or "itm" not in {objective.name for objective in objectives}:
         return None
-    members, allowed, partner = hard_candidates(views, vision, recipe.group_size)
+    published = recipe.losses.duplicates == "negatives"
+    members, allowed, partner = hard_candidates(views, vision, recipe.group_size, duplicates=published)
     row_sample, row_offset = itm_rows(views, order, vision)
     return HardNegatives(
         members=torch.from_numpy(members),
@@ -295,6 +299,12 @@ def _hard_negatives(
     )
 
 
+def _identities(views: Sequence[SampleViews], losses: LossesConfig) -> Identities | None:
+    if losses.duplicates == "negatives":
+        return None
+    return Identities(torch.from_numpy(caption_identities(views)), torch.from_numpy(image_identities(views)))
+
+
 def _counts(views: Sequence[SampleViews], objectives: tuple[Objective, ...], group_size: int) -> Counts:
     rows = {read.rows for objective in objectives for read in objective.reads}
     replaced = [v.frames * len(v.replaced) for v in views]
@@ -305,4 +315,5 @@ def _counts(views: Sequence[SampleViews], objectives: tuple[Objective, ...], gro
         completed=sum(len(v.scl_positions) for v in views) if "completed" in rows else 0,
         replaced_per_group=groups if "replaced" in rows else (),
         most_frames=max(v.frames for v in views),
+        itm_alone=sum(v.itm_alone for v in views),
     )

@@ -142,6 +142,16 @@ class HardNegatives(Placed):
 
 
 @dataclass(frozen=True)
+class Identities(Placed):
+    """By what samples are known to be duplicates; exact over the global batch, since the numbers are of the content."""
+
+    caption: Tensor
+    """(B,) fingerprint of each caption, see `sclds.batch.duplicates`."""
+    image: Tensor
+    """(B,) fingerprint of each image or video."""
+
+
+@dataclass(frozen=True)
 class Lengths:
     """Cumulative lengths on the host, each (segments + 1,) int32: what attention is planned from."""
 
@@ -190,6 +200,8 @@ class Counts:
     """Patches of all frames that v2 replaces, per group of samples; empty where no objective reads them."""
     most_frames: int
     """Of a sample."""
+    itm_alone: int = 0
+    """Texts that ITM shows matched because no member of their group could be a wrong partner."""
 
     @property
     def replaced(self) -> int:
@@ -208,6 +220,8 @@ class Batch(Placed):
     labels: Labels
     negatives: HardNegatives | None
     """Where `losses.itm_negatives` is hard."""
+    identities: Identities | None
+    """Where duplicates are not negatives (`losses.duplicates`)."""
     lengths: Lengths = field(metadata=HOST)
     samples: Samples = field(metadata=HOST)
     counts: Counts = field(metadata=HOST)

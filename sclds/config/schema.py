@@ -243,6 +243,9 @@ class LossesConfig(Section):
     negatives: Literal["global_batch", "micro_batch"] = "global_batch"
     """Which samples are negatives under gradient accumulation: the whole global batch (a second forward pass), or the
     micro-batches that run at the same time."""
+    duplicates: Literal["negatives", "ignore", "positives"] = "ignore"
+    """What two samples of the same caption or the same image are to each other in the losses over the global batch and
+    in ITM: `negatives` as published, nothing (`ignore`), or `positives` like a sample's own partner."""
     scaling: Literal["exact", "published"] = "exact"
     """`exact`: weights mean what they say. `published`: contrastive, mvsc, mlsc and mltc_text gradients are divided by
     `published_world_size`, as the published gather did (not the temperature's)."""

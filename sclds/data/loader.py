@@ -8,9 +8,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from operator import attrgetter
 
+import numpy as np
 import torch
 
 from sclds.batch import ITM_DRAWS, Batch, SampleViews, pack, recipe_of
+from sclds.batch.duplicates import wrong_partners
 from sclds.config import Config, DatasetConfig
 from sclds.data.keys import generator
 from sclds.data.media.decode import Decoder, joined
@@ -160,11 +162,15 @@ class _Assembler:
         for start in range(0, len(views), size):
             members = views[start : start + size]
             rng = generator(self._config.seed, "itm", *occasion, first_group + start // size)
-            partner, label = itm_partners([view.kind for view in members], rng)
+            rows = np.arange(len(members))
+            published = self._config.losses.duplicates == "negatives"
+            possible = wrong_partners(members, rows[:, None], rows, duplicates=published)
+            partner, label = itm_partners(possible, rng)
             draw = rng.integers(ITM_DRAWS, size=len(members))
+            drawn = zip(members, partner, label, draw, ~possible.any(1), strict=True)
             paired += [
-                replace(view, itm_partner=start + int(p), itm_label=int(matched), itm_draw=int(d))
-                for view, p, matched, d in zip(members, partner, label, draw, strict=True)
+                replace(view, itm_partner=start + int(p), itm_label=int(m), itm_draw=int(d), itm_alone=bool(alone))
+                for view, p, m, d, alone in drawn
             ]
         return paired
 

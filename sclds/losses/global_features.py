@@ -11,7 +11,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from scl_kernels import InfoNCEProblem, InfoNCEStatistics, infonce_statistics
+from scl_kernels import Duplicates, InfoNCEProblem, InfoNCEStatistics, duplicates_of, infonce_statistics
 from sclds.batch import Batch
 from sclds.config import LossesConfig
 from sclds.losses.communicator import Communicator, gather_ragged
@@ -57,6 +57,8 @@ class Rows:
     """(n, C) partners."""
     weight: Tensor
     """(n,) fp32 weight of each row in the objective's mean."""
+    ids: Tensor
+    """(n, 2) int64 identities, by either of which rows are duplicates; (n, 0) where nobody asks or all differ."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,8 @@ class Candidates:
     """First own row, for every accumulation step."""
     statistics: list[InfoNCEStatistics]
     """Of the own rows, for every accumulation step."""
+    duplicates: Duplicates | None
+    """None where they are negatives."""
 
 
 class GlobalFeatures:
@@ -134,17 +138,32 @@ def own_rows(
             continue
         assert objective.compared is not None
         a, b = (outputs[output.name] for output in objective.compared)
+        frames = batch.vision.frame_count
+        ids = _identities(objective, batch, len(frames) if objective.per_frame else len(a))
         if not objective.per_frame:
             weight = a.new_full((len(a),), 1 / counts.of(objective), dtype=torch.float32)
-            own[Term(objective)] = Rows(a, b, weight)
+            own[Term(objective)] = Rows(a, b, weight, ids)
             continue
-        frames = batch.vision.frame_count
         first = frames.cumsum(0) - frames
         for number in range(counts.frames):
-            rows = (first + number)[frames > number]
-            weight = 1 / (frames[frames > number].float() * counts.of(objective))
-            own[Term(objective, number)] = Rows(a[rows], b[rows], weight)
+            has = frames > number
+            rows = (first + number)[has]
+            weight = 1 / (frames[has].float() * counts.of(objective))
+            own[Term(objective, number)] = Rows(a[rows], b[rows], weight, ids[has])
     return own
+
+
+def _identities(objective: Objective, batch: Batch, rows: int) -> Tensor:
+    """Return the identities of the samples that an objective compares, (B, 2) int64, or of no rows, (rows, 0).
+
+    Images that show the same are no duplicates for captions that are completed, nor the other way round.
+    """
+    identities = batch.identities
+    if identities is None or objective.duplicates is None:
+        return batch.vision.frame_count.new_empty(rows, 0)
+    caption, image = identities.caption, identities.image
+    by = {"caption": (caption, caption), "image": (image, image), "either": (caption, image)}
+    return torch.stack(by[objective.duplicates], dim=1)
 
 
 def weighed(rows: Rows, losses: LossesConfig) -> tuple[Tensor, Tensor]:
@@ -162,7 +181,14 @@ def problem_of(
     a, b = weighed(rows, losses)
     tau = temperature if term.objective.learnable_temperature else losses.completion_temperature
     return InfoNCEProblem(
-        a, b, candidates.a_all, candidates.b_all, tau, candidates.offsets[step], candidates.weight_all
+        a,
+        b,
+        candidates.a_all,
+        candidates.b_all,
+        tau,
+        candidates.offsets[step],
+        candidates.weight_all,
+        candidates.duplicates,
     )
 
 
@@ -174,20 +200,24 @@ def _gather_candidates(
     communicator: Communicator,
 ) -> dict[Term, Candidates]:
     """Gather the rows of all ranks in one message, then the log-sum-exps of every nce in another."""
-    terms = list(own[0])
-    ranks = gather_ragged([x for step in own for rows in step.values() for x in (rows.a, rows.b)], communicator)
+    terms, dtype = list(own[0]), next(iter(own[0].values())).a.dtype
+    # identities travel as they are, 64 bits each, in the message of the features
+    sent = (x for step in own for rows in step.values() for x in (rows.a, rows.b, rows.ids.view(dtype)))
+    ranks = gather_ragged(list(sent), communicator)
     found: dict[Term, Candidates] = {}
     for k, term in enumerate(terms):
-        places = [2 * (s * len(terms) + k) for s in range(len(own))]
+        places = [3 * (s * len(terms) + k) for s in range(len(own))]
         a_all = torch.cat([rank[p] for p in places for rank in ranks])
         b_all = torch.cat([rank[p + 1] for p in places for rank in ranks])
+        ids_all = torch.cat([rank[p + 2] for p in places for rank in ranks]).view(torch.int64)
         lengths = [[len(rank[p]) for rank in ranks] for p in places]
         earlier_steps = [0, *accumulate(map(sum, lengths))]
         offsets = [earlier_steps[s] + sum(lengths[s][: communicator.rank]) for s in range(len(own))]
         empty = a_all.new_zeros(0)
         # those of an nce may differ from row to row, and come with the log-sum-exps
         weights = a_all.new_full((len(a_all),), 1 / counts.of(term.objective), dtype=torch.float32)
-        found[term] = Candidates(a_all, b_all, weights, empty, empty, offsets, [])
+        duplicates = _duplicates(ids_all, losses)
+        found[term] = Candidates(a_all, b_all, weights, empty, empty, offsets, [], duplicates)
     compared = {term: candidates for term, candidates in found.items() if term.objective.loss == "nce"}
     if not compared:
         return found
@@ -198,6 +228,15 @@ def _gather_candidates(
         for s, step in enumerate(own)
     ]
     return found | _with_log_sum_exps(own, compared, statistics, communicator)
+
+
+def _duplicates(ids_all: Tensor, losses: LossesConfig) -> Duplicates | None:
+    """Return which of a term's rows are duplicates, of their (N, 2) identities; without any, rows are all different."""
+    if losses.duplicates == "negatives":
+        return None
+    if not ids_all.shape[1]:
+        ids_all = torch.arange(len(ids_all), device=ids_all.device)[:, None].expand(-1, 2)
+    return duplicates_of(ids_all.T.contiguous(), losses.duplicates)
 
 
 def _with_log_sum_exps(

@@ -46,7 +46,8 @@ def step_loss(
         losses: Weights; 0 is off and not computed.
 
     Returns:
-        The total () and detached terms by name; accuracies beside them. Sums over ranks and accumulation steps are the
+        The total () and detached terms by name; accuracies beside them, and the share of texts that ITM has to show
+        matched (`itm_alone`). Sums over ranks and accumulation steps are the
         values of the global batch.
     """
     counts = global_features.counts
@@ -54,6 +55,9 @@ def step_loss(
     for objective in objectives_in_use(losses):
         if objective.loss == "cross_entropy":
             terms |= _cross_entropy(objective, outputs, batch, counts)
+            if objective.head == "itm":
+                alone = batch.counts.itm_alone / counts.of(objective)
+                terms["itm_alone"] = outputs[TEMPERATURE].new_full((), alone, requires_grad=False)
         elif objective.loss == "group_nce":
             terms[objective.name] = _group_nce(objective, outputs, batch, counts, losses)
     in_use = {objective.name for objective in objectives_in_use(losses)}
@@ -101,6 +105,7 @@ def _sigmoid(rows: Rows, candidates: Candidates, step: int, outputs: Outputs, lo
             outputs[PAIRWISE_BIAS],
             candidates.offsets[step],
             candidates.weight_all,
+            candidates.duplicates,
         )
     )
 

@@ -82,7 +82,8 @@ class Reporter:
         assert self._started is not None
         begun, first = self._started
         left = (time.perf_counter() - begun) / max(1, step - first) * (self._total - step)
-        losses = "  ".join(f"{name} {value:.3f}" for name, value in line["loss"].items() if "accuracy" not in name)
+        shown = {name: value for name, value in line["loss"].items() if not name.endswith(("accuracy", "alone"))}
+        losses = "  ".join(f"{name} {value:.3f}" for name, value in shown.items())
         return f"{losses}  {line['samples_per_second']:.0f} samples/s  {_clock(left)} left"
 
     def show_results(self, results: dict[str, Any]) -> None:

@@ -74,13 +74,14 @@ def piece(seed, frames, words):
     return outputs, batch_of(*labels, torch.tensor(frames), counts)
 
 
-def batch_of(mlm, itm, frame_count, counts, losses=ALL):
+def batch_of(mlm, itm, frame_count, counts, losses=ALL, identities=None):
     """Return what the losses read of a batch."""
     return SimpleNamespace(
         labels=SimpleNamespace(mlm=mlm, itm=itm),
         vision=SimpleNamespace(frame_count=frame_count),
         counts=counts,
         objectives=objectives_in_use(losses),
+        identities=identities,
     )
 
 

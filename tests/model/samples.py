@@ -85,7 +85,7 @@ def packed(model, views, losses=ALL, group_size=None):
     outputs = model(batch)
     features = GlobalFeatures.gather([features_of(outputs, batch)], [batch], losses, SingleProcess())
     total, terms = step_loss(outputs, batch, features, 0, losses)
-    return {n: t for n, t in terms.items() if not n.endswith("accuracy")}, gradients(model, total)
+    return {n: t for n, t in terms.items() if not n.endswith(("accuracy", "alone"))}, gradients(model, total)
 
 
 def plain(model, views, losses=ALL, group_size=None):
