@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from sclds.batch import Counts
+from sclds.batch.types import Identities
 from sclds.config import LossesConfig
 from sclds.losses.communicator import SingleProcess, gather_ragged
 from sclds.losses.objectives import GlobalFeatures, features_of, step_loss
@@ -71,7 +72,8 @@ def piece(seed, frames, words):
     outputs["vision_tokens_target"] = leaf(2 * cells)
     labels = torch.randint(9, (words,), generator=generator), torch.randint(2, (rows,), generator=generator)
     counts = Counts(rows, words, words + 1, (2 * cells,), max(frames))
-    return outputs, batch_of(*labels, torch.tensor(frames), counts)
+    caption, image = (torch.randint(-3, 3, (rows,), generator=generator) * 2**61 for _ in range(2))
+    return outputs, batch_of(*labels, torch.tensor(frames), counts, identities=Identities(caption, image))
 
 
 def batch_of(mlm, itm, frame_count, counts, losses=ALL, identities=None):
@@ -98,7 +100,9 @@ def joined(pieces):
     frames = torch.cat([b.vision.frame_count for _, b in pieces])
     groups = sum((b.counts.replaced_per_group for _, b in pieces), ())
     completed = sum(b.counts.completed for _, b in pieces)
-    return outputs, batch_of(mlm, itm, frames, Counts(len(itm), len(mlm), completed, groups, int(frames.max())))
+    counts = Counts(len(itm), len(mlm), completed, groups, int(frames.max()))
+    known = Identities(*(torch.cat([getattr(b.identities, name) for _, b in pieces]) for name in ("caption", "image")))
+    return outputs, batch_of(mlm, itm, frames, counts, identities=known)
 
 
 def step(pieces, losses, communicator):
@@ -130,14 +134,16 @@ SPLITS = {
 """Per rank, per accumulation step: frames of the samples and masked words."""
 
 
+@pytest.mark.parametrize("duplicates", ["negatives", "ignore", "positives"])
 @pytest.mark.parametrize("name", SPLITS)
-def test_shares_add_up_to_one_process_on_the_whole_batch(name):
-    split = SPLITS[name]
+def test_shares_add_up_to_one_process_on_the_whole_batch(name, duplicates):
+    """Duplicates lie on other ranks and in other accumulation steps; their identities take up all 64 bits."""
+    split, losses = SPLITS[name], ALL.model_copy(update={"duplicates": duplicates})
     ranks = [[piece(10 * r + s, *shape) for s, shape in enumerate(of_rank)] for r, of_rank in enumerate(split)]
-    found = run_ranks(len(ranks), lambda c: step(ranks[c.rank], ALL, c))
+    found = run_ranks(len(ranks), lambda c: step(ranks[c.rank], losses, c))
     order = [(r, s) for s in range(len(split[0])) for r in range(len(split))]
     wanted_terms, (wanted_gradients,), wanted_tau = step(
-        [joined([ranks[r][s] for r, s in order])], ALL, SingleProcess()
+        [joined([ranks[r][s] for r, s in order])], losses, SingleProcess()
     )
     for term, value in wanted_terms.items():
         torch.testing.assert_close(sum(f[0][term] for f in found), value, rtol=1e-6, atol=1e-7, check_dtype=False)
@@ -149,7 +155,7 @@ def test_shares_add_up_to_one_process_on_the_whole_batch(name):
 
 def test_terms_are_those_of_the_method():
     outputs, batch = piece(3, (2, 2, 2), 2)
-    terms, _, _ = step([(outputs, batch)], ALL, SingleProcess())
+    terms, _, _ = step([(outputs, batch)], ALL.model_copy(update={"duplicates": "negatives"}), SingleProcess())
     frames = [outputs[n].unflatten(0, (3, 2)) for n in ("vision_recovered", "vision_target")]
     wanted = {
         "contrastive": nce(outputs["text_proj"], outputs["vision_proj"], TAU),
@@ -198,7 +204,13 @@ def test_published_scaling_is_that_of_the_published_gather():
     """Averaged over two ranks: own-row gradients are half of the true ones, the temperature's is whole."""
     ranks = [piece(seed, (1, 1, 1), 2) for seed in (1, 2)]
     losses = LossesConfig(
-        itm=0, mlm=0, mltc_text=0.3, completion_temperature=0.1, scaling="published", published_world_size=2
+        itm=0,
+        mlm=0,
+        mltc_text=0.3,
+        completion_temperature=0.1,
+        duplicates="negatives",
+        scaling="published",
+        published_world_size=2,
     )
     literal = [published_gradients(rank, ranks, {"contrastive": 0.5, "mltc_text": 0.3}) for rank in range(2)]
     outputs = [{n: x for n, x in o.items() if "logits" not in n} for o, _ in ranks]
@@ -234,3 +246,18 @@ def test_ragged_gather_returns_every_ranks_tensors():
         for n, (a, b) in enumerate(ranks):
             assert torch.equal(a, torch.full((n, 2), n))
             assert torch.equal(b, torch.full((3 - n,), -n))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_identities_arrive_bit_by_bit_with_the_features_of_any_type(dtype):
+    """Every pattern is an identity, those of NaN and of both zeros too."""
+    patterns = torch.tensor([0, -(2**63), -1, 2**63 - 1, 0x7FF0000000000001, 0x7FC17F817FC17F81, 0x7C017C017C017C01])
+    ids = torch.stack((patterns, patterns.flip(0)), dim=1)
+
+    def work(communicator):
+        own = ids[communicator.rank :]
+        return gather_ragged([torch.ones(2, 3, dtype=dtype), own.view(dtype)], communicator)
+
+    for ranks in run_ranks(2, work):
+        for rank, (_, sent) in enumerate(ranks):
+            assert torch.equal(torch.cat([sent]).view(torch.int64), ids[rank:])
