@@ -2,6 +2,7 @@
 
 import os
 import socket
+from typing import Any
 
 import deepspeed
 import torch
@@ -53,6 +54,12 @@ class ProcessGroup:
         marks = torch.tensor(flags, dtype=torch.float32, device=self.device)
         dist.all_reduce(marks, op=dist.ReduceOp.MAX)
         return [bool(mark) for mark in marks.tolist()]
+
+    def gather_objects(self, value: Any) -> list[Any]:
+        """Return what every rank gives, in rank order; for bookkeeping outside the step."""
+        gathered: list[Any] = [None] * self.world_size
+        dist.all_gather_object(gathered, value)
+        return gathered
 
     def barrier(self) -> None:
         """Wait for all ranks."""

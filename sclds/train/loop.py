@@ -12,7 +12,6 @@ from sclds.costs.peak import machine_profile
 from sclds.data.quarantine import Quarantine
 from sclds.data.tokenizer import Tokenizer, load_tokenizer
 from sclds.machine.implementations import choose, use
-from sclds.run.checkpoints import Checkpoint
 from sclds.run.folder import RunFolder
 from sclds.train.checkpoint import (
     convert_to_universal,
@@ -26,6 +25,7 @@ from sclds.train.engine import build_engine, count_parameters
 from sclds.train.interrupt import StopRequest
 from sclds.train.metrics import MetricsWriter
 from sclds.train.progress import Reporter
+from sclds.train.resume import sound_checkpoint
 from sclds.train.step import train_step
 
 MAX_SKIPPED_IN_A_ROW = 10
@@ -40,7 +40,6 @@ class Run:
         group: All processes.
         folder: Where the run writes.
         reporter: What a person sees.
-        checkpoint: The run's newest complete one, from which it goes on; None starts at step 0.
     """
 
     def __init__(
@@ -49,7 +48,6 @@ class Run:
         group: ProcessGroup,
         folder: RunFolder,
         reporter: Reporter,
-        checkpoint: Checkpoint | None = None,
     ):
         self.config = config
         self.group = group
@@ -59,7 +57,7 @@ class Run:
         use(self.implementations)
         self.split: Split = split_batch(config.batch, group.world_size)
         self.tokenizer: Tokenizer = load_tokenizer(config.data.tokenizer)
-        self.checkpoint = checkpoint
+        self.checkpoint = sound_checkpoint(folder.checkpoints, group, reporter.say)
         self.universal = self._prepare_checkpoint()
         self.engine = build_engine(config, self.tokenizer, self.split, group, self.universal)
         self.step = 0
@@ -100,10 +98,10 @@ class Run:
                     self.reporter.advance(self.step, line)
                     if self.step % self.config.checkpoint.every == 0:
                         self._save()
+                self._save()  # inside the block: a signal while this is written must not end it
         finally:
             self.reporter.stop()
             metrics.close()
-        self._save()
         return finished
 
     def finish(self) -> None:

@@ -28,7 +28,7 @@ def pretrain(config: Config, checkpoint: Checkpoint | None) -> int:
 
     group = ProcessGroup()
     try:
-        run = Run(config, group, folder, reporter, checkpoint)
+        run = Run(config, group, folder, reporter)
         if not run.train():
             reporter.say(
                 f"Stopped after step {run.step} of {config.schedule.steps}, saved in {folder.checkpoints}; "
