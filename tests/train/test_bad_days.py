@@ -1,5 +1,6 @@
 """Bad days in real processes: a second job, a stopped rank, a killed launcher; each ends soon, with its reason."""
 
+import contextlib
 import os
 import re
 import signal
@@ -38,17 +39,15 @@ class Job:
         found = []
         for number in (int(name) for name in os.listdir("/proc") if name.isdigit()):
             one = process(number)
-            if one and "sclds.cli.train" in one.command and any(a.startswith("--local_rank") for a in one.command):
-                if os.getsid(number) == self.process.pid:
-                    found.append(one)
+            worker = one is not None and any(argument.startswith("--local_rank") for argument in one.command)
+            if worker and os.getsid(number) == self.process.pid:
+                found.append(one)
         return sorted(found, key=lambda one: next(a for a in one.command if a.startswith("--local_rank")))
 
     def kill(self):
         for number in {self.process.pid, *(one.number for one in self.workers())}:
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.kill(number, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
         self.process.wait()
 
 
