@@ -95,10 +95,10 @@ class TrainingBatches:
             assembler = _Assembler(self._config, self._tokenizer, self.index, maker, decoder, self.quarantine)
             for step in itertools.count(self._start):
                 fetches.want(self.order.shards_ahead(step))
-                places = self.order.global_batch(step)
                 for a in range(self._accumulation):
                     positions = positions_of(a, self._rank, self._world_size, self._micro_size)
-                    yield pinned(assembler.training([places[g] for g in positions], step, positions.start))
+                    places = self.order.places(step, positions)
+                    yield pinned(assembler.training(places, step, positions.start))
         finally:
             fetches.close()
             decoder.close()

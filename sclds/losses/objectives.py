@@ -19,6 +19,7 @@ from sclds.losses.global_features import (
     GlobalCounts,
     GlobalFeatures,
     Rows,
+    StepSizes,
     features_of,
     own_rows,
     problem_of,
@@ -27,7 +28,7 @@ from sclds.losses.global_features import (
 from sclds.objectives import Objective, objectives_in_use
 from sclds.objectives.table import PAIRWISE_BIAS, PAIRWISE_SCALE, TEMPERATURE
 
-__all__ = ["GlobalFeatures", "features_of", "step_loss"]
+__all__ = ["GlobalFeatures", "StepSizes", "features_of", "step_loss"]
 
 Outputs = Mapping[str, Tensor]
 Terms = dict[str, Tensor]

@@ -2,6 +2,7 @@
 
 import os
 import socket
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -10,6 +11,8 @@ import torch
 import torch.distributed as dist
 from deepspeed.accelerator import get_accelerator
 from torch import Tensor
+
+from sclds.losses.communicator import Ints
 
 
 def launched_rank() -> int:
@@ -40,6 +43,8 @@ class ProcessGroup:
         self._owns = not dist.is_initialized()
         limit = {} if patience is None else {"timeout": timedelta(seconds=patience)}
         deepspeed.init_distributed(dist_backend=accelerator.communication_backend_name(), verbose=False, **limit)
+        # numbers that the host needs do not go through the device, which would make it wait for all that was queued
+        self._hosts = None if self.device.type == "cpu" else dist.new_group(backend="gloo", **limit)  # type: ignore[arg-type]
         self.rank = dist.get_rank()
         self.world_size = dist.get_world_size()
 
@@ -51,8 +56,15 @@ class ProcessGroup:
     def all_gather(self, tensor: Tensor) -> Tensor:
         """Return the tensors of all ranks, (W, ...), in rank order; every rank's must have the same shape."""
         gathered = tensor.new_empty((self.world_size, *tensor.shape))
-        dist.all_gather(list(gathered.unbind(0)), tensor.contiguous())
+        dist.all_gather_into_tensor(gathered, tensor.contiguous())
         return gathered
+
+    def gather_counts(self, counts: Sequence[int]) -> Ints:
+        """Return (W, k) from as many numbers on every rank, from host to host: no device takes part or waits."""
+        own = torch.tensor(counts, dtype=torch.int64)
+        gathered = own.new_empty((self.world_size, len(own)))
+        dist.all_gather_into_tensor(gathered, own, group=self._hosts)
+        return gathered.numpy()
 
     def all_reduce_sum(self, tensor: Tensor) -> Tensor:
         """Return the sum over ranks; `tensor` itself is left alone."""
@@ -62,8 +74,8 @@ class ProcessGroup:
 
     def any(self, *flags: bool) -> list[bool]:
         """Return for each flag whether it is set on any rank."""
-        marks = torch.tensor(flags, dtype=torch.float32, device=self.device)
-        dist.all_reduce(marks, op=dist.ReduceOp.MAX)
+        marks = torch.tensor(flags, dtype=torch.uint8)
+        dist.all_reduce(marks, op=dist.ReduceOp.MAX, group=self._hosts)
         return [bool(mark) for mark in marks.tolist()]
 
     def gather_objects(self, value: Any) -> list[Any]:
