@@ -26,7 +26,8 @@ _STRETCHES_KEPT = 4
 _STRETCH_BATCHES = 4
 """Global batches of a stretch, at least: two may be shared with its neighbors, the others take what is moved."""
 Ints = NDArray[np.int64]
-K, V = TypeVar("K"), TypeVar("V")
+K = TypeVar("K")
+V = TypeVar("V")
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,14 @@ class Order:
         self.epoch_size = int(seen.sum())
         self._repeating = bool((seen > np.diff(self._bounds)).any())
         """Whether an epoch has any sample twice."""
+
+    def crowding(self) -> list[str]:
+        """Return a sentence for every data set that has to stand in a global batch more than once."""
+        return [
+            f"Data set '{name}' has {size:,} samples, and a global batch takes {share:,.1f} of it: some stand there "
+            f"twice. Lower its weight or batch.global_size to avoid that"
+            for name, (size, share) in self.crowded().items()
+        ]
 
     def crowded(self) -> dict[str, tuple[int, float]]:
         """Return the data sets smaller than their share of a global batch, which holds samples of them twice.

@@ -241,13 +241,12 @@ def _gather_candidates(
     found: dict[Term, Candidates] = {}
     for k, term in enumerate(terms):
         places = [3 * (s * len(terms) + k) for s in range(len(own))]
-        a_all, b_all, ids_all = (torch.cat([gathered[place + i] for place in places]) for i in range(3))
-        ids_all = ids_all.view(torch.int64)
+        a_all, b_all, sent_ids = (torch.cat([gathered[place + i] for place in places]) for i in range(3))
         offsets = _first_rows(lengths[term], communicator.rank)
         empty = a_all.new_zeros(0)
         # those of an nce may differ from row to row, and come with the log-sum-exps
         weights = a_all.new_full((len(a_all),), 1 / counts.of(term.objective), dtype=torch.float32)
-        duplicates = _duplicates(ids_all, losses)
+        duplicates = _duplicates(sent_ids, losses)
         found[term] = Candidates(a_all, b_all, weights, empty, empty, offsets, [], duplicates)
     compared = {term: candidates for term, candidates in found.items() if term.objective.loss == "nce"}
     if not compared:
@@ -267,13 +266,14 @@ def _first_rows(lengths: Ints, rank: int) -> list[int]:
     return (np.cumsum(in_order) - in_order).reshape(lengths.T.shape)[:, rank].tolist()
 
 
-def _duplicates(ids_all: Tensor, losses: LossesConfig) -> Duplicates | None:
-    """Return which of a term's rows are duplicates, of their (N, 2) identities; without any, rows are all different."""
+def _duplicates(sent: Tensor, losses: LossesConfig) -> Duplicates | None:
+    """Return which of a term's N rows are duplicates, of the identities that were sent; of none: no two rows are."""
     if losses.duplicates == "negatives":
         return None
-    if not ids_all.shape[1]:
-        ids_all = torch.arange(len(ids_all), device=ids_all.device)[:, None].expand(-1, 2)
-    return duplicates_of(ids_all.T.contiguous(), losses.duplicates)
+    ids_all = sent.view(torch.int64).T.contiguous() if sent.shape[1] else None
+    if ids_all is None:
+        ids_all = torch.arange(len(sent), device=sent.device).repeat(2, 1)
+    return duplicates_of(ids_all, losses.duplicates)
 
 
 def _with_log_sum_exps(

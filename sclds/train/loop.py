@@ -189,18 +189,19 @@ class Run:
         """Return the training batches from the current step on."""
         from sclds.data.loader import TrainingBatches
 
-        return iter(
-            TrainingBatches(
-                self.config,
-                self.tokenizer,
-                self.group.rank,
-                self.split.world_size,
-                self.split.micro,
-                self.split.accumulation,
-                start_step=self.step,
-                quarantine=Quarantine(self.folder.quarantine),
-            )
+        batches = TrainingBatches(
+            self.config,
+            self.tokenizer,
+            self.group.rank,
+            self.split.world_size,
+            self.split.micro,
+            self.split.accumulation,
+            start_step=self.step,
+            quarantine=Quarantine(self.folder.quarantine),
         )
+        for sentence in batches.order.crowding():
+            self.reporter.say(sentence)
+        return iter(batches)
 
     def _fetch(self, batches: Iterator[list[Batch]], stop: StopRequest) -> list[Batch] | None:
         """Return the next step's micro-batches, or nothing if any rank was asked to stop.

@@ -227,6 +227,10 @@ def test_no_sample_stands_twice_in_a_batch_where_the_order_can_help_it(trial):
 def test_a_data_set_smaller_than_its_share_of_a_batch_is_named():
     order = order_of(index_of(pictures=[90], clips=[5]), global_size=24, clips=6.0)
     assert order.crowded() == {"clips": (5, 6.0)}
+    assert order.crowding() == [
+        "Data set 'clips' has 5 samples, and a global batch takes 6.0 of it: some stand there twice. "
+        "Lower its weight or batch.global_size to avoid that"
+    ]
     assert order_of(index_of(pictures=[90], clips=[5]), global_size=20, clips=6.0).crowded() == {}
     stream = [place.sample for step in range(5) for place in order.global_batch(step)]
     assert sorted(stream) == sorted(order.epoch(0) % 95), "the epoch is complete all the same"

@@ -45,7 +45,7 @@ CASES: tuple[tuple[Case, ...], ...] = (
     ),
     (Case(33, 70, 256, 11, duplicates="ignore"),),
     (Case(5, 13, 40, 3, duplicates="positives"), Case(67, 131, 48, 60, 0.03, False, "positives")),
-    (Case(33, 70, 256, 11, duplicates="positives"), Case(4, 4, 16, 0, duplicates="positives")),
+    (Case(33, 70, 256, 11, duplicates="positives"), Case(37, 37, 16, 0, duplicates="positives")),
 )
 """Problems of one call. One sample; several problems of other sizes, one without local rows; more than one tile in
 every direction; widths without masks; some of these with duplicates."""

@@ -43,8 +43,9 @@ def similarity_tiles(dtype: torch.dtype, even: bool, architecture: int, duplicat
         return Tiles(64, 64, 32, 2) if even else Tiles(64, 32, 32, 2)
     if not even:
         return Tiles(64, 64, 64, 2)
-    # to tell a duplicate from the row itself takes registers that a wider tile does not have
-    columns = 64 if duplicates == "ignore" else 128
+    # to tell a duplicate from the row itself, or fp16's positives, takes registers that a wider tile does not have
+    narrow = duplicates == "ignore" or (duplicates == "positives" and dtype == torch.float16)
+    columns = 64 if narrow else 128
     return Tiles(128, columns, 64, 3, 128 if architecture >= 90 else None)
 
 
