@@ -19,15 +19,15 @@ EMPTY, NOT_TEXT = "its caption is empty", "its caption is not text"
 def clean_caption(text: str) -> str:
     """Return a caption as it is shown and tokenized; "" if no character of it can be seen.
 
-    HTML's `&amp;`, `&#39;` and the like become the characters that they stand for, also where that was written twice over
-    (`&amp;quot;`), so that a clean caption stays as it is. Control characters (NUL, escape, ...) count as white space, runs of which become one space; half a surrogate pair,
-    which cannot be written as UTF-8, becomes U+FFFD; what lies behind the first 10,000 characters is cut. Everything
-    else stays: any script, combining marks, joiners in emoji, marks of direction.
+    HTML's `&amp;`, `&#39;` and the like become the characters that they stand for, also where that was written twice
+    over (`&amp;quot;`), so that a clean caption stays as it is. Control characters (NUL, escape, ...) count as white
+    space, runs of which become one space; half a surrogate pair, which cannot be written as UTF-8, becomes U+FFFD; what
+    lies behind the first 10,000 characters is cut. Everything else stays: any script, combining marks, joiners in
+    emoji, marks of direction.
     """
-    text = (
-        _without_entities(text[:_MOST_CHARACTERS]).encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-    )
-    text = " ".join(text.translate(_CONTROLS).removeprefix(_BYTE_ORDER_MARK).split())
+    text = _without_entities(text[:_MOST_CHARACTERS])
+    text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    text = " ".join(text.translate(_CONTROLS).lstrip(f" {_BYTE_ORDER_MARK}").split())
     return "" if all(unicodedata.category(character) in _UNSEEN for character in text) else text
 
 
