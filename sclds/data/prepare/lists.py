@@ -91,7 +91,7 @@ def lines(path: Path) -> Iterator[tuple[int, str]]:
         with path.open(encoding=encoding, errors=_errors(encoding), newline="\n") as file:
             for number, line in enumerate(file, 1):
                 text = line.removesuffix("\n").removesuffix("\r")
-                if number == 1 and "\r" in text and line == text:
+                if number == 1 and "\r" in text and not line.endswith("\n"):
                     raise DataError(f"{path} has lines that end in CR alone: convert them to LF")
                 yield number, text.lstrip("\ufeff") if number == 1 else text
     except OSError as fault:
@@ -135,13 +135,14 @@ def table_rows(path: Path, delimiter: str = ",", quoting: bool = True) -> Iterat
         if not text.strip():
             yield Numbered(number, [])
         elif not quoting or '"' not in text:
-            yield Numbered(number, cells := text.split(delimiter))
+            cells = text.split(delimiter)
             columns = columns or len(cells)
+            yield Numbered(number, cells)
         else:
-            cells, used = _quoted(text, waiting, source, delimiter, columns)
-            yield Numbered(number, ValueError("a quotation mark that is not closed") if cells is None else cells)
+            held, used = _quoted(text.replace("\r", " "), waiting, source, delimiter, columns)
             del waiting[:used]
-            columns = columns or len(cells or ())
+            columns = columns or len(held or ())
+            yield Numbered(number, ValueError("a quotation mark that is not closed") if held is None else held)
 
 
 def _quoted(
@@ -170,7 +171,7 @@ def _quoted(
         added = waiting[used][1]
         if columns > 1 and added.count(delimiter) >= columns - 1:
             return None, 0
-        text += "\n" + added
+        text += "\n" + added.replace("\r", " ")
     return None, 0
 
 

@@ -9,7 +9,7 @@ than one, the user is asked, since the wrong one would give every image its neig
 import os
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import md5, sha1, sha256
 from pathlib import Path, PurePosixPath
@@ -68,6 +68,7 @@ class Images:
         self._checksums: dict[int, list[tuple[int, int]]] = {}
         self._numbers: dict[int, int] = {}
         self._shift = 0
+        self._in_folders = bool(folder_rows)
         local: list[tuple[str, str, int]] = []  # folder's name, stem, image
         for image, path in enumerate(_image_files(folder)):
             self.paths.append(path)
@@ -91,8 +92,8 @@ class Images:
             raise DataError(
                 f"{self.folder} holds images that are named by number inside numbered folders, such as "
                 f"{self._relative(local[-1][2])}, so it cannot be told which rows they are: give --folder-rows with "
-                f"the number of rows that each folder stands for (img2dataset's --number_sample_per_shard, 10000 if that "
-                f"was not given), or 0 if the names count through all folders"
+                f"the number of rows that each folder stands for (img2dataset's --number_sample_per_shard, 10000 if "
+                f"that was not given), or 0 if the names count through all folders"
             )
         if folder_rows is not None and not inside:
             raise DataError(
@@ -131,7 +132,10 @@ class Images:
             )
         addressed = numbering.addressed
         unsure = bool(addressed) and not addressed[0]  # whether the first line was counted
+        shifts: Sequence[int]
         shifts = range(-1 if unsure else 0, 2) if first_image is None else [first_image - numbering.first]
+        if self._in_folders and first_image is None:  # folders of so many rows begin at 0, behind a header line
+            shifts = [-numbering.header]
         fitting = [s for s in shifts if all(0 <= n - s < len(addressed) and addressed[n - s] for n in self._numbers)]
         if len(fitting) != 1:
             raise DataError(self._unsettled(numbering, fitting, max(shifts), first_image))

@@ -92,6 +92,7 @@ class Account:
     def save(self, path: Path) -> None:
         """Write the account; it appears only when complete."""
         tree = asdict(self) | {"words": {str(n): c for n, c in sorted(self.words.items())}}
+        tree |= {"left_out": dict(sorted(self.left_out.items()))}
         tree |= {name: base64.b64encode(tree[name].tobytes()).decode() for name in ("media", "texts")}
         write_json(path, tree)
 

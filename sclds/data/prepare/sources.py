@@ -55,6 +55,15 @@ class Source:
         return wanted
 
 
+READY = {
+    "cc3m_wds": "cc3m-wds/cc3m-train-*.tar",
+    "cc3m_wds-val": "cc3m-wds/cc3m-validation-*.tar",
+    "cc12m_wds": "cc12m-wds/cc12m-train-*.tar",
+}
+"""Shards of images that others offer, by their row in data_sets.yaml: pixparse's copies of CC3M and CC12M. They need an
+index at most."""
+
+
 def row_name(name: str, split: str) -> str:
     """Return what a split is called in data_sets.yaml."""
     return name if split == "train" else f"{name}-{split}"
