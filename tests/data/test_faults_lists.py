@@ -253,6 +253,7 @@ LISTS: dict[str, list[Case]] = {
         sbu([["5_ab.jpg", "five cats"]]),
         sbu([{"image": "sbu/5_ab.jpg", "caption": "five cats"}, 7]),
         sbu({"5_ab.jpg": "five cats"}),
+        sbu({"images/5_ab.jpg": {"caption": "five cats", "id": 3}}),
         sbu([["http://x/5_ab.jpg", "five cats"]], "sbu-captions-all.json"),
         sbu([{"image_url": "http://x/5_ab.jpg", "caption": "five cats"}], "sbu-captions-all.json"),
         sbu([["0001/000.jpg", "five cats"]], **{"images/0001/000.jpg": photo(1), "images/0000/000.jpg": photo(2)}),

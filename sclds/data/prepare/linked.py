@@ -227,6 +227,8 @@ def _mapped(path: Path, folder: Path) -> Records:
         if pair is None or not isinstance(pair[0], str):
             raise ValueError(f"neither a pair nor an object with one of {', '.join(_FILE_KEYS)}")
         name, captions = pair
+        if isinstance(captions, Pairs):  # {file: {"caption": …}}
+            captions = next((value for key, value in captions if key in _CAPTION_KEYS), None)
         key = key_of(str(PurePosixPath(name.lstrip("/")).with_suffix("")))
         file = names.of(name)
         if file is None:
