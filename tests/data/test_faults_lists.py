@@ -257,6 +257,10 @@ LISTS: dict[str, list[Case]] = {
         sbu([["http://x/5_ab.jpg", "five cats"]], "sbu-captions-all.json"),
         sbu([{"image_url": "http://x/5_ab.jpg", "caption": "five cats"}], "sbu-captions-all.json"),
         sbu([["0001/000.jpg", "five cats"]], **{"images/0001/000.jpg": photo(1), "images/0000/000.jpg": photo(2)}),
+        *(
+            Case("internvid", {"InternVid-10M-flt.jsonl": text, "videos/a_1_2.mp4": video()}, [["old"]])
+            for text in (f"[{internvid_line('old')}]", f"[\n{internvid_line('old')},\n7]\n")
+        ),
         refused(sbu({"urls": []}, "sbu-captions-all.json")),
         refused(sbu(7)),
     ],
@@ -288,7 +292,20 @@ LISTS: dict[str, list[Case]] = {
             },
             [["old"]],
         ),
-        refused(Case("internvid", {"InternVid-10M-flt.jsonl": "[\n{}\n]\n", "videos/a_1_2.mp4": video()})),
+        refused(Case("internvid", {"InternVid-10M-flt.jsonl": "no\n{}\n", "videos/a_1_2.mp4": video()})),
+    ],
+    "1k-A whose list of held-out videos is not whole": [
+        refused(
+            Case(
+                "msrvtt_1ka",
+                {
+                    "MSRVTT_JSFUSION_test.csv": f"key,vid_key,video_id,sentence\nret0,msr0,video0,a\n{row}",
+                    "MSRVTT_data.json": {"videos": [], "sentences": []},
+                    "videos/video0.mp4": video(),
+                },
+            )
+        )
+        for row in ("ret1,msr1\n", 'ret1,msr1,video1,"open\n')
     ],
     "MSR-VTT whose list marks all videos alike": [
         msrvtt(["train"] * 2, "train", [["it is video6512"]]),

@@ -272,14 +272,19 @@ def json_entries(text: str, path: Path, expected: str) -> Iterator[Any]:
 
 
 def json_lines(path: Path, expected: str) -> Iterator[Numbered]:
-    """Yield the entries of a file with one JSON value a line, a `ValueError` for a line that is not JSON.
+    """Yield the entries of a file with one JSON object a line, a `ValueError` for a line that is not JSON.
+
+    An array of the same objects is read as well, as tools write that re-save a list.
 
     Raises:
-        DataError: The file cannot be read, or its first line is not JSON, as of an array over many lines.
+        DataError: The file cannot be read, or its first line is not JSON.
     """
     for number, text in lines(path):
         if not text.strip():
             continue
+        if number == 1 and text.lstrip().startswith("["):
+            yield from (Numbered(0, entry) for entry in json_entries(read_text(path), path, expected))
+            return
         try:
             entry = json.loads(text)
         except (ValueError, RecursionError) as fault:

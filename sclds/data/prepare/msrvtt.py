@@ -63,16 +63,24 @@ def read_msrvtt(root: Path, split: str) -> Records:
 
 
 def read_msrvtt_1ka(root: Path, split: str) -> Records:
-    """Read 1k-A: the 1000 videos of MSRVTT_JSFUSION_test.csv, one sentence each, and all others to train on."""
+    """Read 1k-A: the 1000 videos of MSRVTT_JSFUSION_test.csv, one sentence each, and all others to train on.
+
+    Raises:
+        DataError: The list is not whole.
+    """
     path = root / _TEST_1KA
     rows = list(named_rows(path, ("video_id", "sentence"), "the list of 1k-A"))
-    held = {row["video_id"].strip() for _, row in rows if not isinstance(row, ValueError)}
+    broken = next((row for row in rows if isinstance(row.value, ValueError)), None)
+    if broken is not None or not rows:
+        where = f"{path}, line {broken.line} is no row ({broken.value})" if broken else f"{path} holds no row"
+        raise DataError(f"{where}: a video that it lacks would be trained on, so it must be whole; download it again")
+    held = {row["video_id"].strip() for _, row in rows}
     if split == "test":
 
         def tested(row: dict[str, str]) -> Record:
             return _record(root, {"video_id": row["video_id"].strip()}, [row["sentence"]])
 
-        return Records(each(path, rows, tested), len(rows), (f"the split 1k-A: the videos of {path.name}",))
+        return Records(each(path, rows, tested), len(rows), (f"the split 1k-A: the {len(held)} videos of {path.name}",))
     together = root / _TOGETHER
     paths = [together] if together.is_file() else [root / _TRAIN_VAL, root / _TEST]
     trees = [read_json(one, _FORM, "videos", "sentences") for one in paths]
@@ -83,7 +91,7 @@ def read_msrvtt_1ka(root: Path, split: str) -> Records:
         return None if video in held else _record(root, entry, captions[video])
 
     videos = [video for tree in trees for video in tree["videos"]]
-    note = f"the split 1k-A: all videos but those of {path.name}"
+    note = f"the split 1k-A: all videos but the {len(held)} of {path.name}"
     return Records(each(paths[0], videos, make), max(0, len(videos) - len(held)), (note,))
 
 
