@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from sclds.cli.prepare_index import STOPPED
@@ -89,13 +90,13 @@ def _table(report: dict[str, Any], title: str, out: Path) -> Table:
     table.add_row("kept", f"{samples['kept']:,} of {samples['read']:,}")
     reasons = list(report["dropped"].items())
     for reason, count in reasons[:_REASONS]:
-        table.add_row("dropped", f"{count:,}: {reason}")
+        table.add_row("dropped", escape(f"{count:,}: {reason}; the first: {report['first_dropped'][reason]}"))
     if reasons[_REASONS:]:
         table.add_row("dropped", f"{sum(count for _, count in reasons[_REASONS:]):,} for other reasons")
     for reason, count in list(report["left_out"].items())[:_REASONS]:
-        table.add_row("left out of samples", f"{count:,}: {reason}")
+        table.add_row("left out of samples", escape(f"{count:,}: {reason}"))
     for note in report["notes"]:
-        table.add_row("read as", note)
+        table.add_row("read as", escape(note))
     if texts["count"]:
         words = texts["words"]
         table.add_row("texts", f"{texts['count']:,}, {texts['count'] / samples['kept']:.2f} a sample")

@@ -355,10 +355,12 @@ def test_every_fault_has_the_result_that_the_page_gives(row, case, tmp_path):
 
 
 def test_the_line_of_what_is_dropped_is_named(tmp_path):
-    outcome_of(webvid('1,u,P,000001,fog\n2,u,P,000001,"Boats\n1,u,P,000001,rain\n3,x\n', "fog"), tmp_path)
+    case = webvid('1,u,P,000001,fog\n2,u,P,000001,"Boats\n1,u,P,000001,rain\n3,x\n', "fog")
+    _, _, report = outcome_of(case, tmp_path)
     lines = [json.loads(line) for line in (tmp_path / "out" / "dropped.jsonl").read_text().splitlines()]
     csv = tmp_path / "root" / "results_2M_train.csv"
     assert [line["entry"] for line in lines] == [f"{csv}, line {number}" for number in (3, 4, 5)]
+    assert report["first_dropped"]["its key repeats that of an earlier sample"] == f"{csv}, line 4"
 
 
 def test_what_is_left_out_is_counted_by_reason(tmp_path):

@@ -80,7 +80,9 @@ def prepare(
     _write_dropped(out / DROPPED, accounts)
     write_json(out / REPORT, report)
     if not report["samples"]["kept"]:
-        reasons = "; ".join(f"{reason}: {count}" for reason, count in list(report["dropped"].items())[:3])
+        first = report["first_dropped"]
+        most = list(report["dropped"].items())[:3]
+        reasons = "; ".join(f"{reason}: {count}, the first {first[reason]}" for reason, count in most)
         why = "; ".join(filter(None, (reasons or "the list is empty", *records.notes)))
         raise DataError(f"no sample of {name} {split} can be used ({why}): see {out / DROPPED}")
     return report
@@ -172,7 +174,11 @@ def _write_dropped(path: Path, accounts: list[Account]) -> None:
 
 
 def _report(name: str, split: str, accounts: list[Account]) -> dict[str, Any]:
-    reasons = Counter(entry.reason for account in accounts for entry in account.dropped)
+    reasons: Counter[str] = Counter()
+    first: dict[str, str] = {}
+    for entry in (entry for account in accounts for entry in account.dropped):
+        reasons[entry.reason] += 1
+        first.setdefault(entry.reason, entry.place or entry.file)
     words: Counter[int] = sum((account.words for account in accounts), Counter())
     left_out: Counter[str] = sum((account.left_out for account in accounts), Counter())
     kept, dropped = sum(a.kept for a in accounts), sum(reasons.values())
@@ -183,6 +189,7 @@ def _report(name: str, split: str, accounts: list[Account]) -> dict[str, Any]:
         "bytes": sum(a.size for a in accounts),
         "samples": {"read": kept + dropped, "kept": kept, "dropped": dropped},
         "dropped": _by_count(reasons),
+        "first_dropped": dict(sorted(first.items())),
         "left_out": _by_count(left_out),
         "texts": {"count": words.total(), "words": quantiles(words)},
         "duplicates": {
