@@ -241,7 +241,7 @@ def lsmdc(root: Path) -> Expected:
     one, two = (f"0001_American_Beauty_00.00.5{n}.926-00.00.54.129" for n in range(2))
     line = "{}\t00.00.51.926\t00.00.54.129\t00.00.51.426\t00.00.54.629\t{}\n"
     text = line.format(one, 'He says "stop.') + line.format(two, "A window.") + line.format(one, "SOMEONE sits.")
-    put(root / "LSMDC16_annos_training.csv", text + "lonely\n")
+    put(root / "LSMDC16_annos_training.csv", text + "lonely\n" + line.split("\t")[0].format(two) + "\t00.00.51.926\n")
     put(root / "LSMDC16_annos_val.csv", line.format(two, "A window."))
     put(root / "LSMDC16_challenge_1000_publictect.csv", line.format(one, "SOMEONE sits."))
     for name in (one, two):
@@ -253,7 +253,7 @@ def lsmdc(root: Path) -> Expected:
             "val": {keys[1]: ["A window."]},
             "test": {keys[0]: ["SOMEONE sits."]},
         },
-        {"train": {"entry 2": "1 columns instead of 6"}},
+        {"train": {"entry 2": "1 columns instead of 6", "entry 3": "2 columns instead of 6"}},
     )
 
 

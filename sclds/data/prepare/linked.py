@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from sclds.config.errors import DataError
-from sclds.data.prepare.lists import Numbered, Pairs, lines, parsed, read_text, table_rows
+from sclds.data.prepare.lists import Numbered, Pairs, first_file, lines, parsed, read_text, table_rows
 from sclds.data.prepare.matching import Images, Names, Numbering
 from sclds.data.prepare.records import Dropped, Record, Records, each, key_of
 from sclds.data.prepare.sidecars import has_sidecars, read_sidecars
@@ -79,7 +79,7 @@ def read_sbu(root: Path, split: str, first_image: int | None = None, folder_rows
     if has_sidecars(folder, "image"):
         _no_numbers("captions lie beside the images", first_image, folder_rows)
         return read_sidecars(folder, "image")
-    path = next(root / name for name in SBU_LISTS if (root / name).is_file())
+    path = first_file(root, SBU_LISTS)
     if path.name == "annot.json":
         _no_numbers("annot.json names the images", first_image, folder_rows)
         return _mapped(path, folder)

@@ -8,7 +8,7 @@ import codecs
 import csv
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,6 +36,11 @@ class Numbered(NamedTuple):
 
     line: int
     value: Any
+
+
+def first_file(root: Path, names: Iterable[str]) -> Path:
+    """Return the first of some files that exists below a folder; one of them does."""
+    return next(root / name for name in names if (root / name).is_file())
 
 
 def encoding_of(path: Path) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sclds.config.errors import DataError
-from sclds.data.prepare.lists import named_rows, read_json
+from sclds.data.prepare.lists import first_file, named_rows, read_json
 from sclds.data.prepare.records import Record, Records, each, key_of
 
 _TOGETHER = "MSRVTT_data.json"
@@ -37,7 +37,7 @@ def read_msrvtt(root: Path, split: str) -> Records:
     Raises:
         DataError: The file marks all videos alike, and their numbers are not the official ones.
     """
-    path = _first(root, _TEST if split == "test" else _TRAIN_VAL, _TOGETHER)
+    path = first_file(root, (_TEST if split == "test" else _TRAIN_VAL, _TOGETHER))
     tree = read_json(path, _FORM, "videos", "sentences")
     captions = _captions([tree])
     marks = {str(video["split"]) for video in tree["videos"] if isinstance(video, dict) and "split" in video}
@@ -93,10 +93,6 @@ def read_msrvtt_1ka(root: Path, split: str) -> Records:
     videos = [video for tree in trees for video in tree["videos"]]
     note = f"the split 1k-A: all videos but the {len(held)} of {path.name}"
     return Records(each(paths[0], videos, make), max(0, len(videos) - len(held)), (note,))
-
-
-def _first(root: Path, *names: str) -> Path:
-    return next(root / name for name in names if (root / name).is_file())
 
 
 def _number(video: str) -> int:

@@ -9,7 +9,7 @@ import ast
 from pathlib import Path
 from typing import Any
 
-from sclds.data.prepare.lists import json_lines, line_count, named_rows
+from sclds.data.prepare.lists import first_file, json_lines, line_count, named_rows
 from sclds.data.prepare.records import Dropped, Record, Records, each, key_of
 from sclds.data.prepare.sidecars import has_sidecars, read_sidecars
 
@@ -27,28 +27,27 @@ _WHOLE_VIDEO = "-1"
 
 
 def read_panda70m(root: Path, split: str) -> Records:
-    """Read a CSV with one row a source video: lists of times, captions and scores, an item for each part.
+    """Read a CSV with one row a source video: lists of times and captions, an item for each part.
 
     Raises:
         DataError: The first line does not name the columns.
     """
     names, folder = PANDA70M[split]
-    path = _first(root, names)
+    path = first_file(root, names.split("|"))
     if has_sidecars(root / folder, "video"):
         return _variant(read_sidecars(root / folder, "video"), path)
 
     def make(entry: dict[str, str]) -> list[Record | Dropped]:
         times, captions = _literal(entry, "timestamp"), _literal(entry, "caption")
-        scores = _literal(entry, "matching_score") if entry.get("matching_score") else [None] * len(times)
-        if not len(times) == len(captions) == len(scores):
-            raise ValueError("lists of times, captions and scores that differ in length")
+        if len(times) != len(captions):
+            raise ValueError("lists of times and captions that differ in length")
         made: list[Record | Dropped] = []
-        for number, (span, caption, score) in enumerate(zip(times, captions, scores, strict=True)):
+        for number, (span, caption) in enumerate(zip(times, captions, strict=True)):
             video = entry["videoID"]
             if not (isinstance(span, list | tuple) and len(span) == 2):
                 made.append(Dropped(key_of(f"{video}_{number}"), video, "its times are not a beginning and an end"))
                 continue
-            fields = {"videoID": video, "times": list(span), "matching_score": score}
+            fields = {"videoID": video, "times": list(span)}
             made.append(_part(root / folder, video, str(span[0]), str(span[1]), caption, fields))
         return made
 
@@ -58,7 +57,7 @@ def read_panda70m(root: Path, split: str) -> Records:
 def read_internvid(root: Path, split: str) -> Records:
     """Read a file of JSON lines, one a part of a video."""
     names, folder = INTERNVID[split]
-    path = _first(root, names)
+    path = first_file(root, names.split("|"))
     if has_sidecars(root / folder, "video"):
         return _variant(read_sidecars(root / folder, "video"), path)
 
@@ -83,10 +82,6 @@ def read_sharegpt4video(root: Path, split: str) -> Records:
         return Record(key_of(str(entry["video_id"])), (("", str(file)),), tuple(whole), {"video_id": entry["video_id"]})
 
     return Records(each(path, json_lines(path, "ShareGPT4Video's JSON lines"), make), line_count(path))
-
-
-def _first(root: Path, names: str) -> Path:
-    return next(root / name for name in names.split("|") if (root / name).is_file())
 
 
 def _variant(records: Records, path: Path) -> Records:

@@ -39,8 +39,9 @@ def read_lsmdc(root: Path, split: str) -> Records:
     sentences: dict[str, list[str]] = {}
     unread = []
     for line, row in table_rows(path, "\t", quoting=False):
-        if len(row) > 1 and row[0].strip():
-            sentences.setdefault(row[0].strip(), []).append(_sentence(row))
+        if len(row) >= _LSMDC_COLUMNS and row[0].strip():
+            sentence = "\t".join(row[_LSMDC_COLUMNS - 1 :])  # which may hold tabs
+            sentences.setdefault(row[0].strip(), []).append(sentence)
         elif row:
             unread.append(Numbered(line, ValueError(f"{len(row)} columns instead of {_LSMDC_COLUMNS}")))
 
@@ -52,8 +53,3 @@ def read_lsmdc(root: Path, split: str) -> Records:
 
     entries = [*sentences.items(), *unread]
     return Records(each(path, entries, make), len(entries))
-
-
-def _sentence(row: list[str]) -> str:
-    """Return the sentence of a row, which may hold tabs."""
-    return "\t".join(row[_LSMDC_COLUMNS - 1 :]) if len(row) >= _LSMDC_COLUMNS else row[-1]
