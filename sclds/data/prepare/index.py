@@ -31,6 +31,7 @@ from sclds.data.storage.archive import stream_tar
 from sclds.data.storage.faulty_shards import hollow, other_task, unreadable
 from sclds.data.storage.files import (
     StoredFile,
+    as_path,
     file_system,
     find_shards,
     foreign_faults,
@@ -86,9 +87,9 @@ def work_folder(folder: str) -> tuple[str, Path]:
     """Return the path or URL of a folder in its plain form, and the folder in which its index is put together."""
     folder = folder.rstrip("/") or "/"
     if is_url(folder):
-        digest = hashlib.blake2b(folder.encode(), digest_size=8).hexdigest()
+        digest = hashlib.blake2b(folder.encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()
         return folder, Path("~/.cache/sclds/index-parts").expanduser() / digest
-    folder = os.path.normpath(os.path.expanduser(folder))
+    folder = os.path.normpath(os.path.expanduser(as_path(folder)))
     return folder, Path(folder) / _PARTS
 
 
@@ -251,7 +252,7 @@ def _outcomes(files: list[StoredFile], rule: Rule, workers: int, work: Path) -> 
 
 
 def _part_path(work: Path, file: StoredFile) -> Path:
-    return work / f"{file.name}.part.index"
+    return work / as_path(f"{file.name}.part.index")
 
 
 def index_shard(file: StoredFile, rule: Rule, part: Path) -> str | None:

@@ -65,7 +65,8 @@ class ShardCache:
         return self._path(file)
 
     def _path(self, file: StoredFile) -> Path:
-        digest = hashlib.blake2b(f"{file.place}\n{file.stamp}".encode(), digest_size=12).hexdigest()
+        name = f"{file.place}\n{file.stamp}".encode("utf-8", "surrogateescape")
+        digest = hashlib.blake2b(name, digest_size=12).hexdigest()
         return self.folder / f"{digest}-{file.size}"
 
     def _fetch(self, file: StoredFile, path: Path) -> int | None:
@@ -131,7 +132,7 @@ class ShardCache:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        with (self.folder / _LOCK).open("a") as file:
+        with (self.folder / _LOCK).open("ab") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 

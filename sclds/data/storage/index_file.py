@@ -41,7 +41,7 @@ _COLUMNS: dict[str, tuple[str, tuple[int, ...]]] = {
 _COLUMNS_OF = {1: {**_COLUMNS, "crc32": ("<u4", ())}, 2: _COLUMNS}
 _TAR_BLOCK = 512
 """Bytes; members of a tar begin at multiples of it, behind a header of one."""
-_CHECKED_AT_ONCE = 1 << 18
+_CHECKED_AT_ONCE = 1 << 16
 """Rows whose places are checked at a time."""
 
 
@@ -185,8 +185,11 @@ def _entry(fields: dict[str, Any]) -> ShardEntry:
     entry = ShardEntry(**fields)
     if not all(isinstance(number, int) and number >= 0 for number in (entry.size, entry.samples)):
         raise ValueError(f"{entry.name} has {entry.size} bytes and {entry.samples} samples in it")
-    left_out = [LeftOut(**{**one, "names": tuple(one["names"])}) for one in fields.get("left_out", ())]
-    return replace(entry, left_out=tuple(left_out))
+    if not entry.left_out:
+        return entry
+    return replace(
+        entry, left_out=tuple(LeftOut(**{**one, "names": tuple(one["names"])}) for one in fields["left_out"])
+    )
 
 
 def _columns(content: NDArray[np.uint8], begin: int, header: dict[str, Any], samples: int) -> Columns:
@@ -224,10 +227,10 @@ def _check_places(path: Path, begin: int, placed: dict[str, Any], shards: list[S
             return np.fromfile(path, dtype, count * width, offset=start).reshape(count, width)
 
         offset, size, key_ends = piece("offset", 3), piece("size", 3), piece("key_end", 1)[:, 0]
-        shard = np.searchsorted(ends, np.arange(first, first + count), side="right")
+        shard = np.repeat(np.arange(len(sizes)), np.diff(np.clip(ends, first, first + count), prepend=first))
         # no sum that could overflow: what is left of the shard must hold the member
-        left = sizes[shard][:, None] - offset
-        wrong = (offset < _TAR_BLOCK) | (offset % _TAR_BLOCK != 0) | (left < size)
+        wrong = sizes[shard][:, None] - offset < size
+        wrong |= (offset < _TAR_BLOCK) | (offset & (_TAR_BLOCK - 1)).astype(bool)
         wrong &= size != ABSENT
         if wrong.any():
             row, role = np.argwhere(wrong)[0]

@@ -18,7 +18,7 @@ from sclds.config.errors import DataError
 from sclds.data.storage.archive import ArchiveError, open_tar
 from sclds.data.storage.cache import CacheFullError, ShardCache, cache_of
 from sclds.data.storage.faulty_shards import hollow, other_task, unreadable
-from sclds.data.storage.files import StoredFile, find_shards, is_folder, is_url, stored
+from sclds.data.storage.files import StoredFile, as_path, as_text, find_shards, is_folder, is_url, stored
 from sclds.data.storage.index_file import INDEX_NAME, Columns, IndexFile, ShardEntry, index_command, read_index
 from sclds.data.storage.left_out import LeftOut, Tally
 from sclds.data.storage.reader import BadSampleError, ShardReader, probe
@@ -328,7 +328,7 @@ def _nothing_found(config: DatasetConfig) -> str:
         known = sorted({path.parent.name for path in folder.glob("*/*.tar")})
         return f"{place}: there is no such embedded data; use one of: {', '.join(known) or 'none is installed'}"
     plain = not is_url(config.shards) and not any(sign in config.shards for sign in "*?[{")
-    if plain and not Path(config.shards).expanduser().exists():
+    if plain and not Path(as_path(config.shards)).expanduser().exists():
         return f"{place}: that path does not exist; give a folder of .tar shards, or a glob such as 'data/*.tar'"
     return f"{place}: no .tar file is there; give a folder of .tar shards, or a glob such as 'data/*.tar'"
 
@@ -352,7 +352,7 @@ def _shard_problem(config: DatasetConfig, file: StoredFile) -> str | None:
 
 def _names(files: list[StoredFile]) -> list[str]:
     """Return the paths of shards below the folder that they share, without suffix."""
-    parts = [file.place.split("/") for file in files]
+    parts = [as_text(file.place).split("/") for file in files]
     low, high = min(parts, default=[]), max(parts, default=[])
     shared = next((i for i, pair in enumerate(zip(low[:-1], high[:-1], strict=False)) if pair[0] != pair[1]), None)
     depth = min(len(low), len(high)) - 1 if shared is None else shared
