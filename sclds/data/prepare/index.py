@@ -293,7 +293,7 @@ def _read_shard(stream: _Hashing, rule: Rule, file: StoredFile) -> tuple[Columns
     """Return the columns of a shard out of one pass over it, and what of it no sample has."""
     table, rows = SampleTable(rule.kind, rule.key_ends), _Details()
     try:
-        with stream_tar(cast(IO[bytes], stream)) as tar:
+        with stream_tar(cast(IO[bytes], stream), file.place) as tar:
             for row, role, info in table.fill(tar):
                 member = tar.extractfile(info)
                 assert member is not None, "only regular files are samples' members"

@@ -113,8 +113,8 @@ def open_tar(place: str) -> Archive:
     return Archive.open(place, "r:", tarinfo=_Header, ignore_zeros=True, encoding="utf-8", errors="surrogateescape")
 
 
-def stream_tar(stream: IO[bytes]) -> Archive:
+def stream_tar(stream: IO[bytes], place: str) -> Archive:
     """Open a tar that is read once from its beginning to its end; faults are those of `open_tar`."""
     return Archive.open(
-        fileobj=stream, mode="r|", tarinfo=_Header, ignore_zeros=True, encoding="utf-8", errors="surrogateescape"
+        place, "r|", stream, tarinfo=_Header, ignore_zeros=True, encoding="utf-8", errors="surrogateescape"
     )

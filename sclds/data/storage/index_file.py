@@ -6,7 +6,7 @@ their shards; all processes of a machine share the pages of the columns that the
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -182,14 +182,11 @@ def read_index(path: Path, place: str | None = None) -> IndexFile:
 
 def _entry(fields: dict[str, Any]) -> ShardEntry:
     """Return the entry of a shard."""
-    entry = ShardEntry(**fields)
+    left_out = tuple(LeftOut(**{**one, "names": tuple(one["names"])}) for one in fields.get("left_out", ()))
+    entry = ShardEntry(**{**fields, "left_out": left_out})
     if not all(isinstance(number, int) and number >= 0 for number in (entry.size, entry.samples)):
         raise ValueError(f"{entry.name} has {entry.size} bytes and {entry.samples} samples in it")
-    if not entry.left_out:
-        return entry
-    return replace(
-        entry, left_out=tuple(LeftOut(**{**one, "names": tuple(one["names"])}) for one in fields["left_out"])
-    )
+    return entry
 
 
 def _columns(content: NDArray[np.uint8], begin: int, header: dict[str, Any], samples: int) -> Columns:

@@ -11,7 +11,7 @@ from sclds.data.captions import EMPTY, clean_captions
 from sclds.data.storage.cache import CacheFullError
 from sclds.data.storage.disk import machine_fault
 from sclds.data.storage.sample_index import Shard
-from sclds.data.storage.tar_members import JSON, MEDIA, TXT
+from sclds.data.storage.tar_members import JSON, MEDIA, ROLES, TXT
 
 _OPEN_FILES = 128
 _RETRY_SECONDS = (0.1, 0.5, 2.0)
@@ -144,19 +144,19 @@ class ShardReader:
             os.close(handle)
 
 
-def probe(shard: Shard, row: int) -> list[bool]:
-    """Return for each member of a sample whose checksum was noted whether it still has it.
+def probe(shard: Shard, row: int) -> dict[int, bool]:
+    """Return by role, for each member of a sample whose checksum was noted, whether it still has it.
 
     Raises:
         OSError: The shard cannot be read.
     """
     handle = shard.open()
     try:
-        fits = []
-        for role in (MEDIA, TXT, JSON):
+        fits = {}
+        for role in ROLES:
             member, noted = shard.member(row, role), shard.checksum(row, role)
             if member is not None and noted is not None:
-                fits.append(zlib.crc32(os.pread(handle, member[1], member[0])) == noted)
+                fits[role] = zlib.crc32(os.pread(handle, member[1], member[0])) == noted
         return fits
     finally:
         os.close(handle)

@@ -27,6 +27,7 @@ from sclds.data.storage.tar_members import (
     EXTENSIONS,
     MEDIA,
     NLVR2_MEMBER,
+    ROLES,
     VQA_MEMBER,
     KeyEnds,
     Kind,
@@ -287,16 +288,19 @@ def _misfits(config: DatasetConfig, found: _Found) -> list[str]:
         shard = Shard(config.name, config.kind, file, "", columns, first, entry.samples, None, config.key_ends)
         probed = {round(k * (len(shard) - 1) / (_PROBED_ROWS - 1)) for k in range(_PROBED_ROWS)} if len(shard) else ()
         try:
-            fits = [fit for row in sorted(probed) for fit in probe(shard, row)]
+            looked = [probe(shard, row) for row in sorted(probed)]
         except OSError as fault:
             problems.append(unreadable(config.name, file, fault))
             continue
-        if 2 * sum(fits) < len(fits):
-            problems.append(
-                f"the index of {file.folder} does not fit shard {file.place} of data set '{config.name}': "
-                f"{len(fits) - sum(fits)} of {len(fits)} members looked at have other bytes than were indexed; "
-                f"run {shard.index_command}"
-            )
+        for role in ROLES:
+            fits = [one[role] for one in looked if role in one]
+            if 2 * sum(fits) < len(fits):
+                problems.append(
+                    f"the index of {file.folder} does not fit shard {file.place} of data set '{config.name}': "
+                    f"{len(fits) - sum(fits)} of {len(fits)} members looked at have other bytes than were indexed; "
+                    f"run {shard.index_command}"
+                )
+                break
     return problems
 
 

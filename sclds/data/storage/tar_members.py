@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 
 from sclds.data.storage.archive import Archive
+from sclds.data.storage.files import as_text
 from sclds.data.storage.index_file import ABSENT, Columns, columns_of_keys
 from sclds.data.storage.left_out import Tally
 
@@ -28,7 +29,7 @@ NOT_CAPTIONS = {
     VQA_MEMBER: "questions about images (VQAv2)",
     NLVR2_MEMBER: "statements about pairs of images (NLVR2)",
 }
-MEDIA, TXT, JSON = range(3)
+ROLES = MEDIA, TXT, JSON = range(3)
 """Roles of members."""
 _OTHER_TYPES = {tarfile.SYMTYPE: "symbolic link", tarfile.LNKTYPE: "hard link"}
 _DOTS = "file whose name has several dots"
@@ -74,7 +75,7 @@ def members(tar: Archive, kind: Kind, key_ends: KeyEnds, left_out: Tally) -> Ite
         else:
             yield folder + slash + stem, role, info
     if tar.end_mark is None:
-        left_out.add(_NO_END, str(tar.name or "").rpartition("/")[2])
+        left_out.add(_NO_END, as_text(str(tar.name)).rpartition("/")[2])
 
 
 def _plain(name: str) -> str:
