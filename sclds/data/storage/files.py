@@ -16,6 +16,9 @@ _STAMPS = ("ETag", "etag", "md5Hash", "blob_id", "LastModified", "updated", "mti
 """What file systems tell of a file that changes whenever its content does; the first that is there counts."""
 _PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "hf": "huggingface_hub", "abfs": "adlfs"}
 
+_PACKED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tar.lz4")
+"""Endings of tars that have to be decompressed first."""
+
 
 @dataclass(frozen=True)
 class StoredFile:
@@ -79,6 +82,14 @@ def find_shards(pattern: str) -> tuple[list[StoredFile], list[str]]:
             missing.append(one)
         found |= {file.place: file for file in files}
     return [found[place] for place in sorted(found)], missing
+
+
+def packed_shards(pattern: str) -> list[str]:
+    """Return the names of compressed tars in the folder that a pattern names, which are never read."""
+    if is_url(pattern) or not is_folder(pattern):
+        return []
+    names = sorted(as_text(name) for name in os.listdir(os.path.expanduser(as_path(pattern))))
+    return [name for name in names if name.lower().endswith(_PACKED) and not name.startswith(".")]
 
 
 def is_folder(pattern: str) -> bool:

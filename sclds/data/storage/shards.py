@@ -9,7 +9,7 @@ import os
 import tarfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from sclds.config.errors import DataError
 from sclds.data.storage.archive import ArchiveError, open_tar
 from sclds.data.storage.cache import CacheFullError, ShardCache, cache_of
 from sclds.data.storage.faulty_shards import hollow, other_task, unreadable
-from sclds.data.storage.files import StoredFile, as_path, as_text, find_shards, is_folder, is_url, stored
+from sclds.data.storage.files import StoredFile, as_path, as_text, find_shards, is_folder, is_url, packed_shards, stored
 from sclds.data.storage.index_file import INDEX_NAME, Columns, IndexFile, ShardEntry, index_command, read_index
 from sclds.data.storage.left_out import LeftOut, Tally
 from sclds.data.storage.reader import BadSampleError, ShardReader, probe
@@ -139,6 +139,9 @@ def open_index(configs: Sequence[DatasetConfig], cache: ShardCache | None = None
                 read += place[2]
             here = cache if is_url(file.place) else None
             shards.append(Shard(config.name, config.kind, file, name, *place, here, config.key_ends, left_out))
+        packed = packed_shards(_pattern(config)) if len(shards) > before else []
+        if packed:
+            _tell(shards, before, packed)
         if read > _MANY_SAMPLES or time.monotonic() - began > _LONG_SECONDS:
             _log.warning(
                 "data set '%s' has no index: the headers of %d shards took %.0f s; %s reads them once for all runs",
@@ -148,6 +151,15 @@ def open_index(configs: Sequence[DatasetConfig], cache: ShardCache | None = None
     if problems:
         raise DataError("\n".join(problems))
     return SampleIndex(shards)
+
+
+def _tell(shards: list[Shard], first: int, packed: list[str]) -> None:
+    """Add compressed shards, which are not read, to what the first shard of a data set leaves out."""
+    tally = Tally()
+    tally.merge(shards[first].left_out)
+    for name in packed:
+        tally.add("compressed shard", name, "decompress it")
+    shards[first] = replace(shards[first], left_out=tally.found())
 
 
 def tally_of(index: SampleIndex, dataset: str | None = None) -> tuple[LeftOut, ...]:
@@ -334,6 +346,9 @@ def _nothing_found(config: DatasetConfig) -> str:
     plain = not is_url(config.shards) and not any(sign in config.shards for sign in "*?[{")
     if plain and not Path(as_path(config.shards)).expanduser().exists():
         return f"{place}: that path does not exist; give a folder of .tar shards, or a glob such as 'data/*.tar'"
+    packed = packed_shards(config.shards)
+    if packed:
+        return f"{place}: no .tar file is there, but compressed ones: {_some(packed)}; decompress them"
     return f"{place}: no .tar file is there; give a folder of .tar shards, or a glob such as 'data/*.tar'"
 
 

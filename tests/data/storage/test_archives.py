@@ -243,3 +243,14 @@ def test_videos_beside_thumbnails(tmp_path):
     members = {"a.webm": clip(2), "a.txt": b"grey", "a.jpg": picture(1, "JPEG")}
     folder = write_tar(tmp_path / "set" / "0.tar", members).parent
     assert both(folder, "video") == (["a"], ["1 × .jpg file (a.jpg)"])
+
+
+def test_compressed_shards_in_a_folder_are_told(tmp_path, halves):
+    folder = tmp_path / "set"
+    folder.mkdir()
+    (folder / "1.tar.gz").write_bytes(gzip.compress(halves[1]))
+    (problem,) = shard_problems(dataset(folder))
+    assert "no .tar file is there, but compressed ones: 1.tar.gz; decompress them" in problem
+    (folder / "0.tar").write_bytes(halves[0])
+    assert both(folder) == (["a", "b"], ["1 × compressed shard (1.tar.gz): decompress it"])
+    assert open_index([dataset(folder / "*.tar")]).shards[0].left_out == (), "a pattern names what is meant"
