@@ -12,6 +12,8 @@ from sclds.data.captions import EMPTY, NOT_TEXT, clean_captions
         (["\u200b\u00a0", "\ufeffwords", 7, ["x"], {}], ["words"], [EMPTY, NOT_TEXT, NOT_TEXT, NOT_TEXT]),
         (("a\u2028b\x85c\nd",), ["a b c d"], []),
         (["half \ud83d a pair"], ["half \ufffd a pair"], []),
+        (["salt &amp; pepper &#39;n&#x27; &amp;quot;spice&amp;quot;"], ["salt & pepper 'n' \"spice\""], []),
+        (["R&D at AT&T; ?a=1&copy=2 &nosuch;", "&nbsp;&#8203;"], ["R&D at AT&T; ?a=1&copy=2 &nosuch;"], [EMPTY]),
         ("one text", ["one text"], []),
         (None, [], [NOT_TEXT]),
         ([], [], []),
@@ -19,3 +21,4 @@ from sclds.data.captions import EMPTY, NOT_TEXT, clean_captions
 )
 def test_what_is_there_is_used(values, kept, left_out):
     assert clean_captions(values) == (kept, left_out)
+    assert clean_captions(kept) == (kept, []), "what is clean stays as it is"
