@@ -15,7 +15,7 @@ from sclds.config.errors import ConfigError
 from sclds.config.reading import DATA_SETS, dump_config, load_config, parse_config
 from sclds.config.shipped import shipped_configs
 from sclds.costs.counts import packed_forward, published_forward
-from sclds.data.prepare.sources import SOURCES, row_name
+from sclds.data.prepare.sources import READY, SOURCES, row_name
 from sclds.losses.communicator import SingleProcess
 from sclds.losses.objectives import GlobalFeatures, features_of, step_loss
 from sclds.model.scl import SCLModel
@@ -214,8 +214,14 @@ def test_a_row_without_shards_is_that_of_the_catalogue(monkeypatch: pytest.Monke
     rows = "[{name: webvid, weight: 0.5}, {name: own, shards: /own}]"
     config = load_config("pretrain/scl_base_image", [f"data.train={rows}", "data.train.0.kind=image"])
     assert [row.model_dump() for row in config.data.train] == [
-        {"name": "webvid", "shards": "/elsewhere/webvid/train", "kind": "image", "weight": 0.5},
-        {"name": "own", "shards": "/own", "kind": "image", "weight": 1.0},
+        {
+            "name": "webvid",
+            "shards": "/elsewhere/webvid/train",
+            "kind": "image",
+            "key_ends": "first_dot",
+            "weight": 0.5,
+        },
+        {"name": "own", "shards": "/own", "kind": "image", "key_ends": "first_dot", "weight": 1.0},
     ]
     assert config.data.heldout[0].shards == "/elsewhere/coco/val"
 
@@ -235,4 +241,4 @@ def test_the_catalogue_is_what_prepare_writes(monkeypatch: pytest.MonkeyPatch) -
         for name, source in SOURCES.items()
         for split in source.splits
         if source.member == "json"
-    }
+    } | {name: {"shards": f"/data/{place}", "kind": "image"} for name, place in READY.items()}

@@ -3,8 +3,12 @@
 Every draw is keyed by (seed, purpose, occasion, sample id), so a sample is the same whoever reads it and whenever.
 """
 
+<<<<<<< HEAD
 import unicodedata
 from dataclasses import dataclass, replace
+=======
+from dataclasses import dataclass
+>>>>>>> main
 
 import numpy as np
 
@@ -18,22 +22,13 @@ from sclds.data.media.encoded import Encoded
 from sclds.data.media.geometry import WHOLE, training_window
 from sclds.data.media.inspection import even_chunks, inspect
 from sclds.data.media.videos import choose_frames
-from sclds.data.storage.shards import BadSampleError, SampleIndex, ShardReader
+from sclds.data.storage.shards import SampleIndex, ShardReader
 from sclds.data.tokenizer import Tokenizer
 
 HELDOUT: tuple[str, ...] = ("heldout",)
 """The occasion of held-out samples: their masks are the same at every measurement."""
 Occasion = tuple[str | int, ...]
 """When a sample is seen: (epoch, repeat) in training, or `HELDOUT`."""
-
-
-_CONTROLS = dict.fromkeys((*range(0x20), *range(0x7F, 0xA0)), " ")
-"""Every character of Unicode's category Cc, and what takes its place."""
-_BYTE_ORDER_MARK = "\ufeff"
-_UNSEEN = ("Cf", "Zs")
-"""Unicode's categories of marks and spaces that show nothing by themselves."""
-_MOST_CHARACTERS = 10_000
-"""Of a caption: more than any `data.max_text_tokens` can show, and few enough to tokenize at once."""
 
 
 @dataclass(frozen=True)
@@ -101,8 +96,7 @@ class SampleMaker:
         chosen = 0
         if occasion != HELDOUT and len(captions) > 1:
             chosen = int(self._draw("caption", occasion, shard.sample_id(row)).integers(len(captions)))
-        caption = clean_caption(captions[chosen])
-        data = self._config.data
+        caption, data = captions[chosen], self._config.data
         still = shard.kind == "image"
         grid = (data.image_size if still else data.video_size) // self._config.model.vision.patch_size
         return self._masked(shard.sample_id(row), caption, shard.kind, 1 if still else data.frames, grid, occasion)
@@ -145,20 +139,3 @@ class SampleMaker:
             keep=scl_vision_keep(grid**2, masking.scl_vision_ratio, rng),
             replaced=replaced,
         )
-
-
-def clean_caption(text: str) -> str:
-    """Return a caption as it is shown and tokenized.
-
-    Control characters (NUL, escape, ...) count as white space, runs of which become one space; half a surrogate pair,
-    which cannot be written as UTF-8, becomes U+FFFD; what lies behind the first 10,000 characters is cut. Everything
-    else stays: any script, combining marks, joiners in emoji, marks of direction.
-
-    Raises:
-        BadSampleError: No character of it can be seen.
-    """
-    text = text[:_MOST_CHARACTERS].encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-    text = " ".join(text.translate(_CONTROLS).removeprefix(_BYTE_ORDER_MARK).split())
-    if all(unicodedata.category(character) in _UNSEEN for character in text):
-        raise BadSampleError("its caption is empty")
-    return text
