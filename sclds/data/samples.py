@@ -3,12 +3,7 @@
 Every draw is keyed by (seed, purpose, occasion, sample id), so a sample is the same whoever reads it and whenever.
 """
 
-<<<<<<< HEAD
-import unicodedata
 from dataclasses import dataclass, replace
-=======
-from dataclasses import dataclass
->>>>>>> main
 
 import numpy as np
 

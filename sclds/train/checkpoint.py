@@ -37,7 +37,6 @@ def save_checkpoint(engine: Any, checkpoints: Path, step: int, config: Config, g
     """
     final = checkpoints / checkpoint_name(step)
     partial = final.with_suffix(".tmp")
-<<<<<<< HEAD
     with _machine_faults(partial, group):
         if group.rank == 0:
             shutil.rmtree(partial, ignore_errors=True)
@@ -60,23 +59,6 @@ def save_checkpoint(engine: Any, checkpoints: Path, step: int, config: Config, g
         if group.rank == 0:
             _complete(partial, final, records, step, config, group.world_size)
             _remove_old(checkpoints, keep)
-=======
-    if group.rank == 0:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-    group.barrier()
-    engine.save_checkpoint(str(partial), tag=ENGINE_TAG, save_latest=False)
-    group.barrier()
-    if group.rank == 0:
-        state = {"step": step, "world_size": group.world_size, "config": config.model_dump(mode="json")}
-        (partial / STATE_FILE).write_text(json.dumps(state), encoding="utf-8")
-        _flush_all(partial)
-        shutil.rmtree(final, ignore_errors=True)
-        partial.rename(final)
-        write_atomically(checkpoints / "latest", final.name)  # flushes the names in this folder too
-        _remove_old(checkpoints, keep)
-    group.barrier()
->>>>>>> main
     return final
 
 
@@ -174,11 +156,7 @@ def convert_to_universal(checkpoint: Checkpoint) -> None:
     shutil.rmtree(partial, ignore_errors=True)
     converter = [sys.executable, "-m", "deepspeed.checkpoint.ds_to_universal", "--inject_missing_state"]
     folders = ["--input_folder", str(checkpoint.folder / ENGINE_TAG), "--output_folder", str(partial)]
-<<<<<<< HEAD
-    done = subprocess.run([*converter, *folders], capture_output=True, text=True, encoding="utf-8", errors="replace")
-=======
     done = subprocess.run([*converter, *folders], capture_output=True, encoding="utf-8", errors="replace")
->>>>>>> main
     if done.returncode:
         last = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1:]
         raise CheckpointError(
