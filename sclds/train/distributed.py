@@ -55,16 +55,16 @@ class ProcessGroup:
 
     def all_gather(self, tensor: Tensor) -> Tensor:
         """Return the tensors of all ranks, (W, ...), in rank order; every rank's must have the same shape."""
-        gathered = tensor.new_empty((self.world_size, *tensor.shape))
-        dist.all_gather_into_tensor(gathered, tensor.contiguous())
-        return gathered
+        gathered = tensor.new_empty(self.world_size * tensor.numel())
+        dist.all_gather_into_tensor(gathered, tensor.flatten())
+        return gathered.view(self.world_size, *tensor.shape)
 
     def gather_counts(self, counts: Sequence[int]) -> Ints:
         """Return (W, k) from as many numbers on every rank, from host to host: no device takes part or waits."""
         own = torch.tensor(counts, dtype=torch.int64)
-        gathered = own.new_empty((self.world_size, len(own)))
+        gathered = own.new_empty(self.world_size * len(own))
         dist.all_gather_into_tensor(gathered, own, group=self._hosts)
-        return gathered.numpy()
+        return gathered.view(self.world_size, len(own)).numpy()
 
     def all_reduce_sum(self, tensor: Tensor) -> Tensor:
         """Return the sum over ranks; `tensor` itself is left alone."""
