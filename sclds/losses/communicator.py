@@ -72,7 +72,7 @@ def gather_rows(tensors: Sequence[Tensor], lengths: Ints, communicator: Communic
     for tensor, end, rows, width in zip(tensors, ends, most, widths, strict=True):
         start = end - rows * width
         message[start : start + tensor.numel()] = tensor.flatten()
-    gathered = communicator.all_gather(message)
+    gathered = communicator.all_gather(message) if len(message) else message.expand(communicator.world_size, 0)
     found = []
     for k, (tensor, end, rows, width) in enumerate(zip(tensors, ends, most, widths, strict=True)):
         if width == 0:  # a view of nothing has strides of its own
