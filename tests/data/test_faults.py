@@ -15,7 +15,7 @@ from sclds.config import DatasetConfig
 from sclds.config.reading import parse_config
 from sclds.data.loader import Quarantine, heldout_batches
 from sclds.data.media.decode import Decoder, Encoded
-from sclds.data.media.inspection import even_chunks, inspect
+from sclds.data.media.inspection import inspect
 from sclds.data.storage.shards import BadSampleError, open_index
 from sclds.data.tokenizer import load_tokenizer
 
@@ -79,7 +79,7 @@ def test_every_fault_has_the_result_that_the_page_gives(table, tmp_path):
         for variant, sample in enumerate(make()):
             samples[f"{row:02d}-{variant:02d}"], names[f"{row:02d}"] = sample, name
     shard = write_shard(tmp_path / "00000.tar", samples)
-    dataset = DatasetConfig(name="set", shards=str(shard), kind="video" if table == "clip" else "image")
+    dataset = DatasetConfig(name="set", shards=str(shard), kind="video" if table == "video" else "image")
     found = results_of([dataset], tmp_path)
     index = open_index([dataset])
     ids = {part.sample_id(row) for part, row in map(index.locate, range(len(index)))}
@@ -102,7 +102,7 @@ def test_each_reason_on_the_page_occurs(tmp_path):
             if len(reasons) < 2:
                 continue
             shard = write_shard(tmp_path / f"{table}-{row}.tar", {f"{v:02d}": s for v, s in enumerate(make())})
-            kind = "video" if table == "clip" else "image"
+            kind = "video" if table == "video" else "image"
             found = results_of([DatasetConfig(name="set", shards=str(shard), kind=kind)], tmp_path / f"{table}-{row}")
             outcomes = [outcome for several in found.values() for outcome in several]
             for reason in reasons:
@@ -126,7 +126,7 @@ def test_odd_pictures_are_what_pillow_makes_of_them(name):
     """No format is decoded to rubbish without a word."""
     config = config_over([DatasetConfig(name="set", shards="none")])
     contents = [sample[0][1] for sample in PICTURES[name]()]
-    samples = [Encoded("image", even_chunks(c), inspect("image", c), FIRST) for c in contents]
+    samples = [Encoded("image", c, inspect("image", c), FIRST) for c in contents]
     for content, rows in zip(contents, Decoder(config, len(samples)).each(samples), strict=True):
         assert rows is not None
         difference = np.abs(pixels(config, rows)[0] - upright(content))

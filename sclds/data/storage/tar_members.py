@@ -15,7 +15,7 @@ from sclds.data.storage.index_file import ABSENT, Columns, columns_of_keys
 
 Kind = Literal["image", "video"]
 EXTENSIONS: dict[Kind, frozenset[str]] = {
-    "image": frozenset({"jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff"}),
+    "image": frozenset({"jpg", "jpeg", "jpe", "jfif", "png", "webp", "bmp", "dib", "tif", "tiff"}),
     "video": frozenset({"webm", "mp4", "mkv", "avi", "mov", "m4v"}),
 }
 VQA_MEMBER, NLVR2_MEMBER = "vqa.json", "nlvr2.json"
