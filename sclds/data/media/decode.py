@@ -98,7 +98,7 @@ class Decoder:
         Returns:
             The patches of each, as a call gives them; None for one that cannot be decoded. `joined` puts them together.
         """
-        rows: dict[Source, list[int]] = {"image": [], "still": [], "clip": [], "frames": []}
+        rows: dict[Source, list[int]] = {"image": [], "still": [], "video": [], "frames": []}
         for row, sample in enumerate(samples):
             rows[source_of(sample, self._data)].append(row)
         defined = rows["still"] + rows["frames"]

@@ -16,7 +16,7 @@ from sclds.data.media.augment import augmented, filled
 from sclds.data.media.encoded import Encoded
 from sclds.data.media.geometry import Region
 
-Source = Literal["image", "still", "clip", "frames", "scaled"]
+Source = Literal["image", "still", "video", "frames", "scaled"]
 """What comes in: an encoded image, one that Pillow decoded (as one frame), an encoded video, frames that FFmpeg
 decoded, or frames scaled on the CPU."""
 
@@ -25,7 +25,7 @@ def source_of(sample: Encoded, data: DataConfig) -> Source:
     """Return who decodes a sample: DALI what is plain (videos on a GPU only), else the definition, Pillow or FFmpeg."""
     if sample.kind == "image":
         return "image" if sample.info.plain else "still"
-    return "clip" if sample.info.plain and data.device == "mixed" and data.nvdec else "frames"
+    return "video" if sample.info.plain and data.device == "mixed" and data.nvdec else "frames"
 
 
 def build_pipeline(source: Source, data: DataConfig, size: int, batch_size: int, device_id: int | None) -> Any:
@@ -73,7 +73,7 @@ def feeds(
         regions = [_region(sample) for sample in samples]
         found["corner"] = [np.array(region[:2], np.int32) for region in regions]
         found["shape"] = [np.array(region[2:], np.int32) for region in regions]
-    elif source == "clip":
+    elif source == "video":
         found["frames"] = [sample.frames for sample in samples]
     if data.device == "mixed":
         ends = [_ends(sample, source, size) for sample in samples]

@@ -247,7 +247,7 @@ def test_decoding_on_a_gpu_needs_one(config):
 
 
 @pytest.mark.parametrize("nvdec", [True, False])
-@pytest.mark.parametrize("source", ["image", "still", "clip", "frames"])
+@pytest.mark.parametrize("source", ["image", "still", "video", "frames"])
 def test_the_pipeline_for_a_gpu_can_be_defined_without_one(config, source, nvdec):
     """DALI checks operators and their arguments when a pipeline is defined; running it takes a GPU."""
     settings = {"device": "mixed", "hw_decoder_load": 0.5, "nvdec": nvdec, "randaugment_operations": 2}

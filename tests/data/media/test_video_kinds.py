@@ -179,7 +179,7 @@ def test_on_a_gpu_only_plain_videos_go_to_its_decoder(make_config):
         info = inspect("video", content)
         sample = Encoded("video", content, info, np.zeros(1, np.int32))
         assert source_of(sample, config.data) == "frames"
-        assert source_of(sample, data) == ("clip" if info.plain else "frames"), name
+        assert source_of(sample, data) == ("video" if info.plain else "frames"), name
         assert source_of(sample, data.model_copy(update={"nvdec": False})) == "frames"
 
 
