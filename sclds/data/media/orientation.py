@@ -18,6 +18,8 @@ _TURNS = {
     8: Turn.ROTATE_90,
 }
 _ON_THEIR_SIDE = (Turn.TRANSPOSE, Turn.ROTATE_270, Turn.TRANSVERSE, Turn.ROTATE_90)
+_SOURCES = frozenset({"exif", "xmp", "Raw profile type exif", "XML:com.adobe.xmp"})
+"""Names under which Pillow keeps what may say an orientation."""
 _TEXTS = (b"tEXt", b"zTXt", b"iTXt")
 _KEYS = (b"Raw profile type exif", b"XML:com.adobe.xmp")
 """Of a PNG's texts: those in which Pillow looks for an orientation."""
@@ -35,6 +37,8 @@ def turn_of(image: Image.Image, content: bytes) -> Turn | None:
     """
     if image.format == "TIFF" or (image.format == "PNG" and _speaks_late(content)):
         image.load()
+    if image.format != "TIFF" and image.info.keys().isdisjoint(_SOURCES):
+        return None
     try:
         # a PNG's own `getexif` would decode it whole to look for what `_speaks_late` knows not to be there
         exif = Image.Image.getexif(image) if isinstance(image, PngImagePlugin.PngImageFile) else image.getexif()

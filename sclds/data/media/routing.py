@@ -6,10 +6,6 @@ images to be turned, CMYK, more than 8 bits a channel, moving PNGs, BMP and TIFF
 
 from PIL import Image, JpegImagePlugin
 
-_FRAMES = (0xC0, 0xC1, 0xC2)
-"""Markers of JPEGs that are baseline, extended or progressive, all with Huffman codes."""
-_OTHER_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, *_FRAMES}
-_SCAN = 0xDA
 _SIGNATURE, _DEPTH = 8, 24
 """Places in a PNG: behind the signature, and the bits of a sample."""
 
@@ -22,7 +18,7 @@ def dali_decodes(image: Image.Image, content: bytes) -> bool:
         content: Its bytes.
     """
     if isinstance(image, JpegImagePlugin.JpegImageFile):  # and MPO, of which the first image is taken
-        return _common_colors(image) and _common_coding(content)
+        return _common_colors(image)
     if image.format == "PNG":
         return content[_DEPTH] <= 8 and not _moves(content)
     return image.format == "WEBP"
@@ -32,22 +28,8 @@ def _common_colors(image: JpegImagePlugin.JpegImageFile) -> bool:
     """Return whether a JPEG is grey or YCbCr, by whatever an application may go by: markers, numbers of components."""
     if image.layers != 3:
         return image.layers == 1
-    names = bytes(component[0] for component in image.layer)
-    return image.info.get("adobe_transform", 1) == 1 and names in (b"\1\2\3", b"\0\1\2")
-
-
-def _common_coding(content: bytes) -> bool:
-    """Return whether a JPEG's segments follow each other without filling, with one frame of a common kind."""
-    at, found = 2, 0
-    while at + 4 <= len(content) and content[at] == 0xFF:
-        marker = content[at + 1]
-        if marker == _SCAN:
-            return found == 1
-        if marker in _OTHER_FRAMES:
-            return False
-        found += marker in _FRAMES
-        at += 2 + int.from_bytes(content[at + 2 : at + 4], "big")
-    return False
+    names = [component[0] for component in image.layer]
+    return image.info.get("adobe_transform", 1) == 1 and names in ([1, 2, 3], [0, 1, 2])
 
 
 def _moves(content: bytes) -> bool:

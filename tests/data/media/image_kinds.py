@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ..faults import ARITHMETIC_JPEG
 from ..synthetic import picture
 
 WIDE, HIGH = 51, 36
@@ -102,6 +103,8 @@ JPEGS: dict[str, Callable[[], bytes]] = {
     "comment, profile and thumbnail segments": lambda: jpeg(
         segment(0xFE, b"words") + segment(0xE2, b"ICC_PROFILE\0\1\1" + bytes(200)) + segment(0xED, b"Photoshop 3.0\0")
     ),
+    "arithmetic": lambda: ARITHMETIC_JPEG,
+    "filled between segments": lambda: jpeg(b"\xff\xff" + segment(0xFE, b"words")[1:] + b"\xff"),
     "two images": lambda: saved(photo(), "MPO", save_all=True, append_images=[photo().rotate(180)]),
     "EXIF LONG": lambda: jpeg(app1(exif(6, 4))),
     "EXIF LONG, big endian": lambda: jpeg(app1(exif(6, 4, ">"))),
