@@ -1,5 +1,6 @@
 """One image in every way of storing it that is met in the field: `KINDS` by name, made here from pixels and bytes."""
 
+import base64
 import io
 import struct
 import zlib
@@ -9,10 +10,17 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..faults import ARITHMETIC_JPEG
 from ..synthetic import picture
 
 WIDE, HIGH = 51, 36
+
+# libjpeg-turbo's `cjpeg -arithmetic` of a 32 × 24 gradient; Pillow cannot write it
+ARITHMETIC_JPEG = base64.b64decode(
+    "/9j/4AAQSkZJRgABAQAAAQABAAD/2wBDAA0JCgsKCA0LCgsODg0PEyAVExISEyccHhcgLikxMC4pLSwzOko+MzZGNywtQFdBRkxOUlNSMj5aYVpQYEpR"
+    "Uk//2wBDAQ4ODhMREyYVFSZPNS01T09PT09PT09PT09PT09PT09PT09PT09PT09PT09PT09PT09PT09PT09PT09PT09PT0//yQARCAAYACADASIAAhEB"
+    "AxEB/8wACgAQEAUBEBEF/9oADAMBAAIRAxEAPwDQyDzMP9yyDSpeqo69XNJnZ9pq+qfsmqL0meqL6KTVTZZ4VP8Ayzv0JO2+HToBHdDi4RfOJVOnu6L3"
+    "EJgm0P/Z"
+)
 
 
 def photo(mode: str = "RGB", size: tuple[int, int] = (WIDE, HIGH)) -> Image.Image:

@@ -144,6 +144,11 @@ ABGR = (0xFF000000, 0xFF0000, 0xFF00, 0xFF)
 BGRA_MASKS = (0xFF0000, 0xFF00, 0xFF, 0xFF000000)
 
 
+def strange_masks() -> bytes:
+    """Red first and no alpha."""
+    return bmp(masked(BGRX), 32, RGBA[:3], packing=3)
+
+
 # TIFF
 
 
@@ -235,3 +240,15 @@ KINDS: dict[str, Maker] = {
     )
     for name, make in kinds.items()
 }
+
+FTYP = b"\0\0\0\x18ftyp"
+STRANGERS = {
+    "HEIF": FTYP + b"heic\0\0\0\0mif1heic" + bytes(99),
+    "JPEG XL": b"\xff\x0a" + bytes(99),
+    "JPEG XR": b"II\xbc\1" + bytes(99),
+    "SVG": b'<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg"/>',
+    "PDF": b"%PDF-1.7" + bytes(99),
+    "MP4": FTYP + b"isom\0\0\0\0mp41isom" + bytes(99),
+    "WebM or Matroska": b"\x1a\x45\xdf\xa3" + bytes(99),
+}
+"""What Pillow does not know, by the names that are given to it."""

@@ -1,7 +1,6 @@
 """Every kind of video: its frames are those that `ffmpeg` shows, in their order, at their times, upright, in RGB."""
 
 import io
-from fractions import Fraction
 from typing import Any
 
 import av
@@ -30,6 +29,7 @@ from .video_kinds import (
     Kind,
     N,
     made,
+    packed,
     pixels_of,
 )
 
@@ -93,34 +93,6 @@ def test_key_flags_are_not_believed_against_the_decoder(codec, options, lie):
         frames = read_frames(lying, numbers)
         assert [number_of(frame) for frame in frames] == numbers
         assert np.array_equal(frames, [expected[number] for number in numbers])
-
-
-def packed() -> bytes:
-    """MPEG-4 in AVI whose packets hold a frame and the one that is shown before it, then nothing: packed B-frames."""
-    content = made(Kind("mpeg4", "avi", {"g": "12", "bf": "1", "b_strategy": "0", "flags": "+bitexact"}))
-    with av.open(io.BytesIO(content)) as source:
-        stored = [bytes(packet) for packet in source.demux(video=0) if packet.size]
-    vop = b"\0\0\1\xb6"
-    kinds = [data[data.index(vop) + 4] >> 6 for data in stored]  # 0 I, 1 P, 2 B
-    contents = []
-    for data, kind in zip(stored, kinds, strict=True):
-        if kind == 2:
-            contents[-1] += data
-            contents.append(vop + b"\x52\x40")  # a P-VOP that is not coded
-        else:
-            contents.append(data)
-    at = contents[0].index(vop)
-    contents[0] = contents[0][:at] + b"\0\0\1\xb2DivX503b1393p" + contents[0][at:]
-    buffer = io.BytesIO()
-    with av.open(io.BytesIO(content)) as source, av.open(buffer, "w", format="avi") as output:
-        stream = output.add_stream_from_template(source.streams.video[0])
-        for number, data in enumerate(contents):
-            packet = av.Packet(data)
-            packet.stream, packet.time_base = stream, Fraction(1, 25)
-            packet.pts = packet.dts = number
-            packet.is_keyframe = kinds[number] == 0
-            output.mux(packet)
-    return buffer.getvalue()
 
 
 def test_packed_frames_of_avi_are_in_the_order_of_being_shown():

@@ -153,3 +153,36 @@ TURNS: dict[str, tuple[tuple[int, int, int, int], Any]] = {
     "transposed the other way": ((0, -1, -1, 0), lambda a: np.rot90(a, 2).transpose(1, 0, 2)),
 }
 """Display matrix, and what it does to a frame as stored."""
+
+
+def packed() -> bytes:
+    """MPEG-4 in AVI whose packets hold a frame and the one that is shown before it, then nothing: packed B-frames."""
+    content = made(Kind("mpeg4", "avi", {"g": "12", "bf": "1", "b_strategy": "0", "flags": "+bitexact"}))
+    with av.open(io.BytesIO(content)) as source:
+        stored = [bytes(packet) for packet in source.demux(video=0) if packet.size]
+    vop = b"\0\0\1\xb6"
+    kinds = [data[data.index(vop) + 4] >> 6 for data in stored]  # 0 I, 1 P, 2 B
+    contents = []
+    for data, kind in zip(stored, kinds, strict=True):
+        if kind == 2:
+            contents[-1] += data
+            contents.append(vop + b"\x52\x40")  # a P-VOP that is not coded
+        else:
+            contents.append(data)
+    at = contents[0].index(vop)
+    contents[0] = contents[0][:at] + b"\0\0\1\xb2DivX503b1393p" + contents[0][at:]
+    buffer = io.BytesIO()
+    with av.open(io.BytesIO(content)) as source, av.open(buffer, "w", format="avi") as output:
+        stream = output.add_stream_from_template(source.streams.video[0])
+        for number, data in enumerate(contents):
+            packet = av.Packet(data)
+            packet.stream, packet.time_base = stream, Fraction(1, 25)
+            packet.pts = packet.dts = number
+            packet.is_keyframe = kinds[number] == 0
+            output.mux(packet)
+    return buffer.getvalue()
+
+
+def turned() -> list[Kind]:
+    """A video of each display matrix."""
+    return [Kind("libx264", "mp4", X264, matrix=matrix) for matrix, _ in TURNS.values()]
