@@ -18,6 +18,7 @@ from sclds.config import Config
 from sclds.config.errors import ConfigError
 from sclds.data.media.buffers import Buffers
 from sclds.data.media.encoded import Encoded
+from sclds.data.media.handover import Handover
 from sclds.data.media.images import read_image
 from sclds.data.media.pipeline import Source, build_pipeline, feeds, source_of
 from sclds.data.media.scaling import Frames, PatchLayout, cut, scale
@@ -60,6 +61,7 @@ class Decoder:
             raise ConfigError(["data.device=mixed decodes on a CUDA device and this machine has none; use cpu"])
         self._data, self._patch, self._batch_size = config.data, config.model.vision.patch_size, batch_size
         self._device_id = (device_id or 0) if config.data.device == "mixed" else None
+        self._handover = None if self._device_id is None else Handover(self._device_id)
         self._layout = PatchLayout(self._patch, config.data.mean, config.data.std)
         self._buffers = Buffers()
         self._pipelines: dict[tuple[Source, int], Any] = {}
@@ -145,11 +147,11 @@ class Decoder:
     def _decode(
         self, source: Source, size: int, samples: list[Encoded], inputs: Inputs, decoded: dict[int, Any]
     ) -> None:
-        if self._device_id is not None:
-            output = self._pipeline(source, size).run(**feeds(source, self._data, size, samples, [*inputs.values()]))
-            pixels = torch.from_dlpack(output[0].as_tensor())
-            pixels = pixels.unsqueeze(1) if source == "image" else pixels
-            decoded.update(zip(inputs, patchify(pixels, self._patch).flatten(1, 2), strict=True))
+        if self._handover is not None:
+            arguments = feeds(source, self._data, size, samples, [*inputs.values()])
+            pipeline = self._pipeline(source, size)
+            patches = self._handover(lambda: pipeline.run(**arguments)[0].as_tensor(), self._patches)
+            decoded.update(zip(inputs, patches, strict=True))
             return
         frames: Sequence[Any] = [*inputs.values()]
         if source == "image":  # nothing else goes through DALI on the CPU
@@ -160,6 +162,11 @@ class Decoder:
             frames = [cut(part, sample.window) for part, sample in zip(frames, samples, strict=True)]
         scaled = self._each(lambda i: scale(frames[i], samples[i].window, size), range(len(samples)))
         decoded.update(zip(inputs, scaled, strict=True))
+
+    def _patches(self, pixels: Tensor) -> Tensor:
+        """Copy pixels on a GPU, (B, [F,] 3, size, size), to (B, F·(size/p)², 3·p·p)."""
+        frames = pixels if pixels.ndim == 5 else pixels.unsqueeze(1)
+        return patchify(frames, self._patch).flatten(1, 2)
 
     def _laid_out(self, samples: dict[int, Encoded], decoded: dict[int, Frames]) -> dict[int, Tensor]:
         """Augment decoded frames on the CPU, where that is on, and lay them out in one tensor."""

@@ -5,6 +5,7 @@ ratio is left alone, as `ffmpeg` leaves it when it writes images.
 """
 
 import math
+import threading
 from fractions import Fraction
 from typing import Any, NamedTuple
 
@@ -77,44 +78,53 @@ def upright(matrix: list[int]) -> Filters:
     return (("vflip", None),) if matrix[4] < 0 else ()
 
 
-class Converter:
-    """Makes frames of one video RGB, all of one size.
+class _Kept(threading.local):
+    """Graphs of the last looks, of each thread its own: to make one costs as much as to convert ten small frames."""
+
+    def __init__(self) -> None:
+        self.graphs: dict[tuple[Look, tuple[int, int]], Graph] = {}
+
+
+_MOST_KEPT = 8
+_kept = _Kept()
+
+
+def rgb_of(frame: Any, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Return a decoded frame as it is shown.
 
     Args:
-        size: (width, height) to which frames that are shown at another size are scaled.
+        frame: The frame.
+        size: (width, height) to which it is scaled, if it is shown at another one.
+
+    Returns:
+        (height, width, 3) RGB, upright.
+
+    Raises:
+        FFmpegError, ValueError: Its format cannot be converted.
     """
+    look, graphs = look_of(frame), _kept.graphs
+    graph = graphs.pop((look, size), None) or _graph(look, size)
+    graph.push(frame)
+    shown: Any = graph.pull()
+    graphs[look, size] = graph  # only one that did not fail, and as the newest
+    if len(graphs) > _MOST_KEPT:
+        del graphs[next(iter(graphs))]
+    return np.asarray(shown.to_ndarray(), np.uint8)
 
-    def __init__(self, size: tuple[int, int]):
-        self._size = size
-        self._graphs: dict[Look, Graph] = {}
 
-    def __call__(self, frame: Any) -> NDArray[np.uint8]:
-        """Return a decoded frame as (height, width, 3) RGB, upright.
-
-        Raises:
-            FFmpegError, ValueError: Its format cannot be converted.
-        """
-        look = look_of(frame)
-        if look not in self._graphs:
-            self._graphs[look] = self._graph(look)
-        graph = self._graphs[look]
-        graph.push(frame)
-        shown: Any = graph.pull()
-        return np.asarray(shown.to_ndarray(), np.uint8)
-
-    def _graph(self, look: Look) -> Graph:
-        graph = Graph()
-        graph.threads = 1
-        source = graph.add(
-            "buffer",
-            video_size=f"{look.width}x{look.height}",
-            pix_fmt=look.format,
-            time_base=str(Fraction(1, 1000)),  # times play no part here
-            colorspace=str(look.colors),
-            range=str(look.range),
-        )
-        chain = [source, *(graph.add(name, arguments) for name, arguments in look.filters)]
-        chain.append(graph.add("scale", "{}:{}:flags=bicubic".format(*self._size)))
-        chain.append(graph.add("format", "pix_fmts=rgb24"))
-        graph.link_nodes(*chain, graph.add("buffersink")).configure()
-        return graph
+def _graph(look: Look, size: tuple[int, int]) -> Graph:
+    graph = Graph()
+    graph.threads = 1
+    source = graph.add(
+        "buffer",
+        video_size=f"{look.width}x{look.height}",
+        pix_fmt=look.format,
+        time_base=str(Fraction(1, 1000)),  # times play no part here
+        colorspace=str(look.colors),
+        range=str(look.range),
+    )
+    chain = [source, *(graph.add(name, arguments) for name, arguments in look.filters)]
+    chain.append(graph.add("scale", "{}:{}:flags=bicubic".format(*size)))
+    chain.append(graph.add("format", "pix_fmts=rgb24"))
+    graph.link_nodes(*chain, graph.add("buffersink")).configure()
+    return graph

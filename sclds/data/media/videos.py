@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from sclds.data.media.media_info import MAX_PIXELS, MediaInfo
 from sclds.data.media.packets import Track, believed, decode_stretch, stored_packets
-from sclds.data.media.shown import Converter, Look, look_of
+from sclds.data.media.shown import Look, look_of, rgb_of
 from sclds.data.media.video_faults import check_claim, check_size, video_stream
 from sclds.data.storage.shards import BadSampleError
 
@@ -219,7 +219,7 @@ def _usual_gap(moments: list[int]) -> int:
 
 def _sought(video: _Video, track: Track, numbers: Sequence[int]) -> dict[int, NDArray[np.uint8]] | None:
     """Decode frames from the key frames before them; None where the decoder contradicts what packets say."""
-    convert, wanted = Converter(video.look.size), {track.shown[number]: number for number in numbers}
+    wanted = {track.shown[number]: number for number in numbers}
     found: dict[int, NDArray[np.uint8]] = {}
     try:
         for packets, times in track.stretches(sorted(wanted)):
@@ -227,7 +227,7 @@ def _sought(video: _Video, track: Track, numbers: Sequence[int]) -> dict[int, ND
             for frame in decode_stretch(video.context, packets, times):
                 borne_out = borne_out or (frame.pts == packets[0].pts and frame.key_frame)
                 if frame.pts in times:
-                    found[wanted[frame.pts]] = convert(frame)
+                    found[wanted[frame.pts]] = rgb_of(frame, video.look.size)
             if not borne_out:
                 return None
     except FFmpegError:
@@ -245,11 +245,11 @@ def _from_the_first(video: _Video, numbers: Sequence[int]) -> dict[int, NDArray[
     if video.track:
         moments, _ = _times_of_frames(video, damage_ends=True)
         places = {number: bisect_right(moments, video.track.shown[number]) - 1 for number in numbers}
-    convert, wanted = Converter(video.look.size), {*places.values()}
+    wanted = {*places.values()}
     found: dict[int, NDArray[np.uint8]] = {}
     for place, frame in enumerate(video.frames(damage_ends=contradicted)):
         if place in wanted:
-            found[place] = convert(frame)
+            found[place] = rgb_of(frame, video.look.size)
         if len(found) == len(wanted):
             break
     return {number: found[place] for number, place in places.items() if place in found}

@@ -66,6 +66,14 @@ def test_patchify_is_channel_major_and_row_major():
         assert torch.equal(rows[n, (f * 2 + y) * 4 + x], expected.flatten())
 
 
+def test_patches_have_memory_of_their_own():
+    """Also a single patch, which is in order already: what DALI wrote is overwritten by its next run."""
+    pixels = torch.ones(1, 1, 3, 8, 8)
+    rows = patchify(pixels, 8)
+    pixels.zero_()
+    assert rows.min() == 1
+
+
 def test_windows_move_cut_and_mirror(config):
     content = picture(5, size=(SIZE, SIZE))
     whole = pillow(content)
