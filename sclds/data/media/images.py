@@ -67,11 +67,11 @@ def inspect_image(content: bytes, max_pixels: int = MAX_PIXELS) -> MediaInfo:
     return MediaInfo(width, height, 1, codec, plain=plain)
 
 
-def read_image(content: bytes) -> NDArray[np.uint8]:
+def upright_image(content: bytes) -> Image.Image:
     """Decode an image that `inspect_image` accepts.
 
     Returns:
-        (height, width, 3) RGB, upright; transparency is dropped, so that the colors below it show.
+        It in its own mode, upright; grey of 16 bits as grey of 8.
 
     Raises:
         BadSampleError: It cannot be decoded.
@@ -81,12 +81,23 @@ def read_image(content: bytes) -> NDArray[np.uint8]:
             image.load()
             turn = turn_of(image, content)
             upright = image if turn is None else image.transpose(turn)
-            if image.mode not in _DEEP_MODES:
-                return np.array(upright.convert("RGB"), np.uint8)
-            grey = (np.asarray(upright) >> 8).astype(np.uint8)
-            return np.repeat(grey[..., None], 3, axis=2)
+            if image.mode in _DEEP_MODES:
+                return Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
+            return upright
     except Exception as fault:  # as above
         raise BadSampleError("its image cannot be decoded") from fault
+
+
+def read_image(content: bytes) -> NDArray[np.uint8]:
+    """Decode an image as `upright_image`.
+
+    Returns:
+        (height, width, 3) RGB; transparency is dropped, so that the colors below it show.
+
+    Raises:
+        BadSampleError: It cannot be decoded.
+    """
+    return np.array(upright_image(content).convert("RGB"), np.uint8)
 
 
 def _not_decoded(codec: str) -> str:

@@ -16,7 +16,9 @@ from sclds.data.storage.index_file import ABSENT, Columns, columns_of_keys
 Kind = Literal["image", "video"]
 EXTENSIONS: dict[Kind, frozenset[str]] = {
     "image": frozenset({"jpg", "jpeg", "jpe", "jfif", "png", "webp", "bmp", "dib", "tif", "tiff"}),
-    "video": frozenset({"webm", "mp4", "mkv", "avi", "mov", "m4v"}),
+    "video": frozenset(
+        {"webm", "mp4", "mkv", "avi", "mov", "m4v", "mpg", "mpeg", "ts", "flv", "ogv", "wmv", "3gp", "gif"}
+    ),
 }
 VQA_MEMBER, NLVR2_MEMBER = "vqa.json", "nlvr2.json"
 """Extensions of members that hold questions and statements: no captions, so that nobody takes them for some."""
