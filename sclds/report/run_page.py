@@ -26,7 +26,8 @@ from sclds.report.page import document
 from sclds.report.style import STYLE
 from sclds.report.thumbnails import thumbnails
 from sclds.run.files import write_atomically
-from sclds.run.folder import RunFolder, read_metrics
+from sclds.run.folder import RunFolder
+from sclds.run.metrics import read_metrics
 
 KINDS = {"image": "pictures", "video": "clips"}
 ONE = {"image": "image", "video": "clip"}

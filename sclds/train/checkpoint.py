@@ -16,8 +16,19 @@ from sclds.run.files import flush, write_atomically
 from sclds.train.distributed import ProcessGroup
 
 
-def save_checkpoint(engine: Any, checkpoints: Path, step: int, config: Config, group: ProcessGroup, keep: int) -> Path:
-    """Write the engine's whole state after `step` optimizer steps, then remove all but the newest `keep`."""
+def save_checkpoint(
+    engine: Any,
+    checkpoints: Path,
+    step: int,
+    config: Config,
+    group: ProcessGroup,
+    keep: int,
+    best: int | None = None,
+) -> Path:
+    """Write the engine's whole state after `step` optimizer steps, then remove all but the newest `keep`.
+
+    The checkpoint of step `best` is never removed, and named in the file `best` beside it.
+    """
     final = checkpoints / checkpoint_name(step)
     partial = final.with_suffix(".tmp")
     if group.rank == 0:
@@ -33,7 +44,9 @@ def save_checkpoint(engine: Any, checkpoints: Path, step: int, config: Config, g
         shutil.rmtree(final, ignore_errors=True)
         partial.rename(final)
         write_atomically(checkpoints / "latest", final.name)  # flushes the names in this folder too
-        _remove_old(checkpoints, keep)
+        if best is not None:
+            write_atomically(checkpoints / "best", checkpoint_name(best))
+        _remove_old(checkpoints, keep, best)
     group.barrier()
     return final
 
@@ -90,9 +103,10 @@ def _flush_all(folder: Path) -> None:
         flush(path)
 
 
-def _remove_old(checkpoints: Path, keep: int) -> None:
-    """Remove all complete checkpoints but the newest `keep`, and every half-written one."""
+def _remove_old(checkpoints: Path, keep: int, best: int | None) -> None:
+    """Remove all complete checkpoints but the newest `keep` and the best one, and every half-written one."""
     complete = sorted(p for p in checkpoints.iterdir() if is_checkpoint_name(p.name))
+    old = [p for p in complete[:-keep] if best is None or p.name != checkpoint_name(best)]
     partial = [p for p in checkpoints.glob("step-*.tmp") if p.is_dir()]
-    for folder in [*complete[:-keep], *partial]:
+    for folder in [*old, *partial]:
         shutil.rmtree(folder)

@@ -1,5 +1,6 @@
 from sclds.config.reading import load_config, parse_config
-from sclds.run.folder import RunFolder, read_metrics
+from sclds.run.folder import RunFolder
+from sclds.run.metrics import read_metrics
 
 CONFIG = parse_config({"name": "a", "run_dir": "r", "data": {"train": [{"name": "x", "shards": "y"}]}})
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from sclds.run.checkpoints import newest_checkpoint
-from sclds.run.folder import read_metrics
+from sclds.run.metrics import read_metrics
 from sclds.train.consolidate import consolidated_weights
 from sclds.train.launch import launcher_environment, pretrain, pretrain_command
 
