@@ -46,7 +46,8 @@ def losses_of_set(encoded: Encoded) -> dict[str, Any]:
 
 def loss_sections(results: Mapping[str, Any]) -> list[Section]:
     """Return the table of the losses of each set; none where none was measured at the end."""
-    titles, sections = loss_titles(), []
+    titles = loss_titles()
+    sections: list[Section] = []
     for name, row in results.get("sets", {}).items():
         last = row.get("losses", {}).get("final", {})
         rows = [(titles[term], _cells(term, row)) for term in titles if last.get(term) is not None]

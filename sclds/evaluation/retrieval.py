@@ -47,9 +47,10 @@ def rank_set(encoded: Encoded) -> dict[str, dict[str, float]]:
 
 
 def retrieval_figures(row: Mapping[str, Any]) -> dict[str, float]:
-    """Return the figures of a set's row of `results.json` by `DIRECTION_FIGURE`."""
+    """Return the figures of a set's row of `results.json` by `DIRECTION_FIGURE`, and the number of candidates."""
     ranked = row.get("retrieval", {})
-    return {f"{direction}_{key}": ranked[direction][key] for direction in ranked for key in FIGURES}
+    found = {f"{direction}_{key}": ranked[direction][key] for direction in ranked for key in FIGURES}
+    return found | ({"candidates": next(iter(ranked.values()))["n"]} if ranked else {})
 
 
 def _by_kind(sets: Mapping[str, Encoded]) -> dict[str, Encoded]:

@@ -44,7 +44,8 @@ def read_metrics(path: Path, problems: list[str] | None = None) -> list[dict[str
     if damaged:
         which = ", ".join(map(str, damaged[:NAMED_LINES])) + (" and others" if len(damaged) > NAMED_LINES else "")
         cut = " (cut short, as a kill leaves it)" if damaged == [len(texts)] else ""
-        _tell(problems, f"{path.name}: {len(damaged)} damaged lines are left out: {which}{cut}")
+        lines = "1 damaged line is" if len(damaged) == 1 else f"{len(damaged)} damaged lines are"
+        _tell(problems, f"{path.name}: {lines} left out: {which}{cut}")
     return [steps[step] for step in sorted(steps)]
 
 
