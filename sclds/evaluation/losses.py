@@ -5,12 +5,11 @@ from typing import Any
 
 from sclds.evaluation.heldout import Encoded
 from sclds.evaluation.section import Cell, Section
-from sclds.objectives import OBJECTIVES
+from sclds.objectives import table
 
 ACCURACY = "_accuracy"
 """Behind the name of an objective: how often the right one was found, beside its loss."""
 TOTAL = "total"
-_BY_NAME = {objective.name: objective for objective in OBJECTIVES}
 NOTE = (
     "Contrastive and completion losses grow with the number of candidates, which are the samples of a batch: beside "
     "each stands what guessing among them gives. A loss over the batches of training and one over these batches do "
@@ -21,7 +20,7 @@ COLUMNS = ("step 0", "end", "guessing", "candidates", "right, step 0", "right, e
 
 def loss_titles() -> dict[str, str]:
     """Return what people read for every term, in the order of pages."""
-    return {TOTAL: "Total, weighted"} | {objective.name: objective.title for objective in OBJECTIVES}
+    return {TOTAL: "Total, weighted"} | {objective.name: objective.title for objective in table.OBJECTIVES}
 
 
 def evaluate_losses(sets: Mapping[str, Encoded]) -> dict[str, Any]:
@@ -67,7 +66,7 @@ def loss_sections(results: Mapping[str, Any]) -> list[Section]:
 def _cells(term: str, row: Mapping[str, Any]) -> tuple[Cell, ...]:
     """Return the figures of one loss of a set, in the order of `COLUMNS`."""
     first, last = (row["losses"].get(when, {}) for when in ("initial", "final"))
-    objective = _BY_NAME.get(term)
+    objective = next((one for one in table.OBJECTIVES if one.name == term), None)
     candidates = row.get("loss_samples") if objective is not None and objective.compares_samples else None
     answers = candidates or (objective.classes if objective is not None else None)
     chance = f"{1 / answers:.1%}" if answers else ""

@@ -1,5 +1,6 @@
 """The best checkpoint of a run by a figure of its held-out sets."""
 
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ class BestCheckpoint:
     def improved(self, step: int, figures: Mapping[str, float | None]) -> bool:
         """Return, on all ranks alike, whether the figure is better at `step` than ever before, and remember that."""
         value = figures.get(self._figure or "")
-        better = value is not None and self._take(step, value)
+        better = value is not None and math.isfinite(value) and self._take(step, value)
         [agreed] = self._group.any(better and self._group.rank == 0)
         return agreed
 
