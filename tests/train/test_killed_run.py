@@ -1,6 +1,7 @@
 """A run that was killed between checkpoints, and started again, is the run that nobody touched, bit for bit.
 
-The one that is killed measures its held-out sets every few steps besides, the other one never: training must not notice.
+The one that is killed measures its held-out sets every few steps besides, the other one never: training must not
+notice.
 """
 
 import os
