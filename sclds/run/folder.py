@@ -1,11 +1,14 @@
 """The folder of a run: settings, metrics, TensorBoard, checkpoints, set-aside samples, results and the report."""
 
+import contextlib
 import json
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from sclds.config import Config
+from sclds.config.errors import UserError
 from sclds.config.reading import dump_config
 from sclds.run.environment import Start, read_starts
 from sclds.run.files import write_atomically
@@ -58,16 +61,21 @@ class RunFolder:
             A sentence for everything in the folder that is damaged and therefore dropped.
         """
         problems: list[str] = []
-        self.checkpoints.mkdir(parents=True, exist_ok=True)
-        write_atomically(self.config, dump_config(config))
-        kept = [line for line in read_metrics(self.metrics, problems) if line["step"] <= step]
-        write_atomically(self.metrics, "".join(json.dumps(line) + "\n" for line in kept))
-        self.quarantine.touch()
+        with _told(self.root):
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+            write_atomically(self.config, dump_config(config))
+            kept = [line for line in read_metrics(self.metrics, problems) if line["step"] <= step]
+            write_atomically(self.metrics, "".join(json.dumps(line) + "\n" for line in kept))
+            self.quarantine.touch()
         return problems
 
     def append_metrics(self, line: dict[str, Any]) -> None:
-        """Add one line to the metrics file."""
-        with self.metrics.open("a") as file:
+        """Add one line to the metrics file.
+
+        Raises:
+            UserError: It cannot be written; so for the other files of the run.
+        """
+        with _told(self.metrics), self.metrics.open("a") as file:
             file.write(json.dumps(line) + "\n")
 
     def read_results(self, problems: list[str] | None = None) -> dict[str, Any]:
@@ -93,8 +101,22 @@ class RunFolder:
 
     def write_starts(self, starts: list[Start]) -> None:
         """Replace `environment.json`."""
-        write_atomically(self.environment, json.dumps([start.model_dump() for start in starts], indent=1) + "\n")
+        with _told(self.environment):
+            write_atomically(self.environment, json.dumps([start.model_dump() for start in starts], indent=1) + "\n")
 
     def write_results(self, results: dict[str, Any]) -> None:
         """Replace `results.json`."""
-        write_atomically(self.results, json.dumps(results, indent=2) + "\n")
+        with _told(self.results):
+            write_atomically(self.results, json.dumps(results, indent=2) + "\n")
+
+
+@contextlib.contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """Turn a disk's refusal into a sentence."""
+    try:
+        yield
+    except OSError as fault:
+        raise UserError(
+            f"{path} cannot be written ({fault.strerror or fault}): make room or mend the disk, and the same command "
+            f"goes on from the last checkpoint"
+        ) from fault

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from sclds.config.errors import UserError
 from sclds.losses.communicator import gather_records
 from sclds.machine.description import git_state, peak_memory, this_process, versions
 from sclds.run.environment import Git, Host, Start
@@ -57,7 +58,7 @@ class StartRecord:
 
     def fail(self, step: int, reason: str) -> None:
         """Note that this start failed; without the other processes, which may be gone."""
-        with contextlib.suppress(OSError):  # the reason itself is about to be told
+        with contextlib.suppress(UserError):  # the reason itself is about to be told
             self._write(step, f"failed: {reason}")
 
     def _write(self, step: int, outcome: str | None) -> None:

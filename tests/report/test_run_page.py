@@ -154,6 +154,12 @@ DAMAGE = {
 }
 
 
+def test_every_file_has_its_row_in_the_documents() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "faults.md").read_text(encoding="utf-8")
+    rows = page.split("| file | what is left out |\n|---|---|\n")[1].split("\n\n")[0]
+    assert set(re.findall(r"^\| `(.+?)` \|", rows, re.MULTILINE)) == set(DAMAGE)
+
+
 @pytest.mark.parametrize(("name", "content"), [(name, content) for name, all_ in DAMAGE.items() for content in all_])
 def test_a_damaged_file_is_said_and_the_rest_is_shown(folder: Path, tmp_path: Path, name: str, content: bytes) -> None:
     for one in folder.iterdir():
