@@ -13,6 +13,8 @@ SMOOTHING_SHARE = 0.05
 """Of a measured curve, see `line_chart`."""
 TICKS = 4
 LINE_COLORS = 5
+LEVEL_CHARACTERS = 30
+"""Of the name of a level, that fit beside its line."""
 TOO_FEW = '<p class="note">Too few logged steps for a curve.</p>'
 Points: TypeAlias = Sequence[tuple[float, float]]
 
@@ -124,8 +126,14 @@ def _level_line(level: Level, y: float) -> str:
     return (
         f'<line class="level" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
         f'<text class="level" x="{WIDTH - RIGHT}" y="{text_y:.1f}" text-anchor="end">'
-        f"{escape(level.name)} {level.value:.3g}</text>"
+        f"{escape(shorten(level.name, LEVEL_CHARACTERS))} {level.value:.3g}</text>"
     )
+
+
+def shorten(text: str, characters: int) -> str:
+    """Return text that fits, its middle left out where it does not."""
+    half = (characters - 1) // 2
+    return text if len(text) <= characters else f"{text[:half]}…{text[-half:]}"
 
 
 def _grid_line(tick: float, y: float) -> str:

@@ -33,7 +33,7 @@ border:1px solid var(--line);border-radius:6px;padding:2px 10px;cursor:pointer}b
 .command{flex-wrap:wrap}thead{position:absolute;clip-path:inset(50%)}
 tr{display:grid;grid-template-columns:repeat(3,1fr);gap:4px 12px;padding:10px 0;border-top:1px solid var(--line)}
 tbody tr:first-child{border-top:0;padding-top:0}td,td:first-child{border:0;padding:0;text-align:left;white-space:normal}
-td:first-child{grid-column:1/-1;font-weight:600}td:empty{display:none}
+td:first-child{grid-column:1/-1;font-weight:600;overflow-wrap:anywhere}td:empty{display:none}
 td[data-label]::before{content:attr(data-label);display:block;color:var(--soft);font-size:12.5px}}
 a:focus-visible,button:focus-visible,summary:focus-visible,[tabindex]:focus-visible{outline:2px solid var(--blue);
 outline-offset:2px}
