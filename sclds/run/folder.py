@@ -75,7 +75,7 @@ class RunFolder:
         Raises:
             UserError: It cannot be written; so for the other files of the run.
         """
-        with _told(self.metrics), self.metrics.open("a") as file:
+        with _told(self.metrics), self.metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
     def read_results(self, problems: list[str] | None = None) -> dict[str, Any]:

@@ -41,7 +41,7 @@ def start(first: int, last: int, ended: str | None) -> Start:
 def make_run(folder: Path, steps: int = 400) -> Path:
     folder.mkdir(parents=True)
     config = load_config(QUICKSTART)
-    (folder / "config.yaml").write_text(dump_config(config))
+    (folder / "config.yaml").write_text(dump_config(config), encoding="utf-8")
     draw = random.Random(0)
     lines = []
     for step in range(5, steps + 1, 5):
@@ -67,7 +67,9 @@ def make_run(folder: Path, steps: int = 400) -> Path:
                 line |= {f"heldout/{name}/vision_to_text_r10": 10 / n + 0.25 * (1 - fall)}
                 line |= {f"heldout/{name}/candidates": n}
         lines.append(line)
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 4')
+    (folder / "metrics.jsonl").write_text(
+        "".join(json.dumps(line) + "\n" for line in lines) + '{"step": 4', encoding="utf-8"
+    )
     index, reader = open_index(config.data.heldout), ShardReader()
     examples = []
     for kind in ("image", "video"):
@@ -111,6 +113,6 @@ def make_run(folder: Path, steps: int = 400) -> Path:
         "examples": examples,
         "profile": {"processes": 2, "peak_flops": 1.2e11, "text_tokens": 12, "flops_per_sample": 4.0e8},
     }
-    (folder / "results.json").write_text(json.dumps(results))
+    (folder / "results.json").write_text(json.dumps(results), encoding="utf-8")
     RunFolder(folder).write_starts([start(0, 200, None), start(200, steps, "2026-01-02T03:44:05+00:00")])
     return folder
