@@ -104,7 +104,7 @@ def _settings_of(checkpoint: Checkpoint, config: str | None, overrides: list[str
         return load_config(own, overrides)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "config.yaml"
-        file.write_text(json.dumps(checkpoint.config))
+        file.write_text(json.dumps(checkpoint.config), encoding="utf-8")
         return load_config(file, overrides)
 
 

@@ -52,7 +52,7 @@ def _git(code: Path, *words: str) -> str | None:
         done = subprocess.run(
             ["git", "-C", str(code), "--no-optional-locks", *words],
             capture_output=True,
-            text=True,
+            encoding="utf-8",
             errors="replace",
             timeout=GIT_SECONDS,
             check=False,
@@ -71,7 +71,7 @@ def this_process(device: torch.device) -> dict[str, Any]:
 def processor() -> str:
     """Return the processor's model."""
     with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
             name, _, value = line.partition(":")
             if name.strip() == "model name":
                 return value.strip()
