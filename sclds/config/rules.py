@@ -64,6 +64,15 @@ def cross_field_problems(config: Config) -> list[str]:
                 problems.append(
                     f"data.{key} has no effect: no data set is a URL, and paths are read in place; remove it"
                 )
+    evaluation = config.evaluation
+    if evaluation.every and not data.heldout:
+        problems.append(f"evaluation.every={evaluation.every} has no effect with data.heldout=[]; remove it")
+    if evaluation.share != 1 and not evaluation.every:
+        problems.append(f"evaluation.share={evaluation.share} has no effect with evaluation.every=0; remove it")
+    if config.checkpoint.best and not evaluation.every:
+        problems.append(
+            f"checkpoint.best={config.checkpoint.best} is measured every evaluation.every steps, and that is 0; set it"
+        )
     names = [d.name for d in data.train] + [d.name for d in data.heldout]
     for name in sorted({n for n in names if names.count(n) > 1}):
         problems.append(f"data: two data sets are named '{name}'; give each its own name")

@@ -324,6 +324,9 @@ class CheckpointConfig(Section):
     """Optimizer steps between checkpoints; one is always written at the end and on SIGTERM."""
     keep: Positive = 3
     """Checkpoints kept; older ones are removed after a newer one is complete."""
+    best: str | None = None
+    """Figure of the measurements during training (`evaluation.every`), such as `heldout/SET/total` or
+    `heldout/SET/text_to_vision_r10`: the checkpoint at which it was best is kept beside the newest ones."""
 
 
 class LimitsConfig(Section):
@@ -348,17 +351,24 @@ class LogConfig(Section):
     """Optimizer steps between images of masked inputs in TensorBoard; 0 writes none."""
     tensorboard: bool = True
     """Write TensorBoard event files."""
+    stuck_share: Share = 0.2
+    """A run says so once when a loss stayed at what guessing gives for this share of its steps; 0 never says so."""
 
 
 class EvaluationConfig(Section):
-    """What is measured on held-out data at the end; losses at step 0 too."""
+    """What is measured on held-out data at the end and, if asked for, during training; losses at step 0 too."""
 
     tasks: list[Literal["losses", "retrieval"]] = ["losses", "retrieval"]
     """What is measured: the mean of every loss, and zero-shot retrieval in both directions."""
     batch_size: Positive = 64
     """Samples encoded at once."""
     max_samples: Positive = 1000
-    """Most held-out samples of a kind that are ranked."""
+    """Most samples of each held-out set that are read."""
+    every: Annotated[int, Field(ge=0)] = 0
+    """Optimizer steps between measurements during training; 0 measures at the start and the end only."""
+    share: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    """Share of the batches of each held-out set that a measurement during training reads, at even distances and always
+    the same; the end reads all."""
 
 
 class Config(Section):

@@ -214,7 +214,7 @@ class HeldoutChunk:
 def heldout_chunks(config: Config, datasets: Sequence[DatasetConfig], size: int) -> list[HeldoutChunk]:
     """Return the held-out batches of data sets in fixed order, without reading a sample.
 
-    Samples come by data set and shard, each batch from one data set, at most `evaluation.max_samples` of a kind.
+    Samples come by data set and shard, each batch from one data set, at most `evaluation.max_samples` of a set.
 
     Args:
         config: The run.
@@ -224,11 +224,9 @@ def heldout_chunks(config: Config, datasets: Sequence[DatasetConfig], size: int)
     Raises:
         DataError: Shards are missing or unreadable.
     """
-    left = dict.fromkeys(("image", "video"), config.evaluation.max_samples)
     chunks = []
     for dataset in datasets:
-        count = min(len(open_index([dataset], cache_of(config.data))), left[dataset.kind])
-        left[dataset.kind] -= count
+        count = min(len(open_index([dataset], cache_of(config.data))), config.evaluation.max_samples)
         chunks += [HeldoutChunk(dataset, start, min(start + size, count)) for start in range(0, count, size)]
     return chunks
 

@@ -27,10 +27,19 @@ _SHARD = re.compile(r"(?:^|_)zero_pp_rank_(\d+)_")
 """In the names of DeepSpeed's files that each rank writes for itself."""
 
 
-def save_checkpoint(engine: Any, checkpoints: Path, step: int, config: Config, group: ProcessGroup, keep: int) -> Path:
+def save_checkpoint(
+    engine: Any,
+    checkpoints: Path,
+    step: int,
+    config: Config,
+    group: ProcessGroup,
+    keep: int,
+    best: int | None = None,
+) -> Path:
     """Write the engine's whole state after `step` optimizer steps, then remove all but the newest `keep`.
 
-    Each rank forces its own files onto the disk and hashes them; the manifest is written last.
+    The checkpoint of step `best` is never removed, and named in the file `best` beside it. Each rank forces its own files
+    onto the disk and hashes them; the manifest is written last.
 
     Raises:
         CheckpointError: On every rank, if any rank's files cannot be written; the checkpoint before stands.
@@ -58,7 +67,9 @@ def save_checkpoint(engine: Any, checkpoints: Path, step: int, config: Config, g
     with _machine_faults(partial, group):
         if group.rank == 0:
             _complete(partial, final, records, step, config, group.world_size)
-            _remove_old(checkpoints, keep)
+            if best is not None:
+                write_atomically(checkpoints / "best", checkpoint_name(best))
+            _remove_old(checkpoints, keep, best)
     return final
 
 
@@ -201,9 +212,10 @@ def _mend_universal(optimizer: Any, settings: list[dict[str, Any]]) -> None:
             state["step"] = state["step"].clone()
 
 
-def _remove_old(checkpoints: Path, keep: int) -> None:
-    """Remove all complete checkpoints but the newest `keep`, and every half-written one."""
+def _remove_old(checkpoints: Path, keep: int, best: int | None) -> None:
+    """Remove all complete checkpoints but the newest `keep` and the best one, and every half-written one."""
     complete = sorted(p for p in checkpoints.iterdir() if is_checkpoint_name(p.name))
+    old = [p for p in complete[:-keep] if best is None or p.name != checkpoint_name(best)]
     partial = [p for p in checkpoints.glob("step-*.tmp") if p.is_dir()]
-    for folder in [*complete[:-keep], *partial]:
+    for folder in [*old, *partial]:
         shutil.rmtree(folder)

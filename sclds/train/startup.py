@@ -1,6 +1,7 @@
 """Start of a run: everything that can be wrong is found and reported at once, before any process does work."""
 
 import contextlib
+import difflib
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -49,6 +50,7 @@ def checked_start(path: str | Path, overrides: list[str], world_size: int) -> St
         lambda: _optimizer_problems(config.optimizer),
         lambda: _backend_problems(config.engine, config.model),
         lambda: _weights_problems(config.model),
+        lambda: _best_problems(config),
         lambda: [] if checkpoint is None else resume_problems(checkpoint, config),
     ]
     problems = [problem for check in checks for problem in check()]
@@ -119,6 +121,18 @@ def _data_problems(data: DataConfig) -> list[str]:
     except UserError as fault:
         problems.append(f"data.tokenizer={data.tokenizer}: {fault}")
     return problems
+
+
+def _best_problems(config: Config) -> list[str]:
+    if config.checkpoint.best is None:
+        return []
+    from sclds.evaluation.tasks import figure_names
+
+    names = figure_names(config)
+    if config.checkpoint.best in names:
+        return []
+    near = difflib.get_close_matches(config.checkpoint.best, names, n=3, cutoff=0.0)
+    return [f"checkpoint.best={config.checkpoint.best} is no figure of this run; the nearest are {', '.join(near)}"]
 
 
 def _optimizer_problems(optimizer: OptimizerConfig) -> list[str]:

@@ -83,7 +83,8 @@ def test_held_out_data_is_measured_there(quickstart):
     with pretend_device() as device:
         model = moved(model_for(config, tokenizer))
         found = evaluate(model, config, tokenizer, device, SingleProcess())
-    assert found.pop("losses") == pytest.approx(expected.pop("losses"), rel=1e-5)
+    for place, wanted in ((found, expected), *((found["sets"][n], row) for n, row in expected["sets"].items())):
+        assert place.pop("losses") == pytest.approx(wanted.pop("losses"), rel=1e-5)
     assert found == expected
     assert set(found["retrieval"]) == {"image", "video"}
 

@@ -42,8 +42,8 @@ def config(**changes):
     return parse_config({"name": "a", "data": {"train": [{"name": "x", "shards": "y"}]}} | changes)
 
 
-def save(folder, step, keep=2, **kwargs):
-    return save_checkpoint(Engine(**kwargs), folder, step, config(), OneProcess(), keep)
+def save(folder, step, keep=2, best=None, **kwargs):
+    return save_checkpoint(Engine(**kwargs), folder, step, config(), OneProcess(), keep, best)
 
 
 def test_the_newest_complete_checkpoint_is_found_and_old_ones_go(tmp_path):
