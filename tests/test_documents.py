@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from sclds.cli.main import COMMANDS
+from sclds.cli.main import PROGRAM
 from sclds.config.reading import load_config
 from sclds.costs.counts import packed_forward, published_forward
 from sclds.data.prepare.sources import SOURCES
@@ -49,4 +49,4 @@ def test_figures_are_those_that_are_counted() -> None:
 
 @pytest.mark.parametrize("command", sorted(set(re.findall(r"`sclds (\w+)", PAGES[0].read_text()))))
 def test_subcommands_exist(command: str) -> None:
-    assert command in COMMANDS
+    assert command in PROGRAM.commands

@@ -27,7 +27,7 @@ _NONE = "null"
 """What unsets a setting that may be none."""
 
 
-def apply_overrides(tree: dict[str, Any], overrides: Sequence[str], schema: type[Section]) -> None:
+def apply_overrides(tree: dict[Any, Any], overrides: Sequence[str], schema: type[Section]) -> None:
     """Put `key=value` settings into a tree that OmegaConf will resolve.
 
     Args:
@@ -97,7 +97,7 @@ def _split(override: str) -> tuple[Path, str]:
         raise ConfigError([f"'{override}': the key '{key}' is not of names with dots between, such as schedule.steps"])
     if not text:
         raise ConfigError(
-            [f"{override} gives no value; a shell variable in it may be empty, and a setting that may be none takes null"]
+            [f"{override} gives no value; a shell variable in it may be empty. A setting that may be none takes null"]
         )
     return _path_of(override), text
 
@@ -183,17 +183,16 @@ def _node(text: str, override: str) -> yaml.Node:
         rest = list(text)
         for event in yaml.parse(text, Loader=yaml.SafeLoader):
             if getattr(event, "anchor", None) or getattr(event, "tag", None):
-                raise ConfigError([f"{override}: YAML's anchors, aliases and tags (& * !) mean nothing here; quote text"])
+                raise ConfigError([f"{override}: anchors, aliases and tags of YAML (& * !) mean nothing; quote text"])
             if isinstance(event, yaml.ScalarEvent):
-                rest[event.start_mark.index : event.end_mark.index] = " " * (
-                    event.end_mark.index - event.start_mark.index
-                )
+                start, end = (mark.index for mark in (event.start_mark, event.end_mark) if mark)
+                rest[start:end] = " " * (end - start)
         if "#" in rest:
             raise ConfigError([f"{override}: # would begin a comment and cut off the rest; {remedy}"])
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         assert node is not None, "a text that begins with a bracket holds a node"
         return node
-    except yaml.YAMLError as fault:
+    except (yaml.YAMLError, RecursionError) as fault:
         reason = getattr(fault, "problem", None) or str(fault).splitlines()[0]
         raise ConfigError([f"{override}: cannot be read ({reason.translate(_SHOWN)}); {remedy}"]) from fault
 
@@ -213,10 +212,10 @@ def _from_node(annotation: Any, node: yaml.Node, override: str) -> Any:
                 raise ConfigError([f"{override}: '{name}' is given twice; give it once"])
             values[name] = _from_node(_inner(annotation, name), value, override)
         return values
-    text = node.value.translate(_SHOWN)
-    if node.style is None and not text:
+    plain, text = getattr(node, "style", None) is None, str(node.value).translate(_SHOWN)
+    if plain and not text:
         raise ConfigError([f"{override}: a key or an element has no value; write it out, empty text as ''"])
-    return None if optional and node.style is None and text == _NONE else _scalar(kind, text)
+    return None if optional and plain and text == _NONE else _scalar(kind, text)
 
 
 def _settings(path: Path, value: Any, override: str) -> Iterator[tuple[Path, Any]]:
@@ -230,7 +229,7 @@ def _settings(path: Path, value: Any, override: str) -> Iterator[tuple[Path, Any
         yield from _settings((*path, key), inner, override)
 
 
-def _put(tree: dict[str, Any], path: Path, value: Any, schema: type[Section], override: str) -> None:
+def _put(tree: dict[Any, Any], path: Path, value: Any, schema: type[Section], override: str) -> None:
     """Set one setting of a tree, making the sections on the way and taking lists on the way from the defaults."""
     place: Any = tree
     for done, part in enumerate(path):

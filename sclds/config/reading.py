@@ -70,11 +70,11 @@ def _faults_of(path: Path) -> Iterator[None]:
         raise ConfigError([f"{path} is not valid YAML: {' '.join(str(fault).split())}"]) from fault
 
 
-def _complete_data_sets(tree: dict[str, Any]) -> None:
+def _complete_data_sets(tree: dict[Any, Any]) -> None:
     """Give every row of `data` that names a known data set and no shards what the catalogue says of it."""
-    data = tree.get("data")
+    data: Any = tree.get("data")
     for role in ("train", "heldout"):
-        rows = data.get(role) if isinstance(data, dict) else None
+        rows: Any = data.get(role) if isinstance(data, dict) else None
         for i, row in enumerate(rows if isinstance(rows, list) else []):
             if not isinstance(row, dict) or "shards" in row or "name" not in row:
                 continue
@@ -96,7 +96,9 @@ def parse_config(tree: Any) -> Config:
     try:
         config = Config.model_validate(tree)
     except ValidationError as fault:
-        raise ConfigError([_sentence(error, Config) for error in fault.errors()] + _other_problems(tree, fault)) from fault
+        raise ConfigError(
+            [_sentence(error, Config) for error in fault.errors()] + _other_problems(tree, fault)
+        ) from fault
     problems = cross_field_problems(config)
     if problems:
         raise ConfigError(problems)
@@ -158,7 +160,9 @@ def _sentence(error: Any, schema: type[Section]) -> str:
     if error["type"] == "string_type" and error["input"] is not None:
         return f"{said}; put it in quotes, without which YAML reads text as another value"
     if error["type"] == "model_type":
-        return f"{key}={error['input']!r}: expected a section of settings, such as {key}.{_keys_of(location, schema)[0]}"
+        return (
+            f"{key}={error['input']!r}: expected a section of settings, such as {key}.{_keys_of(location, schema)[0]}"
+        )
     return said
 
 

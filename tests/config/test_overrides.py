@@ -13,10 +13,53 @@ from sclds.config.reading import dump_config, load_config, override_section
 
 NASTY = (
     *("2024_01_15", "007", "1.10", "on", "off", "1e3", "0x10", "0o7", "12:30", "2024-01-15", "1_000", ".nan", "~"),
-    *("null", "None", "true", "yes", "@a", "${name}", "${", "${oc.env:HOME}", "\\${x}", "\\\\${x}", "${a}${b}", "}}${{"),
-    *("{00000..00331}", "/d/{00000..00331}.tar", "s3://b/{0..3}.tar", "#", "a # b", "#a", "a: b", ": ", " a ", "a ", " "),
+    *(
+        "null",
+        "None",
+        "true",
+        "yes",
+        "@a",
+        "${name}",
+        "${",
+        "${oc.env:HOME}",
+        "\\${x}",
+        "\\\\${x}",
+        "${a}${b}",
+        "}}${{",
+    ),
+    *(
+        "{00000..00331}",
+        "/d/{00000..00331}.tar",
+        "s3://b/{0..3}.tar",
+        "#",
+        "a # b",
+        "#a",
+        "a: b",
+        ": ",
+        " a ",
+        "a ",
+        " ",
+    ),
     *("a,b", '"a"', "'a'", "'", '"', "C:\\new\\table", "a\\", "\\", "[a]", "[a", "{a: b}", "{a", "- a", "|", ">", "%a"),
-    *("`a`", "!a", "&a", "*.tar", "=", "a=b", "==", "<<", "<<: a", "---", "...", "$HOME", "é☃", "\t", "x\ny", "?", "a?b"),
+    *(
+        "`a`",
+        "!a",
+        "&a",
+        "*.tar",
+        "=",
+        "a=b",
+        "==",
+        "<<",
+        "<<: a",
+        "---",
+        "...",
+        "$HOME",
+        "é☃",
+        "\t",
+        "x\ny",
+        "?",
+        "a?b",
+    ),
 )
 """What YAML, OmegaConf or a shell could see something in."""
 
@@ -85,7 +128,19 @@ def test_text_inside_a_list_is_what_its_quotes_hold(value):
 
 @pytest.mark.parametrize(
     "value",
-    ["007", "1.10", "on", "1e3", "null", "~", "2024_01_15", "/d/{00000..00331}.tar", "${oc.env:HOME}/x", "C:\\a", "a#b"],
+    [
+        "007",
+        "1.10",
+        "on",
+        "1e3",
+        "null",
+        "~",
+        "2024_01_15",
+        "/d/{00000..00331}.tar",
+        "${oc.env:HOME}/x",
+        "C:\\a",
+        "a#b",
+    ],
 )
 def test_text_inside_a_list_needs_no_quotes_where_it_is_clear(value):
     assert overridden(f"data.train=[{{name: a, shards: {value}}}]")["data"]["train"] == [{"name": "a", "shards": value}]
@@ -202,8 +257,10 @@ def test_a_list_is_refined_after_it_was_given_and_a_section_is_merged():
 
 
 def test_a_section_by_itself_is_read_likewise():
-    assert override_section(ModelConfig, {"text": {"width": 64}}, ["text.heads=4", "init_from=${x}"]).init_from == "${x}"
-    with pytest.raises(ConfigError, match="text.haeds: unknown key; did you mean 'heads'"):
+    assert (
+        override_section(ModelConfig, {"text": {"width": 64}}, ["text.heads=4", "init_from=${x}"]).init_from == "${x}"
+    )
+    with pytest.raises(ConfigError, match=r"text\.haeds: unknown key; did you mean 'heads'"):
         override_section(ModelConfig, {}, ["text.haeds=4"])
 
 
