@@ -193,7 +193,8 @@ def _node(text: str, override: str) -> yaml.Node:
         assert node is not None, "a text that begins with a bracket holds a node"
         return node
     except (yaml.YAMLError, RecursionError) as fault:
-        reason = getattr(fault, "problem", None) or str(fault).splitlines()[0]
+        comment = "# would begin a comment and cut off the rest" if re.search(r"\s#", text) else None
+        reason = comment or getattr(fault, "problem", None) or str(fault).splitlines()[0]
         raise ConfigError([f"{override}: cannot be read ({reason.translate(_SHOWN)}); {remedy}"]) from fault
 
 

@@ -1,5 +1,7 @@
 """Settings of a command line mean what they say: text stays text, and what cannot be read is named as it was typed."""
 
+import json
+import re
 from pathlib import Path
 from typing import get_args, get_origin
 
@@ -284,3 +286,39 @@ def test_literal_text_is_resolved_to_itself_in_depth():
     values = {"a": ["${x}", {"b": "\\${y}"}], "c": 3}
     assert OmegaConf.to_container(OmegaConf.create(literal(values)), resolve=True) == values
     assert DataConfig.model_fields["tokenizer"].annotation is str
+
+
+PAGE = (Path(__file__).parents[2] / "docs" / "command_line.md").read_text()
+GIVEN, REFUSED = (
+    re.findall(
+        r"^\| `([^|]+)` \| (.*) \|$", PAGE.partition(f"| given | {head} |")[2].partition("\n\n")[0], re.MULTILINE
+    )
+    for head in ("means", "refused")
+)
+
+
+@pytest.mark.parametrize(("given", "meant"), GIVEN, ids=[row[0] for row in GIVEN])
+def test_the_page_says_what_a_setting_means(given, meant):
+    config = load_config("quickstart", [given]).model_dump(mode="json")
+    key = given.partition("=")[0].removesuffix(".0") if "crop_area" in given else given.partition("=")[0]
+    found = at(config, key)
+    if key == "losses":
+        assert (found["itm"], found["mlm"], found["mlsc"]) == (0.0, 0.5, 1.0)
+    elif key == "data.train":
+        assert [(row["name"], row["shards"]) for row in found] == [("007", "/d/{0..3}.tar")]
+    else:
+        shown = found if isinstance(found, str) else json.dumps(found)
+        assert f"`{shown}`" in meant
+
+
+@pytest.mark.parametrize(("given", "told"), REFUSED, ids=[row[0] for row in REFUSED])
+def test_the_page_says_what_is_refused(given, told):
+    overrides = given.split() if given.startswith("data.train.0.shards=a0") else [given]
+    with pytest.raises(ConfigError) as fault:
+        load_config("quickstart", overrides)
+    (words, *_) = re.findall(r"`([^`]+)`", told)
+    assert words in str(fault.value)
+
+
+def test_the_page_has_rows():
+    assert min(len(GIVEN), len(REFUSED)) > 8
