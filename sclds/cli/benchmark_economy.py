@@ -12,7 +12,7 @@ from sclds.cli.command import Command
 @configured
 @click.option("--steps", type=Whole(), show_default="schedule.steps", help="optimizer steps at equal steps")
 @click.option("--seeds", cls=Several, type=Whole(0, 2**63 - 1), default=(0, 1, 2), help="seeds, three runs each")
-@click.option("--processes", type=Whole(1, 4096), default=2, help="processes of each run")
+@click.option("--processes", type=Whole(1, 64), default=2, help="processes of each run")
 @click.option("--out", type=FILE, default="benchmarks/economy", metavar="FOLDER", help="folder for runs, CSV and plot")
 def command(
     config: str, overrides: tuple[str, ...], steps: int | None, seeds: tuple[int, ...], processes: int, out: Path

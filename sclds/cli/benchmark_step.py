@@ -14,11 +14,11 @@ def _size(name: str) -> Constant:
 
 @click.command("step", cls=Command)
 @click.option("--rounds", type=Whole(1, 10_000), default=10, help="timed steps of each")
-@click.option("--batch", type=Whole(2, 65_536), default=_size("batch"), help="samples per step")
-@click.option("--width", type=Whole(1, 8192), default=_size("width"), help="channels, a multiple of 64")
+@click.option("--batch", type=Whole(2, 4096), default=_size("batch"), help="samples per step")
+@click.option("--width", type=Whole(1, 4096), default=_size("width"), help="channels, a multiple of 64")
 @click.option(
     "--image-size",
-    type=Whole(32, 4096),
+    type=Whole(32, 1024),
     default=_size("image_size"),
     help="side of an image in pixels, a multiple of 16; 288 is the base model's",
 )

@@ -3,6 +3,7 @@
 A module of a command imports nothing but this room before its function is called, so that help comes at once.
 """
 
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -13,6 +14,8 @@ from sclds.cli.arguments import Several
 
 STOPPED = 130
 """What a shell reports of a program that Ctrl-C ended."""
+PIPE_CLOSED = 141
+"""What a shell reports of a program whose reader left."""
 USAGE_ERROR = 2
 SETTINGS = {"help_option_names": ["-h", "--help"], "show_default": True, "max_content_width": 100}
 
@@ -126,7 +129,9 @@ def run(command: click.Command, argv: Sequence[str] | None, name: str) -> int:
     """
     try:
         with command.make_context(name, list(sys.argv[1:] if argv is None else argv)) as context:
-            return int(command.invoke(context) or 0)
+            code = int(command.invoke(context) or 0)
+        sys.stdout.flush()
+        return code
     except click.exceptions.Exit as end:
         return end.exit_code
     except click.ClickException as fault:
@@ -134,6 +139,9 @@ def run(command: click.Command, argv: Sequence[str] | None, name: str) -> int:
         context_of_fault = getattr(fault, "ctx", None)
         print(f"see {context_of_fault.command_path if context_of_fault else name} --help", file=sys.stderr)
         return USAGE_ERROR
+    except BrokenPipeError:  # whoever reads has enough, as `head` does
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # else Python flushes into the pipe once more when it ends
+        return PIPE_CLOSED
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return STOPPED

@@ -7,15 +7,15 @@ import click
 from sclds.cli.arguments import FILE, Whole
 from sclds.cli.command import Command
 
-_MOST_SAMPLES = 10**12
-"""Of an epoch, beyond which nothing is computed."""
+_MOST_SAMPLES = 20_000_000
+"""Of a block, whose order is computed whole: about ten seconds."""
 
 
 @click.command("order", cls=Command)
 @click.option("--shards", type=Whole(1, 1_000_000), required=True, help="shards of the data set")
 @click.option("--samples-per-shard", type=Whole(1, 10_000_000), required=True, help="samples of a shard")
 @click.option("--block", type=Whole(1, 1_000_000), required=True, help="shards shuffled together: data.shuffle_block")
-@click.option("--global-batch", type=Whole(1, 10_000_000), default=4096, help="samples of a step: batch.global_size")
+@click.option("--global-batch", type=Whole(1, 262_144), default=4096, help="samples of a step: batch.global_size")
 @click.option("--sample-bytes", type=Whole(), default=100_000, help="bytes of an image with its caption")
 @click.option("--plot", type=FILE, help="write an image of the read pattern to this .png or .svg")
 def command(
@@ -30,6 +30,11 @@ def command(
     if batch > shards * each:
         raise UserError(f"--global-batch is {batch}, more than the {shards * each} samples of an epoch: lower it")
     block = min(block, shards)
+    if block * each > _MOST_SAMPLES:
+        raise UserError(
+            f"a block of {block} shards holds {block * each} samples, and at most {_MOST_SAMPLES} are simulated; "
+            f"lower --block"
+        )
     own, perfect = quality.simulate(shards, each, block, batch), quality.perfect_shuffle(shards, each, block, batch)
     held, everything = (count * each * sample_bytes / 1e9 for count in (block, shards))
     sheet = Sheet()

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 @click.command("index", cls=Command)
 @click.argument("folder")
 @click.option("--kind", type=click.Choice(("image", "video")), default="image", help="what a sample shows")
-@click.option("--workers", type=Whole(1, 4096), default=os.cpu_count() or 1, show_default="all cores", help="processes")
+@click.option("--workers", type=Whole(1, 1024), default=os.cpu_count() or 1, show_default="all cores", help="processes")
 @click.option("--verify", is_flag=True, help="read every shard again and name those whose content is not what it was")
 def command(folder: str, kind: Literal["image", "video"], workers: int, verify: bool) -> int:
     """Write or renew the index of a FOLDER of .tar shards: a path, or a URL such as s3://bucket/folder.

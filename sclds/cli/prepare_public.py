@@ -47,7 +47,7 @@ def source_command(name: str) -> click.Command:
     for option in (
         click.option("--shard-samples", type=Whole(1, 1_000_000), default=1000, help="samples a shard"),
         click.option(
-            "--workers", type=Whole(1, 4096), default=os.cpu_count() or 1, show_default="all cores", help="processes"
+            "--workers", type=Whole(1, 1024), default=os.cpu_count() or 1, show_default="all cores", help="processes"
         ),
         click.option("--splits", show_default="all", help="some of the splits named above, with commas"),
         click.option(

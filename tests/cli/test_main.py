@@ -1,5 +1,6 @@
 """The command line as a whole: help, versions, unknown words, and what every command has in common."""
 
+import os
 import subprocess
 import sys
 import time
@@ -111,6 +112,17 @@ def test_an_interrupted_command_says_so(monkeypatch, capsys):
     monkeypatch.setattr(plan, "plan", interrupted)
     assert main(["plan", "--config", "quickstart"]) == 130
     assert "stopped" in capsys.readouterr().err
+
+
+def test_a_reader_that_has_enough_is_no_fault():
+    """As `sclds --help | head -1`, here with a pipe that nobody reads."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "-m", "sclds", "--help"], stdout=writing, stderr=subprocess.PIPE, check=False
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (141, b"")
 
 
 def seconds_of(*words: str) -> float:
