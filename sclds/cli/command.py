@@ -35,6 +35,7 @@ class Command(click.Command):
         """Read the words; a configuration or a setting given in another form than ours is told in the right one."""
         words = list(args)
         several = {name: option for option in self.params if isinstance(option, Several) for name in option.opts}
+        _refuse_repeated(ctx, words, self.params)
         try:
             return super().parse_args(ctx, _repeated(words, several))
         except click.NoSuchOption as fault:
@@ -174,6 +175,15 @@ def _repeated(words: list[str], several: dict[str, Several]) -> list[str]:
             current = None
             found.append(word)
     return found
+
+
+def _refuse_repeated(ctx: click.Context, words: list[str], params: list[click.Parameter]) -> None:
+    """Raise where an option has two values, of which click would take the last and say nothing."""
+    once = {name for p in params if isinstance(p, click.Option) and not (p.multiple or p.is_flag) for name in p.opts}
+    given = [name for word in words if (name := word.partition("=")[0]) in once]
+    for name in given:
+        if given.count(name) > 1:
+            raise click.UsageError(f"{name} is given twice: give it once", ctx)
 
 
 def _is_setting(word: str) -> bool:

@@ -70,6 +70,8 @@ def test_every_command_explains_itself(words, capsys):
         (["train", "--config", "quickstart", "--schedule.steps=3"], "give schedule.steps=3"),
         (["train", "--config", "quickstart", "--seed", "3"], "give seed=VALUE"),
         (["plan", "--config"], "requires an argument"),
+        (["plan", "--config", "quickstart", "--gpus", "2", "--gpus=4"], "--gpus is given twice"),
+        (["plan", "--config", "a", "--config", "b"], "--config is given twice"),
         (["prepare", "index", "folder", "--kind", "clip"], "'clip' is not one of"),
         (["verify", "invariance", "--config", "quickstart", "--processes"], "requires an argument"),
     ],
