@@ -3,6 +3,7 @@
 A module of a command imports nothing but this room before its function is called, so that help comes at once.
 """
 
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -128,6 +129,7 @@ def run(command: click.Command, argv: Sequence[str] | None, name: str) -> int:
         argv: The words behind its name; None takes those of this process.
         name: What usage and messages call it.
     """
+    _show_any_text()
     try:
         with command.make_context(name, list(sys.argv[1:] if argv is None else argv)) as context:
             code = int(command.invoke(context) or 0)
@@ -153,6 +155,13 @@ def run(command: click.Command, argv: Sequence[str] | None, name: str) -> int:
             raise
         print(f"error: {fault}", file=sys.stderr)
         return USAGE_ERROR
+
+
+def _show_any_text() -> None:
+    """Have characters that the terminal's encoding lacks printed as escapes; by itself Python ends the command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _repeated(words: list[str], several: dict[str, Several]) -> list[str]:
