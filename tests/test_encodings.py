@@ -101,7 +101,8 @@ source = ["--root", root, "--out", out, "--splits", "train", "--workers", "1"]
 for line in (
     ["prepare", "flickr30k", *source],
     ["prepare", "index", shards, "--workers", "1"],
-    ["data", "stats", "--config", config, f"data.train.0.shards={shards}", f"data.heldout=[{{name: set, shards: '{out}/train'}}]"],
+    ["data", "stats", "--config", config, f"data.train.0.shards={shards}",
+     f"data.heldout=[{{name: set, shards: '{out}/train'}}]"],
     ["data", "show", "--config", config, f"data.train.0.shards={shards}", "--out", page],
 ):
     code = main(line)

@@ -143,7 +143,7 @@ def run(command: click.Command, argv: Sequence[str] | None, name: str) -> int:
         print(f"see {context_of_fault.command_path if context_of_fault else name} --help", file=sys.stderr)
         return USAGE_ERROR
     except BrokenPipeError:  # whoever reads has enough, as `head` does
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # else Python flushes into the pipe once more when it ends
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  # else Python flushes into the pipe once more when it ends
         return PIPE_CLOSED
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
