@@ -1,4 +1,8 @@
-"""Install `sclds`, its kernels package `scl_kernels` and the shipped configurations from one source tree."""
+"""Where the packages lie; all else is in pyproject.toml.
+
+This file remains because `configs/` beside `sclds/` becomes `sclds.configs`, and `kernels/scl_kernels` a package of its
+own: setuptools finds packages of several folders, two of them under other names, only by a list that is computed.
+"""
 
 from setuptools import find_packages, setup
 
@@ -9,9 +13,4 @@ setup(
         *find_packages("kernels", include=["scl_kernels", "scl_kernels.*"]),
     ],
     package_dir={"sclds": "sclds", "sclds.configs": "configs", "scl_kernels": "kernels/scl_kernels"},
-    package_data={
-        "sclds": ["py.typed", "data/embedded/**/*", "data/embedded/*", "data/*.yaml"],
-        "sclds.configs": ["**/*.yaml", "cluster/*"],
-        "scl_kernels": ["*.json"],
-    },
 )

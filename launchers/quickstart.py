@@ -30,9 +30,10 @@ def main() -> int:
         f"on or shows the result.\n",
         flush=True,
     )
+    from sclds.config.overrides import replaced
     from sclds.train.launch import launcher_environment, pretrain_command
 
-    command = pretrain_command(CONFIG, [f"engine.precision={precision()}", *sys.argv[1:]], PROCESSES)
+    command = pretrain_command(CONFIG, replaced([f"engine.precision={precision()}"], sys.argv[1:]), PROCESSES)
     settings = {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
     environment = launcher_environment(PROCESSES) | settings
     # its own process group: a stop signal then reaches the launcher and every process once, and we wait for their end

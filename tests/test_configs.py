@@ -182,6 +182,8 @@ def test_several_faults_come_at_once() -> None:
 def test_missing_file_and_broken_yaml(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="does not exist"):
         load_config(tmp_path / "none.yaml")
+    with pytest.raises(ConfigError, match="is a folder; give a YAML file"):
+        load_config(tmp_path)
     broken = tmp_path / "broken.yaml"
     broken.write_text("a: [1,\nb: {")
     with pytest.raises(ConfigError, match="YAML"):

@@ -1,9 +1,11 @@
 import re
+import shlex
 from pathlib import Path
 
+import click
 import pytest
 
-from sclds.cli.main import COMMANDS
+from sclds.cli.main import PROGRAM
 from sclds.config.reading import load_config
 from sclds.costs.counts import packed_forward, published_forward
 from sclds.data.prepare.sources import SOURCES
@@ -49,4 +51,28 @@ def test_figures_are_those_that_are_counted() -> None:
 
 @pytest.mark.parametrize("command", sorted(set(re.findall(r"`sclds (\w+)", PAGES[0].read_text()))))
 def test_subcommands_exist(command: str) -> None:
-    assert command in COMMANDS
+    assert command in PROGRAM.commands
+
+
+WRITTEN = [
+    *((page, line) for page in LINKING for line in re.findall(r"^sclds (.+)$", page.read_text(), re.MULTILINE)),
+    *((page, line) for page in LINKING for line in re.findall(r"`sclds ([^`]+)`", page.read_text())),
+    *(
+        (page, line)
+        for page in sorted((ROOT / "configs").rglob("*.yaml"))
+        for line in re.findall(
+            r"^#.*?\bsclds ((?:convert|plan|train|profile|prepare|data) [^`;\n]*)", page.read_text(), re.M
+        )
+    ),
+]
+
+
+@pytest.mark.parametrize(("page", "line"), WRITTEN, ids=[f"{page.name}: {line[:40]}" for page, line in WRITTEN])
+def test_commands_that_a_page_shows_exist_with_their_options(page: Path, line: str) -> None:
+    words, command = shlex.split(line.split(" # ")[0].strip(" .,"), comments=False), PROGRAM
+    while isinstance(command, click.Group) and words and re.fullmatch(r"[a-z][\w-]*", words[0]):
+        found = command.get_command(click.Context(command), words.pop(0))
+        assert found is not None, line
+        command = found
+    names = {name for param in command.params for name in param.opts} | {"--help"}
+    assert [word for word in words if word.startswith("--") and word.partition("=")[0] not in names] == []

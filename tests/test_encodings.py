@@ -101,8 +101,9 @@ source = ["--root", root, "--out", out, "--splits", "train", "--workers", "1"]
 for line in (
     ["prepare", "flickr30k", *source],
     ["prepare", "index", shards, "--workers", "1"],
-    ["data", "stats", config, f"data.train.0.shards={shards}", f"data.heldout=[{{name: set, shards: '{out}/train'}}]"],
-    ["data", "show", config, f"data.train.0.shards={shards}", "--out", page],
+    ["data", "stats", "--config", config, f"data.train.0.shards={shards}",
+     f"data.heldout=[{{name: set, shards: '{out}/train'}}]"],
+    ["data", "show", "--config", config, f"data.train.0.shards={shards}", "--out", page],
 ):
     code = main(line)
     assert code == 0, (line, code)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from sclds.config import Config
 from sclds.config.errors import UserError
+from sclds.config.overrides import replaced
 from sclds.config.reading import load_config
 from sclds.run.folder import RunFolder
 from sclds.run.metrics import read_metrics
@@ -106,7 +107,7 @@ def _run(way: str, mode: str, seed: int, steps: int, given: tuple[Path, list[str
         *(f"run_dir={folder.root.resolve()}", f"losses.mlm_view={MLM_VIEWS[mode]}"),
         *(f"schedule.steps={steps}", f"seed={seed}"),
     ]
-    pretrain(name, path, [*overrides, *settings], processes)
+    pretrain(name, path, replaced(overrides, settings), processes)
     seconds = statistics.median(line["seconds"]["total"] for line in read_metrics(folder.metrics))
     retrieval = {
         f"{kind} {direction}": figures

@@ -1,32 +1,36 @@
 """`sclds benchmark data`: reading and decoding beside Pillow in a torch DataLoader, on the same cores."""
 
-import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from sclds.benchmarks.data import HEIGHT, WIDTH, Found, Sizes, compare_reading, cores_per_gpu
-from sclds.benchmarks.rows import Row
+import click
 
+from sclds.cli.arguments import FILE, Whole
+from sclds.cli.command import Command
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments."""
-    parser.add_argument("--rounds", type=int, default=5, help="timed turns of each side (default %(default)s)")
-    parser.add_argument("--batches", type=int, default=16, help="batches of a turn (default %(default)s)")
-    parser.add_argument("--batch", type=int, default=64, help="pictures of a batch (default %(default)s)")
-    parser.add_argument("--cores", type=int, default=0, help="cores, workers and decode threads (default: all)")
-    parser.add_argument("--samples", type=int, default=20_000, help="to watch the memory for (default %(default)s)")
-    parser.add_argument("--out", default="benchmarks", metavar="FOLDER", help="for data.csv and data.png")
+if TYPE_CHECKING:
+    from sclds.benchmarks.data import Found
+    from sclds.benchmarks.rows import Row
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Measure both sides, the share of text, and memory; print and write them down; returns the exit code."""
-    out = Path(arguments.out)
-    sizes = Sizes(arguments.rounds, arguments.batches, arguments.batch, arguments.cores, arguments.samples)
-    _print(compare_reading(sizes, out), arguments.samples)
+@click.command("data", cls=Command)
+@click.option("--rounds", type=Whole(1, 1000), default=5, help="timed turns of each side")
+@click.option("--batches", type=Whole(1, 100_000), default=16, help="batches of a turn")
+@click.option("--batch", type=Whole(8, 8192), default=64, help="images of a batch, a multiple of 8")
+@click.option("--cores", type=Whole(), show_default="all", help="cores, workers and decode threads")
+@click.option("--samples", type=Whole(10, 100_000_000), default=20_000, help="samples to watch the memory for")
+@click.option("--out", type=FILE, default="benchmarks", metavar="FOLDER", help="folder for data.csv and data.png")
+def command(rounds: int, batches: int, batch: int, cores: int | None, samples: int, out: Path) -> None:
+    """Measure reading and decoding beside Pillow in a torch DataLoader."""
+    from sclds.benchmarks.data import Sizes, compare_reading
+
+    _print(compare_reading(Sizes(rounds, batches, batch, cores or 0, samples), out), samples)
     print(f"written to {out / 'data.csv'} and data.png")
-    return 0
 
 
-def _print(found: Found, samples: int) -> None:
+def _print(found: "Found", samples: int) -> None:
+    from sclds.benchmarks.data import HEIGHT, WIDTH, cores_per_gpu
+
     size, cores = f"{WIDTH} × {HEIGHT} JPEG of {found.mean_bytes / 1e3:.0f} kB", found.cores
     print(f"{size} to 288 pixels on {cores} cores, {found.rows[0].versions}")
     for row in found.rows:
@@ -40,7 +44,7 @@ def _print(found: Found, samples: int) -> None:
     print("\n".join(cores_per_gpu(found.stages)))
 
 
-def _line(row: Row) -> str:
+def _line(row: "Row") -> str:
     unit = "×" if row.metric.startswith("ratio") else " "
     spread = f"(20/80 %: {row.q20:.2f} to {row.q80:.2f})"
     return f"{row.provider:12s}{row.metric.replace('_', ' '):38s}{row.median:8.2f}{unit} {spread}"

@@ -1,34 +1,28 @@
 """`sclds benchmark economy`: held-out retrieval of the exact and the economy mode."""
 
-import argparse
 from pathlib import Path
 
-from rich.console import Console
+import click
 
-from sclds.benchmarks.economy import compare, table
-from sclds.cli.arguments import add_config
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments."""
-    add_config(parser)
-    parser.add_argument("--steps", type=int, help="optimizer steps at equal steps (default: schedule.steps)")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds (default 0 1 2)")
-    parser.add_argument("--processes", type=int, default=2, help="processes of each run (default %(default)s)")
-    parser.add_argument("--out", default="benchmarks/economy", metavar="FOLDER", help="for runs, CSV and plot")
+from sclds.cli.arguments import FILE, Several, Whole, configured
+from sclds.cli.command import Command
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Run what is not done yet, print the table and write it down; returns the exit code."""
-    folder = Path(arguments.out)
-    found = compare(
-        Path(arguments.config),
-        arguments.overrides,
-        arguments.steps,
-        arguments.seeds,
-        arguments.processes,
-        folder,
-        Console(stderr=True).print,
-    )
-    print(f"{table(found)}\nwritten to {folder / 'economy.csv'} and economy.png")
-    return 0
+@click.command("economy", cls=Command)
+@configured
+@click.option("--steps", type=Whole(), show_default="schedule.steps", help="optimizer steps at equal steps")
+@click.option("--seeds", cls=Several, type=Whole(0, 2**63 - 1), default=(0, 1, 2), help="seeds, three runs each")
+@click.option("--processes", type=Whole(1, 64), default=2, help="processes of each run")
+@click.option("--out", type=FILE, default="benchmarks/economy", metavar="FOLDER", help="folder for runs, CSV and plot")
+def command(
+    config: str, overrides: tuple[str, ...], steps: int | None, seeds: tuple[int, ...], processes: int, out: Path
+) -> None:
+    """Compare retrieval after training in the exact and the economy mode, at equal steps and equal time.
+
+    Runs that are done already are not run again.
+    """
+    from sclds.benchmarks.economy import compare, table
+    from sclds.cli.printing import say
+
+    found = compare(Path(config), list(overrides), steps, list(seeds), processes, out, say)
+    print(f"{table(found)}\nwritten to {out / 'economy.csv'} and economy.png")

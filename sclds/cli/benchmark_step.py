@@ -1,32 +1,35 @@
 """`sclds benchmark step`: the packed step beside the published schedule, on this machine."""
 
-import argparse
 from pathlib import Path
 
-from sclds.benchmarks.step import MID_SIZE, compare_steps
+import click
+
+from sclds.cli.arguments import FILE, Whole
+from sclds.cli.command import Command, Constant
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments."""
-    parser.add_argument("--rounds", type=int, default=10, help="timed steps of each (default 10)")
-    parser.add_argument("--batch", type=int, default=MID_SIZE["batch"], help="samples per step (default %(default)s)")
-    parser.add_argument("--width", type=int, default=MID_SIZE["width"], help="channels (default %(default)s)")
-    parser.add_argument(
-        "--image-size",
-        type=int,
-        default=MID_SIZE["image_size"],
-        help="side of an image in pixels, a multiple of 16 (default %(default)s; 288 is the base model's)",
-    )
-    parser.add_argument("--out", default="benchmarks", metavar="FOLDER", help="for step.csv and step.png")
+def _size(name: str) -> Constant:
+    return Constant("sclds.benchmarks.step", "MID_SIZE", name)
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Measure, print a line per provider and the ratio, and write them down; returns the exit code."""
-    out = Path(arguments.out)
-    rows = compare_steps(arguments.rounds, arguments.batch, arguments.width, arguments.image_size, out)
+@click.command("step", cls=Command)
+@click.option("--rounds", type=Whole(1, 10_000), default=10, help="timed steps of each")
+@click.option("--batch", type=Whole(2, 4096), default=_size("batch"), help="samples per step")
+@click.option("--width", type=Whole(1, 4096), default=_size("width"), help="channels, a multiple of 64")
+@click.option(
+    "--image-size",
+    type=Whole(32, 1024),
+    default=_size("image_size"),
+    help="side of an image in pixels, a multiple of 16; 288 is the base model's",
+)
+@click.option("--out", type=FILE, default="benchmarks", metavar="FOLDER", help="folder for step.csv and step.png")
+def command(rounds: int, batch: int, width: int, image_size: int, out: Path) -> None:
+    """Measure the speed of one optimizer step beside the published schedule."""
+    from sclds.benchmarks.step import compare_steps
+
+    rows = compare_steps(rounds, batch, width, image_size, out)
     print(f"forward + backward + optimizer step on {rows[0].device}, {rows[0].versions}")
     for row in rows:
         unit = "×" if row.metric == "ratio" else " samples/s"
         print(f"{row.provider:18s}{row.median:8.2f}{unit} (20/80 %: {row.q20:.2f} to {row.q80:.2f})")
     print(f"written to {out / 'step.csv'} and step.png")
-    return 0

@@ -1,20 +1,20 @@
 """`sclds convert huggingface`: a folder into a Hugging Face folder."""
 
-import argparse
 from pathlib import Path
 
-from sclds.interop.conversions import folder_to_hugging_face
+import click
+
+from sclds.cli.arguments import FILE
+from sclds.cli.command import Command
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments."""
-    parser.add_argument("folder", type=Path, help="folder that `sclds convert` wrote")
-    parser.add_argument("out", type=Path, help="new folder")
-    parser.add_argument("--tokenizer", default="roberta-base", help="`embedded`, or a Hugging Face name or folder")
+@click.command("huggingface", cls=Command)
+@click.argument("folder", type=FILE)
+@click.argument("out", type=FILE)
+@click.option("--tokenizer", default="roberta-base", help="`embedded`, or a Hugging Face name or folder")
+def command(folder: Path, out: Path, tokenizer: str) -> None:
+    """Turn a FOLDER that `sclds convert` wrote into a Hugging Face folder OUT: config, safetensors, processor, card."""
+    from sclds.interop.conversions import folder_to_hugging_face
 
-
-def run(arguments: argparse.Namespace) -> int:
-    """Convert, and say how the result is loaded; returns the exit code."""
-    folder_to_hugging_face(arguments.folder, arguments.out, arguments.tokenizer)
-    print(f"{arguments.out}: loads with `import sclds.interop.huggingface` and `AutoModel.from_pretrained`")
-    return 0
+    folder_to_hugging_face(folder, out, tokenizer)
+    print(f"{out}: loads with `import sclds.interop.huggingface` and `AutoModel.from_pretrained`")

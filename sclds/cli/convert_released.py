@@ -1,27 +1,25 @@
 """`sclds convert released`: a released checkpoint into a folder that `model.init_from` reads."""
 
-import argparse
 from pathlib import Path
 
-from sclds.cli.converted import add_model_settings, tell
-from sclds.interop.conversions import released_to_folder
+import click
+
+from sclds.cli.arguments import FILE
+from sclds.cli.command import Command
+from sclds.cli.converted import model_settings, tell
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments."""
-    parser.add_argument("file", type=Path, help="released checkpoint, read with weights_only")
-    parser.add_argument("out", type=Path, help="new folder")
-    parser.add_argument(
-        "--allow", action="append", default=[], metavar="NAME", help="a name that may be missing or unknown; repeatable"
-    )
-    add_model_settings(parser)
+@click.command("released", cls=Command)
+@click.argument("file", type=FILE)
+@click.argument("out", type=FILE)
+@click.option("--allow", multiple=True, metavar="NAME", help="a name that may be missing or unknown; repeatable")
+@model_settings
+def command(file: Path, out: Path, allow: tuple[str, ...], model: tuple[str, ...], seed: int) -> None:
+    """Bring a released SCL or GLSCL checkpoint (torch FILE, read with weights_only) into the new folder OUT."""
+    from sclds.interop.conversions import released_to_folder
 
-
-def run(arguments: argparse.Namespace) -> int:
-    """Convert, and list what happened to every name; returns the exit code."""
-    folder = released_to_folder(arguments.file, arguments.out, arguments.model, arguments.allow, arguments.seed)
-    tell(arguments.out, folder)
-    model = folder.config
-    heads = f"vision.heads={model.vision.heads} text.heads={model.text.heads} fusion.heads={model.fusion.heads}"
+    folder = released_to_folder(file, out, list(model), list(allow), seed)
+    tell(out, folder)
+    sizes = folder.config
+    heads = f"vision.heads={sizes.vision.heads} text.heads={sizes.text.heads} fusion.heads={sizes.fusion.heads}"
     print(f"Head counts are not in the tensors; taken: {heads}")
-    return 0

@@ -1,19 +1,22 @@
 """`sclds convert run`: the weights of a run's checkpoint into a folder that `model.init_from` reads."""
 
-import argparse
 from pathlib import Path
 
+import click
+
+from sclds.cli.arguments import FILE
+from sclds.cli.command import Command
 from sclds.cli.converted import tell
-from sclds.interop.conversions import run_to_folder
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments."""
-    parser.add_argument("run_dir", metavar="run", type=Path, help="run folder, or one checkpoint `step-…` of it")
-    parser.add_argument("out", type=Path, help="new folder")
+@click.command("run", cls=Command)
+@click.argument("run_dir", metavar="RUN", type=FILE)
+@click.argument("out", type=FILE)
+def command(run_dir: Path, out: Path) -> None:
+    """Bring the newest checkpoint of a RUN, of any ZeRO stage, into the new folder OUT.
 
+    RUN may also be one `step-…` folder of its checkpoints.
+    """
+    from sclds.interop.conversions import run_to_folder
 
-def run(arguments: argparse.Namespace) -> int:
-    """Convert, and list what happened to every name; returns the exit code."""
-    tell(arguments.out, run_to_folder(arguments.run_dir, arguments.out))
-    return 0
+    tell(out, run_to_folder(run_dir, out))

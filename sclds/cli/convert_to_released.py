@@ -1,19 +1,19 @@
 """`sclds convert to-released`: a folder into a torch file with the released names."""
 
-import argparse
 from pathlib import Path
 
-from sclds.interop.conversions import folder_to_released
+import click
+
+from sclds.cli.arguments import FILE
+from sclds.cli.command import Command
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments."""
-    parser.add_argument("folder", type=Path, help="folder that `sclds convert` wrote")
-    parser.add_argument("out", type=Path, help="new torch file with `state_dict`")
+@click.command("to-released", cls=Command)
+@click.argument("folder", type=FILE)
+@click.argument("out", type=FILE)
+def command(folder: Path, out: Path) -> None:
+    """Turn a FOLDER that `sclds convert` wrote into a torch file OUT with the released names."""
+    from sclds.interop.conversions import folder_to_released
 
-
-def run(arguments: argparse.Namespace) -> int:
-    """Convert, and count the tensors; returns the exit code."""
-    tensors = folder_to_released(arguments.folder, arguments.out)
-    print(f"{arguments.out}: {tensors} tensors under the released names")
-    return 0
+    tensors = folder_to_released(folder, out)
+    print(f"{out}: {tensors} tensors under the released names")

@@ -1,24 +1,24 @@
 """What the commands of `sclds convert` share: settings of the model, and the account of what a folder holds."""
 
-import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from sclds.interop.folder import ModelFolder
+import click
+
+from sclds.cli.arguments import F, Several, Whole
+
+if TYPE_CHECKING:
+    from sclds.interop.folder import ModelFolder
 
 
-def add_model_settings(parser: argparse.ArgumentParser) -> None:
+def model_settings(command: F) -> F:
     """Declare the seed and the settings that a source does not tell."""
-    parser.add_argument("--seed", type=int, default=0, help="keys the draw of what the source lacks")
-    parser.add_argument(
-        "--model",
-        nargs="+",
-        default=[],
-        metavar="key=value",
-        help="settings of the `model` section that the source does not tell, such as text.heads=4",
-    )
+    seed = click.option("--seed", type=Whole(0, 2**63 - 1), default=0, help="keys the draw of what the source lacks")
+    text = "settings of the `model` section that the source does not tell, such as text.heads=4"
+    return click.option("--model", cls=Several, metavar="KEY=VALUE...", help=text)(seed(command))
 
 
-def tell(out: Path, folder: ModelFolder) -> None:
+def tell(out: Path, folder: "ModelFolder") -> None:
     """Print everything that happened to a name."""
     origin = folder.origin
     print(f"{out}: {len(folder.weights)} parameters; start from it with model.init_from={out}")

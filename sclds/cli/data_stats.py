@@ -1,65 +1,55 @@
 """`sclds data stats`: how many samples a configuration's data sets have, and what they are like."""
 
-import argparse
 import json
-import sys
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.table import Table
+import click
 
-from sclds.cli.arguments import add_config
-from sclds.config import Config
-from sclds.config.reading import load_config
-from sclds.data.stats import all_statistics
-from sclds.data.storage.left_out import LeftOut
+from sclds.cli.arguments import Whole, configured
+from sclds.cli.command import Command
 
-_SAMPLE = 1000
-_PAGE_WIDTH = 200  # characters, where no terminal sets it
+if TYPE_CHECKING:
+    from sclds.config import Config
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments."""
-    add_config(parser, option=False)
-    parser.add_argument(
-        "--sample", type=int, default=_SAMPLE, help=f"samples of each data set that are opened; {_SAMPLE} by default"
-    )
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+@click.command("stats", cls=Command)
+@configured
+@click.option("--sample", type=Whole(), default=1000, help="samples of each data set that are opened, at most")
+@click.option("--json", "as_json", is_flag=True, help="print JSON instead of a table")
+def command(config: str, overrides: tuple[str, ...], sample: int, as_json: bool) -> None:
+    """Count and measure the samples of every data set."""
+    from sclds.config.reading import load_config
+    from sclds.data.stats import all_statistics
 
-
-def run(arguments: argparse.Namespace) -> int:
-    """Print the statistics of every data set; returns the exit code."""
-    config = load_config(arguments.config, arguments.overrides)
-    found = all_statistics(config, arguments.sample)
-    if arguments.json:
-        print(json.dumps({"config": config.name, "data_sets": found}, indent=2))
+    settings = load_config(config, list(overrides))
+    found = all_statistics(settings, sample)
+    if as_json:
+        print(json.dumps({"config": settings.name, "data_sets": found}, indent=2))
     else:
-        _print(found, config)
-    return 0
+        _print(found, settings)
 
 
-def _print(found: dict[str, dict[str, Any]], config: Config) -> None:
-    """Print a table with a column for each data set."""
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else _PAGE_WIDTH)
-    table = Table(title=f"{config.name}: data", title_justify="left", header_style="bold")
-    table.add_column("", no_wrap=True)
-    for name in found:
-        table.add_column(name, justify="right")
-    for label, cell in _CELLS.items():
-        table.add_row(label, *(cell(one) for one in found.values()))
-    console.print(table)
-    console.print(
+def _print(found: dict[str, dict[str, Any]], config: "Config") -> None:
+    """Print a table with a column for each data set, or where these are too many for the width, a list of each."""
+    from sclds.cli.printing import Sheet
+    from sclds.data.storage.left_out import LeftOut
+
+    sheet = Sheet()
+    rows = [(label, *(cell(one) for one in found.values())) for label, cell in _CELLS.items()]
+    sheet.table(("", *found), rows, f"{config.name}: data", right=True)
+    sheet.text(
         f"Counts and bytes are of all samples, the rest of those opened. Captions are cut at "
         f"data.max_text_tokens={config.data.max_text_tokens}; shared are those that another of them equals, which "
         f"losses.duplicates={config.losses.duplicates} is about."
     )
     for name, one in found.items():
         for reason, count in one["unusable"].items():
-            console.print(f"{name}: {count} unusable, {reason}", markup=False)
+            print(f"{name}: {count} unusable, {reason}")
         for reason, count in one["captions_left_out"].items():
-            console.print(f"{name}: {count} captions left out beside others, {reason}", markup=False)
+            print(f"{name}: {count} captions left out beside others, {reason}")
         for fields in one["left_out"]:
-            console.print(f"{name}: left out of all its shards: {LeftOut(**fields)}", markup=False)
+            print(f"{name}: left out of all its shards: {LeftOut(**fields)}")
 
 
 def _range(spread: dict[str, float] | None) -> str:
@@ -73,7 +63,7 @@ def _percent(share: float | None) -> str:
     return "-" if share is None else f"{share:.2%}"
 
 
-_CELLS: dict[str, Any] = {
+_CELLS: dict[str, Callable[[dict[str, Any]], str]] = {
     "used for": lambda one: one["role"],
     "kind": lambda one: one["kind"],
     "samples": lambda one: f"{one['samples']:,}",

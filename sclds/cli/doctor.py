@@ -1,247 +1,59 @@
 """`sclds doctor`: what this machine has, what it lacks, what that costs, and the command that fixes it."""
 
-import argparse
-import contextlib
-import importlib.metadata
-import importlib.util
 import json
-import os
-import platform
-import shutil
-import sys
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Literal
+from collections.abc import Collection
+from dataclasses import asdict
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
+import click
 
-State = Literal["ok", "optional", "missing"]
-"""`optional`: a run works without it; `missing`: pre-training cannot run here."""
-MARKS = {"ok": "[green]ok[/]", "optional": "[yellow]without[/]", "missing": "[red]MISSING[/]"}
-OLDEST_PYTHON = (3, 11)
-LEAST_DISK = 5
-"""GiB; a checkpoint of the base model with its optimizer state is about 4.5."""
-LEAST_SHARED_MEMORY = 256
-"""MiB; collectives between processes of one host pass through /dev/shm."""
-SHARED_MEMORY = Path("/dev/shm")
+from sclds.cli.command import Command
+
+if TYPE_CHECKING:
+    from sclds.machine.examination import Finding
+
+_MARKS = {"ok": ("ok", "green"), "optional": ("without", "yellow"), "missing": ("MISSING", "red")}
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One thing looked at."""
+@click.command("doctor", cls=Command)
+@click.option("--json", "as_json", is_flag=True, help="print one JSON object")
+def command(as_json: bool) -> int:
+    """Say what is installed, what is missing, what that costs and how to fix it.
 
-    name: str
-    state: State
-    found: str
-    """What is there, in a few words."""
-    cost: str = ""
-    """What is lost without it; empty where nothing is."""
-    remedy: str = ""
-    """The command or setting that supplies it."""
+    The exit code is 0 where pre-training can run.
+    """
+    from sclds.machine.examination import examine
 
-
-def examine() -> list[Finding]:
-    """Look at everything; no check keeps another from being made."""
-    checks: tuple[Callable[[], list[Finding]], ...] = (
-        _python,
-        _torch,
-        _libraries,
-        _compilers,
-        _collectives,
-        _optional,
-        _choices,
-        _accelerator,
-        _room,
-    )
-    findings = []
-    for check in checks:
-        try:
-            findings += check()
-        except Exception as fault:  # a broken installation raises anything, and is what this command is to report
-            name = check.__name__.removeprefix("_")
-            findings.append(
-                Finding(name, "missing", f"{type(fault).__name__}: {fault}", "cannot be looked at", "make setup")
-            )
-    return findings
+    findings = examine(_collectives)
+    ready = all(finding.state != "missing" for finding in findings)
+    if as_json:
+        print(json.dumps({"ready": ready, "findings": [asdict(f) for f in findings]}))
+    else:
+        _print(findings, ready)
+    return 0 if ready else 1
 
 
-def _python() -> list[Finding]:
-    wanted = ".".join(map(str, OLDEST_PYTHON))
-    if sys.version_info >= OLDEST_PYTHON:
-        return [Finding("Python", "ok", platform.python_version())]
-    return [
-        Finding("Python", "missing", platform.python_version(), f"needs {wanted}", f"make setup PYTHON=python{wanted}")
-    ]
+def _collectives() -> Collection[str]:
+    """Return the communication libraries of torch; DeepSpeed warns on what is standard output when it is imported."""
+    import contextlib
+    import sys
 
-
-def _torch() -> list[Finding]:
-    if _version("torch") is None:
-        return [Finding("torch", "missing", "not installed", "nothing runs", "make setup")]
-    import torch
-
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    findings = [Finding("torch", "ok", torch.__version__)]
-    if count:
-        names = sorted({torch.cuda.get_device_name(i) for i in range(count)})
-        return [*findings, Finding("CUDA devices", "ok", f"{count}: {', '.join(names)}")]
-    built = torch.version.cuda
-    why = "none visible to torch" if built else "this torch is built without CUDA"
-    remedy = "check nvidia-smi and CUDA_VISIBLE_DEVICES" if built else "pip install torch (a CUDA build), on a GPU host"
-    cost = "runs on CPU: enough for the quickstart and tests, not for the base model"
-    return [*findings, Finding("CUDA devices", "optional", why, cost, remedy)]
-
-
-def _libraries() -> list[Finding]:
-    wanted: tuple[tuple[str, str, State, str], ...] = (
-        ("deepspeed", "deepspeed", "missing", "no training"),
-        ("nvidia-dali-cuda120", "nvidia.dali", "missing", "no decoding of images and videos"),
-        ("av", "av", "missing", "videos cannot be checked or prepared"),
-        ("triton", "triton", "optional", "our kernels run as their PyTorch twins, slower on GPUs"),
-        ("transformers", "transformers", "optional", "only the embedded tokenizer; no Hugging Face weights"),
-    )
-    findings = []
-    for distribution, module, state, cost in wanted:
-        version = _version(distribution)
-        if version is None and not _importable(module):
-            findings.append(Finding(distribution, state, "not installed", cost, f"pip install {distribution}"))
-        else:
-            findings.append(Finding(distribution, "ok", version or "installed"))
-    return findings
-
-
-def _compilers() -> list[Finding]:
-    wanted = (
-        (
-            "gcc",
-            "on a GPU Triton cannot build what launches our kernels; engine.kernels=torch does",
-            "apt-get install gcc",
-        ),
-        ("ninja", "optimizer.implementation=deepspeed cannot be built; torch's AdamW does", "pip install ninja"),
-    )
-    beside_python = str(Path(sys.executable).parent)
-    search = f"{beside_python}{os.pathsep}{os.environ.get('PATH', '')}"
-    findings = []
-    for name, cost, remedy in wanted:
-        place = shutil.which(name, path=search)
-        findings.append(
-            Finding(name, "ok", place) if place else Finding(name, "optional", "not found", cost, remedy),
-        )
-    return findings
-
-
-def _collectives() -> list[Finding]:
-    with contextlib.redirect_stdout(sys.stderr):  # DeepSpeed warns on what is standard output when it is imported
+    with contextlib.redirect_stdout(sys.stderr):
         from sclds.train.distributed import available_collectives
 
-    found = available_collectives()
-    findings = []
-    for name, cost in (("gloo", "no runs on CPU"), ("nccl", "no runs on several GPUs")):
-        if name in found:
-            findings.append(Finding(name, "ok", "in torch"))
-        else:
-            findings.append(Finding(name, "optional", "not in this torch", cost, "pip install torch (a CUDA build)"))
-    if not found:
-        findings.append(Finding("collectives", "missing", "none in this torch", "no training", "pip install torch"))
-    return findings
+    return available_collectives()
 
 
-def _optional() -> list[Finding]:
-    from scl_kernels.optional import optional_libraries
+def _print(findings: "list[Finding]", ready: bool) -> None:
+    from rich.text import Text
 
-    return [
-        Finding(found.name, "ok", found.why)
-        if found.present
-        else Finding(found.name, "optional", found.why, "slower; a run works without it", found.remedy)
-        for found in optional_libraries()
-    ]
+    from sclds.cli.printing import Sheet
 
-
-def _choices() -> list[Finding]:
-    from sclds.config import EngineConfig, ModelConfig
-    from sclds.machine.implementations import choose_for
-
-    chosen = choose_for(EngineConfig(), ModelConfig())
-    return [
-        Finding("engine.kernels=auto", "ok", chosen.kernels),
-        Finding("engine.attention=auto", "ok", str(chosen.attention)),
-    ]
-
-
-def _accelerator() -> list[Finding]:
-    set_to = os.environ.get("DS_ACCELERATOR")
-    if _on_cuda():
-        return [Finding("DS_ACCELERATOR", "ok", set_to or "not set: DeepSpeed takes CUDA")]
-    if set_to == "cpu":
-        return [Finding("DS_ACCELERATOR", "ok", "cpu")]
-    cost = "DeepSpeed may look for devices that are not there"
-    return [Finding("DS_ACCELERATOR", "optional", set_to or "not set", cost, "export DS_ACCELERATOR=cpu")]
-
-
-def _room() -> list[Finding]:
-    free = shutil.disk_usage(Path.cwd()).free / 2**30
-    enough = free >= LEAST_DISK
-    findings = [
-        Finding("free disk", "ok", f"{free:.0f} GiB here")
-        if enough
-        else Finding(
-            "free disk", "optional", f"{free:.1f} GiB here", "checkpoints may not fit", "set run_dir to a larger disk"
-        )
-    ]
-    if not SHARED_MEMORY.is_dir():
-        return findings
-    size = shutil.disk_usage(SHARED_MEMORY).total / 2**20
-    if size >= LEAST_SHARED_MEMORY:
-        return [*findings, Finding("/dev/shm", "ok", f"{size / 1024:.1f} GiB")]
-    cost = "several processes on one host may die with a bus error"
-    return [*findings, Finding("/dev/shm", "optional", f"{size:.0f} MiB", cost, "docker run --shm-size=8g")]
-
-
-def _on_cuda() -> bool:
-    """Return whether a run started here would compute on CUDA."""
-    import torch
-
-    return torch.cuda.is_available() and os.environ.get("DS_ACCELERATOR", "cuda") == "cuda"
-
-
-def _version(distribution: str) -> str | None:
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def _importable(module: str) -> bool:
-    try:
-        return importlib.util.find_spec(module) is not None
-    except (ImportError, ValueError):
-        return False
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command line."""
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-
-
-def run(arguments: argparse.Namespace) -> int:
-    """Print the findings; the exit code is 0 when pre-training can run here."""
-    findings = examine()
-    ready = all(finding.state != "missing" for finding in findings)
-    if arguments.json:
-        sys.stdout.write(json.dumps({"ready": ready, "findings": [asdict(f) for f in findings]}) + "\n")
-        return 0 if ready else 1
-    table = Table(box=None, pad_edge=False)
-    table.add_column("")
-    table.add_column("what", no_wrap=True)
-    table.add_column("found", overflow="fold")
-    table.add_column("what it costs, and the remedy", overflow="fold")
+    sheet = Sheet()
+    rows = []
     for f in findings:
-        remedy = ": ".join(text for text in (f.cost, f.remedy) if text)
-        table.add_row(MARKS[f.state], f.name, escape(f.found), escape(remedy))
-    console = Console()
-    console.print(table)
-    verdict = "Pre-training can run here." if ready else "Pre-training cannot run here: fix what is MISSING."
-    console.print(f"\n{verdict}")
-    return 0 if ready else 1
+        mark, color = _MARKS[f.state]
+        lack = ": ".join(text for text in (f.cost, f.remedy) if text)
+        rows.append((Text(mark, color), f.name, f"{f.found}\n{lack}" if lack else f.found))
+    sheet.table(("", "what", "found; what its lack costs, and the remedy"), rows, framed=False)
+    sheet.text("\nPre-training can run here." if ready else "\nPre-training cannot run here: fix what is MISSING.")

@@ -3,38 +3,51 @@
 On several processes: `torchrun --nproc_per_node N -m sclds.cli.evaluate …`, `deepspeed --module sclds.cli.evaluate …`.
 """
 
-import argparse
 import json
 import os
 import sys
 from pathlib import Path
 
-from sclds.train.startup import exit_code
+import click
+
+from sclds.cli.arguments import FILE, Whole
+from sclds.cli.command import Command, run
 
 RESULTS = "evaluation.json"
 """Written into the folder that is measured, unless --out names another file."""
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments; `--local_rank` comes from the launcher."""
-    parser.add_argument("weights", type=Path, help="run folder, a checkpoint `step-…` of it, or a converted folder")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that replace those of the run")
-    parser.add_argument("--config", help="configuration, which a converted folder needs; by default the run's own")
-    parser.add_argument(
-        "--data",
-        action="append",
-        default=[],
-        metavar="NAME=SHARDS",
-        help="held-out set, again for each; video:NAME=SHARDS for videos, NAME alone for a set of the catalogue; by "
-        "default the run's own",
-    )
-    parser.add_argument("--out", type=Path, help=f"results; by default {RESULTS} in the folder that is measured")
-    parser.add_argument("--local_rank", type=int, default=0, help=argparse.SUPPRESS)
+@click.command("evaluate", cls=Command)
+@click.argument("weights", type=FILE)
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option(
+    "--config",
+    metavar="FILE",
+    show_default="that of the run",
+    help="YAML file or the name of a shipped configuration, which a converted folder needs; KEY=VALUE replaces "
+    "settings of it or of the run",
+)
+@click.option(
+    "--data",
+    multiple=True,
+    metavar="NAME=SHARDS",
+    show_default="those of the configuration",
+    help="held-out set, again for each; video:NAME=SHARDS for videos, NAME alone for a set of the catalogue",
+)
+@click.option(
+    "--out", type=FILE, metavar="FILE", show_default=f"{RESULTS} in the folder that is measured", help="results as JSON"
+)
+@click.option("--local_rank", type=Whole(-1), default=0, hidden=True, expose_value=False)
+def command(
+    weights: Path, overrides: tuple[str, ...], config: str | None, data: tuple[str, ...], out: Path | None
+) -> int:
+    """Measure a checkpoint or weights on held-out sets.
 
-
-def run(arguments: argparse.Namespace) -> int:
-    """Check everything, then measure, print tables and write the results; returns the exit code."""
+    WEIGHTS is a run folder, a checkpoint `step-…` of it, or a folder that `sclds convert` wrote. Alone, under torchrun,
+    or as `deepspeed --module sclds.cli.evaluate …`.
+    """
     from sclds.train.progress import drop_banners
+    from sclds.train.startup import exit_code
 
     rank = int(os.environ.get("RANK", "0"))
     drop_banners(rank)
@@ -44,17 +57,17 @@ def run(arguments: argparse.Namespace) -> int:
         from sclds.train.distributed import ProcessGroup
         from sclds.train.progress import Reporter
 
-        target = find_target(arguments.weights, arguments.config, arguments.data, arguments.overrides)
-        out = arguments.out or arguments.weights / RESULTS
+        target = find_target(weights, config, data, overrides)
+        results_file = out or weights / RESULTS
         reporter = Reporter(rank, 0)
         reporter.say(f"Measuring {target.folder} on {', '.join(one.name for one in target.config.data.heldout)}")
         group = ProcessGroup()
         try:
             results = measure(target, group)
             if rank == 0:
-                _write(out, results)
+                _write(results_file, results)
             reporter.show_results(results)
-            reporter.say(f"Results      {out}")
+            reporter.say(f"Results      {results_file}")
         finally:
             group.close()
         return 0
@@ -75,11 +88,7 @@ def _write(out: Path, results: dict[str, object]) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command by itself, as a launcher starts it, and return its exit code."""
-    parser = argparse.ArgumentParser(
-        prog="sclds evaluate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add_arguments(parser)
-    return run(parser.parse_args(argv))
+    return run(command, argv, "sclds evaluate")
 
 
 if __name__ == "__main__":

@@ -1,84 +1,109 @@
 """`sclds plan`: what a configuration costs on a cluster, computed before any GPU-hour is spent."""
 
-import argparse
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.table import Table
+import click
 
-from sclds.cli.arguments import add_config
-from sclds.config.reading import load_config
-from sclds.costs.plan import DEFAULT_TEXT_TOKENS, DEFAULT_UTILIZATION, GPUS, RESERVED_SHARE, plan
+from sclds.cli.arguments import Share, Whole, configured
+from sclds.cli.command import Command, Constant
 
+if TYPE_CHECKING:
+    from sclds.cli.printing import Sheet
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments."""
-    add_config(parser)
-    parser.add_argument("--gpus", type=int, default=64, help="GPUs of the cluster (default 64)")
-    parser.add_argument("--gpu", default="h100", help=f"one of {', '.join(GPUS)} (default h100)")
-    parser.add_argument(
-        "--utilization",
-        type=float,
-        default=DEFAULT_UTILIZATION,
-        help=f"assumed share of peak speed (default {DEFAULT_UTILIZATION})",
-    )
-    parser.add_argument(
-        "--text-tokens",
-        type=int,
-        default=DEFAULT_TEXT_TOKENS,
-        help=f"tokens of an average caption, with BOS and EOS (default {DEFAULT_TEXT_TOKENS})",
-    )
-    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+_COSTS = "sclds.costs.plan"
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Print the plan of a configuration; returns the exit code."""
-    config = load_config(arguments.config, arguments.overrides)
-    result = plan(config, arguments.gpus, arguments.gpu, arguments.utilization, arguments.text_tokens)
-    if arguments.json:
+@click.command("plan", cls=Command)
+@configured
+@click.option("--gpus", type=Whole(1, 1_000_000), default=64, help="GPUs of the cluster")
+@click.option("--gpu", default="h100", metavar="KIND", help="kind of them: a100, h100 or h200")
+@click.option(
+    "--utilization",
+    type=Share(),
+    default=Constant(_COSTS, "DEFAULT_UTILIZATION"),
+    help="assumed share of peak speed; `sclds profile` measures it",
+)
+@click.option(
+    "--text-tokens",
+    type=Whole(3, 512),
+    default=Constant(_COSTS, "DEFAULT_TEXT_TOKENS"),
+    help="tokens of an average caption, with BOS and EOS",
+)
+@click.option("--json", "as_json", is_flag=True, help="print JSON instead of tables")
+def command(
+    config: str,
+    overrides: tuple[str, ...],
+    gpus: int,
+    gpu: str,
+    utilization: float,
+    text_tokens: int,
+    as_json: bool,
+) -> None:
+    """Compute speed, memory and communication of a configuration on a cluster."""
+    from sclds.config.reading import load_config
+    from sclds.costs.plan import plan
+
+    result = plan(load_config(config, list(overrides)), gpus, gpu, utilization, text_tokens)
+    if as_json:
         print(json.dumps(result, indent=2))
-    else:
-        _print(Console(), result)
-    return 0
+        return
+    from sclds.cli.printing import Sheet
+
+    _print(Sheet(), result)
 
 
-def _print(console: Console, result: dict[str, Any]) -> None:
-    """Print the plan as tables."""
+def _print(sheet: "Sheet", result: dict[str, Any]) -> None:
+    """Print the plan: FLOPs, memory, ZeRO stages, speed."""
+    from sclds.cli.printing import amount
+
     assumed = result["assumptions"]
-    console.print(f"[bold]{result['name']}[/bold] on {assumed['gpus']} × {assumed['gpu'].upper()}\n")
-    table = Table(title="Forward FLOPs per sample (counted)", title_justify="left")
-    for heading in ("kind", "share", "published schedule", "exact mode", "economy mode"):
-        table.add_column(heading, justify="left" if heading == "kind" else "right")
+    sheet.text(f"{result['name']} on {assumed['gpus']} × {assumed['gpu'].upper()}\n")
+    rows = []
     for kind, row in result["flops"]["kinds"].items():
         published, *ours = (row[f"{name}_forward_per_sample"] for name in ("published", "exact", "economy"))
-        fewer = [f"{flops / 1e9:.0f} G ({published / flops:.1f}× fewer)" for flops in ours]
-        table.add_row(kind, f"{row['share']:.0%}", f"{published / 1e9:.0f} G", *fewer)
-    console.print(table)
-    console.print(f"This configuration runs the {'exact' if result['mlm_view'] == 't1' else 'economy'} mode.\n")
-    memory = result["memory"]
-    parts = [f"{name} {memory[name] / 1e9:.1f}" for name in memory if name not in ("bytes_per_gpu", "gpu_bytes")]
-    console.print(
-        f"Memory per GPU (estimate): {memory['bytes_per_gpu'] / 1e9:.1f} of {memory['gpu_bytes'] / 1e9:.0f} GB "
+        fewer = [f"{amount(flops, 'FLOP')} ({published / flops:.1f}× fewer)" for flops in ours]
+        rows.append((kind, f"{row['share']:.0%}", amount(published, "FLOP"), *fewer))
+    headings = ("kind", "share", "published schedule", "exact mode", "economy mode")
+    sheet.table(headings, rows, "Forward pass per sample (counted)", right=True)
+    sheet.text(f"This configuration runs the {'exact' if result['mlm_view'] == 't1' else 'economy'} mode.\n")
+    _print_memory(sheet, result["memory"])
+    sheet.table(
+        ("stage", "memory per GPU", "received per step"),
+        [
+            (str(row["stage"]), amount(row["bytes_per_gpu"], "B"), amount(row["bytes_per_step"], "B"))
+            for row in result["zero_stages"]
+        ],
+        "ZeRO stages at this split",
+        right=True,
+    )
+    _print_speed(sheet, result)
+
+
+def _print_memory(sheet: "Sheet", memory: dict[str, int]) -> None:
+    from sclds.cli.printing import amount
+    from sclds.costs.plan import RESERVED_SHARE
+
+    parts = [f"{name} {amount(memory[name], 'B')}" for name in memory if name not in ("bytes_per_gpu", "gpu_bytes")]
+    sheet.text(
+        f"Memory per GPU (estimate): {amount(memory['bytes_per_gpu'], 'B')} of {amount(memory['gpu_bytes'], 'B')} "
         f"({', '.join(parts)})"
     )
     if memory["bytes_per_gpu"] > memory["gpu_bytes"] * (1 - RESERVED_SHARE):
-        console.print("[red]This does not fit.[/red] Set engine.activation_checkpointing=true, or use more GPUs.")
-    stages = Table(title="ZeRO stages at this split", title_justify="left")
-    for heading in ("stage", "memory per GPU", "received per step"):
-        stages.add_column(heading, justify="right")
-    for row in result["zero_stages"]:
-        stages.add_row(
-            str(row["stage"]), f"{row['bytes_per_gpu'] / 1e9:.1f} GB", f"{row['bytes_per_step'] / 1e9:.2f} GB"
-        )
-    console.print(stages)
-    split, days = result["split"], result["days"]
-    length = f"{days:.1f} days" if days >= 2 else f"{24 * days:.1f} hours"
-    console.print(
+        sheet.text("This does not fit. Set engine.activation_checkpointing=true, or use more GPUs.")
+
+
+def _print_speed(sheet: "Sheet", result: dict[str, Any]) -> None:
+    from sclds.cli.printing import duration
+
+    assumed, split = result["assumptions"], result["split"]
+    step, computing, sending = (
+        duration(result[f"seconds_{name}"]) for name in ("per_step", "computing", "communicating")
+    )
+    sheet.text(
         f"Micro-batch {split['micro_batch']}, accumulation {split['accumulation']}. Estimate at "
         f"{assumed['utilization']:.0%} of {assumed['peak_flops'] / 1e12:.0f} TFLOP/s: "
-        f"{result['samples_per_second']:,.0f} samples/s, {result['seconds_per_step']:.2f} s a step "
-        f"({result['seconds_computing']:.2f} s computing, {result['seconds_communicating']:.2f} s communicating, "
-        f"overlapped), [bold]{length}[/bold]. Reading and decoding must keep that pace: "
-        "`sclds profile` shows whether they do."
+        f"{result['samples_per_second']:,.0f} samples/s, {step} a step ({computing} computing, {sending} "
+        f"communicating, overlapped), {duration(86400 * result['days'])} in all. Reading and decoding must keep that "
+        f"pace: `sclds profile` shows whether they do."
     )

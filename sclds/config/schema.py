@@ -27,7 +27,9 @@ MayChange = Annotated[T, MayChangeMark()]
 class Section(BaseModel):
     """Base of all sections: unknown keys are refused, values keep their type, field docstrings are descriptions."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True, allow_inf_nan=False
+    )
 
 
 class DatasetConfig(Section):

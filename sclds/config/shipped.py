@@ -24,6 +24,8 @@ def config_file(given: str | Path) -> Path:
     path = Path(given)
     if path.is_file():
         return path
+    if path.is_dir():
+        raise ConfigError([f"{path} is a folder; give a YAML file, such as the config.yaml of a run's folder"])
     shipped = shipped_configs()
     if path.as_posix() in shipped:
         return shipped[path.as_posix()]

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from sclds.config import Config
 from sclds.config.errors import CheckpointError, ConfigError
+from sclds.config.overrides import literal, replaced
 from sclds.config.reading import load_config
 from sclds.data.quarantine import Quarantine
 from sclds.data.storage.shards import cache_of, shard_problems
@@ -55,7 +56,8 @@ def find_target(path: Path, config: str | None, data: Sequence[str], overrides: 
     Raises:
         UserError: There is nothing to measure, or something contradicts itself or is not there.
     """
-    settings = [*overrides, *([f"data.heldout={json.dumps([_row(one) for one in data])}"] if data else [])]
+    sets = [f"data.heldout={json.dumps([_row(one) for one in data])}"] if data else []
+    settings = replaced(overrides, sets)
     if (path / WEIGHTS).is_file():
         if config is None:
             raise CheckpointError(
@@ -104,7 +106,7 @@ def _settings_of(checkpoint: Checkpoint, config: str | None, overrides: list[str
         return load_config(own, overrides)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "config.yaml"
-        file.write_text(json.dumps(checkpoint.config), encoding="utf-8")
+        file.write_text(json.dumps(literal(checkpoint.config)), encoding="utf-8")
         return load_config(file, overrides)
 
 

@@ -7,13 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from pydantic import ValidationError
 from torch import Tensor
 
 from sclds.config import ModelConfig
-from sclds.config.errors import CheckpointError, UserError
+from sclds.config.errors import CheckpointError, ConfigError, UserError
+from sclds.config.reading import override_section
 from sclds.interop.folder import ModelFolder, Origin, completed, parameter_shapes
 from sclds.reference.published_names import UNUSED, from_published, published_names, to_published
 
@@ -105,10 +103,9 @@ def with_overrides(tree: dict[str, Any], overrides: list[str]) -> ModelConfig:
         UserError: If a pair is malformed, or names no setting.
     """
     try:
-        merged = OmegaConf.merge(OmegaConf.create(tree), OmegaConf.from_dotlist(overrides))
-        return ModelConfig.model_validate(OmegaConf.to_container(merged))
-    except (ValidationError, OmegaConfBaseException, ValueError) as fault:
-        raise UserError(f"the architecture is not valid: {' '.join(str(fault).split())}; see --model") from fault
+        return override_section(ModelConfig, tree, overrides)
+    except ConfigError as fault:
+        raise UserError(f"the architecture is not valid: {'; '.join(fault.problems)}; see --model") from fault
 
 
 def _count(state: Mapping[str, Tensor], pattern: str) -> int:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from sclds.config import Config
 from sclds.config.errors import UserError
+from sclds.config.overrides import replaced
 from sclds.config.reading import load_config
 from sclds.run.checkpoints import newest_checkpoint
 from sclds.run.metrics import read_metrics
@@ -184,7 +185,7 @@ def check_invariance(
     if steps < 1:
         raise UserError("--steps must be at least 1")
     # What a person gives comes after our eps, and before what a comparison cannot do without.
-    given = [f"optimizer.eps={ADAM_EPS}", *overrides]
+    given = replaced([f"optimizer.eps={ADAM_EPS}"], overrides)
     micro = part_of(load_config(config, given), world_sizes)
     ways = [Way(world_size, stage) for stage in stages for world_size in world_sizes]
     ways.append(Way(world_sizes[0], stages[0], "shuffled"))
@@ -194,7 +195,7 @@ def check_invariance(
         for way in ways:
             say(f"{way.name}: {steps} steps …")
             folder = Path(temporary) / way.name.replace(" ", "-")
-            outcome = run_way(way, config, [*given, *forced_settings(steps, way, micro, folder)], folder)
+            outcome = run_way(way, config, replaced(given, forced_settings(steps, way, micro, folder)), folder)
             first = first or outcome
             differences.append(compare(way.name, outcome, first))
     return differences

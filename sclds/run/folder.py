@@ -37,6 +37,10 @@ class RunFolder:
         self.tensorboard = self.root / "tensorboard"
         self.checkpoints = self.root / "checkpoints"
 
+    def holds_run(self) -> bool:
+        """Return whether a run has written here: settings, metrics, results or set-aside samples."""
+        return any(file.is_file() for file in (self.config, self.metrics, self.results, self.quarantine))
+
     def problems(self) -> list[str]:
         """Return a sentence if the folder cannot be written."""
         existing = self.root

@@ -11,3 +11,11 @@ def test_the_command_prints_a_table_and_draws(tmp_path, capsys):
     assert main([*arguments, "--global-batch", "0"]) == 2
     assert main([*arguments, "--global-batch", "4001"]) == 2
     assert "more than the 4000 samples of an epoch" in capsys.readouterr().err
+
+
+def test_what_would_take_hours_is_refused_at_once(capsys):
+    sizes = ["--shards", "1000000", "--samples-per-shard", "10000000"]
+    assert main(["data", "order", *sizes, "--block", "1000000"]) == 2
+    assert "lower --block" in capsys.readouterr().err
+    assert main(["data", "order", *sizes, "--block", "1", "--global-batch", "1000000"]) == 2
+    assert "give at most 262144" in capsys.readouterr().err

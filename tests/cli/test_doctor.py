@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from sclds.cli import doctor
 from sclds.cli.main import main
+from sclds.machine import examination
 
 
 def report(capsys):
@@ -50,9 +50,9 @@ def test_the_table_says_what_to_do(capsys):
 
 @pytest.mark.parametrize(("distribution", "code"), [("deepspeed", 1), ("nvidia-dali-cuda120", 1), ("triton", 0)])
 def test_a_missing_library_decides_by_what_it_costs(monkeypatch, capsys, distribution, code):
-    version = doctor._version
-    monkeypatch.setattr(doctor, "_version", lambda name: None if name == distribution else version(name))
-    monkeypatch.setattr(doctor, "_importable", lambda module: False)
+    version = examination._version
+    monkeypatch.setattr(examination, "_version", lambda name: None if name == distribution else version(name))
+    monkeypatch.setattr(examination, "_importable", lambda module: False)
     found_code, ready, findings = report(capsys)
     assert (found_code, ready) == (code, not code)
     assert findings[distribution]["state"] == ("missing" if code else "optional")
@@ -63,7 +63,7 @@ def test_a_check_that_fails_is_reported_and_keeps_no_other_from_running(monkeypa
     def broken():
         raise OSError("libcuda is of another version")
 
-    monkeypatch.setattr(doctor, "_torch", broken)
+    monkeypatch.setattr(examination, "_torch", broken)
     code, _, findings = report(capsys)
     assert code == 1
     assert "libcuda is of another version" in str(findings)
@@ -72,7 +72,7 @@ def test_a_check_that_fails_is_reported_and_keeps_no_other_from_running(monkeypa
 
 def test_little_room_is_told(monkeypatch, capsys):
     usage = type("Usage", (), {"free": 2**30, "total": 64 * 2**20})
-    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: usage)
+    monkeypatch.setattr(examination.shutil, "disk_usage", lambda path: usage)
     code, _, findings = report(capsys)
     assert code == 0
     assert findings["free disk"]["state"] == "optional"
@@ -80,7 +80,7 @@ def test_little_room_is_told(monkeypatch, capsys):
 
 
 def test_without_compilers_the_cost_is_named(monkeypatch, capsys):
-    monkeypatch.setattr(doctor.shutil, "which", lambda name, path=None: None)
+    monkeypatch.setattr(examination.shutil, "which", lambda name, path=None: None)
     _, _, findings = report(capsys)
     assert "engine.kernels=torch" in findings["gcc"]["cost"]
     assert findings["ninja"]["remedy"] == "pip install ninja"

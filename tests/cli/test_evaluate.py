@@ -77,6 +77,31 @@ def test_a_run_is_measured_on_its_own_sets_or_others(run):
     [row] = other.config.data.heldout
     assert (row.name, row.kind, row.shards) == ("mine", "video", "embedded:clips-heldout")
     assert other.config.evaluation.tasks == ["retrieval"]
+    both = find_target(run, None, [CLIPS], ["data.heldout=[]"])
+    assert both.config.data.heldout == [row]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["RUN", "name=a", "seed=3", "--data", CLIPS, "--data", "b=c", "--config", "quickstart", "--local_rank=1"],
+        ["--data", CLIPS, "RUN", "--config=quickstart", "name=a", "--data=b=c", "seed=3"],
+        ["--local_rank", "1", "--config", "quickstart", "--data", CLIPS, "--data", "b=c", "RUN", "name=a", "seed=3"],
+    ],
+    ids=["run first", "between", "run last"],
+)
+def test_options_and_settings_stand_in_any_order(words, monkeypatch, tmp_path):
+    from sclds.interop import measure
+
+    given = []
+
+    def noted(*target):
+        given.append(target)
+        raise UserError("seen")
+
+    monkeypatch.setattr(measure, "find_target", noted)
+    assert main(["evaluate", *(str(tmp_path) if word == "RUN" else word for word in words)]) == 2
+    assert given == [(tmp_path, "quickstart", (CLIPS, "b=c"), ("name=a", "seed=3"))]
 
 
 def test_the_settings_of_a_run_are_those_of_its_config_where_it_is_there(run):
@@ -85,6 +110,14 @@ def test_the_settings_of_a_run_are_those_of_its_config_where_it_is_there(run):
 
     (run / "config.yaml").write_text(dump_config(settings))
     assert find_target(run, None, [], []).config.name == "renamed"
+
+
+def test_text_of_a_checkpoint_is_no_interpolation(run):
+    file = run / "checkpoints" / checkpoint_name(7) / STATE_FILE
+    state = json.loads(file.read_text())
+    state["config"]["name"] = "a ${b} c"
+    file.write_text(json.dumps(state))
+    assert find_target(run, None, [], []).config.name == "a ${b} c"
 
 
 @pytest.mark.parametrize(

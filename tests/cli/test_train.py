@@ -48,4 +48,4 @@ def test_a_run_starts_with_its_settings_and_its_newest_checkpoint(tmp_path, monk
 def test_profile_refuses_no_steps(capsys):
     assert main(["profile", "--config", "quickstart", "--steps", "0"]) == 2
     assert profile.main(["--config", "quickstart", "--steps", "0"]) == 2
-    assert "--steps must be at least 1" in capsys.readouterr().err
+    assert "--steps is 0: give at least 1" in capsys.readouterr().err

@@ -384,16 +384,16 @@ def test_the_numbering_that_was_found_is_reported(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("name", "option", "sentence"),
+    ("name", "option", "number", "sentence"),
     [
-        ("coco", "--first-image", "--first-image has no effect on COCO captions"),
-        ("webvid", "--folder-rows", "--folder-rows has no effect on WebVid-2.5M"),
-        ("cc3m", "--first-image", "--first-image is -1: give 0 or more"),
+        ("coco", "--first-image", "1", "--first-image has no effect on COCO captions"),
+        ("webvid", "--folder-rows", "1", "--folder-rows has no effect on WebVid-2.5M"),
+        ("cc3m", "--first-image", "-1", "--first-image is -1: give at least 0"),
     ],
 )
-def test_options_are_refused_where_they_say_nothing(name, option, sentence, tmp_path, capsys):
+def test_options_are_refused_where_they_say_nothing(name, option, number, sentence, tmp_path, capsys):
     for places in SOURCES[name].splits.values():
         for place in places:
             put(tmp_path / place, b"") if "." in place else (tmp_path / place).mkdir(exist_ok=True)
-    assert main(["prepare", name, "--root", str(tmp_path), "--out", str(tmp_path / "out"), option, "-1"]) == 2
+    assert main(["prepare", name, "--root", str(tmp_path), "--out", str(tmp_path / "out"), option, number]) == 2
     assert sentence in capsys.readouterr().err

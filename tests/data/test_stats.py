@@ -76,7 +76,7 @@ def test_all_captions_of_a_sample_count(make_config):
 
 
 def test_the_command_prints_json_and_a_table(capsys):
-    line = ["data", "stats", "configs/quickstart.yaml", "--sample", "20"]
+    line = ["data", "stats", "--config", "configs/quickstart.yaml", "--sample", "20"]
     assert main([*line, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     names = ("images-train", "clips-train", "images-heldout", "clips-heldout")
@@ -89,7 +89,7 @@ def test_the_command_prints_json_and_a_table(capsys):
 
 
 def test_an_empty_sample_is_refused(capsys):
-    assert main(["data", "stats", "configs/quickstart.yaml", "--sample", "0"]) == 2
+    assert main(["data", "stats", "--config", "configs/quickstart.yaml", "--sample", "0"]) == 2
     assert "--sample is 0: give at least 1" in capsys.readouterr().err
 
 

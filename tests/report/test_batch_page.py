@@ -16,7 +16,7 @@ QUICKSTART = "configs/quickstart.yaml"
 
 def shown(tmp_path, *arguments):
     out = tmp_path / "deep" / "page.html"
-    assert main(["data", "show", QUICKSTART, *arguments, "--out", str(out)]) == 0
+    assert main(["data", "show", "--config", QUICKSTART, *arguments, "--out", str(out)]) == 0
     return out.read_text()
 
 
@@ -75,11 +75,11 @@ def test_only_what_is_shown_is_decoded(size, group, rows):
     ],
 )
 def test_faults_are_sentences(arguments, part, tmp_path, capsys):
-    assert main(["data", "show", QUICKSTART, *arguments, "--out", str(tmp_path / "page.html")]) == 2
+    assert main(["data", "show", "--config", QUICKSTART, *arguments, "--out", str(tmp_path / "page.html")]) == 2
     assert part in capsys.readouterr().err
 
 
 def test_a_page_that_cannot_be_written_is_a_sentence(tmp_path, capsys):
     (tmp_path / "file").touch()
-    assert main(["data", "show", QUICKSTART, "--out", str(tmp_path / "file" / "page.html")]) == 2
+    assert main(["data", "show", "--config", QUICKSTART, "--out", str(tmp_path / "file" / "page.html")]) == 2
     assert "give another --out" in capsys.readouterr().err
