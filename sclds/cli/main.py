@@ -35,7 +35,7 @@ COMMANDS: Table = {
         "kind",
         {
             "released": Command(
-                "sclds.cli.convert_released", "a released SCL or GLSCL checkpoint (torch file) into a folder"
+                "sclds.cli.convert_released", "a released SCL, GLSCL or METER checkpoint (torch file) into a folder"
             ),
             "to-released": Command(
                 "sclds.cli.convert_to_released", "a folder into a torch file with the released names"
@@ -47,7 +47,10 @@ COMMANDS: Table = {
             ),
             "huggingface": Command(
                 "sclds.cli.convert_huggingface",
-                "a folder into a Hugging Face folder: config, safetensors, processor, model card",
+                "a run or a folder into a Hugging Face folder that works without this package",
+            ),
+            "from-huggingface": Command(
+                "sclds.cli.convert_from_huggingface", "a Hugging Face folder of this package back into a folder"
             ),
         },
     ),

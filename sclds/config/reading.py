@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from sclds.config import Config, Section, cross_field_problems
 from sclds.config.errors import ConfigError
 from sclds.config.shipped import config_file
+from sclds.config.weights import complete_from_weights
 
 DATA_SETS = Path(__file__).parents[1] / "data" / "data_sets.yaml"
 """Catalogue of the data sets that `sclds prepare` writes, a row each."""
@@ -60,6 +61,8 @@ def read_settings(path: str | Path, overrides: list[str] | None = None) -> Any:
         if type(fault).__module__.startswith("yaml"):
             raise ConfigError([f"{path} is not valid YAML: {' '.join(str(fault).split())}"]) from fault
         raise
+    if isinstance(tree, dict):
+        complete_from_weights(tree)
     return tree
 
 

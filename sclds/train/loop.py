@@ -61,7 +61,9 @@ class Run:
         self.tokenizer: Tokenizer = load_tokenizer(config.data.tokenizer)
         self.checkpoint = checkpoint
         self.universal = self._prepare_checkpoint()
-        self.engine = build_engine(config, self.tokenizer, self.split, group, self.universal)
+        model = config.model if checkpoint is None else config.model.model_copy(update={"init_from": None})
+        start = config.model_copy(update={"model": model})
+        self.engine = build_engine(start, self.tokenizer, self.split, group, self.universal)
         self.step = 0
         self.saved_step = -1
 

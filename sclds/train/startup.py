@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from sclds.config import BatchConfig, Config, DataConfig, EngineConfig, ModelConfig, OptimizerConfig, Section
 from sclds.config.errors import ConfigError, UserError
 from sclds.config.reading import parse_config, read_settings
+from sclds.config.weights import architecture_problems
 from sclds.run.checkpoints import Checkpoint, newest_checkpoint, resume_problems
 from sclds.run.folder import RunFolder
 
@@ -40,7 +41,8 @@ def checked_start(path: str | Path, overrides: list[str], world_size: int) -> St
     try:
         config = parse_config(settings)
     except ConfigError as fault:
-        raise ConfigError(fault.problems + _problems_of_valid_sections(settings)) from fault
+        told = fault.problems + architecture_problems(settings)
+        raise ConfigError(told + _problems_of_valid_sections(settings)) from fault
     checkpoint = newest_checkpoint(RunFolder(config.run_dir).checkpoints)
     checks: list[Callable[[], list[str]]] = [
         lambda: _split_problems(config.batch, world_size),
@@ -48,7 +50,8 @@ def checked_start(path: str | Path, overrides: list[str], world_size: int) -> St
         lambda: RunFolder(config.run_dir).problems(),
         lambda: _optimizer_problems(config.optimizer),
         lambda: _backend_problems(config.engine, config.model),
-        lambda: _weights_problems(config.model),
+        # a run that goes on has its weights in its checkpoint
+        lambda: architecture_problems(settings) + _weights_problems(config.model) if checkpoint is None else [],
         lambda: [] if checkpoint is None else resume_problems(checkpoint, config),
     ]
     problems = [problem for check in checks for problem in check()]

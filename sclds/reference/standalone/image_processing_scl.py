@@ -27,7 +27,7 @@ class SCLImageProcessor(ImageProcessingMixin):
         kwargs: What transformers adds.
     """
 
-    model_input_names = ["pixel_values", "pixel_values_videos"]  # noqa: RUF012: transformers' own declaration
+    model_input_names = ["pixel_values", "pixel_values_videos"]  # noqa: RUF012
 
     def __init__(
         self,
@@ -44,7 +44,9 @@ class SCLImageProcessor(ImageProcessingMixin):
         self.image_mean, self.image_std = list(image_mean), list(image_std)
         self.resample, self.do_center_crop = "bilinear", False
 
-    def __call__(self, images: Any = None, videos: Any = None, return_tensors: str = "pt", **unused: Any) -> BatchFeature:
+    def __call__(
+        self, images: Any = None, videos: Any = None, return_tensors: str = "pt", **unused: Any
+    ) -> BatchFeature:
         """Return `pixel_values` (N, 3, S, S) of images and `pixel_values_videos` (N, F, 3, S, S) of videos.
 
         Args:

@@ -8,13 +8,13 @@ installed; outputs are those of training (in evaluation mode) to rounding.
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
 from .configuration_scl import SCLConfig
-from .plain_scl import PlainSCL, fused, match_logits, patches_of, projection, text_tokens, vision_tokens, word_logits
+from .parameters_scl import PlainSCL
+from .plain_scl import patches_of, word_logits
 
 
 @dataclass
@@ -44,7 +44,7 @@ class SCLModel(PreTrainedModel):
 
     def __init__(self, config: SCLConfig):
         super().__init__(config)
-        self.scl = PlainSCL(config.architecture)
+        self.scl = PlainSCL(config.architecture, config.pad_token_id)
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -58,7 +58,7 @@ class SCLModel(PreTrainedModel):
             attention_mask: (B, T), 1 where a token is real; without it, every token but the padding is.
         """
         mask = self._mask(input_ids, attention_mask)
-        return projection(self.scl.text_projection, _cls(self._text(input_ids, mask), mask))
+        return self.scl.project_text(self.scl.encode_text(input_ids, mask), mask)
 
     def get_image_features(self, pixel_values: Tensor) -> Tensor:
         """Return the contrastive projections of images (B, 3, S, S), normalized pixels, as (B, P), not normalized."""
@@ -98,14 +98,14 @@ class SCLModel(PreTrainedModel):
         pixels = pixel_values_videos if pixel_values is None else pixel_values[:, None]
         assert pixels is not None
         mask = self._mask(input_ids, attention_mask)
-        text, vision = self._text(input_ids, mask), self._vision(pixels, video)
+        text, vision = self.scl.encode_text(input_ids, mask), self._vision(pixels, video)
         frames = pixels.shape[1]
-        fused_text, fused_vision = fused(self.scl, text, mask, vision, None)
+        fused_text, fused_vision = self.scl.fuse(text, mask, vision)
         return SCLOutput(
-            text_embeds=projection(self.scl.text_projection, _cls(text, mask)),
-            vision_embeds=projection(self.scl.vision_projection, vision[:, :frames].mean(dim=1)),
-            itm_logits=match_logits(self.scl, _cls(fused_text, mask), fused_vision[:, :frames].mean(dim=1)),
-            temperature=self.scl.temperature.value[0].float(),
+            text_embeds=self.scl.project_text(text, mask),
+            vision_embeds=self.scl.project_vision(vision, frames),
+            itm_logits=self.scl.match(fused_text, mask, fused_vision, frames),
+            temperature=self.scl.get_parameter("temperature.value")[0].float(),
             fused_text=fused_text,
             fused_vision=fused_vision,
         )
@@ -113,21 +113,8 @@ class SCLModel(PreTrainedModel):
     def _mask(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
         return input_ids != self.config.pad_token_id if attention_mask is None else attention_mask.bool()
 
-    def _text(self, input_ids: Tensor, mask: Tensor) -> Tensor:
-        tokens = text_tokens(self.scl.text_encoder, input_ids, mask, self.config.pad_token_id)
-        return self.scl.cross_modal_text_transform(tokens)
-
     def _vision(self, pixels_BF3HW: Tensor, video: bool) -> Tensor:
-        section = self.config.architecture["vision"]
-        patches = patches_of(pixels_BF3HW, section["patch_size"])
-        tokens = vision_tokens(self.scl.vision_encoder, section["type"], patches, video)
-        return self.scl.cross_modal_image_transform(tokens)
+        return self.scl.encode_vision(patches_of(pixels_BF3HW, self.config.architecture["vision"]["patch_size"]), video)
 
     def _vision_features(self, pixels_BF3HW: Tensor, video: bool) -> Tensor:
-        frames = pixels_BF3HW.shape[1]
-        return projection(self.scl.vision_projection, self._vision(pixels_BF3HW, video)[:, :frames].mean(dim=1))
-
-
-def _cls(tokens_BTC: Tensor, mask_BT: Tensor) -> Tensor:
-    """Return the first real token of every text (B, C)."""
-    return tokens_BTC[torch.arange(len(tokens_BTC), device=tokens_BTC.device), mask_BT.long().argmax(dim=1)]
+        return self.scl.project_vision(self._vision(pixels_BF3HW, video), pixels_BF3HW.shape[1])
