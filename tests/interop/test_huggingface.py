@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -9,9 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tokenizers
 import torch
 import yaml
+from torch.nn.functional import normalize
+from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerFast
 
+import sclds
 from sclds.cli.main import main
 from sclds.data.media.pipeline import build_pipeline, feeds, source_of
 from sclds.data.media.videos import read_frames
@@ -186,3 +191,34 @@ def decodes(member):
 def test_images_that_are_none_are_sentences(image):
     with pytest.raises(ValueError, match="expected an image of uint8"):
         image_processing_scl.SCLImageProcessor()(image)
+
+
+def lower_casing(folder):
+    """Save a tokenizer of somebody else's: a few words in lower case, its own special tokens, no embedded one."""
+    words = ["[PAD]", "[CLS]", "[SEP]", "[MASK]", "[UNK]", "a", "red", "house", "dog"]
+    backend = tokenizers.Tokenizer(tokenizers.models.WordLevel({word: i for i, word in enumerate(words)}, "[UNK]"))
+    backend.normalizer = tokenizers.normalizers.Lowercase()
+    backend.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    special = {f"{role}_token": f"[{role.upper()}]" for role in ("pad", "cls", "sep", "mask", "unk")}
+    PreTrainedTokenizerFast(tokenizer_object=backend, **special).save_pretrained(folder)
+    return folder
+
+
+def test_a_tokenizer_keeps_its_case_its_limit_and_its_padding(tmp_path):
+    """Its own settings would put no [CLS] around a text; the run did, and so does what is exported."""
+    words = lower_casing(tmp_path / "words")
+    settings = ["data.heldout=[]", "data.max_text_tokens=6", f"data.tokenizer={words}"]
+    _, model, _ = trained_run(tmp_path / "run", *settings)
+    assert main(["convert", "run", str(tmp_path / "run"), str(tmp_path / "weights")]) == 0
+    shutil.rmtree(words)
+    assert main(["convert", "huggingface", str(tmp_path / "weights"), str(tmp_path / "hub")]) == 0
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "hub")
+    found = tokenizer(["A RED dog", "a house a dog a house a dog"], padding=True, truncation=True)["input_ids"]
+    assert found == [[1, 5, 6, 8, 2, 0], [1, 5, 7, 5, 8, 2]]
+    exported = AutoModel.from_pretrained(tmp_path / "hub", trust_remote_code=True).eval()
+    assert exported.config.pad_token_id == 0
+    loaded = sclds.load(tmp_path / "weights")
+    with torch.no_grad():
+        features = normalize(exported.get_text_features(torch.tensor(found)), dim=1)
+    torch.testing.assert_close(loaded.encode_text(["A RED dog", "a house a dog a house a dog"]), features)
+    assert torch.equal(exported.scl.state_dict()["itm_score.weight"], model.state_dict()["itm_score.weight"])

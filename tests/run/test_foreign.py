@@ -1,6 +1,8 @@
 """Weights of others and damaged files: a sentence that says what they are, and what can be done with them."""
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -142,3 +144,11 @@ def test_commands_and_runs_say_it(tmp_path, capsys):
         (tmp_path / "vilt" / "model.bin").unlink(missing_ok=True)
     assert main(["convert", "encoders", out, "--vision", str(tmp_path / "vilt"), "--text", "roberta-base"]) == 2
     assert "is a vilt model; as vision encoder give one of clip" in capsys.readouterr().err
+
+
+def test_the_page_lists_what_is_told(tmp_path):
+    page = (Path(__file__).resolve().parents[2] / "docs" / "faults.md").read_text()
+    rows = re.findall(r"^\| .* \| `(.*)` \|$", page.split("### Weights")[1].split("\n\n")[1], re.MULTILINE)
+    told = [sentence for _, sentence in faulty(tmp_path).values()]
+    assert len(rows) >= 6
+    assert [sentence for sentence in told if not any(row.startswith(sentence) for row in rows)] == []
