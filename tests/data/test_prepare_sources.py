@@ -68,7 +68,7 @@ def test_captioned_sources_are_read(name, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "sentence"), [("vqav2", "holds questions about pictures"), ("nlvr2", "holds statements about pairs")]
+    ("name", "sentence"), [("vqav2", "holds questions about images"), ("nlvr2", "holds statements about pairs")]
 )
 def test_downstream_sources_are_kept_whole_and_refused_by_pretraining(name, sentence, tmp_path):
     expected, _, out = made(name, tmp_path)
