@@ -146,8 +146,8 @@ def _from_hugging_face(name: str) -> Tokenizer:
 
     try:
         found: Any = from_hub(AutoTokenizer.from_pretrained, name, f"The tokenizer {name!r}", use_fast=True)
-    except UserError:
-        raise
+    except UserError as error:
+        raise UserError(f"{error}, or use 'embedded'") from error
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(

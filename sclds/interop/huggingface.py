@@ -117,6 +117,13 @@ def _image_settings(preprocessing: Preprocessing) -> dict[str, Any]:
     }
 
 
+def _read_image_settings(path: Path) -> dict[str, Any]:
+    """Return the settings of the image processor: its own file, or its place in the processor's, saved there again."""
+    if (path / _IMAGES).is_file():
+        return json.loads((path / _IMAGES).read_text())
+    return json.loads((path / _PROCESSOR).read_text())["image_processor"]
+
+
 def _write_json(path: Path, content: dict[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2) + "\n")
 
@@ -133,7 +140,7 @@ def read_exported(path: Path) -> ModelFolder:
         settings = json.loads((path / _SETTINGS).read_text())
         config = ModelConfig.model_validate(settings["architecture"])
         weights = _weights(path)
-        images = json.loads((path / _IMAGES).read_text())
+        images = _read_image_settings(path)
         preprocessing = Preprocessing(
             image_size=images["size"]["height"],
             video_size=images["video_size"],

@@ -31,6 +31,7 @@ ABSENT_BY_DESIGN = frozenset({"vision_encoder.embedding.temporal_embedding", "vi
 METER_LACKS = re.compile(r"(text|vision)_projection\.|temperature\.")
 """Parameters of ours that no METER checkpoint has: it has no contrastive objective."""
 _METER_VISION, _METER_UNUSED = "vit_model.", re.compile(r"vit_model\.(token_embedding|positional_embedding|ln_final)")
+LIGHTNING = ("pytorch_lightning.", "lightning.")
 HEAD_WIDTH = 64
 """Channels of an attention head in every released model; the tensors do not tell."""
 _VISION = "vision_transformer.visual."
@@ -45,7 +46,8 @@ def read_released(path: Path) -> dict[str, Tensor]:
     """
     refuse_foreign(path, "a released checkpoint", allowed="sclds convert released")
     try:
-        content: Any = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(_stand_ins(path)):
+            content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as fault:
         raise CheckpointError(
             f"{path} is damaged, or holds more than tensors and plain values, which is not opened, since a pickle can "
@@ -60,6 +62,18 @@ def read_released(path: Path) -> dict[str, Tensor]:
     if not isinstance(content, dict) or not content or not all(isinstance(v, Tensor) for v in content.values()):
         raise CheckpointError(f"{path} holds no dictionary of tensors, plain or under {' or '.join(WRAPPINGS)}")
     return {str(name): tensor for name, tensor in content.items()}
+
+
+def _stand_ins(path: Path) -> list[Any]:
+    """Return empty classes under the names of Lightning's that a checkpoint of it lists beside its weights.
+
+    METER's files name their callbacks by class; with a class that does nothing in its place, none of its code is run.
+    """
+    try:
+        named = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except (OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError):
+        return []  # loading says what is wrong
+    return [(type(name.rpartition(".")[2], (), {}), name) for name in named if name.startswith(LIGHTNING)]
 
 
 def is_meter(state: Mapping[str, Tensor]) -> bool:

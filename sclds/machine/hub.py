@@ -5,12 +5,15 @@ the cache says so at once.
 """
 
 import os
+import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 from sclds.config.errors import UserError
 
 T = TypeVar("T")
+_HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
+"""What the hub can know; anything else is a path."""
 SECONDS = 5.0
 """Longest wait for the hub's first answer."""
 
@@ -28,10 +31,13 @@ def from_hub(load: Callable[..., T], name: str, what: str, **settings: Any) -> T
         What `load` returns. Its own errors pass: the name is wrong, or what lies there cannot be read.
 
     Raises:
-        UserError: The name is neither a path nor in the cache, and the hub cannot be reached or is switched off.
+        UserError: There is nothing at the path; or the name is not in the cache, and the hub cannot be reached or is
+            switched off.
     """
     if os.path.exists(name):
         return load(name, **settings)
+    if not _HUB_NAME.fullmatch(name):
+        raise UserError(f"{what} is a path at which there is nothing; check it, or give a name of the hub")
     try:
         return load(name, local_files_only=True, **settings)
     except (OSError, ValueError, KeyError, TypeError):  # which of them says "not in the cache" differs by class

@@ -14,7 +14,7 @@ import tokenizers
 import torch
 import yaml
 from torch.nn.functional import normalize
-from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoModel, AutoProcessor, AutoTokenizer, PreTrainedTokenizerFast
 
 import sclds
 from sclds.cli.main import main
@@ -120,6 +120,18 @@ def test_an_export_comes_back_as_it_was(exported):
         assert getattr(before.preprocessing, name) == getattr(config.data, name)
     for key in ("training_data", "results"):
         assert getattr(after.origin, key) == getattr(before.origin, key) != []
+
+
+def test_an_export_that_transformers_saved_again_is_one(exported, tmp_path):
+    """Fine-tuned elsewhere, say: code goes along, and this package reads it, too."""
+    root, *_ = exported
+    model = AutoModel.from_pretrained(root / "hub", trust_remote_code=True)
+    model.save_pretrained(tmp_path / "again")
+    AutoProcessor.from_pretrained(root / "hub", trust_remote_code=True).save_pretrained(tmp_path / "again")
+    before, after = read_exported(root / "hub"), read_exported(tmp_path / "again")
+    assert after.preprocessing == before.preprocessing.model_copy(update={"tokenizer": str(tmp_path / "again")})
+    assert all(torch.equal(after.weights[name], tensor) for name, tensor in before.weights.items())
+    assert AutoModel.from_pretrained(tmp_path / "again", trust_remote_code=True).config.architecture
 
 
 def test_files_have_the_mode_that_the_umask_gives(exported, tmp_path):

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from sclds.batch.split import split_batch
 from sclds.config.errors import CheckpointError, ConfigError
 from sclds.config.reading import dump_config, load_config
-from sclds.data.tokenizer import load_tokenizer
+from sclds.data.tokenizer import load_tokenizer, train_tokenizer
 from sclds.interop.folder import ModelFolder, Origin, build_model, read_folder, write_folder
 from sclds.interop.preprocessing import HALF_NORMALIZATION, files_of, of_encoders
 from sclds.train import engine
@@ -133,3 +133,13 @@ def test_a_run_that_goes_on_does_not_need_the_folder(whole, tmp_path):
     assert load_config(tmp_path / "run" / "config.yaml") == config
     start = checked_start(tmp_path / "run" / "config.yaml", ["data.max_bad_share=0.5"], 1)
     assert start.checkpoint.step == 5
+
+
+def test_a_tokenizer_with_other_words_than_the_weights_is_refused(whole, tmp_path):
+    other = tmp_path / "words"
+    train_tokenizer(["a small red house on a green hill"] * 9, 290, other / "tokenizer.json")
+    (other / "tokenizer_config.json").write_bytes((whole / "tokenizer" / "tokenizer_config.json").read_bytes())
+    for words in ("embedded", str(whole / "tokenizer")):
+        assert checked_start(*settings_of(whole, tmp_path, f"data.tokenizer={words}"), world_size=1)
+    with pytest.raises(ConfigError, match="has other words or ids than"):
+        checked_start(*settings_of(whole, tmp_path, f"data.tokenizer={other}"), world_size=1)

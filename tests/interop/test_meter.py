@@ -1,5 +1,8 @@
 """METER, rebuilt from transformers' and torch's own layers under the names of its checkpoints, against ours."""
 
+import sys
+import types
+
 import numpy as np
 import pytest
 import torch
@@ -122,9 +125,25 @@ def infer(model, ids, mask, image):
     return x, y, model.itm_score["fc"](torch.cat(pooled, 1))
 
 
+class ModelCheckpoint:
+    """Stands for Lightning's, which a checkpoint names and nobody has installed here."""
+
+
+def save_like_lightning(model, path):
+    """Save with a callback named by its class, whose module is gone when the file is read."""
+    name = "pytorch_lightning.callbacks.model_checkpoint"
+    module = types.ModuleType(name)
+    module.ModelCheckpoint, ModelCheckpoint.__module__ = ModelCheckpoint, name
+    parents = {part: types.ModuleType(part) for part in ("pytorch_lightning", "pytorch_lightning.callbacks")}
+    sys.modules |= parents | {name: module}
+    torch.save({"state_dict": model.state_dict(), "callbacks": {ModelCheckpoint: {"best": 0.5}}}, path)
+    for part in (*parents, name):
+        del sys.modules[part]
+
+
 def test_a_meter_checkpoint_gives_equal_outputs(tmp_path, capsys):
     model = meter()
-    torch.save({"state_dict": model.state_dict(), "epoch": 1}, tmp_path / "meter.ckpt")
+    save_like_lightning(model, tmp_path / "meter.ckpt")
     assert (
         main(["convert", "released", str(tmp_path / "meter.ckpt"), str(tmp_path / "ours"), "--model", *HEAD_SETTINGS])
         == 0

@@ -71,6 +71,13 @@ def test_paths_and_the_cache_need_no_hub(tmp_path):
     assert from_hub(lambda name, **settings: settings, "in/cache", "It", a=1) == {"local_files_only": True, "a": 1}
 
 
+@pytest.mark.parametrize("name", ["/no/such/words", "./words", "a/b/c", "~/words"])
+def test_a_path_at_which_there_is_nothing_never_asks_the_hub(monkeypatch, name):
+    monkeypatch.setattr(hub, "_hindrance", lambda: pytest.fail("asked"))
+    with pytest.raises(UserError, match="is a path at which there is nothing"):
+        from_hub(absent, name, "It")
+
+
 def test_a_hub_that_answers_is_asked(monkeypatch):
     monkeypatch.setattr(hub, "_hindrance", lambda: "")
     asked = []
