@@ -137,7 +137,7 @@ def _backend_problems(engine: EngineConfig, model: ModelConfig) -> list[str]:
 
 
 def _start_problems(settings: Any, config: Config) -> list[str]:
-    """Return what stands between the run and the weights in `model.init_from`: other weights, other sizes, other words."""
+    """Return what stands between the run and the weights in `model.init_from`: other ones, other sizes, other words."""
     problems = architecture_problems(settings) + _weights_problems(config.model)
     if problems or config.model.init_from is None:
         return problems
