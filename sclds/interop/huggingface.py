@@ -75,6 +75,8 @@ def export(folder: ModelFolder, out: Path, tokenizer: str | None = None, license
         source = importlib.resources.files(standalone)
         for name in standalone.FILES:
             (part / name).write_bytes((source / name).read_bytes())
+        captions = importlib.resources.files("sclds.data") / "captions.py"
+        (part / standalone.CAPTIONS).write_bytes(captions.read_bytes())
         (part / _CARD).write_text(model_card(folder, license_id), encoding="utf-8")
 
 

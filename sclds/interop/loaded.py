@@ -18,13 +18,13 @@ from torch.nn import functional
 from sclds.config import Config
 from sclds.config.errors import DataError, UserError
 from sclds.config.reading import parse_config
+from sclds.data.captions import clean_caption
 from sclds.data.media.decode import Decoder
 from sclds.data.media.encoded import Encoded
 from sclds.data.media.geometry import WHOLE
 from sclds.data.media.inspection import even_chunks, inspect
 from sclds.data.media.scaling import PatchLayout, scale
 from sclds.data.media.videos import choose_frames
-from sclds.data.samples import clean_caption
 from sclds.data.storage.shards import BadSampleError, Kind
 from sclds.interop.folder import ModelFolder
 from sclds.interop.preprocessing import Preprocessing, files_of, tokenizer_in
@@ -189,10 +189,10 @@ class LoadedModel:
 
     def _encoded_texts(self, texts: list[str]) -> tuple[Tensor, Tensor]:
         """Return encoded texts (B, T, C) and where they are real (B, T)."""
-        try:
-            ids = [self.tokenizer.encode(clean_caption(t), self.preprocessing.max_text_tokens)[0] for t in texts]
-        except BadSampleError as fault:
-            raise DataError("expected texts that show something, got an empty one") from fault
+        cleaned = [clean_caption(text) for text in texts]
+        if not all(cleaned):
+            raise DataError("expected texts that show something, got an empty one")
+        ids = [self.tokenizer.encode(text, self.preprocessing.max_text_tokens)[0] for text in cleaned]
         padded = torch.full((len(ids), max(map(len, ids))), self.tokenizer.pad_id)
         mask = torch.zeros(padded.shape, dtype=torch.bool)
         for row, own in enumerate(ids):

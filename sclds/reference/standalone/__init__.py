@@ -4,6 +4,8 @@
 imports are relative, as transformers wants them of code that lies beside weights.
 """
 
+CAPTIONS = "captions_scl.py"
+"""What an export has `sclds/data/captions.py` under, which imports nothing but the standard library."""
 FILES = (
     "configuration_scl.py",
     "image_processing_scl.py",

@@ -5,9 +5,7 @@ from typing import Any
 
 from transformers import BatchFeature, ProcessorMixin
 
-_CONTROLS = dict.fromkeys((*range(0x20), *range(0x7F, 0xA0)), " ")
-"""Every character of Unicode's category Cc, and what takes its place."""
-_MOST_CHARACTERS = 10_000
+from .captions_scl import clean_caption
 
 
 class SCLProcessor(ProcessorMixin):
@@ -36,15 +34,9 @@ class SCLProcessor(ProcessorMixin):
         """
         found: dict[str, Any] = {}
         if text is not None:
-            cleaned = [clean(one) for one in ([text] if isinstance(text, str) else text)]
+            cleaned = [clean_caption(one) for one in ([text] if isinstance(text, str) else text)]
             words = self.tokenizer(cleaned, padding=True, truncation=True, return_tensors=return_tensors)
             found |= {"input_ids": words["input_ids"], "attention_mask": words["attention_mask"]}
         if images is not None or videos is not None:
             found |= self.image_processor(images, videos, return_tensors=return_tensors)
         return BatchFeature(found)
-
-
-def clean(text: str) -> str:
-    """Return a text as captions were cleaned in training: no control characters, white space as single spaces."""
-    text = text[:_MOST_CHARACTERS].encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-    return " ".join(text.translate(_CONTROLS).removeprefix("\ufeff").split())
