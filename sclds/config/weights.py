@@ -63,7 +63,11 @@ def _folder_of(tree: dict[Any, Any]) -> tuple[Path, dict[Any, Any], dict[Any, An
         return None
     try:
         theirs = OmegaConf.to_container(OmegaConf.load(folder / CONFIG))
-        shown = json.loads((folder / PREPROCESSING).read_text()) if (folder / PREPROCESSING).is_file() else {}
+        shown = (
+            json.loads((folder / PREPROCESSING).read_text(encoding="utf-8"))
+            if (folder / PREPROCESSING).is_file()
+            else {}
+        )
     except Exception:  # a damaged file has its own sentence when the weights are read
         return None
     return (folder, theirs, shown) if isinstance(theirs, dict) and isinstance(shown, dict) else None

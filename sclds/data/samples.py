@@ -9,7 +9,6 @@ import numpy as np
 
 from sclds.batch import SampleViews
 from sclds.config import Config
-from sclds.data.captions import EMPTY, clean_caption
 from sclds.data.keys import generator
 from sclds.data.masks import mlm_mask, mltc_vision_replace, scl_text_mask, scl_vision_keep
 from sclds.data.media.augment import NOTHING, draw_augmentation
@@ -17,7 +16,7 @@ from sclds.data.media.encoded import Encoded
 from sclds.data.media.geometry import WHOLE, training_window
 from sclds.data.media.inspection import even_chunks, inspect
 from sclds.data.media.videos import choose_frames
-from sclds.data.storage.shards import BadSampleError, SampleIndex, ShardReader
+from sclds.data.storage.shards import SampleIndex, ShardReader
 from sclds.data.tokenizer import Tokenizer
 
 HELDOUT: tuple[str, ...] = ("heldout",)
@@ -88,10 +87,7 @@ class SampleMaker:
         chosen = 0
         if occasion != HELDOUT and len(captions) > 1:
             chosen = int(self._draw("caption", occasion, shard.sample_id(row)).integers(len(captions)))
-        caption = clean_caption(captions[chosen])
-        if not caption:
-            raise BadSampleError(EMPTY)
-        data = self._config.data
+        caption, data = captions[chosen], self._config.data
         still = shard.kind == "image"
         grid = (data.image_size if still else data.video_size) // self._config.model.vision.patch_size
         return self._masked(shard.sample_id(row), caption, shard.kind, 1 if still else data.frames, grid, occasion)

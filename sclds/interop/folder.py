@@ -102,10 +102,10 @@ def write_folder(path: Path, content: ModelFolder) -> None:
         if content.unused:
             save_file(_own(content.unused), part / UNUSED, metadata={"format": "pt"})
         section = content.config.model_copy(update={"init_from": None}).model_dump(mode="json")
-        (part / CONFIG).write_text(OmegaConf.to_yaml(OmegaConf.create(section)))
-        (part / ORIGIN).write_text(json.dumps(asdict(content.origin), indent=1) + "\n")
+        (part / CONFIG).write_text(OmegaConf.to_yaml(OmegaConf.create(section)), encoding="utf-8")
+        (part / ORIGIN).write_text(json.dumps(asdict(content.origin), indent=1) + "\n", encoding="utf-8")
         if content.preprocessing is not None:
-            (part / PREPROCESSING).write_text(content.preprocessing.model_dump_json(indent=1) + "\n")
+            (part / PREPROCESSING).write_text(content.preprocessing.model_dump_json(indent=1) + "\n", encoding="utf-8")
         for name, file in content.tokenizer.items():
             (part / TOKENIZER).mkdir(exist_ok=True)
             (part / TOKENIZER / name).write_bytes(file)
@@ -125,9 +125,11 @@ def read_folder(path: Path) -> ModelFolder:
         weights = load_file(path / WEIGHTS)
         unused = load_file(path / UNUSED) if (path / UNUSED).is_file() else {}
         config = ModelConfig.model_validate(OmegaConf.to_container(OmegaConf.load(path / CONFIG)))
-        origin = Origin(**_mapping(json.loads((path / ORIGIN).read_text())))
+        origin = Origin(**_mapping(json.loads((path / ORIGIN).read_text(encoding="utf-8"))))
         shown = path / PREPROCESSING
-        preprocessing = Preprocessing.model_validate_json(shown.read_text()) if shown.is_file() else None
+        preprocessing = (
+            Preprocessing.model_validate_json(shown.read_text(encoding="utf-8")) if shown.is_file() else None
+        )
         tokenizer = {file.name: file.read_bytes() for file in sorted((path / TOKENIZER).glob("*"))}
     except (SafetensorError, OSError, ValidationError, ValueError, TypeError, OmegaConfBaseException) as fault:
         raise CheckpointError(f"{path} cannot be read ({' '.join(str(fault).split())}); convert again") from fault

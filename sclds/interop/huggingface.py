@@ -122,12 +122,12 @@ def _image_settings(preprocessing: Preprocessing) -> dict[str, Any]:
 def _read_image_settings(path: Path) -> dict[str, Any]:
     """Return the settings of the image processor: its own file, or its place in the processor's, saved there again."""
     if (path / _IMAGES).is_file():
-        return json.loads((path / _IMAGES).read_text())
-    return json.loads((path / _PROCESSOR).read_text())["image_processor"]
+        return json.loads((path / _IMAGES).read_text(encoding="utf-8"))
+    return json.loads((path / _PROCESSOR).read_text(encoding="utf-8"))["image_processor"]
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n")
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def read_exported(path: Path) -> ModelFolder:
@@ -139,7 +139,7 @@ def read_exported(path: Path) -> ModelFolder:
     if problem := damage(path):
         raise CheckpointError(problem)
     try:
-        settings = json.loads((path / _SETTINGS).read_text())
+        settings = json.loads((path / _SETTINGS).read_text(encoding="utf-8"))
         config = ModelConfig.model_validate(settings["architecture"])
         weights = _weights(path)
         images = _read_image_settings(path)
@@ -149,7 +149,9 @@ def read_exported(path: Path) -> ModelFolder:
             frames=images["num_frames"],
             mean=images["image_mean"],
             std=images["image_std"],
-            max_text_tokens=json.loads((path / "tokenizer_config.json").read_text())["model_max_length"],
+            max_text_tokens=json.loads((path / "tokenizer_config.json").read_text(encoding="utf-8"))[
+                "model_max_length"
+            ],
             tokenizer=str(path),
         )
         tokenizer = {name: (path / name).read_bytes() for name in _TOKENIZER}
@@ -166,7 +168,11 @@ def read_exported(path: Path) -> ModelFolder:
 def _weights(path: Path) -> dict[str, Tensor]:
     """Return the parameters of an export, of one file or several, under our names."""
     index = path / f"{WEIGHTS}.index.json"
-    files = sorted(set(json.loads(index.read_text())["weight_map"].values())) if index.is_file() else [WEIGHTS]
+    files = (
+        sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        if index.is_file()
+        else [WEIGHTS]
+    )
     found: dict[str, Tensor] = {}
     for file in files:
         found |= {name.removeprefix(_PREFIX): tensor for name, tensor in load_file(path / file).items()}

@@ -122,7 +122,7 @@ def damage(path: Path) -> str | None:
         return _file_damage(path) if path.is_file() else None
     for index in sorted(path.glob("*.index.json")):
         try:
-            shards = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+            shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
         except (OSError, ValueError, KeyError, AttributeError, TypeError):
             return f"{index} is no index of shards; get it again"
         lost = [name for name in shards if not (path / name).is_file()]
@@ -154,7 +154,7 @@ def _folder(path: Path) -> tuple[str, str] | None:
         return "a run folder", "`sclds convert run {path} OUT`, then OUT"
     if (path / "config.json").is_file():
         try:
-            kind = str(json.loads((path / "config.json").read_text()).get("model_type", "unknown"))
+            kind = str(json.loads((path / "config.json").read_text(encoding="utf-8")).get("model_type", "unknown"))
         except (OSError, ValueError, AttributeError):
             return "a folder whose config.json is no JSON object", "get it again"
         return _BY_TYPE.get(

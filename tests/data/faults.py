@@ -327,9 +327,22 @@ CAPTIONS: dict[str, Callable[[], list[Sample]]] = {
         b"", b"{", b"[" * 200_000, b'{"caption": ' + b"1" * 9000 + b"}"
     ),
     'JSON without text under "caption"': lambda: records(
-        *(json.dumps(found).encode() for found in ({}, [1], "words", 7, None, {"caption": 7}, {"caption": ["words"]})),
+        *(json.dumps(found).encode() for found in ({}, [1], "words", 7, None, {"caption": 7}, {"captions": []})),
         b'{"caption": null}',
     ),
+    "null, empty, no text or marks that show nothing among several": lambda: records(
+        *(json.dumps({"captions": ["words", odd, "more"]}).encode() for odd in (None, "", 7, ["a"], " \u200b\u2060"))
+    ),
+    'nothing under "captions" beside a "caption"; a list under "caption"': lambda: records(
+        *(json.dumps({"captions": odd, "caption": "words"}).encode() for odd in ([], None, "", [""], {}, 7)),
+        b'{"caption": ["words", null]}',
+    ),
+    "`.txt` without a caption that can be used beside a `.json` with one": lambda: [
+        [(".png", picture(1)), (".txt", odd), (".json", WORDS)] for odd in (b"", b" \n", b"\xff", "\u200b".encode())
+    ],
+    "`.json` that is broken beside a `.txt` with a caption": lambda: [
+        [(".png", picture(1)), (".json", odd), (".txt", b"words")] for odd in (b"", b"{", b"\xff", b"null")
+    ],
 }
 MEMBERS: dict[str, Callable[[], list[Sample]]] = {
     "absolute or `../` name, name that is no UTF-8": lambda: [
@@ -342,6 +355,15 @@ MEMBERS: dict[str, Callable[[], list[Sample]]] = {
     "two images or captions of one key": lambda: members(
         [(".png", picture(1)), (".json", WORDS), (".png", b""), (".json", b"{")],
         [(".png", picture(1)), (".jpg", b""), (".json", WORDS)],
+    ),
+    "`./` before some of the names": lambda: members(
+        [("./{key}.png", picture(1)), ("{key}.json", WORDS)], [("{key}.png", picture(1)), (".//./{key}.txt", b"words")]
+    ),
+    "name with several dots": lambda: members(
+        [(".png", picture(1)), (".json", WORDS), ("{key}.1.png", picture(1)), ("{key}.1.json", WORDS)]
+    ),
+    "hidden file, extension that no sample has": lambda: members(
+        [(".png", picture(1)), (".json", WORDS), ("._{key}.png", b"finder"), (".gif", b""), ("{key}", b"")]
     ),
     "one key at two places of a shard": lambda: members(
         [
