@@ -14,7 +14,7 @@ from sclds.data.masks import mlm_mask, mltc_vision_replace, scl_text_mask, scl_v
 from sclds.data.media.augment import NOTHING, draw_augmentation
 from sclds.data.media.encoded import Encoded
 from sclds.data.media.geometry import WHOLE, training_window
-from sclds.data.media.inspection import even_chunks, inspect
+from sclds.data.media.inspection import inspect
 from sclds.data.media.videos import choose_frames
 from sclds.data.storage.shards import SampleIndex, ShardReader
 from sclds.data.tokenizer import Tokenizer
@@ -78,7 +78,7 @@ class SampleMaker:
         if shard.kind == "video":
             rng = self._draw("frames", occasion, sample_id) if training else None
             frames = choose_frames(info.times, data.frames, rng)
-        return Encoded(shard.kind, even_chunks(content), info, frames, window, augmentation)
+        return Encoded(shard.kind, content, info, frames, window, augmentation)
 
     def views(self, sample: int, occasion: Occasion) -> SampleViews:
         """Encode a sample's caption and draw its masks; arguments and errors as of a call."""

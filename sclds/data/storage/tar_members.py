@@ -20,8 +20,10 @@ from sclds.data.storage.left_out import Tally
 Kind = Literal["image", "video"]
 KeyEnds = Literal["first_dot", "last_dot"]
 EXTENSIONS: dict[Kind, frozenset[str]] = {
-    "image": frozenset({"jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff"}),
-    "video": frozenset({"webm", "mp4", "mkv", "avi", "mov", "m4v"}),
+    "image": frozenset({"jpg", "jpeg", "jpe", "jfif", "png", "webp", "bmp", "dib", "tif", "tiff"}),
+    "video": frozenset(
+        {"webm", "mp4", "mkv", "avi", "mov", "m4v", "mpg", "mpeg", "ts", "flv", "ogv", "wmv", "3gp", "gif"}
+    ),
 }
 VQA_MEMBER, NLVR2_MEMBER = "vqa.json", "nlvr2.json"
 """Extensions of members that hold questions and statements: no captions, so that nobody takes them for some."""
