@@ -15,7 +15,7 @@ from sclds.cli.converted import model_settings, tell
 @click.option("--allow", multiple=True, metavar="NAME", help="a name that may be missing or unknown; repeatable")
 @model_settings
 def command(file: Path, out: Path, allow: tuple[str, ...], model: tuple[str, ...], seed: int) -> None:
-    """Bring a released SCL or GLSCL checkpoint (torch FILE, read with weights_only) into the new folder OUT."""
+    """Bring a released SCL, GLSCL or METER checkpoint (torch FILE, read with weights_only) into the new folder OUT."""
     from sclds.interop.conversions import released_to_folder
 
     folder = released_to_folder(file, out, list(model), list(allow), seed)

@@ -20,7 +20,7 @@ def model_settings(command: F) -> F:
 
 def tell(out: Path, folder: "ModelFolder") -> None:
     """Print everything that happened to a name."""
-    origin = folder.origin
+    origin, shown = folder.origin, folder.preprocessing
     print(f"{out}: {len(folder.weights)} parameters; start from it with model.init_from={out}")
     for names, what in (
         (origin.initialized, f"not in the source, drawn by seed {origin.seed}"),
@@ -29,3 +29,5 @@ def tell(out: Path, folder: "ModelFolder") -> None:
     ):
         if names:
             print(f"{len(names)} {what}:\n" + "\n".join(f"  {name}" for name in names))
+    if shown is not None and not folder.tokenizer:
+        print(f"The tokenizer {shown.tokenizer!r} could not be loaded: the folder has its name and not its files")

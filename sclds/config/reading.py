@@ -20,6 +20,7 @@ from sclds.config import Config, Section, cross_field_problems
 from sclds.config.errors import ConfigError
 from sclds.config.overrides import apply_overrides, literal
 from sclds.config.shipped import config_file
+from sclds.config.weights import complete_from_weights
 
 DATA_SETS = Path(__file__).parents[1] / "data" / "data_sets.yaml"
 """Catalogue of the data sets that `sclds prepare` writes, a row each."""
@@ -54,7 +55,9 @@ def read_settings(path: str | Path, overrides: list[str] | None = None) -> Any:
     with _faults_of(path):
         _complete_data_sets(tree)
         tree.setdefault("run_dir", Config.model_fields["run_dir"].default)
-        return OmegaConf.to_container(OmegaConf.create(tree), resolve=True)
+        resolved: Any = OmegaConf.to_container(OmegaConf.create(tree), resolve=True)
+    complete_from_weights(resolved)
+    return resolved
 
 
 @contextmanager

@@ -16,6 +16,7 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
 from sclds.config.errors import UserError
+from sclds.machine.hub import from_hub
 
 EMBEDDED_TOKENIZER = "tokenizer/tokenizer.json"
 """Where the embedded tokenizer lies, relative to the package's `data/embedded`."""
@@ -60,6 +61,8 @@ class Tokenizer:
                 "use one made for masked language models, such as roberta-base, or 'embedded'."
             )
         self.name = name
+        self.special = {role: str(token) for role, token in (("bos", bos), ("eos", eos), ("pad", pad), ("mask", mask))}
+        """Special tokens as they are written, by role."""
         self.bos_id, self.eos_id, self.pad_id, self.mask_id = (int(i) for i in ids.values() if i is not None)
         self._backend = backend
         self._backend.no_truncation()
@@ -69,6 +72,8 @@ class Tokenizer:
         self.vocab_size = max(backend.get_vocab(with_added_tokens=True).values()) + 1
         special_ids = [self.bos_id, self.eos_id, self.pad_id, self.mask_id]
         self.ordinary_ids = np.delete(np.arange(self.vocab_size), special_ids)
+        if len(self.ordinary_ids) < 2:  # transformers makes one of nothing where a folder holds a model alone
+            raise UserError(f"The tokenizer {name!r} knows special tokens alone: its vocabulary file is missing there.")
 
     def encode(self, text: str, max_tokens: int) -> tuple[list[int], list[int]]:
         """Return token ids with beginning and end, and the word of each token.
@@ -94,6 +99,10 @@ class Tokenizer:
         ends = [word.end() for word in _WORD.finditer(text)][:-1]
         inner = [bisect_right(ends, max(start, end - 1)) for start, end in found.offsets[:room]]
         return [self.bos_id, *found.ids[:room], self.eos_id], [NO_WORD, *inner, NO_WORD]
+
+    def to_json(self) -> str:
+        """Return the tokenizer as the content of a `tokenizer.json`."""
+        return str(self._backend.to_str())
 
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text of ids; beginning, end and padding are left out, masks are shown."""
@@ -136,7 +145,9 @@ def _from_hugging_face(name: str) -> Tokenizer:
     from transformers import AutoTokenizer  # takes seconds to import, which the embedded tokenizer need not wait for
 
     try:
-        found: Any = AutoTokenizer.from_pretrained(name, use_fast=True)
+        found: Any = from_hub(AutoTokenizer.from_pretrained, name, f"The tokenizer {name!r}", use_fast=True)
+    except UserError as error:
+        raise UserError(f"{error}, or use 'embedded'") from error
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(

@@ -1,5 +1,7 @@
 """Whole conversions between files: what `sclds convert` does; each returns what it wrote."""
 
+import contextlib
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -9,8 +11,12 @@ from sclds.config.errors import CheckpointError, UserError
 from sclds.config.reading import parse_config
 from sclds.interop.encoders import from_encoders
 from sclds.interop.folder import ModelFolder, Origin, parameter_shapes, read_folder, write_folder
+from sclds.interop.huggingface import export, read_exported
+from sclds.interop.preprocessing import files_of, of_run
 from sclds.interop.released import architecture_of, from_released, read_released, to_released
 from sclds.run.checkpoints import newest_checkpoint, read_checkpoint
+from sclds.run.folder import RunFolder
+from sclds.run.foreign import foreign
 from sclds.train.consolidate import consolidated_weights
 
 
@@ -29,7 +35,7 @@ def released_to_folder(file: Path, out: Path, settings: list[str], allow: list[s
     """
     _refuse_existing(out)
     state = read_released(file)
-    folder = from_released(state, architecture_of(state, settings), allow, seed)
+    folder = _with_tokenizer(from_released(state, architecture_of(state, settings), allow, seed))
     write_folder(out, folder)
     return folder
 
@@ -59,10 +65,10 @@ def run_to_folder(run: Path, out: Path) -> ModelFolder:
 
 
 def from_run(path: Path) -> ModelFolder:
-    """Return the weights of a run's newest checkpoint, or of the one that `path` is.
+    """Return the weights of a run's newest checkpoint, or of the one that `path` is, with all that shows them data.
 
     Raises:
-        CheckpointError: If there is none, or it is not complete.
+        UserError: If there is none, it is not complete, or the run's tokenizer cannot be had.
     """
     checkpoint = read_checkpoint(path) or newest_checkpoint(path / "checkpoints")
     if checkpoint is None:
@@ -76,9 +82,33 @@ def from_run(path: Path) -> ModelFolder:
     lacking = [name for name in shapes if name not in weights]
     if lacking:
         raise CheckpointError(f"{checkpoint.folder} lacks {', '.join(lacking[:5])}; it is of another version")
-    dropped = [name for name in weights if name not in shapes]
+    results = RunFolder(checkpoint.folder.parents[1]).read_results()
+    origin = Origin(
+        f"run {settings.name}, step {checkpoint.step}",
+        dropped=[name for name in weights if name not in shapes],
+        training_data=[dataset.name for dataset in settings.data.train],
+        results=results.get("retrieval", {}) if results.get("steps") == checkpoint.step else {},
+    )
+    preprocessing = of_run(settings)
+    files = files_of(preprocessing.tokenizer, preprocessing.max_text_tokens, vocabulary)
     kept = {name: tensor for name, tensor in weights.items() if name in shapes}
-    return ModelFolder(config, kept, Origin(f"run {settings.name}, step {checkpoint.step}", dropped=dropped))
+    return ModelFolder(config, kept, origin, preprocessing=preprocessing, tokenizer=files)
+
+
+def read_model(path: Path) -> ModelFolder:
+    """Return the model in a run folder, a checkpoint of one, a folder of `sclds convert`, or an exported folder.
+
+    Raises:
+        UserError: If it is none of these, or damaged; the sentence says what it is.
+    """
+    if not path.exists():
+        raise CheckpointError(f"{path} does not exist; name a run folder, or a folder that `sclds convert` wrote")
+    remedy = found.remedy if (found := foreign(path)) else ""
+    if "`sclds convert run " in remedy:
+        return from_run(path)
+    if "`sclds convert from-huggingface " in remedy and path.is_dir():
+        return read_exported(path)
+    return read_folder(path)
 
 
 def encoders_to_folder(vision: str, text: str, out: Path, settings: list[str], seed: int) -> ModelFolder:
@@ -95,26 +125,46 @@ def encoders_to_folder(vision: str, text: str, out: Path, settings: list[str], s
         UserError: If a source cannot be used, or `out` is there already.
     """
     _refuse_existing(out)
-    folder = from_encoders(vision, text, settings, seed)
+    folder = _with_tokenizer(from_encoders(vision, text, settings, seed))
     write_folder(out, folder)
     return folder
 
 
-def folder_to_hugging_face(folder: Path, out: Path, tokenizer: str) -> None:
-    """Write a folder as a Hugging Face folder: config, safetensors, processor, model card.
+def model_to_hugging_face(source: Path, out: Path, tokenizer: str | None = None, license_id: str | None = None) -> None:
+    """Write a model as a Hugging Face folder: code, config, safetensors, processor, tokenizer, model card.
 
     Args:
-        folder: That `sclds convert` wrote.
+        source: As `read_model` takes it.
         out: New folder.
-        tokenizer: `embedded`, or a Hugging Face name or folder.
+        tokenizer: Instead of the model's own: `embedded`, or a Hugging Face name or folder.
+        license_id: License of the weights, for the model card.
 
     Raises:
-        UserError: If the folder or tokenizer cannot be used, or `out` is there already.
+        UserError: If the model or tokenizer cannot be used, or `out` is there already.
     """
-    from sclds.interop.huggingface import export
-
     _refuse_existing(out)
-    export(read_folder(folder), out, tokenizer)
+    export(read_model(source), out, tokenizer, license_id)
+
+
+def hugging_face_to_folder(exported: Path, out: Path) -> ModelFolder:
+    """Write an exported folder as a folder of `sclds convert`.
+
+    Raises:
+        UserError: If the export cannot be used, or `out` is there already.
+    """
+    _refuse_existing(out)
+    folder = read_exported(exported)
+    write_folder(out, folder)
+    return folder
+
+
+def _with_tokenizer(folder: ModelFolder) -> ModelFolder:
+    """Return a folder with the files of its tokenizer, where they can be had; `tell` says where not."""
+    assert folder.preprocessing is not None
+    shown, rows = folder.preprocessing, folder.config.text.vocab_size
+    with contextlib.suppress(UserError):
+        return replace(folder, tokenizer=files_of(shown.tokenizer, shown.max_text_tokens, rows))
+    return folder
 
 
 def _refuse_existing(out: Path) -> None:

@@ -17,10 +17,12 @@ from sclds.config.errors import CheckpointError, UserError
 from sclds.interop.folder import ModelFolder, Origin, completed, parameter_shapes
 from sclds.interop.hugging_face_encoders import TextWeights, load_text, load_vision, text_weights, vision_weights
 from sclds.interop.open_clip import is_open_clip, load_open_clip
+from sclds.interop.preprocessing import of_encoders
 from sclds.interop.released import with_overrides
 from sclds.interop.vision_weights import VisionWeights
 from sclds.model.vision import VISION_TOWERS
 from sclds.reference.published_names import published_names, translated
+from sclds.run.foreign import damage
 
 _VISION, _TEXT = "vision_encoder.", "text_encoder."
 _OURS = {f"{_VISION}embedding.temporal_embedding", f"{_VISION}embedding.mask_token"}
@@ -41,6 +43,8 @@ def from_encoders(vision: str, text: str, overrides: list[str], seed: int = 0) -
         CheckpointError: If its weights are incomplete.
     """
     path = Path(vision)
+    if problem := damage(path) or damage(Path(text)):
+        raise CheckpointError(problem)
     found = load_open_clip(path) if is_open_clip(path) and not (path / "config.json").is_file() else load_vision(vision)
     return from_weights(found, load_text(text), overrides, seed)
 
@@ -65,7 +69,9 @@ def from_weights(vision: VisionWeights, text: TextWeights, overrides: list[str],
     left += [f"vision {name}" for name in vision.state if re.fullmatch(vision.unused, name)]
     left += [f"text {name}" for name in text.state if name.startswith("pooler.")]
     weights = {name: tensor.float() for name, tensor in found.items()}
-    return ModelFolder(config, completed(config, weights, drawn, seed), Origin("encoders", seed, drawn, dropped=left))
+    origin = Origin(f"{vision.description} and {text.description}", seed, drawn, dropped=left)
+    preprocessing = of_encoders(config, vision.pixels, text.place or config.text.type)
+    return ModelFolder(config, completed(config, weights, drawn, seed), origin, preprocessing=preprocessing)
 
 
 def _vision(weights: VisionWeights, shapes: Mapping[str, torch.Size]) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 * `model.safetensors`: every parameter of `SCLModel` by name
 * `config.yaml`: the `model` section that fits them
+* `preprocessing.json`, `tokenizer/`: what the weights were shown, so that they are shown the same elsewhere
 * `origin.json`: the source, and what going back needs: released names in order, shapes, parts drawn by seed
 * `unused.safetensors`: released tensors that nothing here reads, kept so that going back is complete
 """
@@ -22,9 +23,11 @@ from torch import Tensor
 
 from sclds.config import ModelConfig
 from sclds.config.errors import CheckpointError
+from sclds.config.weights import CONFIG, ORIGIN, PREPROCESSING, TOKENIZER, UNUSED, WEIGHTS
+from sclds.interop.preprocessing import Preprocessing
 from sclds.model.scl import SCLModel
-
-WEIGHTS, CONFIG, ORIGIN, UNUSED = "model.safetensors", "config.yaml", "origin.json", "unused.safetensors"
+from sclds.run.files import new_folder
+from sclds.run.foreign import refuse_foreign
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,10 @@ class Origin:
     """Name and shape of every tensor of a released state, in its order."""
     dropped: list[str] = field(default_factory=list)
     """Tensors of the source that are not kept, by permission or because the method has no use for them."""
+    training_data: list[str] = field(default_factory=list)
+    """Names of the data sets of a run."""
+    results: dict[str, Any] = field(default_factory=dict)
+    """`retrieval` of a run's results.json, measured with these weights."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +58,10 @@ class ModelFolder:
     weights: dict[str, Tensor]
     origin: Origin
     unused: dict[str, Tensor] = field(default_factory=dict)
+    preprocessing: Preprocessing | None = None
+    """What the weights were shown; None in a folder that an older version wrote."""
+    tokenizer: dict[str, bytes] = field(default_factory=dict)
+    """Files of the tokenizer by name; none where it could not be had."""
 
 
 def parameter_shapes(config: ModelConfig) -> dict[str, torch.Size]:
@@ -86,13 +97,18 @@ def write_folder(path: Path, content: ModelFolder) -> None:
     """
     if path.exists():
         raise CheckpointError(f"{path} exists already; name a new folder, or remove it")
-    path.mkdir(parents=True)
-    save_file(_own(content.weights), path / WEIGHTS, metadata={"format": "pt"})
-    if content.unused:
-        save_file(_own(content.unused), path / UNUSED, metadata={"format": "pt"})
-    section = content.config.model_copy(update={"init_from": None}).model_dump(mode="json")
-    (path / CONFIG).write_text(OmegaConf.to_yaml(OmegaConf.create(section)), encoding="utf-8")
-    (path / ORIGIN).write_text(json.dumps(asdict(content.origin), indent=1) + "\n", encoding="utf-8")
+    with new_folder(path) as part:
+        save_file(_own(content.weights), part / WEIGHTS, metadata={"format": "pt"})
+        if content.unused:
+            save_file(_own(content.unused), part / UNUSED, metadata={"format": "pt"})
+        section = content.config.model_copy(update={"init_from": None}).model_dump(mode="json")
+        (part / CONFIG).write_text(OmegaConf.to_yaml(OmegaConf.create(section)), encoding="utf-8")
+        (part / ORIGIN).write_text(json.dumps(asdict(content.origin), indent=1) + "\n", encoding="utf-8")
+        if content.preprocessing is not None:
+            (part / PREPROCESSING).write_text(content.preprocessing.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        for name, file in content.tokenizer.items():
+            (part / TOKENIZER).mkdir(exist_ok=True)
+            (part / TOKENIZER / name).write_bytes(file)
 
 
 def read_folder(path: Path) -> ModelFolder:
@@ -101,6 +117,7 @@ def read_folder(path: Path) -> ModelFolder:
     Raises:
         CheckpointError: If a file is missing or damaged, or the weights do not fit the architecture.
     """
+    refuse_foreign(path, "a folder that `sclds convert` wrote")
     for name in (WEIGHTS, CONFIG, ORIGIN):
         if not (path / name).is_file():
             raise CheckpointError(f"{path} has no {name}; give a folder that `sclds convert` wrote")
@@ -109,13 +126,18 @@ def read_folder(path: Path) -> ModelFolder:
         unused = load_file(path / UNUSED) if (path / UNUSED).is_file() else {}
         config = ModelConfig.model_validate(OmegaConf.to_container(OmegaConf.load(path / CONFIG)))
         origin = Origin(**_mapping(json.loads((path / ORIGIN).read_text(encoding="utf-8"))))
+        shown = path / PREPROCESSING
+        preprocessing = (
+            Preprocessing.model_validate_json(shown.read_text(encoding="utf-8")) if shown.is_file() else None
+        )
+        tokenizer = {file.name: file.read_bytes() for file in sorted((path / TOKENIZER).glob("*"))}
     except (SafetensorError, OSError, ValidationError, ValueError, TypeError, OmegaConfBaseException) as fault:
         raise CheckpointError(f"{path} cannot be read ({' '.join(str(fault).split())}); convert again") from fault
     shapes = parameter_shapes(config)
     wrong = sorted(n for n in shapes.keys() | weights.keys() if shapes.get(n) != getattr(weights.get(n), "shape", None))
     if wrong:
         raise CheckpointError(f"{path}: {CONFIG} and {WEIGHTS} do not fit one another: {', '.join(wrong[:5])}")
-    return ModelFolder(config, weights, origin, unused)
+    return ModelFolder(config, weights, origin, unused, preprocessing, tokenizer)
 
 
 def _mapping(value: Any) -> dict[str, Any]:

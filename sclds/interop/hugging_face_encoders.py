@@ -3,18 +3,23 @@
 CLIP, SigLIP (1 and 2, of fixed and of native aspect) for vision; RoBERTa and XLM-RoBERTa for text.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from sclds.config.errors import UserError
+from sclds.interop.preprocessing import Normalization
 from sclds.interop.vision_weights import (
     HUGGING_FACE_CLIP,
     HUGGING_FACE_LAYERS,
     HUGGING_FACE_SIGLIP,
     VisionWeights,
     channels_first,
+    normalization_in,
     split_queries,
 )
+from sclds.machine.hub import from_hub
+from sclds.run.foreign import foreign
 
 VISION_MODELS = {
     "clip": "CLIPVisionModel",
@@ -39,6 +44,8 @@ class TextWeights:
     section: dict[str, Any]
     """The `model.text` section that fits."""
     state: dict[str, Any]
+    place: str = ""
+    """Hub name or folder, where its tokenizer lies too."""
 
 
 def vision_weights(model: Any, place: str = "") -> VisionWeights:
@@ -77,13 +84,13 @@ def vision_weights(model: Any, place: str = "") -> VisionWeights:
     return VisionWeights(description, section, state, HUGGING_FACE_SIGLIP, unused, HUGGING_FACE_LAYERS)
 
 
-def text_weights(model: Any, place: str = "") -> TextWeights:
-    """Return the weights of a `RobertaModel` or `XLMRobertaModel`.
+def text_weights(model: Any, name: str = "") -> TextWeights:
+    """Return the weights of a `RobertaModel` or `XLMRobertaModel`, loaded by `name`.
 
     Raises:
         UserError: With a sentence for everything in which it computes other than our tower.
     """
-    config, description = model.config, f"the {type(model).__name__}{place}"
+    config, description = model.config, f"the {type(model).__name__}{f' of {name!r}' if name else ''}"
     problems = []
     if config.hidden_act != "gelu":
         problems.append(f"its activation is {config.hidden_act}, expected gelu")
@@ -102,7 +109,7 @@ def text_weights(model: Any, place: str = "") -> TextWeights:
         "max_positions": config.max_position_embeddings,
         "layer_norm_eps": config.layer_norm_eps,
     }
-    return TextWeights(description, section, model.state_dict())
+    return TextWeights(description, section, model.state_dict(), name)
 
 
 def load_vision(name: str) -> VisionWeights:
@@ -111,7 +118,8 @@ def load_vision(name: str) -> VisionWeights:
     Raises:
         UserError: There is none, of another kind, or it lacks weights.
     """
-    return vision_weights(_load(name, VISION_MODELS, "vision"), f" of {name!r}")
+    found = vision_weights(_load(name, VISION_MODELS, "vision"), f" of {name!r}")
+    return replace(found, normalization=_normalization(name))
 
 
 def load_text(name: str) -> TextWeights:
@@ -120,7 +128,18 @@ def load_text(name: str) -> TextWeights:
     Raises:
         UserError: There is none, of another kind, or it lacks weights.
     """
-    return text_weights(_load(name, TEXT_MODELS, "text"), f" of {name!r}")
+    return text_weights(_load(name, TEXT_MODELS, "text"), name)
+
+
+def _normalization(name: str) -> Normalization | None:
+    """Return what the image processor beside a model says; None where there is none to be had."""
+    from transformers.image_processing_base import ImageProcessingMixin
+
+    try:
+        settings, _ = from_hub(ImageProcessingMixin.get_image_processor_dict, name, f"The image processor of {name!r}")
+    except (OSError, ValueError):
+        return None
+    return normalization_in(settings, ("image_mean", "image_std"))
 
 
 def _problems(config: Any, description: str) -> list[str]:
@@ -138,18 +157,25 @@ def _load(name: str, kinds: dict[str, str], role: str) -> Any:
     import transformers
 
     try:
-        model_type = transformers.AutoConfig.from_pretrained(name).model_type
+        config: Any = from_hub(transformers.AutoConfig.from_pretrained, name, f"The {role} encoder {name!r}")
+        model_type = config.model_type
+    except UserError:
+        raise
     except (OSError, ValueError, KeyError) as fault:
         raise UserError(
             f"{name!r} holds no {role} encoder that can be read ({_reason(fault)}): give a name or folder of one of "
             f"{', '.join(kinds)}" + (", or a folder of open_clip (open_clip_config.json)" if role == "vision" else "")
         ) from fault
     if model_type not in kinds:
-        raise UserError(f"{name!r} is a {model_type} model; as {role} encoder give one of {', '.join(kinds)}")
+        found = foreign(Path(name)) if Path(name).is_dir() else None
+        told = f" ({found.what}: {found.remedy})" if found else ""
+        raise UserError(f"{name!r} is a {model_type} model; as {role} encoder give one of {', '.join(kinds)}{told}")
     kind = getattr(transformers, kinds[model_type])
     try:
         # safetensors, or a pickle that transformers itself opens with weights_only
-        model, told = kind.from_pretrained(name, output_loading_info=True)
+        model, told = from_hub(kind.from_pretrained, name, f"The {role} encoder {name!r}", output_loading_info=True)
+    except UserError:
+        raise
     except (OSError, ValueError, KeyError, RuntimeError) as fault:
         raise UserError(
             f"{name!r} cannot be loaded as {kind.__name__} ({_reason(fault)}): check the name or folder"

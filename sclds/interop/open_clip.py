@@ -8,6 +8,7 @@ import json
 import pickle
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from sclds.config.errors import CheckpointError, UserError
-from sclds.interop.vision_weights import OPEN_CLIP, OPEN_CLIP_BLOCKS, TIMM, VisionWeights
+from sclds.interop.vision_weights import OPEN_CLIP, OPEN_CLIP_BLOCKS, TIMM, VisionWeights, normalization_in
+from sclds.run.foreign import damage
 
 CONFIG = "open_clip_config.json"
 WEIGHTS = (
@@ -71,8 +73,10 @@ def load_open_clip(path: Path) -> VisionWeights:
         raise CheckpointError(f"{path} has {CONFIG} and no weights beside it; expected one of {', '.join(WEIGHTS)}")
     state = _within(_read_tensors(file), "visual.")
     if vision.get("timm_model_name"):
-        return _timm(_within(state, "trunk."), str(vision["timm_model_name"]), path)
-    return _transformer(state, vision, bool(model.get("quick_gelu", False)), path)
+        found = _timm(_within(state, "trunk."), str(vision["timm_model_name"]), path)
+    else:
+        found = _transformer(state, vision, bool(model.get("quick_gelu", False)), path)
+    return replace(found, normalization=normalization_in(content.get("preprocess_cfg"), ("mean", "std")))
 
 
 def _transformer(state: Mapping[str, Tensor], vision: dict[str, Any], quick_gelu: bool, path: Path) -> VisionWeights:
@@ -156,6 +160,8 @@ def _perception_encoder(state: Mapping[str, Tensor], path: Path) -> VisionWeight
 
 def _read_tensors(file: Path) -> dict[str, Tensor]:
     """Read a file of tensors without running code that it may carry."""
+    if problem := damage(file):
+        raise CheckpointError(problem)
     try:
         if file.suffix == ".safetensors":
             return load_file(file)

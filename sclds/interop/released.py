@@ -1,4 +1,8 @@
-"""Released SCL and GLSCL checkpoints into ours and back, bit by bit."""
+"""Released SCL and GLSCL checkpoints into ours and back, bit by bit; METER's, of the same architecture, into ours.
+
+METER (arXiv 2111.02387) with a CLIP vision encoder and RoBERTa has the names of SCL but for the vision encoder's
+prefix, parts of CLIP's text tower that nothing reads, and no contrastive projections, which are drawn by seed.
+"""
 
 import pickle
 import re
@@ -13,12 +17,19 @@ from sclds.config import ModelConfig
 from sclds.config.errors import CheckpointError, ConfigError, UserError
 from sclds.config.reading import override_section
 from sclds.interop.folder import ModelFolder, Origin, completed, parameter_shapes
+from sclds.interop.preprocessing import CLIP_NORMALIZATION, of_encoders
 from sclds.reference.published_names import UNUSED, from_published, published_names, to_published
+from sclds.run.foreign import refuse_foreign
 
+RELEASED_TOKENIZER = "roberta-base"
 WRAPPINGS = ("state_dict", "model")
 """Keys under which checkpoints keep their weights."""
 ABSENT_BY_DESIGN = frozenset({"vision_encoder.embedding.temporal_embedding", "vision_encoder.embedding.mask_token"})
 """Released image models have no temporal embedding, and those without local completion no mask token."""
+METER_LACKS = re.compile(r"(text|vision)_projection\.|temperature\.")
+"""Parameters of ours that no METER checkpoint has: it has no contrastive objective."""
+_METER_VISION, _METER_UNUSED = "vit_model.", re.compile(r"vit_model\.(token_embedding|positional_embedding|ln_final)")
+LIGHTNING = ("pytorch_lightning.", "lightning.")
 HEAD_WIDTH = 64
 """Channels of an attention head in every released model; the tensors do not tell."""
 _VISION = "vision_transformer.visual."
@@ -31,8 +42,10 @@ def read_released(path: Path) -> dict[str, Tensor]:
     Raises:
         CheckpointError: If it cannot be read so, or holds no named tensors.
     """
+    refuse_foreign(path, "a released checkpoint", allowed="sclds convert released")
     try:
-        content: Any = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(_stand_ins(path)):
+            content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as fault:
         raise CheckpointError(
             f"{path} is damaged, or holds more than tensors and plain values, which is not opened, since a pickle can "
@@ -49,12 +62,35 @@ def read_released(path: Path) -> dict[str, Tensor]:
     return {str(name): tensor for name, tensor in content.items()}
 
 
+def _stand_ins(path: Path) -> list[Any]:
+    """Return empty classes under the names of Lightning's that a checkpoint of it lists beside its weights.
+
+    METER's files name their callbacks by class; with a class that does nothing in its place, none of its code is run.
+    """
+    try:
+        named = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except (OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError):
+        return []  # loading says what is wrong
+    return [(type(name.rpartition(".")[2], (), {}), name) for name in named if name.startswith(LIGHTNING)]
+
+
+def is_meter(state: Mapping[str, Tensor]) -> bool:
+    """Return whether a state is METER's, with a vision transformer."""
+    return any(name.startswith(f"{_METER_VISION}visual.") for name in state)
+
+
 def architecture_of(state: Mapping[str, Tensor], overrides: list[str]) -> ModelConfig:
     """Return the sizes that released tensors have; `overrides` (`text.heads=4`) give what they do not tell.
 
     Raises:
         UserError: If a tensor that tells a size is missing, or an override is wrong.
     """
+    state = _renamed(state)
+    if state.get(f"{_TEXT}embeddings.token_type_embeddings.weight", torch.empty(1, 0)).shape[0] > 1:
+        raise CheckpointError(
+            "The text encoder of this checkpoint is BERT's (it has token types), expected RoBERTa's: there is no place "
+            "for its weights here"
+        )
     try:
         vision_width, _, patch, _ = state[f"{_VISION}conv1.weight"].shape
         positions = state[f"{_VISION}positional_embedding"].shape[0]
@@ -62,7 +98,8 @@ def architecture_of(state: Mapping[str, Tensor], overrides: list[str]) -> ModelC
         text_positions = state[f"{_TEXT}embeddings.position_embeddings.weight"].shape[0]
         fusion_inner, fusion_width = state["cross_modal_text_layers.0.intermediate.dense.weight"].shape
         token_types = state["token_type_embeddings.weight"].shape[0]
-        projection = state["vision_proj.3.weight"].shape[0]
+        projected = state.get("vision_proj.3.weight")
+        projection = ModelConfig.model_fields["projection"].default if projected is None else projected.shape[0]
     except (KeyError, ValueError) as fault:
         raise CheckpointError(f"This is no released SCL checkpoint: {fault} is missing or has another shape") from fault
     vision: dict[str, Any] = {
@@ -127,20 +164,35 @@ def from_released(
     Raises:
         CheckpointError: If names are missing or unknown that are not allowed, or shapes do not fit.
     """
+    meter, dropped = is_meter(state), [name for name in state if _METER_UNUSED.match(name)]
+    state = _renamed(state)
     try:
         found, missing, unexpected = from_published(parameter_shapes(config), state)
     except (ValueError, RuntimeError) as fault:
         raise CheckpointError(f"The checkpoint does not fit the architecture: {fault}") from fault
     refused = [n for n in missing if n not in ABSENT_BY_DESIGN and n not in allowed]
+    refused = [n for n in refused if not (meter and METER_LACKS.match(n))]
     # What is left of a parameter of several released tensors cannot be read, and goes along unused.
     orphans = {part for name in missing for part in published_names(name) if part in state}
     unknown = [n for n in unexpected if n not in allowed and n not in orphans]
     if refused or unknown:
         raise CheckpointError(refusal(refused, unknown))
     kept = {name: tensor for name, tensor in state.items() if UNUSED.match(name) or name in unexpected}
-    shapes = {name: list(tensor.shape) for name, tensor in state.items()}
-    origin = Origin("released", seed, missing, shapes)
-    return ModelFolder(config, completed(config, found, missing, seed), origin, kept)
+    shapes = {} if meter else {name: list(tensor.shape) for name, tensor in state.items()}
+    origin = Origin("METER" if meter else "released", seed, missing, shapes, dropped)
+    preprocessing = of_encoders(config, CLIP_NORMALIZATION, RELEASED_TOKENIZER)
+    return ModelFolder(config, completed(config, found, missing, seed), origin, kept, preprocessing)
+
+
+def _renamed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return a state of METER under the names of SCL, without what nothing reads; another as it is."""
+    if not is_meter(state):
+        return dict(state)
+    return {
+        re.sub(f"^{re.escape(_METER_VISION)}", "vision_transformer.", name): tensor
+        for name, tensor in state.items()
+        if not _METER_UNUSED.match(name)
+    }
 
 
 def refusal(missing: list[str], unknown: list[str]) -> str:

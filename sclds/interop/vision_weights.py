@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sclds.interop.preprocessing import CLIP_NORMALIZATION, HALF_NORMALIZATION, Normalization
+
 Names = tuple[tuple[str, tuple[str, ...]], ...]
 
 
@@ -30,6 +32,13 @@ class VisionWeights:
     """Pattern of names that may be there and that nothing reads."""
     blocks: str = field(default=r"blocks\.(\d+)\.")
     """Pattern of the names of blocks, their number in it."""
+    normalization: Normalization | None = None
+    """Means and deviations that its own settings say its pixels were normalized by; None: they say nothing."""
+
+    @property
+    def pixels(self) -> Normalization:
+        """Means and deviations of its pixels: its own, or those that its type was published with."""
+        return self.normalization or (CLIP_NORMALIZATION if self.section["type"] == "clip" else HALF_NORMALIZATION)
 
     def names_of(self, name: str) -> list[str]:
         """Return the tensors that make up a parameter of our tower; none if the format has no such thing."""
@@ -93,6 +102,16 @@ TIMM: Names = (
     (r"pooling\.mlp\.down\.(.+)", (r"attn_pool.mlp.fc2.\1",)),
 )
 HUGGING_FACE_LAYERS, OPEN_CLIP_BLOCKS = r"encoder\.layers\.(\d+)\.", r"transformer\.resblocks\.(\d+)\."
+
+
+def normalization_in(settings: Any, keys: tuple[str, str]) -> Normalization | None:
+    """Return means and deviations out of somebody's settings; None where they are not three numbers each."""
+    values = [settings.get(key) for key in keys] if isinstance(settings, dict) else []
+    try:
+        mean, std = (tuple(float(number) for number in value or ()) for value in values)
+    except (TypeError, ValueError):
+        return None
+    return (mean, std) if len(mean) == len(std) == 3 and min(std) > 0 else None
 
 
 def split_queries(state: Mapping[str, Tensor], attention: str) -> dict[str, Tensor]:

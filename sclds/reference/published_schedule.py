@@ -1,6 +1,7 @@
 """The step as the published implementation drives it: the plain definition that the packed step is tested against.
 
-The same modules, but texts padded to one length, dense attention under masks, and the whole model (text encoder, vision
+The same parameters, but texts padded to one length, dense attention under masks (`standalone.plain_scl`, which is what
+exported folders compute with, too), and the whole model (text encoder, vision
 encoder, every fusion layer of both streams on every token) once per objective, with nothing shared between these
 passes; only the contrastive pass ends before fusion. `sclds.costs.counts.published_forward` counts the same work.
 It is written for reading and as the opponent of speed claims; training never runs it.
@@ -13,17 +14,20 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from sclds.batch import SampleViews
 from sclds.batch.duplicates import caption_identities, image_identities
 from sclds.config import LossesConfig
-from sclds.model.fusion import CrossAttention, FusionLayer
-from sclds.model.layers import SelfAttention
 from sclds.model.scl import SCLModel
-from sclds.model.text import TextLayer
-from sclds.model.vision import VisionBlock
-from sclds.model.vision.clip import CLIPEncoder
+from sclds.reference.standalone.plain_scl import (
+    fused,
+    match_logits,
+    projection,
+    text_tokens,
+    vision_tokens,
+    word_logits,
+)
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,6 @@ class VisionGroup:
     replaced: Tensor
     """(b, L) True for patches that v2 replaces."""
     video: bool
-    grid: int
 
 
 @dataclass(frozen=True)
@@ -51,8 +54,8 @@ class PaddedBatch:
     """(B, T) ids of t0, t1 and t2."""
     text_mask: Tensor
     """(B, T) True for real tokens."""
-    text_positions: Tensor
-    """(B, T) RoBERTa's position ids, `pad_id` at padding."""
+    pad_id: int
+    """Padding id, behind which positions start."""
     groups: list[VisionGroup]
 
 
@@ -81,13 +84,12 @@ def pad_batch(views: Sequence[SampleViews], patches: Tensor, pad_id: int, max_te
         for name, ids in (("t0", view.text), ("t1", view.text_mlm), ("t2", view.text_scl)):
             text[name][i, : len(ids)] = torch.as_tensor(ids)
         mask[i, : len(view.text)] = True
-    positions = torch.where(mask, torch.arange(max_text_tokens) + pad_id + 1, pad_id)
     device = patches.device
     return PaddedBatch(
         views,
         {name: ids.to(device) for name, ids in text.items()},
         mask.to(device),
-        positions.to(device),
+        pad_id,
         _vision_groups(views, patches),
     )
 
@@ -109,7 +111,6 @@ def _vision_groups(views: Sequence[SampleViews], patches: Tensor) -> list[Vision
                 torch.stack([torch.as_tensor(views[i].keep) for i in rows]).to(patches.device),
                 replaced.to(patches.device),
                 kind == "video",
-                grid,
             )
         )
     return groups
@@ -117,17 +118,8 @@ def _vision_groups(views: Sequence[SampleViews], patches: Tensor) -> list[Vision
 
 def encode_text(model: SCLModel, batch: PaddedBatch, view: str) -> Encoded:
     """Run the text encoder on one padded view."""
-    encoder = model.text_encoder
-    e = encoder.embedding
-    x = e.word_embedding[batch.text[view]] + e.position_embedding[batch.text_positions] + e.type_embedding[0]
-    x = F.dropout(
-        F.layer_norm(x, x.shape[-1:], e.norm_weight, e.norm_bias, e.eps), encoder.embedding.dropout, model.training
-    )
-    for layer in encoder.layers:
-        assert isinstance(layer, TextLayer)
-        x = layer.attention_norm(_self_attention(layer.attention, x, batch.text_mask), x)
-        x = layer.mlp_norm(layer.mlp(x), x)
-    return Encoded(model.cross_modal_text_transform(x), batch.text_mask)
+    tokens = text_tokens(model.text_encoder, batch.text[view], batch.text_mask, batch.pad_id)
+    return Encoded(model.cross_modal_text_transform(tokens), batch.text_mask)
 
 
 def encode_vision(model: SCLModel, batch: PaddedBatch, view: str) -> Encoded:
@@ -146,95 +138,20 @@ def encode_vision(model: SCLModel, batch: PaddedBatch, view: str) -> Encoded:
 
 def _encode_group(model: SCLModel, group: VisionGroup, view: str) -> Tensor:
     """Return (b, F + F · patches, C)."""
-    encoder = model.vision_encoder
-    assert type(encoder) is CLIPEncoder, "expected CLIP's encoder, the published method's; a subclass computes another"
-    e = encoder.embedding
-    frames = group.patches.shape[1]
-    x = F.linear(group.patches.to(e.patch_weight.dtype), e.patch_weight)
-    if view == "v2":
-        x = torch.where(group.replaced[:, None, :, None], e.mask_token, x)
-    positions = _positions(e.position_embedding, group.grid)
-    time = e.temporal_embedding[:frames] if group.video else torch.zeros_like(e.temporal_embedding[:frames])
-    x = x + positions[1:] + time[:, None]
-    if view == "v1":
-        rows = group.keep[:, None, :, None].expand(-1, frames, -1, x.shape[-1])
-        x = x.gather(2, rows)
-    per_frame = x.shape[2]
-    classes = (e.class_embedding + positions[0] + time).expand(len(x), -1, -1)
-    x = torch.cat((classes, x.flatten(1, 2)), dim=1)
-    x = F.layer_norm(x, x.shape[-1:], e.norm_weight, e.norm_bias, e.eps)
-    mask = _frame_mask(frames, per_frame, x.device) if frames > 1 else None
-    for block in encoder.blocks:
-        assert isinstance(block, VisionBlock)
-        x = _vision_block(block, x, mask)
-    return encoder.norm(x)
-
-
-def _frame_mask(frames: int, patches: int, device: torch.device) -> Tensor:
-    """Return (V, V): a patch sees its own frame, a [CLS] token sees every frame."""
-    numbers = torch.arange(frames, device=device)
-    frame = torch.cat((numbers, numbers.repeat_interleave(patches)))
-    is_class = torch.arange(len(frame), device=device) < frames
-    return is_class[:, None] | (frame[:, None] == frame[None, :])
-
-
-def _positions(table: Tensor, grid: int) -> Tensor:
-    native = round((table.shape[0] - 1) ** 0.5)
-    if native == grid:
-        return table
-    plane = table[1:].unflatten(0, (native, native)).permute(2, 0, 1)[None]
-    resized = F.interpolate(plane, size=(grid, grid), mode="bicubic", align_corners=False, antialias=False)
-    return torch.cat((table[:1], resized[0].permute(1, 2, 0).flatten(0, 1)))
-
-
-def _vision_block(block: VisionBlock, x: Tensor, mask: Tensor | None) -> Tensor:
-    q, k, v = (_split_heads(t, block.heads) for t in block.qkv(block.norm_1(x)))
-    x = x + block.out(_join_heads(F.scaled_dot_product_attention(q, k, v, attn_mask=mask)))
-    return x + block.mlp(block.norm_2(x))
-
-
-def _self_attention(module: SelfAttention, x: Tensor, mask: Tensor | None) -> Tensor:
-    q, k, v = module.qkv(x)
-    return module.out(_dense(module, q, k, v, mask))
-
-
-def _cross_attention(module: CrossAttention, x: Tensor, other: Tensor, mask: Tensor | None) -> Tensor:
-    k, v = module.kv(other).chunk(2, dim=-1)
-    return module.out(_dense(module, module.q(x), k, v, mask))
-
-
-def _dense(module: SelfAttention | CrossAttention, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    q, k, v = (_split_heads(t, module.heads) for t in (q, k, v))
-    keys = None if mask is None else mask[:, None, None, :]
-    dropout = module.dropout if module.training else 0.0
-    return _join_heads(F.scaled_dot_product_attention(q, k, v, attn_mask=keys, dropout_p=dropout))
-
-
-def _split_heads(x: Tensor, heads: int) -> Tensor:
-    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
-
-
-def _join_heads(x: Tensor) -> Tensor:
-    return x.transpose(1, 2).flatten(2)
+    return vision_tokens(
+        model.vision_encoder,
+        model.config.vision.type,
+        group.patches,
+        group.video,
+        group.keep if view == "v1" else None,
+        group.replaced if view == "v2" else None,
+    )
 
 
 def fuse_pair(model: SCLModel, text: Encoded, vision: Encoded) -> tuple[Tensor, Tensor]:
     """Run every fusion layer on every token of both streams."""
-    x, y = model.token_type_embeddings(text.tokens, vision.tokens)
-    layers = zip(model.cross_modal_text_layers, model.cross_modal_image_layers, strict=True)
-    for text_layer, vision_layer in layers:
-        x, y = (
-            _fusion_layer(text_layer, x, text.mask, y, vision.mask),
-            _fusion_layer(vision_layer, y, vision.mask, x, text.mask),
-        )
+    x, y = fused(model, text.tokens, text.mask, vision.tokens, vision.mask)
     return x, y
-
-
-def _fusion_layer(layer: nn.Module, x: Tensor, mask: Tensor | None, other: Tensor, other_mask: Tensor | None) -> Tensor:
-    assert isinstance(layer, FusionLayer)
-    x = layer.self_norm(_self_attention(layer.self_attention, x, mask), x)
-    x = layer.cross_norm(_cross_attention(layer.cross_attention, x, other, other_mask), x)
-    return layer.mlp_norm(layer.mlp(x), x)
 
 
 def frame_classes(tokens_BVC: Tensor, views: Sequence[SampleViews]) -> list[Tensor]:
@@ -258,7 +175,7 @@ def published_outputs(model: SCLModel, batch: PaddedBatch, losses: LossesConfig)
     if losses.mlm > 0:
         text = encode_text(model, batch, losses.mlm_view)
         x, _ = fuse_pair(model, text, encode_vision(model, batch, "v0"))
-        logits = model.mlm_score(x)
+        logits = word_logits(model.mlm_score, x)
         rows = [logits[i, torch.as_tensor(v.mlm_positions, device=x.device)] for i, v in enumerate(views)]
         out |= {"mlm_logits": torch.cat(rows), f"text_{losses.mlm_view}": text.tokens}
     if completion:
@@ -284,7 +201,8 @@ def _contrastive_pass(model: SCLModel, batch: PaddedBatch, out: dict[str, Tensor
     """Run both encoders; the projections are taken before fusion."""
     text, vision = encode_text(model, batch, "t0"), encode_vision(model, batch, "v0")
     mean = torch.stack([x.mean(dim=0) for x in frame_classes(vision.tokens, batch.views)])
-    out |= {"text_proj": model.text_projection(text.tokens[:, 0]), "vision_proj": model.vision_projection(mean)}
+    out |= {"text_proj": projection(model.text_projection, text.tokens[:, 0])}
+    out |= {"vision_proj": projection(model.vision_projection, mean)}
     out |= {"text_t0": text.tokens, "vision_v0": vision.tokens}
 
 
@@ -295,8 +213,7 @@ def _itm_pass(model: SCLModel, batch: PaddedBatch) -> Tensor:
     x, y = fuse_pair(model, encode_text(model, batch, "t0"), wrong)
     shown = [batch.views[int(p)] for p in partner]
     mean = torch.stack([c.mean(dim=0) for c in frame_classes(y, shown)])
-    pooled = (model.cross_modal_text_pooler(x[:, 0]), model.cross_modal_image_pooler(mean))
-    return model.itm_score(torch.cat(pooled, dim=1))
+    return match_logits(model, x[:, 0], mean)
 
 
 def _hidden_words(x: Tensor, views: Sequence[SampleViews]) -> Tensor:

@@ -1,6 +1,7 @@
-"""Files that are whole or absent: written beside their place, flushed to the disk, renamed."""
+"""Files and folders that are whole or absent: written beside their place, flushed to the disk, renamed."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -52,3 +53,33 @@ def flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Give a folder to fill, which becomes `path` when the block ends well; its files have the mode of new files.
+
+    Libraries that write through a temporary file leave it readable to its owner alone; here the umask decides.
+
+    Raises:
+        FileExistsError: There is something at `path` already.
+        OSError: The folder cannot be written; nothing is left behind.
+    """
+    if path.exists():
+        raise FileExistsError(f"{path} exists already")
+    part = path.with_name(f"{path.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    try:
+        yield part
+        probe = part / ".mode"
+        probe.touch()
+        mode = probe.stat().st_mode
+        probe.unlink()
+        for file in part.rglob("*"):
+            if file.is_file():
+                file.chmod(mode)
+        part.rename(path)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from sclds.batch.split import Split
 from sclds.config import Config
 from sclds.config.errors import CheckpointError
+from sclds.config.weights import WEIGHTS
 from sclds.data.tokenizer import Tokenizer
+from sclds.run.foreign import refuse_foreign
 from sclds.train.distributed import ProcessGroup
 from sclds.train.optimizer import build_optimizer
 
@@ -87,10 +89,18 @@ def fill_parameters(model: nn.Module, seed: int, weights: dict[str, Tensor], sha
 
 
 def weights_file(path: Path) -> Path:
-    """Return the safetensors file that `model.init_from` names, itself or by its folder."""
-    file = path / "model.safetensors" if path.is_dir() else path
+    """Return the safetensors file that `model.init_from` names, itself or by its folder.
+
+    Raises:
+        CheckpointError: There is none, it is damaged, or the weights are somebody else's; the sentence says whose, and
+            which command makes a folder of them.
+    """
+    refuse_foreign(path, "a folder that `sclds convert` wrote", "model.init_from")
+    file = path / WEIGHTS if path.is_dir() else path
     if not file.is_file():
         raise CheckpointError(f"model.init_from: {file} does not exist; write it with `sclds convert`")
+    if file.suffix != ".safetensors":
+        raise CheckpointError(f"model.init_from: {file} is no file of safetensors; write one with `sclds convert`")
     return file
 
 

@@ -71,7 +71,9 @@ class Run:
         self.tokenizer: Tokenizer = load_tokenizer(config.data.tokenizer)
         self.checkpoint = sound_checkpoint(folder.checkpoints, group, reporter.say)
         self.universal = self._prepare_checkpoint()
-        self.engine = build_engine(config, self.tokenizer, self.split, group, self.universal)
+        model = config.model if self.checkpoint is None else config.model.model_copy(update={"init_from": None})
+        start = config.model_copy(update={"model": model})
+        self.engine = build_engine(start, self.tokenizer, self.split, group, self.universal)
         self.step = 0
         self.saved_step = -1
         self.heldout = HeldoutMeasurements(config, self.engine, self.tokenizer, group, folder, reporter)

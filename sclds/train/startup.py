@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from sclds.config import BatchConfig, Config, DataConfig, EngineConfig, ModelConfig, OptimizerConfig, Section
 from sclds.config.errors import ConfigError, UserError
 from sclds.config.reading import parse_config, read_settings
+from sclds.config.weights import TOKENIZER, architecture_problems
 from sclds.run.checkpoints import Checkpoint, newest_checkpoint, resume_problems
 from sclds.run.folder import RunFolder
 
@@ -41,7 +42,8 @@ def checked_start(path: str | Path, overrides: list[str], world_size: int) -> St
     try:
         config = parse_config(settings)
     except ConfigError as fault:
-        raise ConfigError(fault.problems + _problems_of_valid_sections(settings)) from fault
+        told = fault.problems + architecture_problems(settings)
+        raise ConfigError(told + _problems_of_valid_sections(settings)) from fault
     checkpoint = newest_checkpoint(RunFolder(config.run_dir).checkpoints)
     checks: list[Callable[[], list[str]]] = [
         lambda: _split_problems(config.batch, world_size),
@@ -49,8 +51,9 @@ def checked_start(path: str | Path, overrides: list[str], world_size: int) -> St
         lambda: RunFolder(config.run_dir).problems(),
         lambda: _optimizer_problems(config.optimizer),
         lambda: _backend_problems(config.engine, config.model),
-        lambda: _weights_problems(config.model),
         lambda: _best_problems(config),
+        # a run that goes on has its weights in its checkpoint
+        lambda: _start_problems(settings, config) if checkpoint is None else [],
         lambda: [] if checkpoint is None else resume_problems(checkpoint, config),
     ]
     problems = [problem for check in checks for problem in check()]
@@ -145,6 +148,30 @@ def _backend_problems(engine: EngineConfig, model: ModelConfig) -> list[str]:
     from sclds.machine.implementations import implementation_problems, this_machine
 
     return implementation_problems(engine, model, this_machine())
+
+
+def _start_problems(settings: Any, config: Config) -> list[str]:
+    """Return what stands between the run and the weights in `model.init_from`: other ones, other sizes, other words."""
+    problems = architecture_problems(settings) + _weights_problems(config.model)
+    if problems or config.model.init_from is None:
+        return problems
+    from tokenizers import Tokenizer as Backend
+
+    from sclds.data.tokenizer import load_tokenizer
+
+    source = Path(config.model.init_from)
+    folder = (source if source.is_dir() else source.parent) / TOKENIZER
+    try:
+        theirs = Backend.from_file(str(folder / "tokenizer.json")).get_vocab()
+        ours = Backend.from_str(load_tokenizer(config.data.tokenizer).to_json()).get_vocab()
+    except Exception:  # the weights came without their tokenizer; a run's that cannot be loaded is told elsewhere
+        return []
+    if theirs == ours:
+        return []
+    return [
+        f"data.tokenizer={config.data.tokenizer} has other words or ids than {folder}, which the weights of "
+        f"model.init_from were trained with; leave the setting out, or give that folder"
+    ]
 
 
 def _weights_problems(model: ModelConfig) -> list[str]:

@@ -88,6 +88,8 @@ def test_the_launcher_trains_on_the_embedded_data_and_the_command_alone_shows_th
     page = (tmp_path / "run" / "report.html").read_text()
     assert "2 steps" in page
     assert "launchers/" not in page, "there are none beside an installed package"
+    code = "import sclds; print(tuple(sclds.load('run').encode_text(['a dog', 'a red house']).shape))"
+    assert run("-c", code).stdout.endswith("(2, 16)\n")
     assert (
         "This run is done" in run("-m", "sclds", "train", "--config", "run/config.yaml", "data.decode_threads=2").stdout
     )

@@ -89,7 +89,7 @@ def test_tokenizer_without_a_mask_is_refused():
 
 def test_unknown_name_says_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(UserError, match=r"cannot be loaded .* use 'embedded'"):
+    with pytest.raises(UserError, match=r"a path at which there is nothing.* use 'embedded'"):
         load_tokenizer(str(tmp_path / "nowhere"))
 
 

@@ -19,7 +19,8 @@ CASES = [(0, "fp32"), (1, "fp32"), (2, "fp32"), (3, "fp32"), (0, "bf16"), (3, "b
 
 def save_case(folder, stage, precision, group):
     """Write a run's checkpoint, and beside it the weights that the processes hold."""
-    config = tiny_config(engine={"zero_stage": stage, "precision": precision})
+    text = tiny_config().model.text.model_dump() | {"vocab_size": 4096}  # the tokenizer's, which goes along
+    config = tiny_config(engine={"zero_stage": stage, "precision": precision}, model={"text": text})
     split = split_batch(config.batch, group.world_size)
     engine = build_engine(config, load_tokenizer("embedded"), split, group)
     first = group.rank * split.micro

@@ -27,6 +27,7 @@ from sclds.batch.attention_plan import plan_attention
 from sclds.cli.main import main
 from sclds.interop.encoders import from_encoders, from_models
 from sclds.interop.folder import build_model, read_folder
+from sclds.interop.preprocessing import CLIP_NORMALIZATION
 from tests.model.towers import encode_images
 
 PATCH, NATIVE = 8, 32
@@ -165,6 +166,29 @@ def test_folders_of_siglip_and_xlm_roberta_convert(tmp_path, small):
         "vision_encoder.embedding.temporal_embedding",
         "vision_encoder.embedding.mask_token",
     }
+
+
+@pytest.mark.parametrize(
+    ("small", "processor", "mean"),
+    [
+        (small_clip, None, CLIP_NORMALIZATION[0]),
+        (small_siglip, None, (0.5, 0.5, 0.5)),
+        (small_siglip2, None, (0.5, 0.5, 0.5)),
+        (small_clip, {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.4, 0.4]}, (0.1, 0.2, 0.3)),
+    ],
+)
+def test_weights_keep_how_their_encoders_were_shown_images(tmp_path, capsys, small, processor, mean):
+    """By the image processor beside them, else as their kind was published; a tokenizer that is not there is named."""
+    small().save_pretrained(tmp_path / "vision")
+    if processor is not None:
+        settings = processor | {"image_processor_type": "CLIPImageProcessor"}
+        (tmp_path / "vision" / "preprocessor_config.json").write_text(json.dumps(settings))
+    small_roberta().save_pretrained(tmp_path / "roberta")
+    assert converted(tmp_path, tmp_path / "vision", tmp_path / "roberta", "--model", *FUSION) == 0
+    assert f"The tokenizer '{tmp_path / 'roberta'}' could not be loaded" in capsys.readouterr().out
+    folder = read_folder(tmp_path / "out")
+    assert (folder.preprocessing.mean, folder.preprocessing.image_size) == (mean, NATIVE)
+    assert (folder.preprocessing.tokenizer, folder.tokenizer) == (str(tmp_path / "roberta"), {})
 
 
 def test_siglip_has_no_released_form(tmp_path, capsys):
