@@ -1,5 +1,7 @@
 """The engine's state into checkpoints that are complete or absent (written beside, flushed, renamed), and back."""
 
+import contextlib
+import io
 import json
 import shutil
 import subprocess
@@ -14,17 +16,40 @@ from sclds.config.errors import CheckpointError
 from sclds.run.checkpoints import ENGINE_TAG, STATE_FILE, UNIVERSAL_TAG, Checkpoint, checkpoint_name, is_checkpoint_name
 from sclds.run.files import flush, write_atomically
 from sclds.train.distributed import ProcessGroup
+from sclds.train.guard import refuse_broken_state
 
 
-def save_checkpoint(engine: Any, checkpoints: Path, step: int, config: Config, group: ProcessGroup, keep: int) -> Path:
-    """Write the engine's whole state after `step` optimizer steps, then remove all but the newest `keep`."""
+def save_checkpoint(
+    engine: Any,
+    checkpoints: Path,
+    step: int,
+    config: Config,
+    group: ProcessGroup,
+    keep: int,
+    client_state: dict[str, Any] | None = None,
+) -> Path:
+    """Write the engine's whole state after `step` optimizer steps, then remove all but the newest `keep`.
+
+    Args:
+        engine: DeepSpeed's.
+        checkpoints: Folder of all checkpoints of the run.
+        step: Optimizer steps done.
+        config: The run.
+        group: All processes.
+        keep: Checkpoints that stay.
+        client_state: Plain values that `load_checkpoint` returns.
+
+    Raises:
+        CheckpointError: On every rank, if weights or optimizer are not finite; nothing is written or removed.
+    """
+    refuse_broken_state(engine, group, step)
     final = checkpoints / checkpoint_name(step)
     partial = final.with_suffix(".tmp")
     if group.rank == 0:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
     group.barrier()
-    engine.save_checkpoint(str(partial), tag=ENGINE_TAG, save_latest=False)
+    engine.save_checkpoint(str(partial), tag=ENGINE_TAG, client_state=client_state or {}, save_latest=False)
     group.barrier()
     if group.rank == 0:
         state = {"step": step, "world_size": group.world_size, "config": config.model_dump(mode="json")}
@@ -62,14 +87,26 @@ def convert_to_universal(checkpoint: Checkpoint) -> None:
     partial.rename(final)
 
 
-def load_checkpoint(engine: Any, checkpoint: Checkpoint, universal: bool) -> None:
-    """Put a checkpoint's weights and optimizer state into the engine."""
+def load_checkpoint(engine: Any, checkpoint: Checkpoint, universal: bool) -> dict[str, Any]:
+    """Put a checkpoint's weights and optimizer state into the engine; return its client state.
+
+    Raises:
+        CheckpointError: It cannot be read, or its optimizer is another one.
+    """
     settings = [{k: v for k, v in group.items() if k != "params"} for group in engine.optimizer.param_groups]
-    path, _ = engine.load_checkpoint(str(checkpoint.folder), tag=UNIVERSAL_TAG if universal else ENGINE_TAG)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # DeepSpeed prints names of its own
+            path, saved = engine.load_checkpoint(str(checkpoint.folder), tag=UNIVERSAL_TAG if universal else ENGINE_TAG)
+    except (KeyError, ValueError, AssertionError) as fault:
+        raise CheckpointError(
+            f"{checkpoint.folder} has another optimizer state than this version writes ({fault!r}); start over in "
+            f"another run_dir with model.init_from set to what `sclds convert run` makes of it"
+        ) from fault
     if path is None:
         raise CheckpointError(f"{checkpoint.folder} cannot be read; remove it, and the one before is taken")
     if universal:
         _mend_universal(engine.optimizer, settings)
+    return saved or {}
 
 
 def _mend_universal(optimizer: Any, settings: list[dict[str, Any]]) -> None:

@@ -22,14 +22,13 @@ from sclds.train.checkpoint import (
 )
 from sclds.train.data_wait import DataWait
 from sclds.train.distributed import ProcessGroup
+from sclds.train.deepspeed_settings import overriding
 from sclds.train.engine import build_engine, count_parameters
+from sclds.train.guard import SkipGuard
 from sclds.train.interrupt import StopRequest
 from sclds.train.metrics import MetricsWriter
 from sclds.train.progress import Reporter
 from sclds.train.step import train_step
-
-MAX_SKIPPED_IN_A_ROW = 10
-"""A run stops when this many steps on end had a loss or gradient that is not finite."""
 
 
 class Run:
@@ -64,6 +63,7 @@ class Run:
         self.engine = build_engine(config, self.tokenizer, self.split, group, self.universal)
         self.step = 0
         self.saved_step = -1
+        self.guard = SkipGuard(config.optimizer.max_skipped_in_a_row, reporter.say)
 
     def train(self) -> bool:
         """Train to the last step; return False if a signal ended the run before."""
@@ -73,7 +73,6 @@ class Run:
         metrics = MetricsWriter(self.folder, self.config, self.group, self.step)
         batches = self._batches()
         finished = True
-        skipped = 0
         waits = DataWait()
         self.reporter.start(self.step)
         try:
@@ -91,13 +90,14 @@ class Run:
                     )
                     report.seconds["data"] += fetched - begun  # until every rank has its data: they fetch together
                     self.step += 1
-                    skipped = self._count_skipped(report.applied, skipped)
+                    self.guard.count(self.step, report.applied)
                     total = time.perf_counter() - begun
                     if (slow := waits.add(fetched - begun, total)) is not None:
                         self.reporter.say(slow)
-                    line = metrics.record(self.engine, self.step, report, total)
+                    line = metrics.record(self.engine, self.step, report, total, self.guard.total)
                     metrics.show_inputs(self.step, micro_batches[0], self.tokenizer)
                     self.reporter.advance(self.step, line)
+                    self.guard.stop_if_stuck(self.step)
                     if self.step % self.config.checkpoint.every == 0:
                         self._save()
         finally:
@@ -142,7 +142,7 @@ class Run:
     def _resume(self) -> None:
         """Go on from the newest complete checkpoint, if there is one."""
         if self.checkpoint is not None:
-            load_checkpoint(self.engine, self.checkpoint, self.universal)
+            self.guard.resume(load_checkpoint(self.engine, self.checkpoint, self.universal))
             self.step = self.saved_step = self.checkpoint.step
             self.reporter.say(f"Resuming after step {self.step} from {self.checkpoint.folder}")
         if self.group.rank == 0:
@@ -152,6 +152,8 @@ class Run:
     def _describe(self) -> None:
         """Print what this run uses."""
         engine, split = self.config.engine, self.split
+        for line in overriding(engine):
+            self.reporter.say(line)
         self.reporter.say(
             f"Model        {count_parameters(self.engine.module) / 1e6:.2f} M parameters\n"
             f"Batch        {self.config.batch.global_size} = {split.micro} samples × {split.world_size} processes × "
@@ -214,20 +216,6 @@ class Run:
             raise fault or UserError("Another process's data cannot be used; its message says why")
         return None if stopping else micro_batches
 
-    def _count_skipped(self, applied: bool, skipped: int) -> int:
-        """Return the number of steps on end that changed nothing; stop the run when they are too many."""
-        if applied:
-            return 0
-        skipped += 1
-        self.reporter.say(f"Step {self.step} is skipped: its gradient is not finite ({skipped} in a row)")
-        if skipped == MAX_SKIPPED_IN_A_ROW:
-            raise UserError(
-                f"Training stopped at step {self.step}: {skipped} steps in a row had a gradient that is not finite. "
-                f"Lower optimizer.learning_rate or lengthen schedule.warmup_share; the run goes on from its last "
-                f"checkpoint in {self.folder.checkpoints}"
-            )
-        return skipped
-
     def _save(self) -> None:
         """Write a checkpoint, unless this step has one."""
         if self.saved_step != self.step:
@@ -238,5 +226,6 @@ class Run:
                 self.config,
                 self.group,
                 self.config.checkpoint.keep,
+                self.guard.state(),
             )
             self.saved_step = self.step

@@ -13,7 +13,6 @@ from sclds.data.tokenizer import Tokenizer
 from sclds.report.pictures import masked_inputs
 from sclds.run.folder import RunFolder
 from sclds.train.distributed import ProcessGroup
-from sclds.train.schedule import learning_rate_factor
 from sclds.train.step import StepReport
 
 
@@ -31,7 +30,6 @@ class MetricsWriter:
         self._folder = folder
         self._config = config
         self._group = group
-        self._skipped = 0
         self._since = (time.perf_counter(), start_step)
         self._board = None
         if group.rank == 0 and config.log.tensorboard:
@@ -41,10 +39,14 @@ class MetricsWriter:
         """Return whether the step that ends as number `step` is logged: the first, the last, and every few."""
         return step == 1 or step % self._config.log.every == 0 or step == self._config.schedule.steps
 
-    def record(self, engine: Any, step: int, report: StepReport, total_seconds: float) -> dict[str, Any] | None:
-        """Return the line of step number `step` (from 1) after writing it, or nothing where none is due."""
-        self._skipped += not report.applied
-        if not self.due(step):
+    def record(
+        self, engine: Any, step: int, report: StepReport, total_seconds: float, skipped: int
+    ) -> dict[str, Any] | None:
+        """Return the line of step number `step` (from 1) after writing it, or nothing where none is due.
+
+        A step that was skipped is always written; `skipped` counts those of the whole run.
+        """
+        if not self.due(step) and report.applied:
             return None
         names = sorted(report.terms)
         sums = self._group.all_reduce_sum(torch.stack([report.terms[name].float() for name in names])).tolist()
@@ -55,11 +57,12 @@ class MetricsWriter:
         line = {
             "step": step,
             "loss": dict(zip(names, sums, strict=True)),
-            "lr": self._config.optimizer.learning_rate * learning_rate_factor(step - 1, self._config.schedule),
+            "lr": report.rates["encoders"],
+            "learning_rates": report.rates,
             "grad_norm": norm if math.isfinite(norm) else None,
             "samples_per_second": (step - first) * self._config.batch.global_size / (now - begun),
             "seconds": {**report.seconds, "total": total_seconds},
-            "skipped": self._skipped,
+            "skipped": skipped,
         }
         if self._group.rank == 0:
             self._folder.append_metrics(line)
@@ -88,6 +91,8 @@ class MetricsWriter:
             self._board.add_scalar(f"loss/{name}", value, step)
         for name, value in line["seconds"].items():
             self._board.add_scalar(f"seconds/{name}", value, step)
-        for name in ("lr", "grad_norm", "samples_per_second"):
+        for name, value in line["learning_rates"].items():
+            self._board.add_scalar(f"learning_rate/{name}", value, step)
+        for name in ("grad_norm", "samples_per_second", "skipped"):
             if line[name] is not None:
                 self._board.add_scalar(f"training/{name}", line[name], step)

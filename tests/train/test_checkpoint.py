@@ -3,6 +3,7 @@ import json
 import pytest
 import torch
 
+from sclds.config.errors import CheckpointError
 from sclds.config.reading import parse_config
 from sclds.run.checkpoints import STATE_FILE, newest_checkpoint
 from sclds.train.checkpoint import save_checkpoint
@@ -16,14 +17,20 @@ class OneProcess:
     def barrier(self):
         pass
 
+    def any(self, *flags):
+        return list(flags)
+
 
 class Engine:
     """Writes one file, or dies half-way."""
 
-    def __init__(self, dies=False):
+    def __init__(self, dies=False, weight=1.0, moment=1.0):
         self.dies = dies
+        self.optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.tensor([0.0, weight]))])
+        [parameter] = self.optimizer.param_groups[0]["params"]
+        self.optimizer.state[parameter] = {"step": torch.tensor(3.0), "exp_avg": torch.tensor([0.0, moment])}
 
-    def save_checkpoint(self, folder, tag, save_latest):
+    def save_checkpoint(self, folder, tag, client_state, save_latest):
         from pathlib import Path
 
         (Path(folder) / tag).mkdir()
@@ -74,3 +81,12 @@ def test_the_state_names_step_processes_and_settings(tmp_path):
     state = json.loads((save(tmp_path, 5) / STATE_FILE).read_text())
     assert (state["step"], state["world_size"]) == (5, 1)
     assert parse_config(state["config"]) == config()
+
+
+@pytest.mark.parametrize("broken", [{"weight": float("nan")}, {"weight": float("inf")}, {"moment": float("nan")}])
+def test_what_is_not_finite_is_never_saved_and_pushes_out_nothing(tmp_path, broken):
+    save(tmp_path, 5, keep=1)
+    before = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*"))
+    with pytest.raises(CheckpointError, match="after step 10 are not finite"):
+        save(tmp_path, 10, keep=1, **broken)
+    assert sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*")) == before
