@@ -281,8 +281,8 @@ class OptimizerConfig(Section):
     """Rate of the MLM and ITM heads as a multiple."""
     betas: tuple[Probability, Probability] = (0.9, 0.98)
     """AdamW's betas."""
-    eps: Annotated[float, Field(gt=0.0)] = 1e-8
-    """AdamW's epsilon."""
+    eps: Annotated[float, Field(ge=1e-30)] = 1e-8
+    """AdamW's epsilon; one that fp32 rounds to 0 would divide 0 by 0."""
     weight_decay: Weight = 0.01
     """Decoupled weight decay; none on biases, norms and the temperature."""
     clip_norm: Weight = 1.0
@@ -321,8 +321,8 @@ class EngineConfig(Section):
     attention: MayChange[Literal["auto", "flash_attn", "torch_varlen", "sdpa"]] = "auto"
     """Attention backend: `auto` takes the first that this machine has, in this order."""
     deepspeed: MayChange[dict[str, Any]] = {}
-    """Further settings of DeepSpeed, by its own names, over ours: buckets, prefetching, monitors. Keys that would change
-    what a step computes are refused, with the setting to use instead (docs/deepspeed.md)."""
+    """Further settings of DeepSpeed, by its own names, over ours: buckets, prefetching, monitors. Keys that would
+    change what a step computes are refused, with the setting to use instead (docs/engine.md)."""
 
 
 class CheckpointConfig(Section):

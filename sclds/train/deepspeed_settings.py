@@ -1,10 +1,12 @@
-"""What DeepSpeed is told: our settings, and those of `engine.deepspeed` over them, checked before any process starts."""
+"""What DeepSpeed is told: our settings, and those of `engine.deepspeed` over them, checked before a run starts."""
 
 import difflib
+from importlib.util import find_spec
 from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
+from deepspeed.accelerator import get_accelerator
 from deepspeed.monitor.config import CometConfig, CSVConfig, TensorBoardConfig, WandbConfig
 from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -67,6 +69,16 @@ REFUSED = MappingProxyType(
     }
 )
 """Keys that would break what a run promises, and what to do instead."""
+
+
+MONITORS = MappingProxyType(
+    {
+        "wandb": ("wandb", "pip install wandb"),
+        "comet": ("comet_ml", "pip install comet_ml"),
+        "tensorboard": ("tensorboard", "pip install tensorboard"),
+    }
+)
+"""Where DeepSpeed can write its own figures, and the package that each takes."""
 
 
 class _Part(BaseModel):
@@ -182,20 +194,29 @@ def overriding(engine: EngineConfig) -> list[str]:
 
 
 def deepspeed_problems(engine: EngineConfig) -> list[str]:
+    """Return a sentence for everything that DeepSpeed would refuse here, and that of it which we refuse ourselves."""
+    problems = []
+    if engine.precision == "bf16" and not get_accelerator().is_bf16_supported():
+        problems.append("engine.precision=bf16 is not supported by this machine's device; set engine.precision=fp32")
+    return problems + _problems_of_keys(engine)
+
+
+def _problems_of_keys(engine: EngineConfig) -> list[str]:
     """Return a sentence for every key of `engine.deepspeed` that is unknown, wrong, without effect or refused."""
-    if not engine.deepspeed:
-        return []
     refused = [key for key in REFUSED if _has(engine.deepspeed, key.split("."))]
     problems = [f"{PREFIX}.{key} is refused: {REFUSED[key]}" for key in refused]
     if engine.zero_stage == 0 and "zero_optimization" in engine.deepspeed:
         problems.append(f"{PREFIX}.zero_optimization has no effect with engine.zero_stage=0; remove it")
-    rest = {key: value for key, value in engine.deepspeed.items() if key not in refused}
+    rest = _without(engine.deepspeed, refused)
     try:
         DeepSpeedKeys.model_validate(rest)
     except ValidationError as fault:
         problems += [_sentence(error) for error in fault.errors()]
     except (AssertionError, ValueError) as fault:  # of DeepSpeed's own checks between keys
         problems.append(f"{PREFIX}: {fault}")
+    for monitor, (package, remedy) in MONITORS.items():
+        if _has(rest, [monitor, "enabled"]) and rest[monitor]["enabled"] and find_spec(package) is None:
+            problems.append(f"{PREFIX}.{monitor} needs {package}, which is missing; {remedy}, or remove it")
     return problems
 
 
@@ -238,6 +259,15 @@ def _leaves(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in tree.items():
         leaves |= _leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return leaves
+
+
+def _without(tree: dict[str, Any], keys: list[str], prefix: str = "") -> dict[str, Any]:
+    """Return nested dicts without some dotted keys."""
+    return {
+        key: _without(value, keys, f"{prefix}{key}.") if isinstance(value, dict) else value
+        for key, value in tree.items()
+        if f"{prefix}{key}" not in keys
+    }
 
 
 def _has(tree: Any, path: list[str]) -> bool:

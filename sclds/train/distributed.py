@@ -9,6 +9,8 @@ import torch.distributed as dist
 from deepspeed.accelerator import get_accelerator
 from torch import Tensor
 
+from sclds.config.errors import UserError
+
 
 def launched_rank() -> int:
     """Return the rank that the launcher gave this process; 0 without a launcher."""
@@ -32,7 +34,10 @@ class ProcessGroup:
         if self.device.type != "cpu":
             accelerator.set_device(local_rank)
         self._owns = not dist.is_initialized()
-        deepspeed.init_distributed(dist_backend=accelerator.communication_backend_name(), verbose=False)
+        try:
+            deepspeed.init_distributed(dist_backend=accelerator.communication_backend_name(), verbose=False)
+        except dist.DistNetworkError as fault:
+            raise UserError(_unreachable(fault)) from fault
         self.rank = dist.get_rank()
         self.world_size = dist.get_world_size()
 
@@ -81,6 +86,20 @@ def _without_compiled_collectives() -> None:
     ones wait without a word.
     """
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+
+def _unreachable(fault: Exception) -> str:
+    """Return the sentence of a meeting point at which the processes could not meet."""
+    place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+    if "EADDRINUSE" in str(fault) or "address already in use" in str(fault):
+        return (
+            f"The processes cannot meet at {place}: another program uses this port, perhaps another run. "
+            f"Start with another one (`--master_port` of deepspeed and torchrun)"
+        )
+    return (
+        f"The processes cannot meet at {place} ({str(fault).splitlines()[0]}). Check that the first machine can be "
+        f"reached there from all others (MASTER_ADDR, MASTER_PORT, firewalls)"
+    )
 
 
 def _without_launcher() -> None:

@@ -1,4 +1,4 @@
-"""What keeps a run from going on with a model that is broken: skipped steps are counted, and broken states not saved."""
+"""What keeps a run from going on with a broken model: skipped steps are counted, broken states are not saved."""
 
 from collections.abc import Callable
 from typing import Any

@@ -21,8 +21,8 @@ from sclds.train.checkpoint import (
     save_checkpoint,
 )
 from sclds.train.data_wait import DataWait
-from sclds.train.distributed import ProcessGroup
 from sclds.train.deepspeed_settings import overriding
+from sclds.train.distributed import ProcessGroup
 from sclds.train.engine import build_engine, count_parameters
 from sclds.train.guard import SkipGuard
 from sclds.train.interrupt import StopRequest

@@ -10,7 +10,6 @@ from sclds.config import OptimizerConfig
 from sclds.config.errors import ConfigError
 from sclds.model.groups import parameter_group
 
-
 WITHOUT_DECAY = "-no-decay"
 """How the names of groups end whose weights do not decay."""
 
@@ -74,8 +73,8 @@ class ReplicatedAdamW(torch.optim.AdamW):
     """AdamW for ZeRO stage 0: fp32 weights and gradients whatever type the model computes in, clipped and checked.
 
     DeepSpeed's own optimizer for bf16 at this stage steps once on zero gradients when it is built (weights decay, and
-    the bias correction is one step ahead for the whole run), and adds gradients up in bf16. The engine takes this one as
-    it is: it sums over ranks what `get_grads_for_reduction` returns, and reads `overflow` and `_global_grad_norm`.
+    the bias correction is one step ahead for the whole run), and adds gradients up in bf16. The engine takes this one
+    as it is: it sums over ranks what `get_grads_for_reduction` returns, and reads `overflow` and `_global_grad_norm`.
 
     Args:
         params: Groups of names and fp32 parameters of the model, which are cast to `dtype` in place.
@@ -119,7 +118,7 @@ class ReplicatedAdamW(torch.optim.AdamW):
         }
 
     def get_grads_for_reduction(self) -> tuple[list[Tensor], dict[str, list[Tensor]]]:
-        """Return the gradients that the engine averages over ranks in place, zeros where a rank has none; no experts."""
+        """Return the gradients that the engine averages over ranks in place (zeros where it has none), no experts'."""
         weights = list(self.masters().values())
         for each in weights:
             if each.grad is None:
@@ -183,12 +182,14 @@ def build_optimizer(
     Args:
         model: With fp32 parameters where `replicated` is given.
         optimizer: Its settings.
-        replicated: At ZeRO stage 0 what the model shall compute in; None elsewhere, where DeepSpeed wraps the optimizer.
+        replicated: At ZeRO stage 0 what the model shall compute in; None elsewhere, where DeepSpeed wraps this.
     """
     problems = implementation_problems(optimizer)
     if problems:
         raise ConfigError(problems)
     groups = parameter_groups(model, optimizer)
+    if not groups:
+        raise ConfigError(["the model has no parameter to train: none of it requires a gradient"])
     settings: dict[str, Any] = {"betas": optimizer.betas, "eps": optimizer.eps}
     if replicated is not None:
         names = {parameter: name for name, parameter in model.named_parameters()}

@@ -233,3 +233,22 @@ def test_ragged_gather_returns_every_ranks_tensors():
         for n, (a, b) in enumerate(ranks):
             assert torch.equal(a, torch.full((n, 2), n))
             assert torch.equal(b, torch.full((3 - n,), -n))
+
+
+def test_micro_batch_negatives_are_weighed_by_their_samples():
+    """Each micro-batch compares with itself alone, and all of them share one mean: larger ones count for more."""
+    pieces = [piece(1, (1, 1, 1), 2), piece(2, (1, 1, 1, 1, 1), 3)]
+    batches = [batch for _, batch in pieces]
+    tau = torch.tensor(TAU)
+    terms = {}
+    for outputs, batch in pieces:
+        own = detached_targets(outputs, tau)
+        features = GlobalFeatures.gather([features_of(own, batch)], [batch], ALL, SingleProcess(), batches)
+        for name, value in step_loss(own, batch, features, 0, ALL)[1].items():
+            terms[name] = terms.get(name, 0) + value
+    both = {"contrastive": ("text_proj", "vision_proj", TAU), "mlsc": ("text_recovered", "text_target", 0.1)}
+    for name, (a, b, temperature) in both.items():
+        wanted = sum(len(o[a]) * nce(o[a], o[b], temperature) for o, _ in pieces) / 8
+        torch.testing.assert_close(terms[name].double(), wanted.detach(), rtol=1e-6, atol=1e-6)
+    words = [torch.nn.functional.cross_entropy(o["mlm_logits"], b.labels.mlm, reduction="sum") for o, b in pieces]
+    torch.testing.assert_close(terms["mlm"].double(), (sum(words) / 5).detach(), rtol=1e-6, atol=1e-6)

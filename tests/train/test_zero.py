@@ -70,7 +70,6 @@ GRADIENTS = {
     for name, engine in {
         "fp32": {"precision": "fp32", "zero_stage": 0},
         **{name: {"precision": "bf16", "zero_stage": stage} for name, stage in STAGES.items()},
-        "zero2_added_in_bf16": {"precision": "bf16", "zero_stage": 2, "gradient_precision": "bf16"},
         "zero3_added_in_bf16": {"precision": "bf16", "zero_stage": 3, "gradient_precision": "bf16"},
     }.items()
 }
@@ -93,7 +92,7 @@ def processes(count, cases, folder):
             environment = os.environ | shared | own
             children.append(subprocess.Popen(command, cwd=ROOT, env=environment, stdout=file, stderr=file))
     try:
-        codes = [child.wait(timeout=300) for child in children]
+        codes = [child.wait(timeout=500) for child in children]
     finally:
         for child in children:
             child.kill()
@@ -213,11 +212,9 @@ def relative_error(found, wanted):
 def test_gradients_of_micro_batches_and_ranks_are_added_in_fp32(two_processes, name):
     found = two_processes[f"gradient_{name}"]["gradient"]
     assert relative_error(found, two_processes["gradient_zero0"]["gradient"]) < 1e-5
-    exact = two_processes["gradient_fp32"]["gradient"]
-    for stage in (2, 3):
-        in_bf16 = two_processes[f"gradient_zero{stage}_added_in_bf16"]["gradient"]
-        assert relative_error(in_bf16, two_processes["gradient_zero0"]["gradient"]) > 1e-3
-        assert relative_error(found, exact) < relative_error(in_bf16, exact)
+    exact, in_bf16 = (two_processes[f"gradient_{n}"]["gradient"] for n in ("fp32", "zero3_added_in_bf16"))
+    assert relative_error(in_bf16, two_processes["gradient_zero0"]["gradient"]) > 1e-3
+    assert relative_error(found, exact) < relative_error(in_bf16, exact)
 
 
 @pytest.mark.multiprocess

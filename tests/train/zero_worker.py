@@ -72,8 +72,13 @@ def start_of(engine, group):
 def gradient_of(engine, config):
     """Return the gradient that the first step used, which is what Adam's first moment holds of it."""
     share = 1 - config.optimizer.betas[0]
+    assert engine.was_step_applied()
     if hasattr(engine.optimizer, "masters"):
         return {n: engine.optimizer.state[p]["exp_avg"] / share for n, p in engine.optimizer.masters().items()}
+    if hasattr(engine.optimizer, "_hp_optimizer_states_linked"):
+        # DeepSpeed links the states when the first group has stepped, and those of the others are not there yet
+        engine.optimizer._hp_optimizer_states_linked = False
+        engine.optimizer._lazy_init_hp_params_optimizer_state()
     return {n: safe_get_full_optimizer_state(p, "exp_avg").clone() / share for n, p in engine.module.named_parameters()}
 
 

@@ -39,9 +39,9 @@ class InfoNCEStatistics(NamedTuple):
     diagonal: Tensor
     """(n,) similarity of a_i and b_i, divided by the temperature."""
     row_correct: Tensor
-    """(n,) bool: no other b is closer to a_i than b_i."""
+    """(n,) bool: every other b is farther from a_i than b_i; neither a tie nor NaN is correct."""
     col_correct: Tensor
-    """(n,) bool: no other a is closer to b_i than a_i."""
+    """(n,) bool: every other a is farther from b_i than a_i; the same."""
 
 
 def check_problems(problems: Sequence[InfoNCEProblem]) -> None:

@@ -27,10 +27,14 @@ from scl_kernels.pairwise.kernel import (
 
 @triton.jit
 def _reduce(tile, scale_x, inverse_y, column, own, total, largest, summed, diagonal):
-    """Go on with a row's maximum, sum and diagonal over half a tile; `own` and `total` count from its first column."""
+    """Go on with a row's diagonal, and the maximum and sum of all others, over half a tile.
+
+    `own` and `total` count from its first column.
+    """
     tile = tile * scale_x[:, None] * tl.load(inverse_y + column)[None, :]
-    tile = tl.where((column < total)[None, :], tile, float("-inf"))
-    diagonal += tl.sum(tl.where(column[None, :] == own[:, None], tile, 0.0), 1)
+    is_own = column[None, :] == own[:, None]
+    diagonal += tl.sum(tl.where(is_own, tile, 0.0), 1)
+    tile = tl.where((column < total)[None, :] & ~is_own, tile, float("-inf"))
     new_largest = tl.maximum(largest, tl.max(tile, 1))
     summed = summed * tl.exp(largest - new_largest) + tl.sum(tl.exp(tile - new_largest[:, None]), 1)
     return new_largest, summed, diagonal
@@ -40,7 +44,7 @@ def _reduce(tile, scale_x, inverse_y, column, own, total, largest, summed, diago
 def forward_kernel(
     table,  # (tasks, FIELDS) int64
     temperatures,  # (problems,) fp32
-    partial,  # (3, plane) fp32: running maximum, sum, diagonal
+    partial,  # (3, plane) fp32: running maximum and sum of all but the diagonal, diagonal
     plane,
     DTYPE: tl.constexpr,
     EVEN: tl.constexpr,
@@ -66,7 +70,7 @@ def forward_kernel(
     inverse_y = tl.load(task + INVERSE_Y).to(tl.pointer_type(tl.float32))
     half: tl.constexpr = BLOCK_N // 2
     column = tl.arange(0, half)  # compared within a half: constants of the code instead of registers
-    largest = tl.full((BLOCK_M,), float("-inf"), dtype=tl.float32)
+    largest = tl.full((BLOCK_M,), -3e38, dtype=tl.float32)  # finite, for a split may hold nothing but the diagonal
     summed = tl.zeros((BLOCK_M,), dtype=tl.float32)
     diagonal = tl.zeros((BLOCK_M,), dtype=tl.float32)
     for start in range(split * span, tl.minimum(total, (split + 1) * span), BLOCK_N):
@@ -91,7 +95,7 @@ def forward_combine_kernel(
     table,  # (tasks, FIELDS) int64
     partial,  # (3, plane) fp32, as above
     plane,
-    out,  # (3, all_rows) fp32: log-sum-exp, diagonal, 1 where the diagonal is the largest
+    out,  # (3, all_rows) fp32: log-sum-exp, diagonal, 1 where all others are smaller
     all_rows,
     BLOCK_ROWS: tl.constexpr,
 ):
@@ -114,9 +118,13 @@ def forward_combine_kernel(
         largest = new_largest
         diagonal += tl.load(at + 2 * plane, mask=inside, other=0.0)
     to = out + tl.load(task + BASE) + rows
-    tl.store(to, largest + tl.log(summed), mask=inside)
+    shift = tl.maximum(largest, diagonal)
+    lse = shift + tl.log(summed * tl.exp(largest - shift) + tl.exp(diagonal - shift))
+    tl.store(to, lse, mask=inside)
     tl.store(to + all_rows, diagonal, mask=inside)
-    tl.store(to + 2 * all_rows, (diagonal >= largest).to(tl.float32), mask=inside)  # one calculation gave both
+    # a tie is not correct (one calculation gave both), nor is anything beside a NaN, which a maximum passes over
+    correct = (diagonal > largest) & (lse == lse)
+    tl.store(to + 2 * all_rows, correct.to(tl.float32), mask=inside)
 
 
 @triton.jit

@@ -21,7 +21,7 @@ def statistics(tasks: Sides, temperature: Tensor) -> Tensor:
         temperature: (problems,) fp32.
 
     Returns:
-        (3, sum of n over the tasks) fp32: log-sum-exp, diagonal, 1 where the diagonal is the largest.
+        (3, sum of n over the tasks) fp32: log-sum-exp, diagonal, 1 where all others are smaller.
     """
     out = temperature.new_empty(3, tasks.local)
     if tasks.local == 0:

@@ -28,7 +28,7 @@ class Side(NamedTuple):
 
 
 def side_statistics(side: Side) -> Tensor:
-    """Return (3, n): log-sum-exp over a row's similarities, its diagonal entry, and 1 where that is the largest."""
+    """Return (3, n): log-sum-exp over a row's similarities, its diagonal entry, and 1 where all others are smaller."""
     dtype = compute_dtype(side.x.dtype)
     x, y = normalized(side.x, dtype), normalized(side.y_all, dtype)
     out = x.new_empty(3, x.shape[0])
@@ -39,7 +39,8 @@ def side_statistics(side: Side) -> Tensor:
         diagonal = similarity.gather(1, own)
         largest = similarity.amax(1, keepdim=True)
         out[1, part] = diagonal.squeeze(1)
-        out[2, part] = (diagonal >= largest).squeeze(1).to(dtype)
+        nearest = (~(similarity < diagonal)).sum(1) == 1
+        out[2, part] = (nearest & ~diagonal.squeeze(1).isnan()).to(dtype)
         out[0, part] = similarity.sub_(largest).exp_().sum(1).log_().add_(largest.squeeze(1))
     return out
 
