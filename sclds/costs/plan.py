@@ -99,16 +99,18 @@ def communication_per_step(config: Config, split: Split, parameters: int, frames
     features = config.batch.global_size * (world - 1) // world * feature
     if config.engine.zero_stage == 3:
         gathers, reduces = (forwards + split.accumulation) * others, split.accumulation * gradients
-    elif config.engine.zero_stage in (1, 2):
-        gathers, reduces = others, (split.accumulation if config.engine.zero_stage == 2 else 1) * gradients
+    elif config.engine.zero_stage == 2:
+        gathers, reduces = others, split.accumulation * gradients
     else:
-        gathers, reduces = 0, 2 * gradients
+        # DeepSpeed's optimizer of stage 1 for bf16 sums all of an fp32 gradient on every rank, as stage 0 does
+        everywhere = config.engine.zero_stage == 0 or _gradient_bytes(config) > value
+        gathers, reduces = others * config.engine.zero_stage, (2 if everywhere else 1) * gradients
     return {"parameter all-gather": gathers, "gradient reduction": reduces, "features": features}
 
 
 def _gradient_bytes(config: Config) -> int:
-    """Return the bytes of a value of a gradient, as it is kept and sent."""
-    return 2 if config.engine.gradient_precision == "bf16" else 4
+    """Return the bytes of a value of a gradient, as it is kept and sent; at stage 0 our own optimizer adds in fp32."""
+    return 2 if config.engine.gradient_precision == "bf16" and config.engine.zero_stage else 4
 
 
 def plan(config: Config, gpus: int, gpu: str, utilization: float, text_tokens: int) -> dict[str, Any]:
