@@ -14,6 +14,7 @@ from sclds.data.tokenizer import Tokenizer, load_tokenizer
 from sclds.machine.implementations import choose, use
 from sclds.run.checkpoints import Checkpoint
 from sclds.run.folder import RunFolder
+from sclds.train.agreement import refuse_strangers
 from sclds.train.checkpoint import (
     convert_to_universal,
     load_checkpoint,
@@ -54,6 +55,7 @@ class Run:
         self.group = group
         self.folder = folder
         self.reporter = reporter
+        refuse_strangers(config, group)
         self.implementations = choose(config)
         use(self.implementations)
         self.split: Split = split_batch(config.batch, group.world_size)
