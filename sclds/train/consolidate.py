@@ -14,7 +14,7 @@ from sclds.train.optimizer import MASTERS
 MODEL_FILE = "mp_rank_00_model_states.pt"
 """DeepSpeed's file of the weights that no process shards."""
 BF16_SHARD = "bf16_zero_pp_rank_"
-"""How DeepSpeed's files of sharded fp32 weights begin at ZeRO stage 1 with bf16."""
+"""How DeepSpeed's files of sharded fp32 weights begin with bf16."""
 OWN_CLASSES = frozenset(
     {
         "deepspeed.utils.tensor_fragment.fragment_address",
@@ -38,9 +38,10 @@ def consolidated_weights(folder: str | Path) -> dict[str, Tensor]:
     files = sorted((folder / ENGINE_TAG).glob("*.pt"))
     for file in files:
         _refuse_foreign_code(file)
-    if bf16_shards := [file for file in files if file.name.startswith(BF16_SHARD)]:
-        state = _of_bf16_shards(folder / ENGINE_TAG / MODEL_FILE, bf16_shards)
-    elif any(file.name.endswith("_optim_states.pt") for file in files):
+    shards = [file for file in files if file.name.endswith("_optim_states.pt")]
+    if shards and _names_no_stage(shards[0]):
+        state = _of_bf16_shards(folder / ENGINE_TAG / MODEL_FILE, shards)
+    elif shards:
         from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
         quiet = io.StringIO()
@@ -56,6 +57,12 @@ def consolidated_weights(folder: str | Path) -> dict[str, Tensor]:
     else:
         raise CheckpointError(f"{folder} has no weights: {MODEL_FILE} is missing; take an older checkpoint")
     return {name: tensor[...].detach().float().contiguous() for name, tensor in state.items()}
+
+
+def _names_no_stage(shard: Path) -> bool:
+    """Return whether a shard is of ZeRO stage 1 with bf16, whose optimizer is another one than the other stages'."""
+    state = torch.load(shard, map_location="cpu", weights_only=False, mmap=True)["optimizer_state_dict"]
+    return "zero_stage" not in state
 
 
 def _of_bf16_shards(model: Path, shards: list[Path]) -> dict[str, Tensor]:
