@@ -91,7 +91,7 @@ def fp32_weights(engine):
 
 
 def main():
-    with open(sys.argv[1]) as file:
+    with open(sys.argv[1], encoding="utf-8") as file:
         cases = json.load(file)
     group = ProcessGroup()
     results = {name: run_case(case, group) for name, case in cases.items()}
