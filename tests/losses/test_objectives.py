@@ -287,11 +287,12 @@ def test_micro_batch_negatives_are_weighed_by_their_samples():
     batches = [batch for _, batch in pieces]
     tau = torch.tensor(TAU)
     terms = {}
+    losses = ALL.model_copy(update={"duplicates": "negatives"})
     sizes = StepSizes.gather(batches, SingleProcess())
     for index, (outputs, batch) in enumerate(pieces):
         own = detached_targets(outputs, tau)
-        features = GlobalFeatures.gather([features_of(own, batch)], [batch], ALL, SingleProcess(), sizes, index)
-        for name, value in step_loss(own, batch, features, 0, ALL)[1].items():
+        features = GlobalFeatures.gather([features_of(own, batch)], [batch], losses, SingleProcess(), sizes, index)
+        for name, value in step_loss(own, batch, features, 0, losses)[1].items():
             terms[name] = terms.get(name, 0) + value
     both = {"contrastive": ("text_proj", "vision_proj", TAU), "mlsc": ("text_recovered", "text_target", 0.1)}
     for name, (a, b, temperature) in both.items():

@@ -12,18 +12,7 @@ from sclds.run.manifest import MANIFEST_FILE, manifest_of, record_files, write_m
 from sclds.train.checkpoint import save_checkpoint
 from sclds.train.consolidate import consolidated_weights
 from sclds.train.resume import sound_checkpoint
-
-
-class OneProcess:
-    rank = 0
-    world_size = 1
-    device = torch.device("cpu")
-
-    def gather_objects(self, value):
-        return [value]
-
-    def any(self, *flags):
-        return list(flags)
+from tests.train.one_process import OneProcess
 
 
 class Engine:
