@@ -46,7 +46,7 @@ def segments(samples: int) -> dict[str, Segments]:
     videos = [FRAMES] * samples, [FRAMES * FRAME] * samples
     return {
         "image": Segments(images, images),
-        "clip": Segments(*videos),
+        "video": Segments(*videos),
         "text": Segments(texts, texts),
         "cross": Segments(texts, [WHOLE] * samples),
     }

@@ -28,7 +28,6 @@ _SHOWN = 16
 _SMALL = 128
 """Images up to so many pixels a side are kept without loss."""
 _NO_LIMIT = 1 << 20
-_ONE = {"image": "image", "video": "clip"}
 
 STYLE = """
 .samples{display:grid;grid-auto-flow:dense;grid-template-columns:repeat(auto-fill,minmax(min(100%,440px),1fr));
@@ -139,7 +138,7 @@ def _card(row: int, seen: Sequence[Seen], label: int, config: Config, tokenizer:
     frames = f", {len(one.frames)} frames" if one.kind == "video" else ""
     return (
         f'<article class="card sample {one.kind}"><header><b>{row + 1}</b><span class="set">{escape(dataset)}</span>'
-        f'<span class="note">{_ONE[one.kind]}{frames}, {one.frames.shape[-1]} px</span>'
+        f'<span class="note">{one.kind}{frames}, {one.frames.shape[-1]} px</span>'
         f'<span class="id">{escape(name)}</span></header>'
         f'<div class="views">{_views(one)}</div><dl>{_texts(one, config, tokenizer)}</dl>'
         f"{_partner(row, seen, label)}</article>"
@@ -212,8 +211,8 @@ def _partner(row: int, seen: Sequence[Seen], label: int) -> str:
     if partner is None:
         return ""
     if partner == row:
-        said = f"ITM shows its own {_ONE[seen[row].kind]}"
+        said = f"ITM shows its own {seen[row].kind}"
     else:
-        said = f"ITM shows the {_ONE[seen[partner].kind]} of {partner + 1} beside this caption"
+        said = f"ITM shows the {seen[partner].kind} of {partner + 1} beside this caption"
     verdict = '<span class="yes">match</span>' if label else '<span class="no">no match</span>'
     return f'<div class="partner">{_image(seen[partner].frames[0], said)}<span>{said}: {verdict}</span></div>'

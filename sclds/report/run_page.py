@@ -28,8 +28,7 @@ from sclds.report.thumbnails import thumbnails
 from sclds.run.files import write_atomically
 from sclds.run.folder import RunFolder, read_metrics
 
-KINDS = {"image": "pictures", "video": "clips"}
-ONE = {"image": "image", "video": "clip"}
+KINDS = {"image": "images", "video": "videos"}
 STAGES = {
     "data": "Waiting for data",
     "forward": "Forward",

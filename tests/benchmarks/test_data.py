@@ -85,7 +85,7 @@ def test_rates_are_per_core_and_turn_by_turn():
 
 def test_cores_follow_from_the_planned_pace():
     a100, h100 = cores_per_gpu(Stages(0.001, 0.008, 0.001))
-    pace, cores = (float(a100.split(" pictures/s")[0].split()[-1]), float(a100.split("cost ")[1].split()[0]))
+    pace, cores = (float(a100.split(" images/s")[0].split()[-1]), float(a100.split("cost ")[1].split()[0]))
     assert cores == pytest.approx(pace * 0.01, abs=0.06)
     assert h100.startswith("H100")
     assert "estimate" in a100

@@ -234,11 +234,11 @@ def test_split_keeps_groups_whole():
     groups = groups_of(items, [(2, 5)])
     assert [0, 1] in groups
     assert [2, 5] in groups
-    split = split_by_concept(items, groups, images=2, clips=1)
-    assert split.clips_heldout == [5]
+    split = split_by_concept(items, groups, images=2, videos=1)
+    assert split.videos_heldout == [5]
     assert 2 in split.images_heldout
     assert not set(split.images_train) & {2}
-    assert split == split_by_concept(items, groups, images=2, clips=1)
+    assert split == split_by_concept(items, groups, images=2, videos=1)
 
 
 def test_archive_with_another_checksum_is_refused(tmp_path):

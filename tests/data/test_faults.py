@@ -79,7 +79,7 @@ def test_every_fault_has_the_result_that_the_page_gives(table, tmp_path):
         for variant, sample in enumerate(make()):
             samples[f"{row:02d}-{variant:02d}"], names[f"{row:02d}"] = sample, name
     shard = write_shard(tmp_path / "00000.tar", samples)
-    dataset = DatasetConfig(name="set", shards=str(shard), kind="video" if table == "clip" else "image")
+    dataset = DatasetConfig(name="set", shards=str(shard), kind="video" if table == "video" else "image")
     found = results_of([dataset], tmp_path)
     index = open_index([dataset])
     ids = {part.sample_id(row) for part, row in map(index.locate, range(len(index)))}
@@ -102,7 +102,7 @@ def test_each_reason_on_the_page_occurs(tmp_path):
             if len(reasons) < 2:
                 continue
             shard = write_shard(tmp_path / f"{table}-{row}.tar", {f"{v:02d}": s for v, s in enumerate(make())})
-            kind = "video" if table == "clip" else "image"
+            kind = "video" if table == "video" else "image"
             found = results_of([DatasetConfig(name="set", shards=str(shard), kind=kind)], tmp_path / f"{table}-{row}")
             outcomes = [outcome for several in found.values() for outcome in several]
             for reason in reasons:
@@ -170,6 +170,7 @@ def test_the_limit_in_pixels_is_a_setting(tmp_path):
         ("NUL and other", "a small [31m picture"),
         ("half a surrogate", "half \ufffd a pair"),
         ("byte order mark", "words"),
+        ("HTML entities", "salt & pepper"),
     ],
 )
 def test_captions_are_shown_as_the_page_says(tmp_path, row, expected):

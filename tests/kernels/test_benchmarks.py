@@ -32,7 +32,7 @@ def test_rows_quantiles_and_plots(tmp_path):
         rows = list(csv.DictReader(file))
     kernels = {operation.name for operation in operations()} | {"infonce_rank", "sigmoid_rank"}
     expected = {(kernel, p) for kernel in kernels for p in ("ours", "eager")}
-    expected |= {(f"attention_{case}", p) for case in ("image", "clip", "text", "cross") for p in ("sdpa", "eager")}
+    expected |= {(f"attention_{case}", p) for case in ("image", "video", "text", "cross") for p in ("sdpa", "eager")}
     expected |= {("packed_step", "ours"), ("packed_step", "published")}
     assert {(row["kernel"], row["provider"], row["mode"]) for row in rows} == {
         (*pair, mode) for pair in expected for mode in ("forward", "backward", "full")

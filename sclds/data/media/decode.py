@@ -96,7 +96,7 @@ class Decoder:
         Returns:
             The patches of each, as a call gives them; None for one that cannot be decoded. `joined` puts them together.
         """
-        rows: dict[Source, list[int]] = {"image": [], "clip": [], "frames": []}
+        rows: dict[Source, list[int]] = {"image": [], "video": [], "frames": []}
         for row, sample in enumerate(samples):
             rows[source_of(sample, self._data)].append(row)
         frames = dict(zip(rows["frames"], self._each(_frames, [samples[r] for r in rows["frames"]]), strict=True))

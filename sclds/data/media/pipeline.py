@@ -16,7 +16,7 @@ from sclds.data.media.augment import augmented, filled
 from sclds.data.media.encoded import Encoded
 from sclds.data.media.geometry import Region
 
-Source = Literal["image", "clip", "frames", "scaled"]
+Source = Literal["image", "video", "frames", "scaled"]
 """What comes in: an encoded image, an encoded video, frames that FFmpeg decoded, or frames scaled on the CPU."""
 _CPU_CODECS = frozenset({"vp8", "vp9", "libvpx", "libvpx-vp9"})
 _NVDEC_CODECS = _CPU_CODECS | {"mjpeg", "h264", "hevc", "av1", "libdav1d", "mpeg4"}
@@ -27,7 +27,7 @@ def source_of(sample: Encoded, data: DataConfig) -> Source:
     if sample.kind == "image":
         return "image"
     known = _NVDEC_CODECS if data.device == "mixed" and data.nvdec else _CPU_CODECS
-    return "clip" if sample.info.codec in known and sample.info.regular else "frames"
+    return "video" if sample.info.codec in known and sample.info.regular else "frames"
 
 
 def build_pipeline(source: Source, data: DataConfig, size: int, batch_size: int, device_id: int | None) -> Any:
@@ -75,7 +75,7 @@ def feeds(
         regions = [_region(sample) for sample in samples]
         found["corner"] = [np.array(region[:2], np.int32) for region in regions]
         found["shape"] = [np.array(region[2:], np.int32) for region in regions]
-    elif source == "clip":
+    elif source == "video":
         found["frames"] = [sample.frames for sample in samples]
     if data.device == "mixed":
         ends = [_ends(sample, source, size) for sample in samples]

@@ -54,7 +54,7 @@ def inspect_video(content: bytes, max_pixels: int = MAX_PIXELS) -> MediaInfo:
         with av.open(io.BytesIO(content), mode="r") as container:
             stream = video_stream(container)
             context = stream.codec_context
-            check_size("clip", context.width, context.height, max_pixels)
+            check_size("video", context.width, context.height, max_pixels)
             check_claim(content, context)
             track = _read(container, stream)
             width, height, codec = context.width, context.height, context.name

@@ -247,7 +247,7 @@ def test_decoding_on_a_gpu_needs_one(config):
 
 
 @pytest.mark.parametrize("nvdec", [True, False])
-@pytest.mark.parametrize("source", ["picture", "clip", "frames"])
+@pytest.mark.parametrize("source", ["image", "video", "frames"])
 def test_the_pipeline_for_a_gpu_can_be_defined_without_one(config, source, nvdec):
     """DALI checks operators and their arguments when a pipeline is defined; running it takes a GPU."""
     settings = {"device": "mixed", "hw_decoder_load": 0.5, "nvdec": nvdec, "randaugment_operations": 2}
@@ -258,7 +258,7 @@ def test_the_pipeline_for_a_gpu_can_be_defined_without_one(config, source, nvdec
     film = Encoded("video", content, inspect("video", content), FIRST, Window(Region(4, 8, 16, 32), right=8))
     given = feeds(source, data, SIZE, [film], [content])
     # a picture is decoded to its region, a clip whole; both move by a quarter of what is seen
-    expected = [0, -1 / 4] if source == "picture" else [4 / 64, (8 - 32 / 4) / 96]
+    expected = [0, -1 / 4] if source == "image" else [4 / 64, (8 - 32 / 4) / 96]
     assert given["start"][0] == pytest.approx(expected)
     assert [len(given[name][0]) for name in ("operations", "negated")] == [2, 2]
 

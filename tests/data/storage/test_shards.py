@@ -58,7 +58,7 @@ def test_long_names_are_read(tmp_path):
 def test_samples_without_caption_or_picture_say_so(tmp_path, members, reason):
     write_tar(tmp_path / "a.tar", members)
     index, reader = open_index([dataset(tmp_path)]), ShardReader()
-    read = reader.media if "picture" in reason else reader.captions
+    read = reader.media if "image" in reason else reader.captions
     with pytest.raises(BadSampleError, match=reason):
         read(*index.locate(0))
 
