@@ -1,6 +1,8 @@
 """Arguments that several commands share."""
 
 import argparse
+import io
+import sys
 
 
 def add_config(parser: argparse.ArgumentParser, option: bool = True) -> None:
@@ -16,3 +18,10 @@ def add_config(parser: argparse.ArgumentParser, option: bool = True) -> None:
     else:
         parser.add_argument("config", help=text)
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that replace those of the file")
+
+
+def show_any_text() -> None:
+    """Have characters that the terminal's encoding lacks printed as escapes; by itself Python ends the command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")

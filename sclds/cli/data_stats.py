@@ -12,6 +12,7 @@ from sclds.cli.arguments import add_config
 from sclds.config import Config
 from sclds.config.reading import load_config
 from sclds.data.stats import all_statistics
+from sclds.data.storage.left_out import LeftOut
 
 _SAMPLE = 1000
 _PAGE_WIDTH = 200  # characters, where no terminal sets it
@@ -55,6 +56,10 @@ def _print(found: dict[str, dict[str, Any]], config: Config) -> None:
     for name, one in found.items():
         for reason, count in one["unusable"].items():
             console.print(f"{name}: {count} unusable, {reason}", markup=False)
+        for reason, count in one["captions_left_out"].items():
+            console.print(f"{name}: {count} captions left out beside others, {reason}", markup=False)
+        for fields in one["left_out"]:
+            console.print(f"{name}: left out of all its shards: {LeftOut(**fields)}", markup=False)
 
 
 def _range(spread: dict[str, float] | None) -> str:

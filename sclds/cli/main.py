@@ -3,6 +3,7 @@
 import argparse
 import sys
 
+from sclds.cli.arguments import show_any_text
 from sclds.cli.table import Command, Group, Table, declare
 from sclds.config.errors import UserError
 
@@ -98,6 +99,7 @@ COMMANDS: Table = {
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command and return its exit code; a user's fault is a sentence and 2."""
+    show_any_text()
     argv = sys.argv[1:] if argv is None else argv
     parser = argparse.ArgumentParser(prog="sclds", description="Semantic Completion Learning under DeepSpeed.")
     declare(parser, COMMANDS, "command", argv)

@@ -10,6 +10,7 @@ from rich.table import Table
 from sclds.config.errors import UserError
 from sclds.data.prepare.index import Indexed, finished_parts, prepare_index, work_folder
 from sclds.data.storage.index_file import ABSENT
+from sclds.data.storage.left_out import Tally
 from sclds.data.storage.tar_members import MEDIA
 
 STOPPED = 130
@@ -20,6 +21,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument("folder", help="folder of .tar shards: a path, or a URL such as s3://bucket/folder")
     parser.add_argument("--kind", choices=("image", "video"), default="image", help="what a sample shows")
+    parser.add_argument(
+        "--key-ends",
+        choices=("first_dot", "last_dot"),
+        default="first_dot",
+        help="where a sample's key ends in its members' names, as the data set's row says: v1.0.jpg is of sample v1, "
+        "or with last_dot of v1.0",
+    )
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes; all cores by default")
     parser.add_argument(
         "--verify", action="store_true", help="read every shard again and name those whose content is not what it was"
@@ -33,11 +41,18 @@ def run(arguments: argparse.Namespace) -> int:
     folder, work = work_folder(arguments.folder)
     console = Console(highlight=False, soft_wrap=True)
     try:
-        done = prepare_index(folder, arguments.kind, arguments.workers, work, arguments.verify)
+        done = prepare_index(folder, arguments.kind, arguments.workers, work, arguments.verify, arguments.key_ends)
     except KeyboardInterrupt:
         console.print(f"stopped: {finished_parts(work)} shards are finished; the same command goes on from there")
         return STOPPED
+    if done.why_anew is not None:
+        console.print(f"the index that was there {done.why_anew}: every shard was read again")
     console.print(_table(done))
+    tally = Tally()
+    for entry in done.index.shards:
+        tally.merge(entry.left_out)
+    for one in tally.found():
+        console.print(f"left out: {one}", markup=False)
     for name in done.changed:
         console.print(f"{name}: its content is not what it was, although size and time are; the index is renewed")
     return 0

@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from sclds.cli.arguments import add_config
+from sclds.cli.arguments import add_config, show_any_text
 from sclds.train.startup import checked_start, exit_code
 
 STAGES = ("data", "forward", "backward", "optimizer", "other")
@@ -66,6 +66,7 @@ def _print(found: dict[str, Any]) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command by itself, as a launcher starts it, and return its exit code."""
+    show_any_text()
     parser = argparse.ArgumentParser(
         prog="sclds profile", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -4,7 +4,7 @@ import argparse
 import os
 import sys
 
-from sclds.cli.arguments import add_config
+from sclds.cli.arguments import add_config, show_any_text
 from sclds.train.startup import checked_start, exit_code
 
 
@@ -28,6 +28,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command by itself, as a launcher starts it, and return its exit code."""
+    show_any_text()
     parser = argparse.ArgumentParser(prog="sclds train", description=__doc__)
     add_arguments(parser)
     return run(parser.parse_args(argv))

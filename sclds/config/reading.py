@@ -6,6 +6,7 @@ that, and the result is validated in one go.
 
 import copy
 import difflib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,8 @@ def _complete_data_sets(tree: Any) -> None:
 
 def _override(tree: Any, override: str) -> None:
     """Put `key=value` into a tree; unlike a merge, this reaches into lists (`data.train.0.shards=…`)."""
-    key, _, value = override.partition("=")
+    # what a locale without UTF-8 has made of the command line, YAML refuses
+    key, _, value = os.fsencode(override).decode("utf-8", "surrogateescape").partition("=")
     try:
         OmegaConf.update(tree, key, OmegaConf.from_dotlist([f"value={value}"])["value"], force_add=True)
     except (OmegaConfBaseException, ValueError, AttributeError, IndexError, TypeError) as fault:

@@ -46,7 +46,7 @@ def newest_checkpoint(checkpoints: Path) -> Checkpoint | None:
 def read_checkpoint(folder: Path) -> Checkpoint | None:
     """Return the checkpoint that `folder` is, or nothing if it is none or not complete."""
     try:
-        state = json.loads((folder / STATE_FILE).read_text())
+        state = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
         return Checkpoint(folder, int(state["step"]), int(state["world_size"]), state["config"])
     except (OSError, ValueError, KeyError, TypeError):
         return None

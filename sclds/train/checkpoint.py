@@ -28,7 +28,7 @@ def save_checkpoint(engine: Any, checkpoints: Path, step: int, config: Config, g
     group.barrier()
     if group.rank == 0:
         state = {"step": step, "world_size": group.world_size, "config": config.model_dump(mode="json")}
-        (partial / STATE_FILE).write_text(json.dumps(state))
+        (partial / STATE_FILE).write_text(json.dumps(state), encoding="utf-8")
         _flush_all(partial)
         shutil.rmtree(final, ignore_errors=True)
         partial.rename(final)
@@ -52,7 +52,7 @@ def convert_to_universal(checkpoint: Checkpoint) -> None:
     shutil.rmtree(partial, ignore_errors=True)
     converter = [sys.executable, "-m", "deepspeed.checkpoint.ds_to_universal", "--inject_missing_state"]
     folders = ["--input_folder", str(checkpoint.folder / ENGINE_TAG), "--output_folder", str(partial)]
-    done = subprocess.run([*converter, *folders], capture_output=True, text=True)
+    done = subprocess.run([*converter, *folders], capture_output=True, encoding="utf-8", errors="replace")
     if done.returncode:
         last = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1:]
         raise CheckpointError(

@@ -10,6 +10,7 @@ from sclds.config import Config
 from sclds.config.errors import UserError
 from sclds.costs.peak import machine_profile
 from sclds.data.quarantine import Quarantine
+from sclds.data.storage.shards import left_out_sentences
 from sclds.data.tokenizer import Tokenizer, load_tokenizer
 from sclds.machine.implementations import choose, use
 from sclds.run.checkpoints import Checkpoint
@@ -184,7 +185,7 @@ class Run:
         """Return the training batches from the current step on."""
         from sclds.data.loader import TrainingBatches
 
-        batches = TrainingBatches(
+        training = TrainingBatches(
             self.config,
             self.tokenizer,
             self.group.rank,
@@ -194,9 +195,9 @@ class Run:
             start_step=self.step,
             quarantine=Quarantine(self.folder.quarantine),
         )
-        for sentence in batches.order.crowding():
+        for sentence in (*left_out_sentences(training.index), *training.order.crowding()):
             self.reporter.say(sentence)
-        return iter(batches)
+        return iter(training)
 
     def _fetch(self, batches: Iterator[list[Batch]], stop: StopRequest) -> list[Batch] | None:
         """Return the next step's micro-batches, or nothing if any rank was asked to stop.
