@@ -29,6 +29,7 @@ def prepare_commands() -> Table:
 
 COMMANDS: Table = {
     "train": Command("sclds.cli.train", "pre-train, go on, or show the result of a run that is done"),
+    "evaluate": Command("sclds.cli.evaluate", "measure a checkpoint or weights on held-out sets"),
     "profile": Command("sclds.cli.profile", "measure training speed and where the time of a step goes"),
     "doctor": Command("sclds.cli.doctor", "say what is installed, what is missing, what that costs and how to fix it"),
     "convert": Group(

@@ -95,10 +95,10 @@ class TrainingBatches:
             assembler = _Assembler(self._config, self._tokenizer, self.index, maker, decoder, self.quarantine)
             for step in itertools.count(self._start):
                 fetches.want(self.order.shards_ahead(step))
-                places = self.order.global_batch(step)
                 for a in range(self._accumulation):
                     positions = positions_of(a, self._rank, self._world_size, self._micro_size)
-                    yield pinned(assembler.training([places[g] for g in positions], step, positions.start))
+                    places = self.order.places(step, positions)
+                    yield pinned(assembler.training(places, step, positions.start))
         finally:
             fetches.close()
             decoder.close()
@@ -215,7 +215,7 @@ class HeldoutChunk:
 def heldout_chunks(config: Config, datasets: Sequence[DatasetConfig], size: int) -> list[HeldoutChunk]:
     """Return the held-out batches of data sets in fixed order, without reading a sample.
 
-    Samples come by data set and shard, each batch from one data set, at most `evaluation.max_samples` of a kind.
+    Samples come by data set and shard, each batch from one data set, at most `evaluation.max_samples` of a set.
 
     Args:
         config: The run.
@@ -225,11 +225,9 @@ def heldout_chunks(config: Config, datasets: Sequence[DatasetConfig], size: int)
     Raises:
         DataError: Shards are missing or unreadable.
     """
-    left = dict.fromkeys(("image", "video"), config.evaluation.max_samples)
     chunks = []
     for dataset in datasets:
-        count = min(len(open_index([dataset], cache_of(config.data))), left[dataset.kind])
-        left[dataset.kind] -= count
+        count = min(len(open_index([dataset], cache_of(config.data))), config.evaluation.max_samples)
         chunks += [HeldoutChunk(dataset, start, min(start + size, count)) for start in range(0, count, size)]
     return chunks
 

@@ -131,13 +131,22 @@ class Order:
         Args:
             step: Counts from 0.
         """
-        position = step * self._global_size
+        return self.places(step, range(self._global_size))
+
+    def places(self, step: int, positions: range) -> list[Place]:
+        """Return some neighboring places of an optimizer step; a rank asks for its own, however large the whole is.
+
+        Args:
+            step: Counts from 0.
+            positions: Of the global batch, with a step of 1.
+        """
+        position, end = step * self._global_size + positions.start, step * self._global_size + positions.stop
         places: list[Place] = []
-        while len(places) < self._global_size:
+        while position < end:
             epoch, row = divmod(position, self.epoch_size)
             stretch = self._stretch(epoch, int(np.searchsorted(self._pieces(epoch).stretch_end, row, side="right")))
             first = position - stretch.start
-            taken = stretch.numbers[first : first + self._global_size - len(places)]
+            taken = stretch.numbers[first : first + end - position]
             repeats, samples = np.divmod(taken, len(self._index))
             places += [Place(epoch, *pair) for pair in zip(repeats.tolist(), samples.tolist(), strict=True)]
             position += len(taken)

@@ -66,11 +66,18 @@ class Objective:
     """What the head reads, in the order of its arguments."""
     learnable_temperature: bool = False
     """Whether similarities are divided by the model's temperature instead of `losses.completion_temperature`."""
+    classes: int | None = None
+    """Equally likely answers of a `cross_entropy`; None where the answers are words, which differ in frequency."""
     per_frame: bool = False
     """Whether frame f of a sample is compared with frame f of the others alone."""
     duplicates: Sameness | None = None
     """By what samples are duplicates where `losses.duplicates` says what these are to each other; None where rows are
     all different: tokens, whose negatives are the other tokens of their own sample too."""
+
+    @property
+    def compares_samples(self) -> bool:
+        """Whether the candidates are the samples of a batch, so that their number says what the loss compares with."""
+        return self.loss in ("nce", "sigmoid") and self.count == "samples"
 
     @property
     def reads(self) -> tuple[Read, ...]:
@@ -117,6 +124,7 @@ OBJECTIVES = (
         count="samples",
         head="itm",
         logits="itm_logits",
+        classes=2,
         head_reads=(Read("itm", "text", "cls"), Read("itm", "vision", "frame_cls")),
     ),
     Objective(

@@ -1,6 +1,7 @@
 """Start of a run: everything that can be wrong is found and reported at once, before any process does work."""
 
 import contextlib
+import difflib
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -48,7 +49,9 @@ def checked_start(path: str | Path, overrides: list[str], world_size: int) -> St
         lambda: RunFolder(config.run_dir).problems(),
         lambda: _optimizer_problems(config.optimizer),
         lambda: _backend_problems(config.engine, config.model),
+        lambda: _deepspeed_problems(config.engine),
         lambda: _weights_problems(config.model),
+        lambda: _best_problems(config),
         lambda: [] if checkpoint is None else resume_problems(checkpoint, config),
     ]
     problems = [problem for check in checks for problem in check()]
@@ -62,7 +65,10 @@ def _problems_of_valid_sections(settings: Any) -> list[str]:
     sections: dict[str, tuple[type[Section], Callable[[Any], list[str]]]] = {
         "data": (DataConfig, _data_problems),
         "optimizer": (OptimizerConfig, _optimizer_problems),
-        "engine": (EngineConfig, lambda engine: _backend_problems(engine, ModelConfig())),
+        "engine": (
+            EngineConfig,
+            lambda engine: _backend_problems(engine, ModelConfig()) + _deepspeed_problems(engine),
+        ),
         "model": (ModelConfig, _weights_problems),
     }
     problems = []
@@ -121,6 +127,18 @@ def _data_problems(data: DataConfig) -> list[str]:
     return problems
 
 
+def _best_problems(config: Config) -> list[str]:
+    if config.checkpoint.best is None:
+        return []
+    from sclds.evaluation.tasks import figure_names
+
+    names = figure_names(config)
+    if config.checkpoint.best in names:
+        return []
+    near = difflib.get_close_matches(config.checkpoint.best, names, n=3, cutoff=0.0)
+    return [f"checkpoint.best={config.checkpoint.best} is no figure of this run; the nearest are {', '.join(near)}"]
+
+
 def _optimizer_problems(optimizer: OptimizerConfig) -> list[str]:
     from sclds.train.optimizer import implementation_problems
 
@@ -131,6 +149,12 @@ def _backend_problems(engine: EngineConfig, model: ModelConfig) -> list[str]:
     from sclds.machine.implementations import implementation_problems, this_machine
 
     return implementation_problems(engine, model, this_machine())
+
+
+def _deepspeed_problems(engine: EngineConfig) -> list[str]:
+    from sclds.train.deepspeed_settings import deepspeed_problems
+
+    return deepspeed_problems(engine)
 
 
 def _weights_problems(model: ModelConfig) -> list[str]:

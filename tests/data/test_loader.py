@@ -91,7 +91,7 @@ def test_economy_predicts_the_words_that_completion_hides(config, tokenizer):
 def test_pictures_change_from_epoch_to_epoch(config, tokenizer):
     seen: dict[str, list[torch.Tensor]] = {}
     for (batch,) in batches(config, tokenizer, 8):
-        rows = batch.vision.patches.split([16 * int(frames) for frames in batch.vision.frame_count])
+        rows = batch.vision.patches.split([16 * frames for frames in batch.samples.frames])
         for sample, part in zip(batch.samples.ids, rows, strict=True):
             seen.setdefault(sample, []).append(part)
     twice = [parts for parts in seen.values() if len(parts) > 1]
