@@ -223,11 +223,12 @@ def d_similarity_kernel(
     first_x, second_x = of_rows(first, own, DUPLICATES), of_rows(second, own, DUPLICATES)
     share_y = of_columns(task, SHARE, start)
     if DUPLICATES == "positives":
-        weight_x = tl.load(share_y - start + own)
+        share = tl.load(task + SHARE).to(tl.pointer_type(tl.float32))
+        weight_x = tl.load(share + own.to(tl.int64))
     else:
         weight = tl.load(task + WEIGHT_X).to(tl.pointer_type(tl.float32))
         weight_x = 2.0 * tl.load(weight + rows, mask=rows < tl.load(task + LOCAL), other=0.0)
-    first, second, own = first + start, second + start, own - start
+    first, second, own = first + start.to(tl.int64), second + start.to(tl.int64), own - start
     inverse_y, column_shift = of_columns(task, INVERSE_Y, start), of_columns(task, VECTOR_Y, start)
     out = workspace_rows(task, workspace, tile_row, tile_column, BLOCK_M)
     half: tl.constexpr = BLOCK_N // 2
