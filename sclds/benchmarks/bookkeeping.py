@@ -4,8 +4,10 @@ Every rank has to know where its rows lie among those of all ranks, and which sa
 must cost the same at 16,384 ranks as at 8: a launch is about 5 µs of host time, and every rank pays.
 """
 
+import csv
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
@@ -13,10 +15,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sclds.config import DataConfig
+from sclds.data.order import positions_of
+from sclds.data.shuffle_quality import synthetic_order
 from sclds.losses.communicator import Ints, gather_rows
 
 RANKS = (8, 64, 1024, 4096, 16384)
 """Worlds that are simulated."""
+SHARD_SAMPLES, RANK_SAMPLES = 10_000, 32
+"""Samples of a shard of the simulated data, and of a step on each rank."""
 _ROWS, _WIDTH, _TENSORS = 4, 4, 12
 """Rows and columns of a rank's part of each tensor, small so that arithmetic does not hide the bookkeeping."""
 _TURNS = 7
@@ -48,6 +55,31 @@ class _Simulated:
 
     def gather_counts(self, counts: Sequence[int]) -> Ints:
         return np.broadcast_to(np.array(counts, np.int64), (self.world_size, len(counts)))
+
+
+def compare_worlds(samples: int, folder: Path, worlds: Sequence[int] = RANKS) -> list[BookkeepingRow]:
+    """Time the bookkeeping of the last rank at each number of ranks, and write `bookkeeping.csv`.
+
+    Args:
+        samples: Of the simulated data set, rounded up to whole shards.
+        folder: Made if it is not there.
+        worlds: Numbers of ranks.
+    """
+    rows = [measure(ranks, _own_samples(ranks, samples)) for ranks in worlds]
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "bookkeeping.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(BookkeepingRow._fields)
+        writer.writerows(rows)
+    return rows
+
+
+def _own_samples(ranks: int, samples: int) -> Callable[[int], object]:
+    """Return what lists the places of the last rank in a step's global batch."""
+    block = DataConfig.model_fields["shuffle_block"].default
+    order = synthetic_order(-(-samples // SHARD_SAMPLES), SHARD_SAMPLES, block, ranks * RANK_SAMPLES)
+    positions = positions_of(0, ranks - 1, ranks, RANK_SAMPLES)
+    return lambda step: order.places(step, positions)
 
 
 def measure(ranks: int, own_samples: Callable[[int], object]) -> BookkeepingRow:

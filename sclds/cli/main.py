@@ -5,6 +5,7 @@ import sys
 import click
 
 from sclds.cli import (
+    benchmark_bookkeeping,
     benchmark_data,
     benchmark_economy,
     benchmark_step,
@@ -101,7 +102,12 @@ PROGRAM = Program(
             Group(
                 "benchmark",
                 "Measure the step and the data beside what is usual, on this machine.",
-                (benchmark_step.command, benchmark_data.command, benchmark_economy.command),
+                (
+                    benchmark_step.command,
+                    benchmark_data.command,
+                    benchmark_economy.command,
+                    benchmark_bookkeeping.command,
+                ),
             ),
         ),
     },

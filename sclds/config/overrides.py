@@ -2,9 +2,11 @@
 
 A shell has already taken its quotes off, so text means itself: where the schema has text, all behind the first `=` is
 the value, whatever YAML or OmegaConf would see in it. Numbers and switches are read as such. Lists and sections are
-YAML in brackets, of which JSON is a part, and inside them the same holds for every value.
+YAML in brackets, of which JSON is a part, and inside them the same holds for every value. Below a dictionary,
+whose keys another library names, a value is what it is in JSON, and else text.
 """
 
+import json
 import math
 import os
 import re
@@ -126,8 +128,13 @@ def _bare(annotation: Any) -> tuple[Any, bool]:
 
 
 def _inner(annotation: Any, part: str) -> Any:
-    """Return the type of a setting of a section, or of an element of a list; None where there is no such."""
+    """Return the type of a setting of a section, or of an element of a list; None where there is no such.
+
+    What lies in a dictionary, whose keys are another library's, is Any, and so is all below it.
+    """
     kind, _ = _bare(annotation)
+    if kind is Any or get_origin(kind) is dict:
+        return Any
     if isinstance(kind, type) and issubclass(kind, Section):
         field = kind.model_fields.get(part)
         return None if field is None else field.annotation
@@ -144,7 +151,12 @@ def _type_at(schema: Any, path: Path) -> Any:
 
 
 def _is_structure(kind: Any) -> bool:
-    return get_origin(kind) in (list, tuple) or (isinstance(kind, type) and issubclass(kind, Section))
+    """Return whether a value in brackets may be given."""
+    return kind is Any or get_origin(kind) in (list, tuple, dict) or _is_section(kind)
+
+
+def _is_section(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, Section)
 
 
 def _typed(annotation: Any, text: str, override: str) -> Any:
@@ -162,6 +174,8 @@ def _scalar(kind: Any, text: str) -> Any:
 
     A number that would be shown otherwise than it was given stays text too, so that a message names what was typed.
     """
+    if kind is Any:
+        return _untyped(text)
     of = get_args(kind) if get_origin(kind) is Literal else ()
     if kind is int or any(isinstance(choice, int) for choice in of):
         if re.fullmatch(r"-?\d{1,18}", text) and str(int(text)) == text:
@@ -176,6 +190,16 @@ def _scalar(kind: Any, text: str) -> Any:
             except ValueError:
                 continue
     return text
+
+
+def _untyped(text: str) -> Any:
+    """Return the number, switch or nothing that a text is in JSON, else the text; True and False are switches, too."""
+    try:
+        value = json.loads(text.lower() if text in ("True", "False") else text)
+    except ValueError:
+        return text
+    is_scalar = value is None or isinstance(value, bool | int | float)
+    return value if is_scalar and (not isinstance(value, float) or math.isfinite(value)) else text
 
 
 def _node(text: str, override: str) -> yaml.Node:
@@ -219,6 +243,8 @@ def _from_node(annotation: Any, node: yaml.Node, override: str) -> Any:
     plain, text = getattr(node, "style", None) is None, str(node.value).translate(_SHOWN)
     if plain and not text:
         raise ConfigError([f"{override}: a key or an element has no value; write it out, empty text as ''"])
+    if kind is Any and not plain:
+        return text
     return None if optional and plain and text == _NONE else _scalar(kind, text)
 
 
@@ -257,7 +283,7 @@ def _put(tree: dict[Any, Any], path: Path, value: Any, schema: type[Section], ov
 def _default(schema: type[Section], path: Path) -> Any:
     """Return what a missing section or list starts from when a setting inside it is given."""
     section, _ = _bare(_type_at(schema, path[:-1]))
-    field = section.model_fields.get(path[-1]) if _is_structure(section) and not get_origin(section) else None
+    field = section.model_fields.get(path[-1]) if _is_section(section) else None
     default = None if field is None else field.default
     if not isinstance(default, list | tuple):
         return {}

@@ -3,7 +3,7 @@
 `sclds.config.reading` reads a YAML file and `key=value` pairs over these defaults; every fault is reported at once.
 """
 
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -25,7 +25,10 @@ MayChange = Annotated[T, MayChangeMark()]
 
 
 class Section(BaseModel):
-    """Base of all sections: unknown keys are refused, values keep their type, field docstrings are descriptions."""
+    """Base of all sections: unknown keys are refused, values keep their type, field docstrings are descriptions.
+
+    No setting may be infinite or not a number.
+    """
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True, allow_inf_nan=False
@@ -283,12 +286,14 @@ class OptimizerConfig(Section):
     """Rate of the MLM and ITM heads as a multiple."""
     betas: tuple[Probability, Probability] = (0.9, 0.98)
     """AdamW's betas."""
-    eps: Annotated[float, Field(gt=0.0)] = 1e-8
-    """AdamW's epsilon."""
+    eps: Annotated[float, Field(ge=1e-30)] = 1e-8
+    """AdamW's epsilon; one that fp32 rounds to 0 would divide 0 by 0."""
     weight_decay: Weight = 0.01
     """Decoupled weight decay; none on biases, norms and the temperature."""
     clip_norm: Weight = 1.0
     """Largest global gradient norm; 0 does not clip."""
+    max_skipped_in_a_row: MayChange[Positive] = 10
+    """A run stops when this many steps on end are skipped because their gradient is not finite."""
     implementation: Literal["torch", "deepspeed", "apex"] = "torch"
     """Whose fused AdamW runs."""
 
@@ -309,6 +314,9 @@ class EngineConfig(Section):
     """0 replicates everything, 1 shards optimizer state, 2 gradients too, 3 parameters too."""
     precision: Literal["bf16", "fp32"] = "bf16"
     """Compute type; master weights are fp32 in both."""
+    gradient_precision: Literal["fp32", "bf16"] = "fp32"
+    """Type in which bf16 gradients are added up over micro-batches and over processes; `bf16` halves what is sent and
+    kept, and loses low bits with every addition."""
     activation_checkpointing: MayChange[bool] = False
     """Recompute every layer in backward instead of keeping its activations."""
     kernels: MayChange[Literal["auto", "triton", "torch"]] = "auto"
@@ -317,6 +325,9 @@ class EngineConfig(Section):
     """Whose LayerNorm runs: PyTorch's, or the fused one of NVIDIA Apex or Liger Kernel (CUDA)."""
     attention: MayChange[Literal["auto", "flash_attn", "torch_varlen", "sdpa"]] = "auto"
     """Attention backend: `auto` takes the first that this machine has, in this order."""
+    deepspeed: MayChange[dict[str, Any]] = {}
+    """Further settings of DeepSpeed, by its own names, over ours: buckets, prefetching, monitors. Keys that would
+    change what a step computes are refused, with the setting to use instead (docs/engine.md)."""
 
 
 class CheckpointConfig(Section):

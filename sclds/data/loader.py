@@ -167,10 +167,11 @@ class _Assembler:
             possible = wrong_partners(members, rows[:, None], rows, duplicates=published)
             partner, label = itm_partners(possible, rng)
             draw = rng.integers(ITM_DRAWS, size=len(members))
-            drawn = zip(members, partner, label, draw, ~possible.any(1), strict=True)
+            alone = ~np.any(possible, axis=1)
+            drawn = zip(members, partner, label, draw, alone.tolist(), strict=True)
             paired += [
-                replace(view, itm_partner=start + int(p), itm_label=int(m), itm_draw=int(d), itm_alone=bool(alone))
-                for view, p, m, d, alone in drawn
+                replace(view, itm_partner=start + int(p), itm_label=int(m), itm_draw=int(d), itm_alone=is_alone)
+                for view, p, m, d, is_alone in drawn
             ]
         return paired
 

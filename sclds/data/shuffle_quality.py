@@ -36,7 +36,7 @@ class Pattern:
 
 def simulate(shards: int, samples: int, block: int, batch: int) -> Pattern:
     """Return the pattern of some batches all over the first epoch."""
-    order = _order(shards, samples, block, batch)
+    order = synthetic_order(shards, samples, block, batch)
     first = np.concatenate([_numbers(order, step) for step in range(-(-block * samples // batch))])[: block * samples]
     every = order.epoch_size // batch
     # drawn, not evenly spaced: even steps would meet the ends of blocks always or never
@@ -75,7 +75,15 @@ def verdict(own: Pattern, perfect: Pattern, held: float) -> str:
     )
 
 
-def _order(shards: int, samples: int, block: int, batch: int) -> Order:
+def synthetic_order(shards: int, samples: int, block: int, batch: int) -> Order:
+    """Return the order of a data set that is not there.
+
+    Args:
+        shards: Of the data set.
+        samples: Of a shard.
+        block: Shards shuffled together.
+        batch: Samples of an optimizer step.
+    """
     index = SampleIndex(
         [Shard("set", "image", StoredFile(f"{i}.tar", 0, ""), str(i), {}, 0, samples) for i in range(shards)]
     )
@@ -90,7 +98,7 @@ def plot(path: Path, shards: int, samples: int, block: int, batch: int) -> None:
     """Draw which shard each read goes to over the epoch."""
     import matplotlib.pyplot as plt
 
-    numbers = _order(shards, samples, block, batch).epoch(0)
+    numbers = synthetic_order(shards, samples, block, batch).epoch(0)
     position = np.unique(np.linspace(0, len(numbers) - 1, _PLOTTED).astype(int))
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
     axes.scatter(position / len(numbers), numbers[position] // samples, s=2, color="#2a78d6")

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from sclds.evaluation.heldout import Encoded, evenly_spaced
 from sclds.evaluation.section import Cell, Section
+from sclds.losses.ranks import hits, ranks
 
 EXAMPLES = 8
 """Queries shown in the report."""
@@ -111,14 +112,14 @@ def _directed(similarity: Tensor) -> dict[str, float]:
     n = len(similarity)
     if not n:
         raise ValueError("there is no pair to rank")
-    ranks = _ranks(similarity).double()
-    recalls = {f"r{k}": float((ranks <= k).double().mean()) for k in RECALLS}
-    return {"n": n, **recalls, MEDIAN: float(ranks.quantile(0.5)), "chance_r10": min(1.0, 10 / n)}
-
-
-def _ranks(similarity: Tensor) -> Tensor:
-    """Return the rank of the diagonal in each row: how many candidates, itself included, are not less similar."""
-    return (~(similarity < similarity.diagonal()[:, None])).sum(1)
+    own = torch.arange(n, device=similarity.device)
+    recalls = {f"r{k}": float(hits(similarity, own, k).double().mean()) for k in RECALLS}
+    return {
+        "n": n,
+        **recalls,
+        MEDIAN: float(ranks(similarity, own).double().quantile(0.5)),
+        "chance_r10": min(1.0, 10 / n),
+    }
 
 
 def _examples(kinds: Mapping[str, Encoded]) -> list[dict[str, Any]]:
@@ -127,7 +128,8 @@ def _examples(kinds: Mapping[str, Encoded]) -> list[dict[str, Any]]:
     for turn, (kind, encoded) in enumerate(sorted(kinds.items())):
         wanted = EXAMPLES // len(kinds) + (turn < EXAMPLES % len(kinds))
         similarity = cosine(torch.cat(encoded.text), torch.cat(encoded.vision))
-        ranks, n = _ranks(similarity), len(encoded.sample_ids)
+        n = len(encoded.sample_ids)
+        found = ranks(similarity, torch.arange(n, device=similarity.device))
         for query in evenly_spaced(n, wanted):
             best = similarity[query].topk(min(RETRIEVED, n)).indices.tolist()
             examples.append(
@@ -135,7 +137,7 @@ def _examples(kinds: Mapping[str, Encoded]) -> list[dict[str, Any]]:
                     "kind": kind,
                     "sample_id": encoded.sample_ids[query],
                     "caption": encoded.captions[query],
-                    "rank": int(ranks[query]),
+                    "rank": int(found[query]),
                     "of": n,
                     "retrieved": [encoded.sample_ids[i] for i in best],
                 }

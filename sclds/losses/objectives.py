@@ -25,6 +25,7 @@ from sclds.losses.global_features import (
     problem_of,
     weighed,
 )
+from sclds.losses.ranks import hits
 from sclds.objectives import Objective, objectives_in_use
 from sclds.objectives.table import PAIRWISE_BIAS, PAIRWISE_SCALE, TEMPERATURE
 
@@ -112,11 +113,11 @@ def _sigmoid(rows: Rows, candidates: Candidates, step: int, outputs: Outputs, lo
 
 
 def _cross_entropy(objective: Objective, outputs: Outputs, batch: Batch, counts: GlobalCounts) -> Terms:
-    """Return a head's cross-entropy and its accuracy."""
+    """Return a head's cross-entropy and its accuracy, for which a tie is no hit."""
     logits, labels = outputs[objective.logits].float(), getattr(batch.labels, objective.name)
     return {
         objective.name: F.cross_entropy(logits, labels, reduction="sum") / counts.of(objective),
-        f"{objective.name}_accuracy": (logits.argmax(1) == labels).sum() / counts.of(objective),
+        f"{objective.name}_accuracy": hits(logits.detach(), labels).sum() / counts.of(objective),
     }
 
 

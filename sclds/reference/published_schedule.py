@@ -277,8 +277,8 @@ def published_losses(
     treated = losses.duplicates
     captions, images, either = (duplicate_pairs(views, by, device) for by in ("caption", "image", "either"))
     if losses.contrastive > 0:
-        rows = (out["text_proj"], out["vision_proj"])
-        terms["contrastive"] = nce(*rows, out["temperature"], same=either, duplicates=treated)
+        text, vision = out["text_proj"], out["vision_proj"]
+        terms["contrastive"] = nce(text, vision, out["temperature"], same=either, duplicates=treated)
     if losses.sigmoid > 0:
         terms["sigmoid"] = pairwise_sigmoid(out, either, treated)
     if losses.mlm > 0:

@@ -43,7 +43,10 @@ class RunFolder:
 
     def problems(self) -> list[str]:
         """Return a sentence if the folder cannot be written."""
-        existing = self.root
+        return self._problems_of(self.root) or self._problems_of(self.checkpoints)
+
+    def _problems_of(self, folder: Path) -> list[str]:
+        existing = folder
         while not existing.exists():
             existing = existing.parent
         if not existing.is_dir():

@@ -12,6 +12,7 @@ import torch.distributed as dist
 from deepspeed.accelerator import get_accelerator
 from torch import Tensor
 
+from sclds.config.errors import UserError
 from sclds.losses.communicator import Ints
 
 
@@ -42,7 +43,10 @@ class ProcessGroup:
             accelerator.set_device(local_rank)
         self._owns = not dist.is_initialized()
         limit = {} if patience is None else {"timeout": timedelta(seconds=patience)}
-        deepspeed.init_distributed(dist_backend=accelerator.communication_backend_name(), verbose=False, **limit)
+        try:
+            deepspeed.init_distributed(dist_backend=accelerator.communication_backend_name(), verbose=False, **limit)
+        except dist.DistNetworkError as fault:
+            raise UserError(_unreachable(fault)) from fault
         # numbers that the host needs do not go through the device, which would make it wait for all that was queued
         self._hosts = None if self.device.type == "cpu" else dist.new_group(backend="gloo", **limit)  # type: ignore[arg-type]
         self.rank = dist.get_rank()
@@ -111,6 +115,20 @@ def _without_compiled_collectives() -> None:
     ones wait without a word.
     """
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+
+def _unreachable(fault: Exception) -> str:
+    """Return the sentence of a meeting point at which the processes could not meet."""
+    place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+    if "EADDRINUSE" in str(fault) or "address already in use" in str(fault):
+        return (
+            f"The processes cannot meet at {place}: another program uses this port, perhaps another run. "
+            f"Start with another one (`--master_port` of deepspeed and torchrun)"
+        )
+    return (
+        f"The processes cannot meet at {place} ({str(fault).splitlines()[0]}). Check that the first machine can be "
+        f"reached there from all others (MASTER_ADDR, MASTER_PORT, firewalls)"
+    )
 
 
 def _without_launcher() -> None:

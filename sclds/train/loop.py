@@ -18,6 +18,7 @@ from sclds.machine.implementations import choose, use
 from sclds.run.folder import RunFolder
 from sclds.run.health import Health, health_of
 from sclds.run.metrics import read_metrics
+from sclds.train.agreement import refuse_strangers
 from sclds.train.best import BestCheckpoint
 from sclds.train.checkpoint import (
     convert_to_universal,
@@ -26,8 +27,10 @@ from sclds.train.checkpoint import (
     save_checkpoint,
 )
 from sclds.train.data_wait import DataWait
+from sclds.train.deepspeed_settings import overriding
 from sclds.train.distributed import ProcessGroup
 from sclds.train.engine import build_engine, count_parameters
+from sclds.train.guard import SkipGuard
 from sclds.train.guards import Guards
 from sclds.train.heldout import HeldoutMeasurements
 from sclds.train.interrupt import StopRequest
@@ -36,9 +39,6 @@ from sclds.train.progress import Reporter, write_page_of
 from sclds.train.record import StartRecord
 from sclds.train.resume import sound_checkpoint
 from sclds.train.step import train_step
-
-MAX_SKIPPED_IN_A_ROW = 10
-"""A run stops when this many steps on end had a loss or gradient that is not finite."""
 
 
 class Run:
@@ -65,6 +65,7 @@ class Run:
         self.folder = folder
         self.reporter = reporter
         self.guards = guards
+        refuse_strangers(config, group)
         self.implementations = choose(config)
         use(self.implementations)
         self.split: Split = split_batch(config.batch, group.world_size)
@@ -76,6 +77,7 @@ class Run:
         self.engine = build_engine(start, self.tokenizer, self.split, group, self.universal)
         self.step = 0
         self.saved_step = -1
+        self.guard = SkipGuard(config.optimizer.max_skipped_in_a_row, reporter.say)
         self.heldout = HeldoutMeasurements(config, self.engine, self.tokenizer, group, folder, reporter)
         self.record: StartRecord | None = None
         self.best: BestCheckpoint | None = None
@@ -106,7 +108,6 @@ class Run:
         )
         batches = self._batches()
         finished = True
-        skipped = 0
         waits = DataWait()
         self.reporter.start(self.step)
         try:
@@ -126,15 +127,18 @@ class Run:
                         )
                     report.seconds["data"] += fetched - begun  # until every rank has its data: they fetch together
                     self.step += 1
-                    skipped = self._count_skipped(report.applied, skipped)
+                    self.guard.count(self.step, report.applied)
                     total = time.perf_counter() - begun
                     if (slow := waits.add(fetched - begun, total)) is not None:
                         self.reporter.say(slow)
                     measured = self._measure_between(metrics)
-                    line = metrics.record(self.engine, self.step, report, total, micro_batches, measured)
+                    line = metrics.record(
+                        self.engine, self.step, report, total, self.guard.total, micro_batches, measured
+                    )
                     metrics.show_inputs(self.step, micro_batches[0], self.tokenizer)
                     self.reporter.advance(self.step, line)
                     self._judge(line)
+                    self.guard.stop_if_stuck(self.step)
                     better = bool(measured) and self.best is not None and self.best.improved(self.step, measured)
                     if better or self.step % self.config.checkpoint.every == 0:
                         self._save()
@@ -180,7 +184,7 @@ class Run:
     def _resume(self) -> None:
         """Go on from the newest complete checkpoint, if there is one."""
         if self.checkpoint is not None:
-            load_checkpoint(self.engine, self.checkpoint, self.universal)
+            self.guard.resume(load_checkpoint(self.engine, self.checkpoint, self.universal))
             self.step = self.saved_step = self.checkpoint.step
             self.reporter.say(f"Resuming after step {self.step} from {self.checkpoint.folder}")
         if self.group.rank == 0:
@@ -191,6 +195,8 @@ class Run:
     def _describe(self) -> None:
         """Print what this run uses."""
         engine, split = self.config.engine, self.split
+        for line in overriding(engine):
+            self.reporter.say(line)
         self.reporter.say(
             f"Model        {count_parameters(self.engine.module) / 1e6:.2f} M parameters\n"
             f"Batch        {self.config.batch.global_size} = {split.micro} samples × {split.world_size} processes × "
@@ -259,20 +265,6 @@ class Run:
             raise fault or UserError("Another process's data cannot be used; its message says why")
         return None if stopping else micro_batches
 
-    def _count_skipped(self, applied: bool, skipped: int) -> int:
-        """Return the number of steps on end that changed nothing; stop the run when they are too many."""
-        if applied:
-            return 0
-        skipped += 1
-        self.reporter.say(f"Step {self.step} is skipped: its gradient is not finite ({skipped} in a row)")
-        if skipped == MAX_SKIPPED_IN_A_ROW:
-            raise UserError(
-                f"Training stopped at step {self.step}: {skipped} steps in a row had a gradient that is not finite. "
-                f"Lower optimizer.learning_rate or lengthen schedule.warmup_share; the run goes on from its last "
-                f"checkpoint in {self.folder.checkpoints}"
-            )
-        return skipped
-
     def _save(self) -> None:
         """Write a checkpoint, unless this step has one."""
         if self.saved_step != self.step:
@@ -284,6 +276,7 @@ class Run:
                     self.config,
                     self.group,
                     self.config.checkpoint.keep,
+                    self.guard.state(),
                     self.best.best_step() if self.best else None,
                 )
             self.saved_step = self.step

@@ -17,7 +17,6 @@ from sclds.run.folder import RunFolder
 from sclds.run.metrics import finite
 from sclds.train.board import Board
 from sclds.train.distributed import ProcessGroup
-from sclds.train.schedule import learning_rate_factor
 from sclds.train.step import StepReport
 
 
@@ -46,7 +45,6 @@ class MetricsWriter:
         self._config = config
         self._group = group
         self._word_entropy = word_entropy
-        self._skipped = 0
         self._since = (time.perf_counter(), start_step)
         self._board = None
         if group.rank == 0 and config.log.tensorboard:
@@ -69,21 +67,24 @@ class MetricsWriter:
         step: int,
         report: StepReport,
         total_seconds: float,
+        skipped: int,
         micro_batches: Sequence[Batch],
         heldout: Mapping[str, float],
     ) -> dict[str, Any] | None:
         """Return the line of step number `step` (from 1) after writing it, or nothing where none is due.
+
+        A step that was skipped is always written.
 
         Args:
             engine: After the step.
             step: Its number.
             report: What it did on this rank.
             total_seconds: It took.
+            skipped: Steps of the whole run that were.
             micro_batches: It saw on this rank, on the host.
             heldout: What was measured after it, by `heldout/SET/FIGURE`.
         """
-        self._skipped += not report.applied
-        if not self.due(step):
+        if not self.due(step) and report.applied:
             return None
         names = sorted(report.terms)
         sums = self._group.all_reduce_sum(torch.stack([report.terms[name].float() for name in names])).tolist()
@@ -94,11 +95,12 @@ class MetricsWriter:
             "step": step,
             "loss": dict(zip(names, sums, strict=True)),
             "levels": self._levels(micro_batches),
-            "lr": self._config.optimizer.learning_rate * learning_rate_factor(step - 1, self._config.schedule),
+            "lr": report.rates["encoders"],
+            "learning_rates": report.rates,
             "grad_norm": finite(float(engine.get_global_grad_norm() or 0.0)),
             "samples_per_second": (step - first) * self._config.batch.global_size / (now - begun),
             "seconds": {**report.seconds, "total": total_seconds},
-            "skipped": self._skipped,
+            "skipped": skipped,
             **{name: finite(value) for name, value in heldout.items()},
         }
         if self._group.rank == 0:
@@ -138,7 +140,8 @@ class MetricsWriter:
         scalars = {f"loss/{name}": value for name, value in line["loss"].items()}
         scalars |= {f"guessing/{name}": value for name, value in line["levels"].items()}
         scalars |= {f"seconds/{name}": value for name, value in line["seconds"].items()}
-        scalars |= {f"training/{name}": line[name] for name in ("lr", "grad_norm", "samples_per_second")}
+        scalars |= {f"learning_rate/{name}": value for name, value in line["learning_rates"].items()}
+        scalars |= {f"training/{name}": line[name] for name in ("grad_norm", "samples_per_second", "skipped")}
         for name, value in (scalars | dict(heldout)).items():
             if value is not None:
                 self._board.scalar(name, value, line["step"])

@@ -51,6 +51,7 @@ def checked_start(path: str | Path, overrides: list[str], world_size: int) -> St
         lambda: RunFolder(config.run_dir).problems(),
         lambda: _optimizer_problems(config.optimizer),
         lambda: _backend_problems(config.engine, config.model),
+        lambda: _deepspeed_problems(config.engine),
         lambda: _best_problems(config),
         # a run that goes on has its weights in its checkpoint
         lambda: _start_problems(settings, config) if checkpoint is None else [],
@@ -67,7 +68,10 @@ def _problems_of_valid_sections(settings: Any) -> list[str]:
     sections: dict[str, tuple[type[Section], Callable[[Any], list[str]]]] = {
         "data": (DataConfig, _data_problems),
         "optimizer": (OptimizerConfig, _optimizer_problems),
-        "engine": (EngineConfig, lambda engine: _backend_problems(engine, ModelConfig())),
+        "engine": (
+            EngineConfig,
+            lambda engine: _backend_problems(engine, ModelConfig()) + _deepspeed_problems(engine),
+        ),
         "model": (ModelConfig, _weights_problems),
     }
     problems = []
@@ -148,6 +152,12 @@ def _backend_problems(engine: EngineConfig, model: ModelConfig) -> list[str]:
     from sclds.machine.implementations import implementation_problems, this_machine
 
     return implementation_problems(engine, model, this_machine())
+
+
+def _deepspeed_problems(engine: EngineConfig) -> list[str]:
+    from sclds.train.deepspeed_settings import deepspeed_problems
+
+    return deepspeed_problems(engine)
 
 
 def _start_problems(settings: Any, config: Config) -> list[str]:

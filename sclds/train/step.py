@@ -14,7 +14,7 @@ from sclds.data.keys import seed_of
 from sclds.losses.objectives import GlobalFeatures, StepSizes, features_of, step_loss
 from sclds.machine.implementations import compute_dtype
 from sclds.train.distributed import ProcessGroup, synchronize
-from sclds.train.optimizer import set_learning_rate
+from sclds.train.optimizer import learning_rates, set_learning_rate
 from sclds.train.schedule import learning_rate_factor
 
 PHASES = ("data", "forward", "backward", "optimizer")
@@ -27,6 +27,8 @@ class StepReport:
     terms: dict[str, Tensor] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))
     applied: bool = True
+    rates: dict[str, float] = field(default_factory=dict)
+    """Learning rates that the step used, by part of the model."""
 
     def add(self, terms: dict[str, Tensor]) -> None:
         """Add one micro-batch's terms."""
@@ -85,6 +87,7 @@ def train_step(
         # DeepSpeed averages over ranks and accumulation steps; the shares are to be summed.
         engine.backward(loss * (split.world_size * split.accumulation))
         watch.charge("backward")
+        report.rates = learning_rates(engine.optimizer)
         engine.step()
         watch.charge("optimizer")
     report.applied = bool(engine.was_step_applied())

@@ -4,6 +4,7 @@ import json
 
 import torch
 
+from sclds.config.overrides import replaced
 from sclds.config.reading import dump_config, load_config
 from sclds.data.tokenizer import load_tokenizer
 from sclds.evaluation.heldout import HeldoutPass
@@ -33,13 +34,13 @@ def perturbed(model):
 
 def trained_run(folder, *overrides):
     """Write a run; return its settings, its model and what its held-out pass found by kind."""
-    config = load_config("quickstart", [f"run_dir={folder}", *SMALL, *overrides])
+    config = load_config("quickstart", [f"run_dir={folder}", *replaced(SMALL, overrides)])
     tokenizer = load_tokenizer(config.data.tokenizer)
     text = config.model.text.model_copy(update={"vocab_size": tokenizer.vocab_size})
     model = perturbed(build_model(config.model.model_copy(update={"text": text}), seed=5)).eval()
     checkpoint = folder / "checkpoints" / f"step-{STEP:07d}"
     (checkpoint / ENGINE_TAG).mkdir(parents=True)
-    torch.save({"module": model.state_dict()}, checkpoint / ENGINE_TAG / MODEL_FILE)
+    torch.save({"module": model.state_dict(), "optimizer": None}, checkpoint / ENGINE_TAG / MODEL_FILE)
     state = {"step": STEP, "world_size": 1, "config": config.model_dump(mode="json")}
     (checkpoint / STATE_FILE).write_text(json.dumps(state))
     (folder / "config.yaml").write_text(dump_config(config))

@@ -7,7 +7,6 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from sclds.batch.split import split_batch
 from sclds.config.errors import CheckpointError, ConfigError
 from sclds.config.reading import dump_config, load_config
 from sclds.data.tokenizer import load_tokenizer, train_tokenizer
@@ -25,8 +24,9 @@ class OneProcess:
 
 
 def built(config):
-    settings = engine.deepspeed_settings(config, split_batch(config.batch, 1))
-    return engine.build_model(config, load_tokenizer("embedded"), settings, OneProcess())
+    model = engine.build_model(config, load_tokenizer("embedded"), {})
+    engine.fill_parameters(model, engine.InitialWeights(config, model), OneProcess(), sharded=False)
+    return model
 
 
 def start(folder, **changes):

@@ -65,7 +65,7 @@ def test_numbers_tell_duplicates_and_count_them(case):
     found = duplicates_of(torch.tensor(IDS[case], dtype=torch.int64).view(2, -1), "ignore")
     same, _ = all_pairs(found, len(wanted))
     assert torch.equal(same, wanted)
-    assert found.count.tolist() == wanted.sum(1).tolist()
+    assert found.counts.tolist() == wanted.sum(1).tolist()
 
 
 @pytest.mark.parametrize("treatment", TREATMENTS)

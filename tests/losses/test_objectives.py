@@ -12,7 +12,7 @@ from sclds.batch.frames import frames_by_number
 from sclds.batch.types import Identities
 from sclds.config import LossesConfig
 from sclds.losses.communicator import SingleProcess, gather_records, gather_rows
-from sclds.losses.objectives import GlobalFeatures, features_of, step_loss
+from sclds.losses.objectives import GlobalFeatures, StepSizes, features_of, step_loss
 from sclds.objectives import objectives_in_use
 from sclds.reference.published_schedule import nce, pairwise_sigmoid
 
@@ -279,3 +279,24 @@ def test_identities_arrive_bit_by_bit_with_the_features_of_any_type(dtype):
 def test_records_arrive_whole():
     records = [{"rank": 0, "of": "caf\u00e9"}, [], "x" * 70]
     assert run_ranks(3, lambda c: gather_records(records[c.rank], c, torch.device("cpu"))) == [records] * 3
+
+
+def test_micro_batch_negatives_are_weighed_by_their_samples():
+    """Each micro-batch compares with itself alone, and all of them share one mean: larger ones count for more."""
+    pieces = [piece(1, (1, 1, 1), 2), piece(2, (1, 1, 1, 1, 1), 3)]
+    batches = [batch for _, batch in pieces]
+    tau = torch.tensor(TAU)
+    terms = {}
+    losses = ALL.model_copy(update={"duplicates": "negatives"})
+    sizes = StepSizes.gather(batches, SingleProcess())
+    for index, (outputs, batch) in enumerate(pieces):
+        own = detached_targets(outputs, tau)
+        features = GlobalFeatures.gather([features_of(own, batch)], [batch], losses, SingleProcess(), sizes, index)
+        for name, value in step_loss(own, batch, features, 0, losses)[1].items():
+            terms[name] = terms.get(name, 0) + value
+    both = {"contrastive": ("text_proj", "vision_proj", TAU), "mlsc": ("text_recovered", "text_target", 0.1)}
+    for name, (a, b, temperature) in both.items():
+        wanted = sum(len(o[a]) * nce(o[a], o[b], temperature) for o, _ in pieces) / 8
+        torch.testing.assert_close(terms[name].double(), wanted.detach(), rtol=1e-6, atol=1e-6)
+    words = [torch.nn.functional.cross_entropy(o["mlm_logits"], b.labels.mlm, reduction="sum") for o, b in pieces]
+    torch.testing.assert_close(terms["mlm"].double(), (sum(words) / 5).detach(), rtol=1e-6, atol=1e-6)

@@ -11,13 +11,7 @@ from sclds.run.environment import Start
 from sclds.run.folder import RunFolder
 from sclds.train.record import StartRecord, hosts_of
 from tests.report.runs import start
-
-
-class OneProcess:
-    rank, world_size, device = 0, 1, torch.device("cpu")
-
-    def all_gather(self, tensor):
-        return tensor[None]
+from tests.train.one_process import OneProcess
 
 
 def test_a_start_is_appended_kept_up_to_date_and_ended(tmp_path):

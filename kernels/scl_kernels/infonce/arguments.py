@@ -44,9 +44,10 @@ class InfoNCEStatistics(NamedTuple):
     """(n,) similarity of a_i and b_i, divided by the temperature; where duplicates are positives, the mean over them of
     both directions."""
     row_correct: Tensor
-    """(n,) bool: no b that is a negative is closer to a_i than b_i, or than another of its positives."""
+    """(n,) bool: every b that is a negative is farther from a_i than b_i, or than another of its positives; neither a
+    tie nor NaN is correct."""
     col_correct: Tensor
-    """(n,) bool: no a that is a negative is closer to b_i than a_i, or than another of its positives."""
+    """(n,) bool: the same the other way round, of every a that is a negative and b_i."""
 
 
 def check_problems(problems: Sequence[InfoNCEProblem]) -> None:

@@ -33,32 +33,40 @@ from scl_kernels.pairwise.kernel import (
 def _reduce(
     tile, scale_x, inverse_y, column, own, total, first, second, first_x, second_x, state, DUPLICATES: tl.constexpr
 ):  # fmt: skip
-    """Go on with a row's maximum, sum, positives and best of them over half a tile.
+    """Go on with a row over half a tile: maximum and sum of all but its positives, the positives, the best of them.
 
-    `own` and `total` count from its first column. What is ignored is finite, so that a row may begin with nothing else.
+    `own` and `total` count from its first column. Where duplicates are positives, the sum is of these too, and counts
+    from the larger of maximum and best. What is ignored is finite, so that a row may begin with nothing else.
     """
     largest, summed, positive, best = state
     tile = tile * scale_x[:, None] * tl.load(inverse_y + column)[None, :]
-    tile = tl.where((column < total)[None, :], tile, float("-inf"))
+    inside = (column < total)[None, :]
     if DUPLICATES == "positives":
+        shift = tl.maximum(largest, best)
         same = same_as(first, second, column, first_x, second_x)
         positive += tl.sum(tl.where(same, tile, 0.0), 1)
         best = tl.maximum(best, tl.max(tl.where(same, tile, float("-inf")), 1))
+        largest = tl.maximum(largest, tl.max(tl.where(inside & ~same, tile, float("-inf")), 1))
+        new_shift = tl.maximum(largest, best)
+        tile = tl.where(inside, tile, float("-inf"))
     else:
+        shift = largest
         is_own = column[None, :] == own[:, None]
         positive += tl.sum(tl.where(is_own, tile, 0.0), 1)
         if DUPLICATES == "ignore":
-            tile = tl.where(same_as(first, second, column, first_x, second_x) & ~is_own, -1e30, tile)
-    new_largest = tl.maximum(largest, tl.max(tile, 1))
-    summed = summed * tl.exp(largest - new_largest) + tl.sum(tl.exp(tile - new_largest[:, None]), 1)
-    return new_largest, summed, positive, best
+            tile = tl.where(same_as(first, second, column, first_x, second_x), -1e30, tile)
+        tile = tl.where(inside & ~is_own, tile, float("-inf"))
+        largest = tl.maximum(largest, tl.max(tile, 1))
+        new_shift = largest
+    summed = summed * tl.exp(shift - new_shift) + tl.sum(tl.exp(tile - new_shift[:, None]), 1)
+    return largest, summed, positive, best
 
 
 @triton.jit
 def forward_kernel(
     table,  # (tasks, FIELDS) int64
     temperatures,  # (problems,) fp32
-    partial,  # (3 or 4, plane) fp32: running maximum, sum, sum of positives, with several of them the largest
+    partial,  # (3 or 4, plane) fp32: running maximum and sum of all but positives, positives, with several the largest
     plane,
     DUPLICATES: tl.constexpr,
     DTYPE: tl.constexpr,
@@ -87,7 +95,7 @@ def forward_kernel(
     first_x, second_x = of_rows(first, own, DUPLICATES), of_rows(second, own, DUPLICATES)
     half: tl.constexpr = BLOCK_N // 2
     column = tl.arange(0, half)  # compared within a half: constants of the code instead of registers
-    largest = tl.full((BLOCK_M,), float("-inf"), dtype=tl.float32)
+    largest = tl.full((BLOCK_M,), -3e38, dtype=tl.float32)  # finite, for a split may hold nothing but positives
     best = largest
     summed = tl.zeros((BLOCK_M,), dtype=tl.float32)
     positive = tl.zeros((BLOCK_M,), dtype=tl.float32)
@@ -117,7 +125,7 @@ def forward_combine_kernel(
     table,  # (tasks, FIELDS) int64
     partial,  # (3 or 4, plane) fp32, as above
     plane,
-    out,  # (3, all_rows) fp32: log-sum-exp, sum of positives, 1 where one of them is the largest
+    out,  # (3, all_rows) fp32: log-sum-exp, sum of positives, 1 where one of them is larger than all others
     all_rows,
     DUPLICATES: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
@@ -135,21 +143,30 @@ def forward_combine_kernel(
         best = tl.load(source + 3 * plane, mask=inside, other=0.0)
     for split in range(1, tl.load(task + SPLITS).to(tl.int32)):
         at = source + split * tl.load(task + LOCAL)
-        more = tl.load(at, mask=inside, other=0.0)
-        new_largest = tl.maximum(largest, more)
-        summed = summed * tl.exp(largest - new_largest) + tl.load(at + plane, mask=inside, other=0.0) * tl.exp(
-            more - new_largest
-        )
-        largest = new_largest
-        positive += tl.load(at + 2 * plane, mask=inside, other=0.0)
+        more, added = tl.load(at, mask=inside, other=0.0), tl.load(at + plane, mask=inside, other=0.0)
         if DUPLICATES == "positives":
-            best = tl.maximum(best, tl.load(at + 3 * plane, mask=inside, other=0.0))
+            more_best = tl.load(at + 3 * plane, mask=inside, other=0.0)
+            shift, more_shift = tl.maximum(largest, best), tl.maximum(more, more_best)
+            largest, best = tl.maximum(largest, more), tl.maximum(best, more_best)
+            new_shift = tl.maximum(largest, best)
+        else:
+            shift, more_shift = largest, more
+            largest = tl.maximum(largest, more)
+            new_shift = largest
+        summed = summed * tl.exp(shift - new_shift) + added * tl.exp(more_shift - new_shift)
+        positive += tl.load(at + 2 * plane, mask=inside, other=0.0)
     if DUPLICATES != "positives":
         best = positive
     to = out + tl.load(task + BASE) + rows
-    tl.store(to, largest + tl.log(summed), mask=inside)
+    # a tie is not correct (one calculation gave both), nor is anything beside a NaN, which a maximum passes over
+    shift = tl.maximum(largest, best)
+    if DUPLICATES == "positives":
+        lse = shift + tl.log(summed)
+    else:
+        lse = shift + tl.log(summed * tl.exp(largest - shift) + tl.exp(best - shift))
+    tl.store(to, lse, mask=inside)
     tl.store(to + all_rows, positive, mask=inside)
-    tl.store(to + 2 * all_rows, (best >= largest).to(tl.float32), mask=inside)  # one calculation gave both
+    tl.store(to + 2 * all_rows, ((best > largest) & (lse == lse)).to(tl.float32), mask=inside)
 
 
 @triton.jit
@@ -206,11 +223,12 @@ def d_similarity_kernel(
     first_x, second_x = of_rows(first, own, DUPLICATES), of_rows(second, own, DUPLICATES)
     share_y = of_columns(task, SHARE, start)
     if DUPLICATES == "positives":
-        weight_x = tl.load(share_y - start + own)
+        share = tl.load(task + SHARE).to(tl.pointer_type(tl.float32))
+        weight_x = tl.load(share + own.to(tl.int64))
     else:
         weight = tl.load(task + WEIGHT_X).to(tl.pointer_type(tl.float32))
         weight_x = 2.0 * tl.load(weight + rows, mask=rows < tl.load(task + LOCAL), other=0.0)
-    first, second, own = first + start, second + start, own - start
+    first, second, own = first + start.to(tl.int64), second + start.to(tl.int64), own - start
     inverse_y, column_shift = of_columns(task, INVERSE_Y, start), of_columns(task, VECTOR_Y, start)
     out = workspace_rows(task, workspace, tile_row, tile_column, BLOCK_M)
     half: tl.constexpr = BLOCK_N // 2

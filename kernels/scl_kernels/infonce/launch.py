@@ -20,7 +20,7 @@ def statistics(tasks: Sides, temperature: Tensor) -> Tensor:
         temperature: (problems,) fp32.
 
     Returns:
-        (3, sum of n over the tasks) fp32: log-sum-exp, sum of positives, 1 where one of them is the largest.
+        (3, sum of n over the tasks) fp32: log-sum-exp, sum of positives, 1 where one of them is larger than all others.
     """
     out = temperature.new_empty(3, tasks.local)
     if tasks.local == 0:

@@ -55,7 +55,8 @@ def _statistics(
     """
     if backend == "triton":
         result = launch.statistics(sides(a, b, a_all, b_all, offset, numbers, duplicates), temperature)
-        return _merged(*result.chunk(2, dim=1), duplicates)
+        row, col = result.chunk(2, dim=1)
+        return _merged(row, col, duplicates)
     out = []
     for k, local_rows in enumerate(a):
         rest = (temperature[k], offset[k], numbers[k] if numbers else None, duplicates)
@@ -298,7 +299,7 @@ def _duplicates(
     known = [problem.duplicates for problem in problems if problem.duplicates is not None]
     if not known:
         return None, None, "negatives"
-    return [x.numbers for x in known], [x.count for x in known], known[0].treatment
+    return [x.numbers for x in known], [x.counts for x in known], known[0].treatment
 
 
 def _fields(

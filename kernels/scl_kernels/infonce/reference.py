@@ -32,10 +32,10 @@ class Side(NamedTuple):
 
 
 def side_statistics(side: Side) -> Tensor:
-    """Return (3, n): log-sum-exp over a row's similarities, the sum of its positives, and 1 where one is the largest.
+    """Return (3, n): log-sum-exp over a row's similarities, the sum of its positives, and 1 where one beats all others.
 
     A row's positive is its diagonal entry, or where duplicates are positives all of theirs. What is ignored is not
-    there.
+    there. Neither a tie nor anything beside a NaN counts as beating.
     """
     dtype = compute_dtype(side.x.dtype)
     x, y = normalized(side.x, dtype), normalized(side.y_all, dtype)
@@ -45,16 +45,19 @@ def side_statistics(side: Side) -> Tensor:
         similarity /= side.temperature.to(dtype)
         own = own_columns(part, side.offset, x.device)
         best = diagonal = similarity.gather(1, own)
+        positives = torch.zeros_like(similarity, dtype=torch.bool).scatter_(1, own, True)
         if side.numbers is not None:
             same = same_rows(side.numbers, own)
             if side.duplicates == "positives":
+                positives = same
                 diagonal = (similarity * same).sum(1, keepdim=True)
                 best = similarity.masked_fill(~same, -torch.inf).amax(1, keepdim=True)
             else:
-                similarity.masked_fill_(same.scatter_(1, own, False), -torch.inf)
+                similarity.masked_fill_(same & ~positives, -torch.inf)
         largest = similarity.amax(1, keepdim=True)
         out[1, part] = diagonal.squeeze(1)
-        out[2, part] = (best >= largest).squeeze(1).to(dtype)
+        others_smaller = (similarity < best).logical_or_(positives).all(1)
+        out[2, part] = (others_smaller & ~best.squeeze(1).isnan()).to(dtype)
         out[0, part] = similarity.sub_(largest).exp_().sum(1).log_().add_(largest.squeeze(1))
     return out
 

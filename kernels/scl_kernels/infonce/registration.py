@@ -63,9 +63,9 @@ def draw(case: Case, dtype: torch.dtype, device: str) -> InfoNCEProblem:
     part = slice(case.offset, case.offset + case.local)
     a_all = a_all.to(device, dtype)
     a, b = (x[part].clone().requires_grad_() for x in (a_all, b_all))
-    temperature = temperature if case.learnable else case.temperature
+    divisor = temperature if case.learnable else case.temperature
     duplicates = draw_duplicates(case.total, case.duplicates, device)
-    return InfoNCEProblem(a, b, a_all, b_all, temperature, case.offset, weight, duplicates)
+    return InfoNCEProblem(a, b, a_all, b_all, divisor, case.offset, weight, duplicates)
 
 
 def _whole(problem: InfoNCEProblem, dtype: torch.dtype) -> Iterator[Tensor]:

@@ -17,7 +17,7 @@ class Duplicates(NamedTuple):
 
     numbers: Tensor
     """(2, N + PADDING) int32: rows that share either number are duplicates; -1 behind the last row."""
-    count: Tensor
+    counts: Tensor
     """(N,) fp32 duplicates of each row, itself among them."""
     treatment: Treatment
     """`ignore` or `positives`, the same for all problems of a call."""
@@ -63,7 +63,7 @@ def check_duplicates(name: str, duplicates: Duplicates | None, total: int, devic
         return "negatives"
     shape = (2, total + PADDING.value)
     check_tensor(f"{name}.numbers", duplicates.numbers, shape=shape, dtypes=(torch.int32,), device=device)
-    check_tensor(f"{name}.count", duplicates.count, shape=(total,), device=device)
+    check_tensor(f"{name}.counts", duplicates.counts, shape=(total,), device=device)
     return duplicates.treatment
 
 

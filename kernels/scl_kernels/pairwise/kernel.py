@@ -190,7 +190,7 @@ def of_rows(pointer, own, DUPLICATES: tl.constexpr):
     """Return what stands at the global indices of local rows; without duplicates the indices."""
     if DUPLICATES == "negatives":
         return own
-    return tl.load(pointer + own)
+    return tl.load(pointer + own.to(tl.int64))
 
 
 @triton.jit

@@ -186,7 +186,7 @@ def d_similarity_kernel(
     own = rows + tl.load(task + OFFSET).to(tl.int32)
     first, second = numbers_of(task, DUPLICATES)
     first_x, second_x = of_rows(first, own, DUPLICATES), of_rows(second, own, DUPLICATES)
-    first, second, own = first + start, second + start, own - start
+    first, second, own = first + start.to(tl.int64), second + start.to(tl.int64), own - start
     inverse_y, weight_y = of_columns(task, INVERSE_Y, start), of_columns(task, VECTOR_Y, start)
     out = workspace_rows(task, workspace, tile_row, tile_column, BLOCK_M)
     half: tl.constexpr = BLOCK_N // 2

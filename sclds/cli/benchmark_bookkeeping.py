@@ -1,0 +1,36 @@
+"""`sclds benchmark bookkeeping`: host time of what every rank computes about all others."""
+
+from pathlib import Path
+
+import click
+
+from sclds.cli.arguments import FILE, Whole
+from sclds.cli.command import Command
+
+_LEAST = 524_288
+"""Samples of a step of the largest world: an epoch has one, at least."""
+
+
+@click.command("bookkeeping", cls=Command)
+@click.option(
+    "--samples", type=Whole(_LEAST), default=10_000_000, help="samples of the data, simulated in shards of 10,000"
+)
+@click.option("--out", type=FILE, default="benchmarks", metavar="FOLDER", help="folder for bookkeeping.csv")
+def command(samples: int, out: Path) -> None:
+    """Measure the host time of a step's bookkeeping for many ranks, simulated in one process.
+
+    That is where the rows of all ranks lie in the gathered features, and which samples of the step are the rank's own,
+    32 each.
+    """
+    from sclds.benchmarks.bookkeeping import compare_worlds
+    from sclds.cli.printing import Sheet
+
+    rows = compare_worlds(samples, out)
+    sheet = Sheet()
+    sheet.table(
+        ("ranks", "places of the gather, ms", "listing own samples, ms"),
+        [(f"{row.ranks:,}", f"{row.gather_ms:.3f}", f"{row.order_ms:.3f}") for row in rows],
+        title=f"Host time of a step, {samples:,} samples",
+        right=True,
+    )
+    print(f"written to {out / 'bookkeeping.csv'}")

@@ -1,0 +1,53 @@
+"""Whether all processes of a run are the same program with the same settings, before they work together."""
+
+import hashlib
+import platform
+import socket
+from importlib import metadata
+from typing import Any
+
+from sclds.config import Config
+from sclds.config.errors import UserError
+from sclds.config.reading import dump_config
+from sclds.losses.communicator import gather_records
+from sclds.train.distributed import ProcessGroup
+
+PACKAGES = ("sclds", "torch", "deepspeed", "triton", "nvidia-nccl-cu12", "nvidia-nccl-cu13")
+"""Whose versions decide what a process computes, or whether it understands the others."""
+
+
+def own_record(config: Config) -> dict[str, Any]:
+    """Return what must be the same on all processes, and the name of this machine."""
+    record = {"host": socket.gethostname(), "Python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            record[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            record[package] = "absent"
+    return record | {"the configuration": hashlib.sha256(dump_config(config).encode()).hexdigest()[:12]}
+
+
+def differences(records: list[dict[str, Any]]) -> list[str]:
+    """Return a line for every host and thing in which it is not as most processes are."""
+    lines = []
+    for key in records[0]:
+        values = [record[key] for record in records]
+        usual = max(values, key=values.count)
+        for host in sorted({record["host"] for record in records} if key != "host" else ()):
+            own = sorted({record[key] for record in records if record["host"] == host} - {usual})
+            lines += [f"{host} has {key} {value}, where most have {usual}" for value in own]
+    return lines
+
+
+def refuse_strangers(config: Config, group: ProcessGroup) -> None:
+    """Compare all processes.
+
+    Raises:
+        UserError: On every rank, if any is another program or has other settings.
+    """
+    told = differences(gather_records(own_record(config), group, group.device))
+    if told:
+        raise UserError(
+            f"the processes of this run are not alike: {'; '.join(told)}. Give all machines the same environment and "
+            f"the same files"
+        )

@@ -1,0 +1,56 @@
+"""A machine with another version or other settings is named before the first step."""
+
+import threading
+
+import pytest
+import torch
+
+from sclds.config.errors import UserError
+from sclds.train import agreement
+from tests.losses.test_objectives import Threads
+from tests.train.synthetic import tiny_config
+
+
+def compared(records, monkeypatch):
+    """Return what each rank is told."""
+    world = len(records)
+    shared = ([None] * world, threading.Barrier(world, timeout=30))
+    told = [None] * world
+
+    def work(rank):
+        group = Threads(rank, world, shared)
+        group.device = torch.device("cpu")
+        try:
+            agreement.refuse_strangers(rank, group)
+        except UserError as fault:
+            told[rank] = str(fault)
+
+    monkeypatch.setattr(agreement, "own_record", records.__getitem__)
+    threads = [threading.Thread(target=work, args=(rank,)) for rank in range(world)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return told
+
+
+def test_processes_that_are_alike_may_start(monkeypatch):
+    own = agreement.own_record(tiny_config())
+    assert own["torch"] == torch.__version__.split("+")[0] or own["torch"] == torch.__version__
+    assert compared([own, own | {"host": "other"}], monkeypatch) == [None, None]
+
+
+@pytest.mark.parametrize("key", ["torch", "deepspeed", "sclds", "the configuration"])
+def test_the_host_that_differs_is_named_on_every_rank(key, monkeypatch):
+    own = agreement.own_record(tiny_config()) | {"host": "a"}
+    told = compared([own, own, own | {"host": "b", key: "other"}], monkeypatch)
+    assert told[0] == told[1] == told[2]
+    assert f"b has {key} other, where most have {own[key]}" in told[0]
+    assert "a has" not in told[0]
+
+
+def test_settings_count():
+    records = [agreement.own_record(tiny_config(seed=seed)) for seed in (0, 1)]
+    assert [line.split(" has ")[1].split(",")[0] for line in agreement.differences(records)] == [
+        f"the configuration {records[1]['the configuration']}"
+    ]
