@@ -30,13 +30,15 @@ _TURNS = 7
 
 
 class BookkeepingRow(NamedTuple):
-    """Median host time at one number of ranks."""
+    """Host time at one number of ranks, median of some steps."""
 
     ranks: int
     gather_ms: float
     """Places of all ranks' rows, with the arithmetic on 16 numbers of each rank and tensor taken off."""
     order_ms: float
-    """This rank's samples of the global batch."""
+    """This rank's samples of the global batch, where those around them have been shuffled already."""
+    order_most_ms: float
+    """The same in the slowest step, in which they are shuffled: once in some steps."""
 
 
 class _Simulated:
@@ -98,15 +100,17 @@ def measure(ranks: int, own_samples: Callable[[int], object]) -> BookkeepingRow:
         for k in range(_TENSORS):
             copies[:, k * _ROWS * _WIDTH : (k + 1) * _ROWS * _WIDTH].reshape(-1, _WIDTH)
 
-    gathering = _seconds(lambda step: gather_rows(tensors, lengths, communicator)) - _seconds(lambda step: arithmetic())
-    return BookkeepingRow(ranks, 1e3 * max(0.0, gathering), 1e3 * _seconds(own_samples))
+    gathering = median(_seconds(lambda step: gather_rows(tensors, lengths, communicator))[1:])
+    gathering -= median(_seconds(lambda step: arithmetic())[1:])
+    listing = _seconds(own_samples)
+    return BookkeepingRow(ranks, 1e3 * max(0.0, gathering), 1e3 * median(listing[1:]), 1e3 * max(listing))
 
 
-def _seconds(work: Callable[[int], object]) -> float:
-    """Return the median over turns, the first of which is not counted."""
+def _seconds(work: Callable[[int], object]) -> list[float]:
+    """Return the time of every turn; the first one warms up."""
     turns = []
     for turn in range(_TURNS + 1):
         begun = time.perf_counter()
         work(turn)
         turns.append(time.perf_counter() - begun)
-    return median(turns[1:])
+    return turns

@@ -28,8 +28,8 @@ def command(samples: int, out: Path) -> None:
     rows = compare_worlds(samples, out)
     sheet = Sheet()
     sheet.table(
-        ("ranks", "places of the gather, ms", "listing own samples, ms"),
-        [(f"{row.ranks:,}", f"{row.gather_ms:.3f}", f"{row.order_ms:.3f}") for row in rows],
+        ("ranks", "places of the gather, ms", "listing own samples, ms", "where they are shuffled, ms"),
+        [(f"{row.ranks:,}", f"{row.gather_ms:.3f}", f"{row.order_ms:.3f}", f"{row.order_most_ms:.3f}") for row in rows],
         title=f"Host time of a step, {samples:,} samples",
         right=True,
     )

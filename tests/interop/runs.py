@@ -47,4 +47,4 @@ def trained_run(folder, *overrides):
     arguments = (model, config, tokenizer, torch.device("cpu"), SingleProcess())
     results = evaluate(*arguments, tasks=["retrieval"]) | {"steps": STEP}
     (folder / "results.json").write_text(json.dumps(results))
-    return config, model, HeldoutPass(*arguments).run()
+    return config, model, {found.kind: found for found in HeldoutPass(*arguments).run().values()}
