@@ -323,6 +323,19 @@ class CheckpointConfig(Section):
     """Checkpoints kept; older ones are removed after a newer one is complete."""
 
 
+class LimitsConfig(Section):
+    """How long a part of a run may take before every process ends with a message that names who held it up; seconds."""
+
+    start: Annotated[float, Field(gt=0.0)] = 1800.0
+    """From the start of a process until all have met, and the engine is built and loaded."""
+    step: Annotated[float, Field(gt=0.0)] = 1800.0
+    """One optimizer step, its data included."""
+    save: Annotated[float, Field(gt=0.0)] = 3600.0
+    """One checkpoint."""
+    evaluation: Annotated[float, Field(gt=0.0)] = 7200.0
+    """One pass over the held-out data."""
+
+
 class LogConfig(Section):
     """What is written down."""
 
@@ -372,6 +385,8 @@ class Config(Section):
     """DeepSpeed and kernels."""
     checkpoint: MayChange[CheckpointConfig] = CheckpointConfig()
     """Saved state."""
+    limits: MayChange[LimitsConfig] = LimitsConfig()
+    """Longest waits."""
     log: MayChange[LogConfig] = LogConfig()
     """Logging."""
     evaluation: MayChange[EvaluationConfig] = EvaluationConfig()

@@ -33,20 +33,34 @@ class Checkpoint:
 
 def newest_checkpoint(checkpoints: Path) -> Checkpoint | None:
     """Return the newest complete checkpoint of a run's folder; half-written ones are ignored."""
+    return next(iter(complete_checkpoints(checkpoints)), None)
+
+
+def complete_checkpoints(checkpoints: Path) -> list[Checkpoint]:
+    """Return the complete checkpoints of a run's folder, the newest first; contents are not compared."""
     if not checkpoints.is_dir():
-        return None
+        return []
+    folders = [folder for folder in checkpoints.iterdir() if is_checkpoint_name(folder.name)]
+    found = [checkpoint for folder in folders if (checkpoint := read_checkpoint(folder)) is not None]
+    return sorted(found, key=lambda checkpoint: checkpoint.folder.name, reverse=True)
+
+
+def incomplete_checkpoints(checkpoints: Path) -> list[tuple[Path, str]]:
+    """Return the folders with a checkpoint's name that are none, each with the reason."""
+    if not checkpoints.is_dir():
+        return []
     found = []
-    for folder in checkpoints.iterdir():
-        checkpoint = read_checkpoint(folder) if is_checkpoint_name(folder.name) else None
-        if checkpoint is not None:
-            found.append(checkpoint)
-    return max(found, key=lambda checkpoint: checkpoint.step, default=None)
+    for folder in sorted(checkpoints.iterdir()):
+        if is_checkpoint_name(folder.name) and read_checkpoint(folder) is None:
+            there = (folder / STATE_FILE).exists()
+            found.append((folder, f"its {STATE_FILE} {'cannot be read' if there else 'is missing'}"))
+    return found
 
 
 def read_checkpoint(folder: Path) -> Checkpoint | None:
     """Return the checkpoint that `folder` is, or nothing if it is none or not complete."""
     try:
-        state = json.loads((folder / STATE_FILE).read_text())
+        state = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
         return Checkpoint(folder, int(state["step"]), int(state["world_size"]), state["config"])
     except (OSError, ValueError, KeyError, TypeError):
         return None

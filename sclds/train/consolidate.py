@@ -9,6 +9,7 @@ from torch import Tensor
 
 from sclds.config.errors import CheckpointError
 from sclds.run.checkpoints import ENGINE_TAG, STATE_FILE
+from sclds.run.manifest import file_problems, manifest_of
 
 MODEL_FILE = "mp_rank_00_model_states.pt"
 """DeepSpeed's file of the weights that no process shards."""
@@ -27,14 +28,16 @@ def consolidated_weights(folder: str | Path) -> dict[str, Tensor]:
     """Return every parameter of a checkpoint folder (`step-…`) by name, whole and in fp32 on the CPU.
 
     Raises:
-        CheckpointError: If the folder is no complete checkpoint, or its files name code that no run writes.
+        CheckpointError: If the folder is no complete checkpoint, its files are not those that were written, or they
+            name code that no run writes.
     """
     folder = Path(folder)
     if not (folder / STATE_FILE).is_file():
         raise CheckpointError(f"{folder} is not a complete checkpoint: it has no {STATE_FILE}; name a folder `step-…`")
+    _refuse_damage(folder)
     files = sorted((folder / ENGINE_TAG).glob("*.pt"))
     for file in files:
-        _refuse_foreign_code(file)
+        refuse_foreign_code(file)
     if any(file.name.endswith("_optim_states.pt") for file in files):
         from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
@@ -52,8 +55,22 @@ def consolidated_weights(folder: str | Path) -> dict[str, Tensor]:
     return {name: tensor[...].detach().float().contiguous() for name, tensor in state.items()}
 
 
-def _refuse_foreign_code(file: Path) -> None:
-    """Look through a pickle without running it, and refuse one that names what DeepSpeed would not."""
+def _refuse_damage(folder: Path) -> None:
+    """Compare a checkpoint with its manifest; one of a version that wrote none is taken as it is."""
+    try:
+        listed = manifest_of(folder) or {}
+    except ValueError as fault:
+        raise CheckpointError(f"{folder}: {fault}; take an older checkpoint") from fault
+    if problems := file_problems(folder, listed, listed):
+        raise CheckpointError(f"{folder} is damaged: {'; '.join(problems[:3])}; take an older checkpoint")
+
+
+def refuse_foreign_code(file: Path) -> None:
+    """Look through a pickle without running it.
+
+    Raises:
+        CheckpointError: It cannot be read, or names what no checkpoint of a run contains.
+    """
     try:
         named = torch.serialization.get_unsafe_globals_in_checkpoint(file)
     except (OSError, RuntimeError, ValueError, EOFError) as fault:

@@ -2,6 +2,8 @@
 
 import os
 import socket
+from datetime import timedelta
+from typing import Any
 
 import deepspeed
 import torch
@@ -21,9 +23,13 @@ def launched_world_size() -> int:
 
 
 class ProcessGroup:
-    """All processes of the run, as the losses' communicator and for decisions that every rank must take alike."""
+    """All processes of the run, as the losses' communicator and for decisions that every rank must take alike.
 
-    def __init__(self) -> None:
+    Args:
+        patience: Seconds for which a collective waits; torch's own when not given.
+    """
+
+    def __init__(self, patience: float | None = None) -> None:
         _without_launcher()
         _without_compiled_collectives()
         accelerator = get_accelerator()
@@ -32,9 +38,15 @@ class ProcessGroup:
         if self.device.type != "cpu":
             accelerator.set_device(local_rank)
         self._owns = not dist.is_initialized()
-        deepspeed.init_distributed(dist_backend=accelerator.communication_backend_name(), verbose=False)
+        limit = {} if patience is None else {"timeout": timedelta(seconds=patience)}
+        deepspeed.init_distributed(dist_backend=accelerator.communication_backend_name(), verbose=False, **limit)
         self.rank = dist.get_rank()
         self.world_size = dist.get_world_size()
+
+    def store(self) -> Any:
+        """Return a connection of its own to the store through which the processes met, for use by another thread."""
+        address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        return dist.TCPStore(address, port, is_master=False, wait_for_workers=False)
 
     def all_gather(self, tensor: Tensor) -> Tensor:
         """Return the tensors of all ranks, (W, ...), in rank order; every rank's must have the same shape."""
@@ -53,6 +65,12 @@ class ProcessGroup:
         marks = torch.tensor(flags, dtype=torch.float32, device=self.device)
         dist.all_reduce(marks, op=dist.ReduceOp.MAX)
         return [bool(mark) for mark in marks.tolist()]
+
+    def gather_objects(self, value: Any) -> list[Any]:
+        """Return what every rank gives, in rank order; for bookkeeping outside the step."""
+        gathered: list[Any] = [None] * self.world_size
+        dist.all_gather_object(gathered, value)
+        return gathered
 
     def barrier(self) -> None:
         """Wait for all ranks."""

@@ -12,7 +12,6 @@ from sclds.costs.peak import machine_profile
 from sclds.data.quarantine import Quarantine
 from sclds.data.tokenizer import Tokenizer, load_tokenizer
 from sclds.machine.implementations import choose, use
-from sclds.run.checkpoints import Checkpoint
 from sclds.run.folder import RunFolder
 from sclds.train.checkpoint import (
     convert_to_universal,
@@ -23,9 +22,11 @@ from sclds.train.checkpoint import (
 from sclds.train.data_wait import DataWait
 from sclds.train.distributed import ProcessGroup
 from sclds.train.engine import build_engine, count_parameters
+from sclds.train.guards import Guards
 from sclds.train.interrupt import StopRequest
 from sclds.train.metrics import MetricsWriter
 from sclds.train.progress import Reporter
+from sclds.train.resume import sound_checkpoint
 from sclds.train.step import train_step
 
 MAX_SKIPPED_IN_A_ROW = 10
@@ -40,7 +41,7 @@ class Run:
         group: All processes.
         folder: Where the run writes.
         reporter: What a person sees.
-        checkpoint: The run's newest complete one, from which it goes on; None starts at step 0.
+        guards: What ends the run when it waits too long, or when another job writes into its folder.
     """
 
     def __init__(
@@ -49,17 +50,18 @@ class Run:
         group: ProcessGroup,
         folder: RunFolder,
         reporter: Reporter,
-        checkpoint: Checkpoint | None = None,
+        guards: Guards,
     ):
         self.config = config
         self.group = group
         self.folder = folder
         self.reporter = reporter
+        self.guards = guards
         self.implementations = choose(config)
         use(self.implementations)
         self.split: Split = split_batch(config.batch, group.world_size)
         self.tokenizer: Tokenizer = load_tokenizer(config.data.tokenizer)
-        self.checkpoint = checkpoint
+        self.checkpoint = sound_checkpoint(folder.checkpoints, group, reporter.say)
         self.universal = self._prepare_checkpoint()
         self.engine = build_engine(config, self.tokenizer, self.split, group, self.universal)
         self.step = 0
@@ -80,15 +82,17 @@ class Run:
             with StopRequest() as stop:
                 while self.step < self.config.schedule.steps:
                     begun = time.perf_counter()
-                    micro_batches = self._fetch(batches, stop)
+                    with self.guards.limit("data", "step"):
+                        micro_batches = self._fetch(batches, stop)
                     if micro_batches is None:
                         finished = False
                         break
                     fetched = time.perf_counter()
                     measure = metrics.due(self.step + 1)
-                    report = train_step(
-                        self.engine, micro_batches, self.step, self.config, self.split, self.group, measure
-                    )
+                    with self.guards.limit("the step", "step"):
+                        report = train_step(
+                            self.engine, micro_batches, self.step, self.config, self.split, self.group, measure
+                        )
                     report.seconds["data"] += fetched - begun  # until every rank has its data: they fetch together
                     self.step += 1
                     skipped = self._count_skipped(report.applied, skipped)
@@ -100,10 +104,10 @@ class Run:
                     self.reporter.advance(self.step, line)
                     if self.step % self.config.checkpoint.every == 0:
                         self._save()
+                self._save()  # inside the block: a signal while this is written must not end it
         finally:
             self.reporter.stop()
             metrics.close()
-        self._save()
         return finished
 
     def finish(self) -> None:
@@ -178,7 +182,8 @@ class Run:
         from sclds.evaluation.tasks import evaluate
 
         quarantine = Quarantine(self.folder.quarantine)
-        return evaluate(self.engine, self.config, self.tokenizer, self.group.device, self.group, quarantine, tasks)
+        with self.guards.limit("held-out measurements", "evaluation"):
+            return evaluate(self.engine, self.config, self.tokenizer, self.group.device, self.group, quarantine, tasks)
 
     def _batches(self) -> Iterator[list[Batch]]:
         """Return the training batches from the current step on."""
@@ -203,7 +208,7 @@ class Run:
         Raises:
             UserError: On every rank, if any rank's data cannot be used.
         """
-        fault = None
+        fault = self.guards.fault()
         micro_batches: list[Batch] = []
         try:
             micro_batches = next(batches)
@@ -231,12 +236,13 @@ class Run:
     def _save(self) -> None:
         """Write a checkpoint, unless this step has one."""
         if self.saved_step != self.step:
-            save_checkpoint(
-                self.engine,
-                self.folder.checkpoints,
-                self.step,
-                self.config,
-                self.group,
-                self.config.checkpoint.keep,
-            )
+            with self.guards.limit("a checkpoint", "save"):
+                save_checkpoint(
+                    self.engine,
+                    self.folder.checkpoints,
+                    self.step,
+                    self.config,
+                    self.group,
+                    self.config.checkpoint.keep,
+                )
             self.saved_step = self.step

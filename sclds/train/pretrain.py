@@ -24,22 +24,27 @@ def pretrain(config: Config, checkpoint: Checkpoint | None) -> int:
         reporter.show_results(folder.read_results())
         _name_files(reporter, folder)
         return 0
+    from sclds.train.guards import Guards
     from sclds.train.loop import Run
 
-    group = ProcessGroup()
-    try:
-        run = Run(config, group, folder, reporter, checkpoint)
-        if not run.train():
-            reporter.say(
-                f"Stopped after step {run.step} of {config.schedule.steps}, saved in {folder.checkpoints}; "
-                f"the same command goes on from there"
-            )
+    with Guards(config, folder, reporter) as guards:
+        with guards.limit("the start", "start"):
+            group = ProcessGroup(guards.patience)
+        try:
+            with guards.limit("the start", "start"):
+                guards.meet(group)
+                run = Run(config, group, folder, reporter, guards)
+            if not run.train():
+                reporter.say(
+                    f"Stopped after step {run.step} of {config.schedule.steps}, saved in {folder.checkpoints}; "
+                    f"the same command goes on from there"
+                )
+                return 0
+            run.finish()
+            _name_files(reporter, folder)
             return 0
-        run.finish()
-        _name_files(reporter, folder)
-        return 0
-    finally:
-        group.close()
+        finally:
+            group.close()
 
 
 def is_finished(folder: RunFolder, config: Config, checkpoint: Checkpoint | None) -> bool:

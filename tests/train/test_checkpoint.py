@@ -1,11 +1,17 @@
 import json
+import re
+import shutil
 
 import pytest
 import torch
 
+from sclds.config.errors import CheckpointError
 from sclds.config.reading import parse_config
-from sclds.run.checkpoints import STATE_FILE, newest_checkpoint
+from sclds.run.checkpoints import STATE_FILE, checkpoint_name, newest_checkpoint
+from sclds.run.manifest import MANIFEST_FILE, manifest_of, record_files, write_manifest
 from sclds.train.checkpoint import save_checkpoint
+from sclds.train.consolidate import consolidated_weights
+from sclds.train.resume import sound_checkpoint
 
 
 class OneProcess:
@@ -13,8 +19,8 @@ class OneProcess:
     world_size = 1
     device = torch.device("cpu")
 
-    def barrier(self):
-        pass
+    def gather_objects(self, value):
+        return [value]
 
 
 class Engine:
@@ -27,7 +33,7 @@ class Engine:
         from pathlib import Path
 
         (Path(folder) / tag).mkdir()
-        (Path(folder) / tag / "weights.pt").write_text("weights")
+        torch.save({"weights": torch.ones(3)}, Path(folder) / tag / "weights.pt")
         if self.dies:
             raise OSError("disk full")
 
@@ -51,7 +57,7 @@ def test_the_newest_complete_checkpoint_is_found_and_old_ones_go(tmp_path):
 
 def test_a_half_written_checkpoint_is_ignored_and_later_removed(tmp_path):
     save(tmp_path, 5)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(CheckpointError, match=r"step-0000010 cannot be written \(disk full; on .* MiB are free\)"):
         save(tmp_path, 10, dies=True)
     assert newest_checkpoint(tmp_path).step == 5
     assert (tmp_path / "step-0000010.tmp").is_dir()
@@ -74,3 +80,128 @@ def test_the_state_names_step_processes_and_settings(tmp_path):
     state = json.loads((save(tmp_path, 5) / STATE_FILE).read_text())
     assert (state["step"], state["world_size"]) == (5, 1)
     assert parse_config(state["config"]) == config()
+
+
+class Said(list):
+    """Collects what a person would read."""
+
+    def __call__(self, text):
+        self.append(text)
+
+
+def resumed(folder, said=None):
+    checkpoint = sound_checkpoint(folder, OneProcess(), Said() if said is None else said)
+    return checkpoint.step if checkpoint else 0
+
+
+def weights_of(folder, step):
+    return folder / checkpoint_name(step) / "engine" / "weights.pt"
+
+
+def flipped(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+class Runs:
+    """What a pickle must not do."""
+
+    def __reduce__(self):
+        return (print, ("ran",))
+
+
+def with_code(path):
+    """Write code into a shard, and a manifest that vouches for it."""
+    torch.save({"weights": Runs()}, path)
+    folder = path.parent.parent
+    files = [folder / name for name in manifest_of(folder)]
+    write_manifest(folder, record_files(folder, files))
+
+
+DAMAGE = {
+    "a flipped byte": (flipped, "has another content than was written"),
+    "a shard cut short": (lambda path: path.write_bytes(path.read_bytes()[:-7]), r"has [\d,]+ bytes, expected [\d,]+"),
+    "an empty shard": (lambda path: path.write_bytes(b""), "has 0 bytes"),
+    "a missing shard": (lambda path: path.unlink(), "cannot be read"),
+    "another step's number": (
+        lambda path: (state := path.parents[1] / STATE_FILE).write_text(state.read_text().replace(": 10", ": 15", 1)),
+        "it says that it is of step|another content|bytes, expected",
+    ),
+    "another step's folder": (
+        lambda path: (
+            shutil.rmtree(path.parents[1]),
+            shutil.copytree(path.parents[2] / checkpoint_name(5), path.parents[1]),
+        ),
+        "it says that it is of step 5",
+    ),
+    "a shard that nobody wrote": (
+        lambda path: path.with_name("more.pt").write_bytes(path.read_bytes()),
+        "engine/more.pt is not in its manifest",
+    ),
+    "code in a shard": (with_code, "names code that no checkpoint of a run contains"),
+    "a state that cannot be read": (lambda path: (path.parents[1] / STATE_FILE).write_text("{"), "cannot be read"),
+    "no state": (lambda path: (path.parents[1] / STATE_FILE).unlink(), "is missing"),
+    "a damaged manifest": (
+        lambda path: (path.parents[1] / MANIFEST_FILE).write_text("{"),
+        "its manifest.json is damaged",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_a_damaged_checkpoint_is_passed_over_and_said(tmp_path, name, capsys):
+    for step in (5, 10):
+        save(tmp_path, step)
+    damage, reason = DAMAGE[name]
+    damage(weights_of(tmp_path, 10))
+    said = Said()
+    assert resumed(tmp_path, said) == 5
+    (line,) = said
+    assert "step-0000010 is passed over: " in line
+    assert line.endswith("; step-0000005 is taken instead")
+    assert re.search(reason, line)
+    assert capsys.readouterr().out == "", "code out of the file has run"
+
+
+def test_sound_checkpoints_are_taken_without_a_word(tmp_path):
+    said = Said()
+    assert resumed(tmp_path / "absent", said) == 0
+    for step in (5, 10):
+        save(tmp_path, step)
+    assert resumed(tmp_path, said) == 10
+    assert said == []
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_over(tmp_path):
+    for step in (5, 10):
+        save(tmp_path, step)
+        flipped(weights_of(tmp_path, step))
+    with pytest.raises(CheckpointError, match=r"no checkpoint of this run can be used:\n.*0010.*\n.*0005.*\nrestore"):
+        resumed(tmp_path)
+
+
+def test_a_checkpoint_of_a_version_without_manifests_is_taken(tmp_path):
+    save(tmp_path, 5)
+    (tmp_path / checkpoint_name(5) / MANIFEST_FILE).unlink()
+    assert resumed(tmp_path) == 5
+
+
+def test_ranks_that_see_different_folders_are_refused(tmp_path):
+    save(tmp_path, 5)
+
+    class Two(OneProcess):
+        world_size = 2
+
+        def gather_objects(self, value):
+            return [value, []]
+
+    with pytest.raises(CheckpointError, match=r"rank 1 sees checkpoints of steps none in .*, rank 0 those of .*share"):
+        sound_checkpoint(tmp_path, Two(), Said())
+
+
+def test_weights_are_not_read_out_of_a_damaged_checkpoint(tmp_path):
+    save(tmp_path, 5)
+    flipped(weights_of(tmp_path, 5))
+    with pytest.raises(CheckpointError, match=r"step-0000005 is damaged: engine/weights\.pt has another content"):
+        consolidated_weights(tmp_path / checkpoint_name(5))

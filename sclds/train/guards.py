@@ -1,0 +1,73 @@
+"""What stands around a run: limits on every wait, one writer per folder, and an end together with the launcher."""
+
+from contextlib import AbstractContextManager, ExitStack
+from typing import Literal
+
+from sclds.config import Config
+from sclds.config.errors import UserError
+from sclds.run.folder import RunFolder
+from sclds.run.lease import Lease
+from sclds.train.distributed import ProcessGroup, launched_rank, launched_world_size
+from sclds.train.launcher import LauncherWatch
+from sclds.train.progress import Reporter
+from sclds.train.watchdog import Watchdog
+
+_LATER = 60.0
+"""Seconds by which a collective waits longer than the limits, so that the watchdog, which knows more, speaks first."""
+
+
+class Guards:
+    """Threads that end a run which nobody should wait for; entered before the processes meet.
+
+    Args:
+        config: The validated configuration.
+        folder: Where the run writes.
+        reporter: What a person sees.
+    """
+
+    def __init__(self, config: Config, folder: RunFolder, reporter: Reporter):
+        self._limits = config.limits
+        self._watchdog = Watchdog(launched_rank(), launched_world_size())
+        self._lease = Lease(folder.root, reporter.say)
+        self._stack = ExitStack()
+
+    @property
+    def patience(self) -> float:
+        """Seconds for which a collective may wait."""
+        limits = self._limits
+        return max(limits.start, limits.step, limits.save, limits.evaluation) + _LATER
+
+    def __enter__(self) -> "Guards":
+        self._stack.enter_context(self._watchdog)
+        self._stack.enter_context(LauncherWatch())
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._stack.close()
+
+    def limit(self, name: str, setting: Literal["start", "step", "save", "evaluation"]) -> AbstractContextManager[None]:
+        """Hold a part of the run to its limit; see `Watchdog.phase`."""
+        return self._watchdog.phase(name, f"limits.{setting}", getattr(self._limits, setting))
+
+    def meet(self, group: ProcessGroup) -> None:
+        """Take the run folder, and give signs of life, once the processes have met.
+
+        Raises:
+            UserError: On every rank, if another job writes into the folder.
+        """
+        self._watchdog.meet(group.store())
+        refusal = None
+        if group.rank == 0:
+            self._stack.callback(self._lease.release)
+            try:
+                self._lease.acquire()
+            except UserError as fault:
+                refusal = str(fault)
+        refusal = next(filter(None, group.gather_objects(refusal)), None)
+        if refusal is not None:
+            raise UserError(refusal)
+
+    def fault(self) -> UserError | None:
+        """Return why the run cannot go on, if another job took its folder over."""
+        lost = self._lease.lost
+        return None if lost is None else UserError(f"The run folder was taken over by {lost}, which now writes into it")

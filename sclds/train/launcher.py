@@ -1,0 +1,85 @@
+"""Workers end with their launcher: a thread that watches the processes which started this one.
+
+DeepSpeed's launcher dies of a signal without its workers, which would train on for hours. Here each worker notes its
+launchers at its start, and asks for a stop as soon as one of them is gone: the run saves and ends.
+"""
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import PurePath
+
+from sclds.run.processes import Process, ancestors, is_running
+
+INTERVAL = 1.0
+"""Seconds between looks."""
+GRACE = 600.0
+"""Seconds for the stop and its checkpoint, before the process ends all the same."""
+_LAUNCHERS = ("deepspeed", "deepspeed.launcher.runner", "torchrun", "torch.distributed.run")
+_ON_ITS_HOST = "deepspeed.launcher.launch"
+
+
+def watched_launchers(chain: Sequence[Process]) -> list[Process]:
+    """Return which of the processes above a worker have to live as long as it does.
+
+    These are all up to the topmost launcher; where DeepSpeed's process on each host has no launcher above it on that
+    host, all up to the remote shell's server, which ends with the connection. A shell above the launcher may end, as
+    under nohup.
+
+    Args:
+        chain: The processes above a worker, its parent first.
+    """
+    names = [_launcher_name(one) for one in chain]
+    topmost = max((place for place, name in enumerate(names) if name in _LAUNCHERS), default=-1)
+    if topmost < 0 and _ON_ITS_HOST in names:
+        servers = (place for place, one in enumerate(chain) if one.command and "sshd" in one.command[0])
+        topmost = next(servers, names.index(_ON_ITS_HOST))
+    return list(chain[: topmost + 1])
+
+
+def _launcher_name(one: Process) -> str:
+    """Return which launcher a process is, as a module or command; empty for anything else."""
+    for argument in one.command[:4]:
+        if argument.endswith("deepspeed/launcher/launch.py"):
+            return _ON_ITS_HOST
+        if argument in (*_LAUNCHERS, _ON_ITS_HOST):
+            return argument
+        if PurePath(argument).name in _LAUNCHERS:
+            return PurePath(argument).name
+    return ""
+
+
+class LauncherWatch:
+    """Asks this process to stop when one of its launchers is gone; without a launcher it does nothing."""
+
+    def __init__(self) -> None:
+        self._watched = watched_launchers(ancestors(os.getpid()))
+        self._ended = threading.Event()
+
+    def __enter__(self) -> "LauncherWatch":
+        if self._watched:
+            threading.Thread(target=self._watch, name="launcher", daemon=True).start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._ended.set()
+
+    def _watch(self) -> None:
+        while not self._ended.wait(INTERVAL):
+            gone = [one for one in self._watched if not is_running(one.number, one.started)]
+            if gone:
+                name = PurePath(_launcher_name(gone[0]) or gone[0].command[0]).name
+                _tell(f"error: the launcher ({name}, process {gone[0].number}) is gone; this run saves and stops")
+                os.kill(os.getpid(), signal.SIGTERM)
+                if not self._ended.wait(GRACE):
+                    _tell(f"error: no stop within {GRACE:.0f} s of the launcher's end; the process ends without saving")
+                    os._exit(1)
+                return
+
+
+def _tell(text: str) -> None:
+    with contextlib.suppress(OSError):  # the terminal may be gone with the launcher
+        print(text, file=sys.stderr, flush=True)  # noqa: T201
