@@ -17,6 +17,7 @@ from sclds.cli import (
     data_show,
     data_stats,
     doctor,
+    launch,
     plan,
     prepare_embedded,
     prepare_index,
@@ -75,7 +76,7 @@ PROGRAM = Program(
             ),
         ),
         "Before a run": (doctor.command, plan.command, profile.command),
-        "Runs": (train.command, report.command),
+        "Runs": (train.command, launch.command, report.command),
         "Weights": (
             Group(
                 "convert",

@@ -7,7 +7,7 @@ from typing import Any
 from sclds.batch import Batch
 from sclds.batch.split import Split, split_batch
 from sclds.config import Config
-from sclds.config.errors import UserError
+from sclds.config.errors import SharedError, UserError
 from sclds.costs.peak import machine_profile
 from sclds.data.quarantine import Quarantine
 from sclds.data.tokenizer import Tokenizer, load_tokenizer
@@ -216,7 +216,7 @@ class Run:
             fault = error
         stopping, failing = self.group.any(stop.requested, fault is not None)
         if failing:
-            raise fault or UserError("Another process's data cannot be used; its message says why")
+            raise fault or SharedError("Another process's data cannot be used; its message says why")
         return None if stopping else micro_batches
 
     def _count_skipped(self, applied: bool, skipped: int) -> int:
@@ -226,7 +226,7 @@ class Run:
         skipped += 1
         self.reporter.say(f"Step {self.step} is skipped: its gradient is not finite ({skipped} in a row)")
         if skipped == MAX_SKIPPED_IN_A_ROW:
-            raise UserError(
+            raise SharedError(
                 f"Training stopped at step {self.step}: {skipped} steps in a row had a gradient that is not finite. "
                 f"Lower optimizer.learning_rate or lengthen schedule.warmup_share; the run goes on from its last "
                 f"checkpoint in {self.folder.checkpoints}"

@@ -24,6 +24,7 @@ def pretrain(config: Config, checkpoint: Checkpoint | None) -> int:
         reporter.show_results(folder.read_results())
         _name_files(reporter, folder)
         return 0
+    from sclds.train.agreement import refuse_different_starts
     from sclds.train.guards import Guards
     from sclds.train.loop import Run
 
@@ -33,6 +34,7 @@ def pretrain(config: Config, checkpoint: Checkpoint | None) -> int:
         try:
             with guards.limit("the start", "start"):
                 guards.meet(group)
+                refuse_different_starts(config, group)
                 run = Run(config, group, folder, reporter, guards)
             if not run.train():
                 reporter.say(

@@ -41,4 +41,4 @@ def work() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_code(work, rank=0))
+    sys.exit(exit_code(work))

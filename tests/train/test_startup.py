@@ -93,20 +93,20 @@ def raises(fault):
 
 
 def test_settings_are_told_by_rank_0_only(capsys):
-    assert exit_code(raises(ConfigError(["a is wrong"])), rank=1) == USER_ERROR
+    assert exit_code(raises(ConfigError(["a is wrong"]))) == USER_ERROR
     assert capsys.readouterr().err == ""
-    assert exit_code(raises(ConfigError(["a is wrong"])), rank=0) == USER_ERROR
+    assert exit_code(raises(ConfigError(["a is wrong"]))) == USER_ERROR
     assert "a is wrong" in capsys.readouterr().err
 
 
 def test_a_fault_of_one_ranks_data_is_told_by_that_rank(capsys):
-    assert exit_code(raises(DataError("shard 3 is broken")), rank=1) == USER_ERROR
+    assert exit_code(raises(DataError("shard 3 is broken"))) == USER_ERROR
     assert "shard 3 is broken" in capsys.readouterr().err
 
 
 def test_our_own_mistakes_keep_their_traceback():
     with pytest.raises(AssertionError):
-        exit_code(raises(AssertionError()), rank=0)
+        exit_code(raises(AssertionError()))
 
 
 @pytest.mark.parametrize(
@@ -117,10 +117,10 @@ def test_our_own_mistakes_keep_their_traceback():
     ],
 )
 def test_a_process_that_is_left_alone_says_so(capsys, fault):
-    assert exit_code(raises(fault), rank=1) == PEER_LOST
+    assert exit_code(raises(fault)) == PEER_LOST
     assert "rank 1 lost another process" in capsys.readouterr().err
 
 
 def test_other_faults_of_the_environment_keep_their_traceback():
     with pytest.raises(RuntimeError, match="out of memory"):
-        exit_code(raises(RuntimeError("out of memory")), rank=0)
+        exit_code(raises(RuntimeError("out of memory")))
