@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from sclds.cli.main import main
+from sclds.config.overrides import replaced
 from sclds.config.reading import load_config
 from sclds.run.folder import read_metrics
 from sclds.train import cluster
@@ -132,7 +133,7 @@ def test_two_hosts_train_with_the_settings_as_given(tools, pytestconfig):
     """DeepSpeed's own runner, and a pdsh whose remote shells read words as the real ones do."""
     run = tools / "run"
     name = "{00000..00331} $(touch executed) `touch executed` *"
-    words = [*SETTINGS, f"run_dir={run}", f"name={name}", "schedule.steps=2", "checkpoint.every=2"]
+    words = replaced(SETTINGS, [f"run_dir={run}", f"name={name}", "schedule.steps=2", "checkpoint.every=2"])
     line = [sys.executable, "-m", "sclds", "launch", "--hostfile", str(tools / "hosts"), "--config", "quickstart"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "WORD": "handed-on"}
     environment["PYTHONPATH"] = f"{pytestconfig.rootpath}{os.pathsep}{pytestconfig.rootpath / 'kernels'}"
