@@ -15,7 +15,7 @@ from sclds.config.errors import ConfigError
 from sclds.config.reading import DATA_SETS, dump_config, load_config, parse_config
 from sclds.config.shipped import shipped_configs
 from sclds.costs.counts import packed_forward, published_forward
-from sclds.data.prepare.sources import SOURCES, row_name
+from sclds.data.prepare.sources import READY, SOURCES, row_name
 from sclds.losses.communicator import SingleProcess
 from sclds.losses.objectives import GlobalFeatures, features_of, step_loss
 from sclds.model.scl import SCLModel
@@ -237,4 +237,4 @@ def test_the_catalogue_is_what_prepare_writes(monkeypatch: pytest.MonkeyPatch) -
         for name, source in SOURCES.items()
         for split in source.splits
         if source.member == "json"
-    }
+    } | {name: {"shards": f"/data/{place}", "kind": "image"} for name, place in READY.items()}

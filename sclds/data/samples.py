@@ -3,13 +3,13 @@
 Every draw is keyed by (seed, purpose, occasion, sample id), so a sample is the same whoever reads it and whenever.
 """
 
-import unicodedata
 from dataclasses import dataclass
 
 import numpy as np
 
 from sclds.batch import SampleViews
 from sclds.config import Config
+from sclds.data.captions import EMPTY, clean_caption
 from sclds.data.keys import generator
 from sclds.data.masks import mlm_mask, mltc_vision_replace, scl_text_mask, scl_vision_keep
 from sclds.data.media.augment import NOTHING, draw_augmentation
@@ -24,15 +24,6 @@ HELDOUT: tuple[str, ...] = ("heldout",)
 """The occasion of held-out samples: their masks are the same at every measurement."""
 Occasion = tuple[str | int, ...]
 """When a sample is seen: (epoch, repeat) in training, or `HELDOUT`."""
-
-
-_CONTROLS = dict.fromkeys((*range(0x20), *range(0x7F, 0xA0)), " ")
-"""Every character of Unicode's category Cc, and what takes its place."""
-_BYTE_ORDER_MARK = "\ufeff"
-_UNSEEN = ("Cf", "Zs")
-"""Unicode's categories of marks and spaces that show nothing by themselves."""
-_MOST_CHARACTERS = 10_000
-"""Of a caption: more than any `data.max_text_tokens` can show, and few enough to tokenize at once."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +89,8 @@ class SampleMaker:
         if occasion != HELDOUT and len(captions) > 1:
             chosen = int(self._draw("caption", occasion, shard.sample_id(row)).integers(len(captions)))
         caption = clean_caption(captions[chosen])
+        if not caption:
+            raise BadSampleError(EMPTY)
         data = self._config.data
         still = shard.kind == "image"
         grid = (data.image_size if still else data.video_size) // self._config.model.vision.patch_size
@@ -141,20 +134,3 @@ class SampleMaker:
             keep=scl_vision_keep(grid**2, masking.scl_vision_ratio, rng),
             replaced=replaced,
         )
-
-
-def clean_caption(text: str) -> str:
-    """Return a caption as it is shown and tokenized.
-
-    Control characters (NUL, escape, ...) count as white space, runs of which become one space; half a surrogate pair,
-    which cannot be written as UTF-8, becomes U+FFFD; what lies behind the first 10,000 characters is cut. Everything
-    else stays: any script, combining marks, joiners in emoji, marks of direction.
-
-    Raises:
-        BadSampleError: No character of it can be seen.
-    """
-    text = text[:_MOST_CHARACTERS].encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-    text = " ".join(text.translate(_CONTROLS).removeprefix(_BYTE_ORDER_MARK).split())
-    if all(unicodedata.category(character) in _UNSEEN for character in text):
-        raise BadSampleError("its caption is empty")
-    return text

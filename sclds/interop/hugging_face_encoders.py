@@ -18,7 +18,7 @@ from sclds.interop.vision_weights import (
 
 VISION_MODELS = {
     "clip": "CLIPVisionModel",
-    "video_vision_model": "CLIPVisionModel",
+    "clip_vision_model": "CLIPVisionModel",
     "siglip": "SiglipVisionModel",
     "siglip_vision_model": "SiglipVisionModel",
     "siglip2": "Siglip2VisionModel",

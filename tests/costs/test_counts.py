@@ -130,3 +130,16 @@ def test_parameters_of_the_built_model(path: Path) -> None:
     with torch.device("meta"):
         model = SCLModel(config.model, vocab_size=VOCABULARY)
     assert sum(p.numel() for p in model.parameters()) == sum(parameter_counts(config, VOCABULARY).values())
+
+
+@pytest.mark.parametrize(("kind", "frames"), [("image", 1), ("video", 4)])
+def test_every_frame_has_a_cls_that_is_read_and_counted(base: Config, kind: Kind, frames: int) -> None:
+    """The frames' [CLS] are rows of every vision view, and what MVSC and its targets read."""
+    views = views_of(base, kind, 12)
+    assert views.vision("v0") == frames * (views.patches["v0"] + 1)
+    assert views.vision("v1") == frames * (views.patches["v1"] + 1)
+    pairs = pairs_of(with_losses(base, itm=0, mltc_image=0, mltc_text=0), views)
+    rows = {(pair.text, pair.vision): (pair.text_rows, pair.vision_rows) for pair in pairs.values()}
+    assert rows == {("t1", "v0"): (views.predicted, 0), ("t0", "v1"): (1, frames), ("t2", "v0"): (1, frames)}
+    matched = pairs_of(with_losses(base, mlm=0, mvsc=0, mlsc=0, mltc_image=0, mltc_text=0), views)
+    assert [(pair.text_rows, pair.vision_rows) for pair in matched.values()] == [(1, frames)]

@@ -321,6 +321,7 @@ CAPTIONS: dict[str, Callable[[], list[Sample]]] = {
     "NUL and other control characters": lambda: texts("a\0small\x1b[31m picture\x07", "\0a\x85b"),
     "half a surrogate pair": lambda: records(rb'{"caption": "half \ud83d a pair"}', rb'{"caption": "\udc00"}'),
     "byte order mark": lambda: texts(b"\xef\xbb\xbfwords") + records(b"\xef\xbb\xbf" + WORDS),
+    "HTML entities": lambda: texts("salt &amp; pepper", "&lt;&#39;&gt;"),
     "invalid UTF-8": lambda: texts(b"\xff\xfe\xfa", b"caf\xe9", b"\xed\xa0\x80") + records(b'{"caption": "caf\xe9"}'),
     "broken JSON, nested too deep, a number too long": lambda: records(
         b"", b"{", b"[" * 200_000, b'{"caption": ' + b"1" * 9000 + b"}"

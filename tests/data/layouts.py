@@ -121,6 +121,18 @@ def cc3m(root: Path) -> Expected:
     )
 
 
+def cc12m(root: Path) -> Expected:
+    """The address comes first; images bear the number of the row, from 0, and one row's caption holds a tab."""
+    lines = [f"http://example.org/{n}.jpg\ta bridge\tover river {n}\r\n" for n in range(3)]
+    put(root / "cc12m.tsv", "".join(lines))
+    for n in (0, 2):
+        put(root / "images" / f"{n:09d}.jpg", photo(n))
+    return Expected(
+        {"train": {f"{n:09d}": [f"a bridge over river {n}"] for n in (0, 2)}},
+        {"train": {"000000001": "not downloaded"}},
+    )
+
+
 def webvid(root: Path) -> Expected:
     head = "videoid,contentUrl,duration,page_dir,name\n"
     rows = '7,http://x/7,PT00H00M11S,000001_000050,"Boats, at sea"\n7,http://x/7,PT1S,000001_000050,Again\n'
@@ -154,11 +166,82 @@ def msrvtt(root: Path) -> Expected:
     )
 
 
+def msrvtt_1ka(root: Path) -> Expected:
+    """The official files, which mark all videos alike, and the list of those that are held out."""
+    for name, numbers in (("train_val_videodatainfo.json", (0, 6600)), ("test_videodatainfo.json", (7010, 7020))):
+        videos = [{"video_id": f"video{n}", "split": "train", "category": 3} for n in numbers]
+        sentences = [
+            {"caption": f"{v['video_id']} shows {k}", "video_id": v["video_id"]} for v in videos for k in (0, 1)
+        ]
+        put(root / name, {"info": {}, "videos": videos, "sentences": sentences})
+        for n in numbers:
+            put(root / ("TestVideo" if n > 7009 else "TrainValVideo") / f"video{n}.mp4", clip(5, "mpeg4", "mp4"))
+    put(root / "MSRVTT_JSFUSION_test.csv", 'key,vid_key,video_id,sentence\nret0,msr7020,video7020,"one, of twenty"\n')
+    said = {n: [f"video{n} shows {k}" for k in range(2)] for n in (0, 6600, 7010)}
+    return Expected({"train": {f"video{n}": s for n, s in said.items()}, "test": {"video7020": ["one, of twenty"]}})
+
+
+def panda70m(root: Path) -> Expected:
+    """One row a source video; colons in a name where the file system takes them, and what video2dataset leaves."""
+    head = "videoID,url,timestamp,caption,matching_score\n"
+    spans = "\"[['0:00:08.875', '0:00:17.000'], ['0:00:17.000', '0:00:20.100']]\""
+    row = f"""ab-cd_ef12,http://x,{spans},"['A red car.', ""It's blue.""]","[0.5, 0.44]"\n"""
+    short = """zz,http://x,"[['0:00:01.000', '0:00:02.000']]","['one', 'two']","[0.5]"\n"""
+    put(root / "panda70m_training_2m.csv", head + row + short)
+    put(root / "training" / "ab-cd_ef12_0:00:08.875_0:00:17.000.mp4", clip(5, "mpeg4", "mp4"))
+    put(root / "training" / "ab-cd_ef12_0-00-17.000_0-00-20.100.mp4", clip(5, "mpeg4", "mp4"))
+    for split in ("validation", "testing"):
+        put(root / f"panda70m_{split}.csv", head + row)
+        put(root / split / "00000" / "0000000_00000.mp4", clip(5, "mpeg4", "mp4"))
+        put(root / split / "00000" / "0000000_00000.txt", f"a car of {split}")
+        put(root / split / "00000" / "0000000_00001.json", {"caption": "lost", "status": "failed_to_download"})
+    keys = [f"ab-cd_ef12_0-00-{span}" for span in ("08-875_0-00-17-000", "17-000_0-00-20-100")]
+    return Expected(
+        {
+            "train": {keys[0]: ["A red car."], keys[1]: ["It's blue."]},
+            "val": {"0000000_00000": ["a car of validation"]},
+            "test": {"0000000_00000": ["a car of testing"]},
+        },
+        {
+            "train": {"entry 1": "differ in length"},
+            "val": {"0000000_00001": "not downloaded"},
+            "test": {"0000000_00001": "not downloaded"},
+        },
+    )
+
+
+def internvid(root: Path) -> Expected:
+    entries = [
+        {"YoutubeID": "HdYoyzCSWyw", "Start_timestamp": f"00:03:1{n}.567", "End_timestamp": f"00:03:1{n}.900"}
+        | {"Caption": f"typing {n}", "Aesthetic_Score": 4.5, "UMT_Score": 0.4}
+        for n in range(3)
+    ]
+    lines = [json.dumps(entry) for entry in entries]
+    put(root / "InternVid-10M-flt.jsonl", "\n".join([*lines[:2], lines[2][:50]]))
+    put(root / "videos" / "HdYoyzCSWyw_00:03:10.567_00:03:10.900.mp4", clip(5, "mpeg4", "mp4"))
+    keys = [f"HdYoyzCSWyw_00-03-1{n}-567_00-03-1{n}-900" for n in range(2)]
+    return Expected(
+        {"train": {keys[0]: ["typing 0"]}},
+        {"train": {keys[1]: "file is missing", "entry 2": "a line that is not JSON"}},
+    )
+
+
+def sharegpt4video(root: Path) -> Expected:
+    """A caption of the whole video, behind those of what changes from frame to frame."""
+    captions = [{"idx": "0", "content": "At first a bay."}, {"idx": "-1", "content": "A boat crosses\na bay."}]
+    entry = {"video_id": "pexels_1", "video_path": "pexels/1.mp4", "captions": captions, "zip_folder": "pexels_1.zip"}
+    second = entry | {"video_id": "pexels_2", "video_path": "pexels/2.mp4", "captions": captions[:1]}
+    put(root / "sharegpt4video_40k.jsonl", "".join(json.dumps(e) + "\n" for e in (entry, second)))
+    for n in (1, 2):
+        put(root / "videos" / "pexels" / f"{n}.mp4", clip(5, "mpeg4", "mp4"))
+    return Expected({"train": {"pexels_1": ["A boat crosses a bay."]}}, {"train": {"pexels_2": "no caption"}})
+
+
 def lsmdc(root: Path) -> Expected:
     one, two = (f"0001_American_Beauty_00.00.5{n}.926-00.00.54.129" for n in range(2))
     line = "{}\t00.00.51.926\t00.00.54.129\t00.00.51.426\t00.00.54.629\t{}\n"
     text = line.format(one, 'He says "stop.') + line.format(two, "A window.") + line.format(one, "SOMEONE sits.")
-    put(root / "LSMDC16_annos_training.csv", text + "lonely\n")
+    put(root / "LSMDC16_annos_training.csv", text + "lonely\n" + line.split("\t")[0].format(two) + "\t00.00.51.926\n")
     put(root / "LSMDC16_annos_val.csv", line.format(two, "A window."))
     put(root / "LSMDC16_challenge_1000_publictect.csv", line.format(one, "SOMEONE sits."))
     for name in (one, two):
@@ -170,7 +253,7 @@ def lsmdc(root: Path) -> Expected:
             "val": {keys[1]: ["A window."]},
             "test": {keys[0]: ["SOMEONE sits."]},
         },
-        {"train": {"entry 2": "1 columns instead of 6"}},
+        {"train": {"entry 2": "1 columns instead of 6", "entry 3": "2 columns instead of 6"}},
     )
 
 
@@ -227,5 +310,9 @@ def nlvr2(root: Path) -> Expected:
 
 
 LAYOUTS: dict[str, Callable[[Path], Expected]] = {
-    make.__name__: make for make in (coco, flickr30k, visual_genome, sbu, cc3m, webvid, msrvtt, lsmdc, vqav2, nlvr2)
+    make.__name__: make
+    for make in (
+        *(coco, flickr30k, visual_genome, sbu, cc3m, cc12m, webvid, panda70m, internvid, sharegpt4video),
+        *(msrvtt, msrvtt_1ka, lsmdc, vqav2, nlvr2),
+    )
 }

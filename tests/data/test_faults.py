@@ -170,6 +170,7 @@ def test_the_limit_in_pixels_is_a_setting(tmp_path):
         ("NUL and other", "a small [31m picture"),
         ("half a surrogate", "half \ufffd a pair"),
         ("byte order mark", "words"),
+        ("HTML entities", "salt & pepper"),
     ],
 )
 def test_captions_are_shown_as_the_page_says(tmp_path, row, expected):

@@ -151,7 +151,7 @@ def test_downloads_are_matched_to_rows(names, tmp_path):
 @pytest.mark.parametrize(
     ("names", "part"),
     [
-        ({1: "1.jpg"}, "counted from 0 or 1: put an empty file"),
+        ({1: "1.jpg"}, "counted from 0 or 1: give --first-image 0 or 1"),
         ({0: "0.jpg", 1: "9.jpg"}, "numbered 9, but the list has 3 rows"),
         ({0: "0.jpg", 1: "sub/0.png"}, "have one name"),
     ],

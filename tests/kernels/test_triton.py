@@ -119,6 +119,16 @@ def test_segment_sum_leaves_out_what_belongs_nowhere():
     assert segment_sum(source, index, 3)[:, 0].tolist() == [1.0, 3 * CHUNK + 1.0, 0.0]
 
 
+@pytest.mark.parametrize("partials", [1, 2, 3, 4, 5, 8, 9, 12, 13])
+def test_segment_sum_adds_every_partial_sum(partials):
+    """Each chunk holds a power of two of its own: a partial sum that is left out, or added twice, shows."""
+    chunk = torch.arange(partials * CHUNK - 7, device=DEVICE) // CHUNK
+    source = (2.0**chunk)[:, None].expand(-1, 3).contiguous()
+    index = torch.ones(len(chunk), dtype=torch.int64, device=DEVICE)
+    expected = sum(2.0**k * CHUNK for k in range(partials)) - 7 * 2.0 ** (partials - 1)
+    assert segment_sum(source, index, 3).tolist() == [[0.0] * 3, [expected] * 3, [0.0] * 3]
+
+
 @pytest.mark.parametrize("small", [True, False])
 def test_kernels_repeat_bitwise(small, request):
     if not small:

@@ -7,7 +7,7 @@ on the number of processes. A shard whose account lies beside it is finished and
 import json
 import multiprocessing
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from sclds.config.errors import DataError
+from sclds.data.prepare.expected import found
 from sclds.data.prepare.progress import counting
 from sclds.data.prepare.records import Dropped, Record
 from sclds.data.prepare.shard_job import ACCOUNTS, Account, ShardJob, load_account, write_json, write_one
@@ -27,7 +28,16 @@ from sclds.run.files import replacing
 REPORT, DROPPED = "report.json", "dropped.jsonl"
 
 
-def prepare(name: str, source: Source, root: Path, out: Path, split: str, workers: int, shard_samples: int) -> Any:
+def prepare(
+    name: str,
+    source: Source,
+    root: Path,
+    out: Path,
+    split: str,
+    workers: int,
+    shard_samples: int,
+    options: Mapping[str, int] | None = None,
+) -> Any:
     """Prepare one split.
 
     Args:
@@ -38,6 +48,7 @@ def prepare(name: str, source: Source, root: Path, out: Path, split: str, worker
         split: One of the source's.
         workers: Processes.
         shard_samples: Entries of the annotations that go into one shard.
+        options: What the user says about the files, of the source's own options.
 
     Returns:
         The report, as written to report.json.
@@ -45,8 +56,8 @@ def prepare(name: str, source: Source, root: Path, out: Path, split: str, worker
     Raises:
         DataError: The annotations cannot be read, the folder holds shards of something else, or nothing was kept.
     """
+    records = source.read(root, split, **(options or {}))
     _claim(out)
-    records = source.read(root, split)
     items = _without_repeats(records.items)
     jobs = _jobs(items, out, source, shard_samples)
     accounts = []
@@ -62,12 +73,17 @@ def prepare(name: str, source: Source, root: Path, out: Path, split: str, worker
         ) from fault
     except OSError as fault:
         raise DataError(f"{out}: a shard cannot be written ({fault.strerror}); finished shards are kept") from fault
-    report = _report(name, split, accounts)
+    report = _report(name, split, accounts) | {"notes": list(records.notes)}
+    expected = source.expected.get(records.variant or split)
+    if expected is not None:
+        report["expected"] = found(report["samples"]["kept"], expected)
     _write_dropped(out / DROPPED, accounts)
     write_json(out / REPORT, report)
     if not report["samples"]["kept"]:
-        reasons = "; ".join(f"{reason}: {count}" for reason, count in list(report["dropped"].items())[:3])
-        why = reasons or "the list is empty"
+        first = report["first_dropped"]
+        most = list(report["dropped"].items())[:3]
+        reasons = "; ".join(f"{reason}: {count}, the first {first[reason]}" for reason, count in most)
+        why = "; ".join(filter(None, (reasons or "the list is empty", *records.notes)))
         raise DataError(f"no sample of {name} {split} can be used ({why}): see {out / DROPPED}")
     return report
 
@@ -83,7 +99,7 @@ def _without_repeats(items: Iterator[Record | Dropped]) -> Iterator[Record | Dro
     seen: set[str] = set()
     for item in items:
         if isinstance(item, Record) and item.key in seen:
-            yield Dropped(item.key, item.files[0][1], "its key repeats that of an earlier sample")
+            yield Dropped(item.key, item.files[0][1], "its key repeats that of an earlier sample", item.place)
             continue
         seen.add(item.key)
         yield item
@@ -153,12 +169,18 @@ def _write_dropped(path: Path, accounts: list[Account]) -> None:
         for number, account in enumerate(accounts):
             for entry in account.dropped:
                 line = {"sample": entry.key, "file": entry.file, "reason": entry.reason, "shard": number}
+                line |= {"entry": entry.place} if entry.place else {}
                 out.write(json.dumps(line).encode() + b"\n")
 
 
 def _report(name: str, split: str, accounts: list[Account]) -> dict[str, Any]:
-    reasons = Counter(entry.reason for account in accounts for entry in account.dropped)
+    reasons: Counter[str] = Counter()
+    first: dict[str, str] = {}
+    for entry in (entry for account in accounts for entry in account.dropped):
+        reasons[entry.reason] += 1
+        first.setdefault(entry.reason, entry.place or entry.file)
     words: Counter[int] = sum((account.words for account in accounts), Counter())
+    left_out: Counter[str] = sum((account.left_out for account in accounts), Counter())
     kept, dropped = sum(a.kept for a in accounts), sum(reasons.values())
     return {
         "data_set": name,
@@ -166,13 +188,19 @@ def _report(name: str, split: str, accounts: list[Account]) -> dict[str, Any]:
         "shards": sum(a.size > 0 for a in accounts),
         "bytes": sum(a.size for a in accounts),
         "samples": {"read": kept + dropped, "kept": kept, "dropped": dropped},
-        "dropped": dict(sorted(reasons.items(), key=lambda pair: (-pair[1], pair[0]))),
+        "dropped": _by_count(reasons),
+        "first_dropped": dict(sorted(first.items())),
+        "left_out": _by_count(left_out),
         "texts": {"count": words.total(), "words": quantiles(words)},
         "duplicates": {
             "media": _repeats([a.media for a in accounts]),
             "texts": _repeats([a.texts for a in accounts]),
         },
     }
+
+
+def _by_count(reasons: Counter[str]) -> dict[str, int]:
+    return dict(sorted(reasons.items(), key=lambda pair: (-pair[1], pair[0])))
 
 
 def quantiles(lengths: Counter[int]) -> dict[str, float]:

@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from sclds.data.prepare.records import Record, Records, each, key_of, read_json
+from sclds.data.prepare.lists import read_json
+from sclds.data.prepare.records import Record, Records, each, key_of, parts
 
 _SPLIT_OF = {"train": "train", "restval": "train", "val": "val", "test": "test"}
 """`restval` is the part of COCO's validation images that everyone trains on."""
@@ -26,9 +27,9 @@ def _read(path: Path, split: str, folder_of: Any, number: str) -> Records:
         if _SPLIT_OF[entry["split"]] != split:
             return None
         name = str(entry["filename"])
-        captions = tuple(sentence["raw"] for sentence in entry["sentences"])
         file = folder_of(entry) / name
-        return Record(key_of(Path(name).stem), (("", str(file)),), captions, {number: entry[number]})
+        fields = {number: entry[number]} if number in entry else {}
+        return Record(key_of(Path(name).stem), (("", str(file)),), parts(entry["sentences"], "raw"), fields)
 
-    wanted = sum(isinstance(i, dict) and _SPLIT_OF.get(i.get("split", "")) == split for i in images)
+    wanted = sum(isinstance(i, dict) and _SPLIT_OF.get(str(i.get("split"))) == split for i in images)
     return Records(each(path, images, make), wanted)

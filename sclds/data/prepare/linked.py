@@ -1,204 +1,238 @@
-"""SBU and CC3M: captions listed beside URLs, and images that the user downloaded with some tool.
+"""SBU, CC3M and CC12M: captions listed beside URLs, and images that the user downloaded with some tool.
 
-Owners distribute only the list. Images are found by what download tools name them after: the row of the list counted
-from 0 or 1, `ROW_CRC32`, a hash of the URL, the URL's own file name (SBU), or by img2dataset's JSON beside them.
+Owners distribute only the list. Images are found by what download tools name them after (`matching`), or come with
+their captions beside them (`sidecars`).
 """
 
-import json
-import os
 import re
-import zlib
-from collections.abc import Iterable, Iterator
-from hashlib import md5, sha1, sha256
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from sclds.config.errors import DataError
-from sclds.data.prepare.records import (
-    Dropped,
-    Record,
-    Records,
-    each,
-    key_of,
-    line_count,
-    read_json,
-    read_text,
-    table_rows,
-)
-from sclds.data.storage.shards import EXTENSIONS
+from sclds.data.prepare.lists import Numbered, Pairs, first_file, lines, parsed, read_text, table_rows
+from sclds.data.prepare.matching import Images, Names, Numbering
+from sclds.data.prepare.records import Dropped, Record, Records, each, key_of
+from sclds.data.prepare.sidecars import has_sidecars, read_sidecars
 
 CC3M_FILES = {
     "train": ("Train_GCC-training.tsv", "training"),
     "val": ("Validation_GCC-1.1.0-Validation.tsv", "validation"),
 }
+CC12M_FILES = {"train": ("cc12m.tsv", "images")}
 SBU_LISTS = ("sbu-captions-all.json", "SBU_captioned_photo_dataset_urls.txt", "annot.json")
+OPTIONS = ("first_image", "folder_rows")
+"""What a user may have to say about images that are named by number."""
 _SBU_CAPTIONS = "SBU_captioned_photo_dataset_captions.txt"
-Row = tuple[str, str]
-"""Caption and URL."""
+_URL = re.compile(r"\s*[A-Za-z][0-9A-Za-z+.-]*://\S")
+_FILE_KEYS, _CAPTION_KEYS = ("image", "file", "filename", "image_url", "url"), ("caption", "captions", "text")
+_SBU_FORM = "SBU's 'image_urls' and 'captions'"
+_MAPPED_FORM = "pairs of file name and caption"
 
 
-def read_cc3m(root: Path, split: str) -> Records:
-    """Read the TSV (caption, URL); images lie anywhere below training or validation."""
-    name, folder = CC3M_FILES[split]
-    if _is_img2dataset(root / folder):
-        return _img2dataset(root / folder)
-    path = root / name
-    rows = (tuple(row[:2]) if len(row) > 1 else ("", "") for row in table_rows(path, "\t", quoting=False))
-    count = line_count(path)
-    return Records(_matched(path, rows, root / folder, count, named_by_url=False), count)
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """One row of a list; the address is "" where there is none."""
+
+    caption: Any
+    url: str
 
 
-def read_sbu(root: Path, split: str) -> Records:
+_Rows = Callable[[], Iterator[Numbered]]
+"""Gives the rows from the beginning; None as the value of one that is blank."""
+
+
+def read_cc3m(root: Path, split: str, first_image: int | None = None, folder_rows: int | None = None) -> Records:
+    """Read the TSV (caption, URL), with or without a header line; images lie anywhere below training or validation."""
+    return _read_table(root, CC3M_FILES[split], False, first_image, folder_rows)
+
+
+def read_cc12m(root: Path, split: str, first_image: int | None = None, folder_rows: int | None = None) -> Records:
+    """Read the TSV (URL, caption), with or without a header line; images lie anywhere below images."""
+    return _read_table(root, CC12M_FILES[split], True, first_image, folder_rows)
+
+
+def _read_table(
+    root: Path, names: tuple[str, str], url_first: bool, first_image: int | None, folder_rows: int | None
+) -> Records:
+    path, folder = root / names[0], root / names[1]
+    if has_sidecars(folder, "image"):
+        _no_numbers("captions lie beside the images", first_image, folder_rows)
+        return read_sidecars(folder, "image")
+    images = Images(folder, folder_rows)
+    return _matched(path, lambda: _table(path, url_first), images, first_image, named_by_url=False)
+
+
+def _no_numbers(why: str, first_image: int | None, folder_rows: int | None) -> None:
+    """Refuse what a user said about numbers where there are none."""
+    if first_image is not None or folder_rows is not None:
+        raise DataError(f"--{'folder-rows' if first_image is None else 'first-image'} has no effect: {why}")
+
+
+def read_sbu(root: Path, split: str, first_image: int | None = None, folder_rows: int | None = None) -> Records:
     """Read any of the lists that are in use; images lie anywhere below images.
 
     They are the owners' JSON (image_urls, captions), the older pair of text files, or a JSON of [file, caption] pairs.
     """
     folder = root / "images"
-    if _is_img2dataset(folder):
-        return _img2dataset(folder)
-    path = next(root / name for name in SBU_LISTS if (root / name).is_file())
+    if has_sidecars(folder, "image"):
+        _no_numbers("captions lie beside the images", first_image, folder_rows)
+        return read_sidecars(folder, "image")
+    path = first_file(root, SBU_LISTS)
     if path.name == "annot.json":
+        _no_numbers("annot.json names the images", first_image, folder_rows)
         return _mapped(path, folder)
-    if path.suffix == ".json":
-        tree = read_json(path, "SBU's 'image_urls' and 'captions'", "image_urls", "captions")
-        urls, captions = tree["image_urls"], tree["captions"]
+    rows = _listed_json(path) if path.suffix == ".json" else _two_files(path, root / _SBU_CAPTIONS)
+    return _matched(path, rows, Images(folder, folder_rows), first_image, named_by_url=True)
+
+
+def _table(path: Path, url_first: bool) -> Iterator[Numbered]:
+    """Yield rows of a TSV; addresses come first or last, as the first row shows, and a caption may hold tabs."""
+    known = False
+    for line, cells in table_rows(path, "\t", quoting=False):
+        if not cells:
+            yield Numbered(line, None)
+            continue
+        addresses = [k for k, cell in enumerate(cells) if _is_url(cell)]
+        if not known and len(addresses) == 1 and len(cells) > 1:
+            known, url_first = True, addresses == [0]
+        if not addresses or (url_first and addresses[0] != 0):
+            yield Numbered(line, _Row("\t".join(cells), ""))
+        elif url_first:
+            yield Numbered(line, _Row("\t".join(cells[1:]), cells[0].strip()))
+        else:
+            yield Numbered(line, _Row("\t".join(cells[: addresses[-1]]), cells[addresses[-1]].strip()))
+
+
+def _row(caption: Any, url: Any) -> _Row:
+    return _Row(caption, url.strip() if _is_url(url) else "")
+
+
+def _is_url(text: Any) -> bool:
+    return isinstance(text, str) and _URL.match(text) is not None
+
+
+def _two_files(urls: Path, captions: Path) -> _Rows:
+    """Return the rows of SBU's older lists, one value a line each.
+
+    Raises:
+        DataError: They are of unequal length.
+    """
+    if not captions.is_file():
+        raise DataError(f"{urls} lies without {captions.name}, which holds its captions: download both")
+    one, two = list(lines(urls)), list(lines(captions))
+    for longer in (one, two):
+        while len(one) != len(two) and len(longer) == max(len(one), len(two)) and not longer[-1][1].strip():
+            longer.pop()
+    _same_length(urls, len(one), len(two))
+    rows = [Numbered(n, _row(caption, url)) for (n, url), (_, caption) in zip(one, two, strict=True)]
+    return lambda: iter(rows)
+
+
+def _listed_json(path: Path) -> _Rows:
+    """Return the rows of SBU's JSON: two lists, or as some tools rewrite it, a list of pairs or of objects."""
+    tree = parsed(read_text(path), path, _SBU_FORM, pairs=True)
+    fields = dict(tree) if isinstance(tree, Pairs) else {}
+    urls, captions = fields.get("image_urls"), fields.get("captions")
+    if isinstance(tree, Pairs) and isinstance(urls, list) and isinstance(captions, list):
+        _same_length(path, len(urls), len(captions))
+        pairs: list[tuple[Any, Any]] = list(zip(urls, captions, strict=True))
+    elif isinstance(tree, list) and not isinstance(tree, Pairs):
+        pairs = [_pair(entry) or (None, None) for entry in tree]
     else:
-        urls, captions = (read_text(p).splitlines() for p in (path, root / _SBU_CAPTIONS))
-    if len(urls) != len(captions):
-        raise DataError(f"{path} lists {len(urls)} URLs, but there are {len(captions)} captions: download both again")
-    return Records(_matched(path, zip(captions, urls, strict=True), folder, len(urls), named_by_url=True), len(urls))
+        lacking = [name for name in ("image_urls", "captions") if not isinstance(fields.get(name), list)]
+        raise DataError(f"{path} has no list {' and no '.join(map(repr, lacking))}: expected {_SBU_FORM}")
+    rows = [Numbered(0, _row(caption, url)) for url, caption in pairs]
+    return lambda: iter(rows)
 
 
-def _matched(
-    path: Path, rows: Iterable[Any], folder: Path, count: int, named_by_url: bool
-) -> Iterator[Record | Dropped]:
-    """Yield a record for each row of the list, with the image whose name fits.
+def _same_length(path: Path, urls: int, captions: int) -> None:
+    if urls != captions:
+        raise DataError(f"{path} lists {urls} URLs, but there are {captions} captions: download both again")
+
+
+def _pair(entry: Any) -> tuple[Any, Any] | None:
+    """Return file or address, and captions, of an entry that is a pair or an object with such fields."""
+    if isinstance(entry, Pairs | dict):
+        fields = dict(entry)
+        name = next((fields[key] for key in _FILE_KEYS if key in fields), None)
+        return name, next((fields[key] for key in _CAPTION_KEYS if key in fields), None)
+    return (entry[0], entry[1]) if isinstance(entry, list | tuple) and len(entry) == 2 else None
+
+
+def _matched(path: Path, rows: _Rows, images: Images, first_image: int | None, named_by_url: bool) -> Records:
+    """Return a record for each row of the list, with the image whose name fits.
 
     Args:
         path: The list, for messages.
-        rows: Caption and URL of each row.
-        folder: Where the images lie, at any depth.
-        count: Rows.
+        rows: Its rows.
+        images: What was downloaded.
+        first_image: Number of the first row's image, if the user said.
         named_by_url: Whether a file may bear the URL's own file name, which only some sites keep unique.
     """
-    found = _images(folder)
-    first = _first_number(found, folder, count)
+    numbering = _survey(rows)
+    notes = (images.settle(numbering, first_image), "the list has a header line" if numbering.header else "")
 
-    def make(numbered: tuple[int, Row]) -> Record | Dropped:
-        row, (caption, url) = numbered
-        key = f"{row:09d}"
-        if not url:
+    def make(numbered: tuple[int, _Row]) -> Record | Dropped:
+        position, row = numbered
+        key = f"{position - numbering.header:09d}"
+        if not row.url:
             return Dropped(key, str(path), "its row has no URL")
-        stem = next((name for name in _names(row, first, url, named_by_url) if name in found), None)
-        if stem is None:
-            return Dropped(key, url, "its image was not downloaded")
-        return Record(key, (("", found[stem]),), (caption,), {"url": url})
+        file = images.of_row(position, row.url, named_by_url)
+        if file is None:
+            return Dropped(key, row.url, "its image was not downloaded")
+        return Record(key, (("", file),), (row.caption,), {"url": row.url})
 
-    return each(path, enumerate(rows), make)
+    def counted() -> Iterator[Numbered]:
+        there = (row for row in rows() if row.value is not None)
+        for position, (line, row) in enumerate(there):
+            if position or not numbering.header:
+                yield Numbered(line, (position, row))
 
-
-def _names(row: int, first: int, url: str, named_by_url: bool) -> Iterator[str]:
-    """Yield the stems under which a row's image may lie."""
-    content = url.encode("utf-8", "surrogateescape")
-    yield f"{row}_{zlib.crc32(content)}"
-    yield from (hashed(content).hexdigest() for hashed in (md5, sha1, sha256))
-    if named_by_url:
-        yield PurePosixPath(url).stem
-    yield str(row + first)
+    return Records(each(path, counted(), make), numbering.rows, tuple(filter(None, notes)))
 
 
-def _images(folder: Path) -> dict[str, str]:
-    """Return stem → path of every image below a folder; numbers without leading zeros.
-
-    Raises:
-        DataError: Two images have one stem, so it is not certain whose they are.
-    """
-    endings = {f".{ending}" for ending in EXTENSIONS["image"]} | {""}
-    found: dict[str, str] = {}
-    for place, folders, names in os.walk(folder):
-        folders.sort()
-        for name in sorted(names):
-            stem, ending = os.path.splitext(name)
-            stem = str(int(stem)) if stem.isascii() and stem.isdigit() and len(stem) < 10 else stem
-            if ending.lower() not in endings:
-                continue
-            if stem in found:
-                raise DataError(f"{found[stem]} and {place}/{name} have one name: remove one, or keep one per row")
-            found[stem] = os.path.join(place, name)
-    return found
+def _survey(rows: _Rows) -> Numbering:
+    """Return how a list's rows can be counted; a first row without an address before one that has it is a header."""
+    addressed, blank, gap = bytearray(), 0, 0
+    for line, row in rows():
+        if row is None:
+            blank = blank or line
+            continue
+        gap = gap or blank
+        addressed.append(bool(row.url))
+    header = False
+    if len(addressed) > 1 and not addressed[0] and addressed[1]:
+        line, first = next(row for row in rows() if row.value is not None)
+        header = line > 0 and _names_columns(first.caption)
+    return Numbering(addressed, header, gap)
 
 
-def _first_number(found: dict[str, str], folder: Path, count: int) -> int:
-    """Return whether images named by numbers count rows from 0 or from 1.
-
-    Raises:
-        DataError: That cannot be told: a wrong guess would give every image its neighbour's caption.
-    """
-    numbered = [int(stem) for stem in found if stem.isdigit() and len(stem) < 10]
-    if not numbered or "0" in found:
-        if numbered and max(numbered) >= count:
-            raise DataError(f"{folder} holds an image numbered {max(numbered)}, but the list has {count} rows")
-        return 0
-    if str(count) in found:
-        return 1
-    raise DataError(
-        f"{folder} holds images named by number, but neither 0 nor {count}, so it cannot be told whether rows are "
-        f"counted from 0 or 1: put an empty file named 0.jpg (from 0) or {count}.jpg (from 1) there"
-    )
+def _names_columns(text: Any) -> bool:
+    """Say whether a row without an address names columns, as in "caption, tab, url"."""
+    named = [cell.strip().lower() for cell in str(text).split("\t")]
+    return len(named) > 1 or named[0] in ("caption", "captions", "text", "title")
 
 
 def _mapped(path: Path, folder: Path) -> Records:
-    """Read a JSON that maps file names to captions: [[file, caption], …] or {file: caption or captions}."""
-    text = read_text(path)
-    try:
-        tree = json.loads(text)
-    except ValueError as fault:
-        raise DataError(f"{path} is not JSON ({fault}): expected pairs of file name and caption") from fault
-    if not isinstance(tree, list | dict):
-        raise DataError(f"{path} is neither a list nor an object: expected pairs of file name and caption")
-    pairs = list(tree.items()) if isinstance(tree, dict) else tree
-    found = {os.path.basename(file): file for file in _images(folder).values()}
+    """Read a JSON that maps file names to captions: pairs, objects, or one object {file: caption or captions}."""
+    tree = parsed(read_text(path), path, _MAPPED_FORM, pairs=True)
+    if not isinstance(tree, list):
+        raise DataError(f"{path} is neither a list nor an object: expected {_MAPPED_FORM}")
+    names = Names(folder)
 
-    def make(pair: Any) -> Record | Dropped:
+    def make(entry: Any) -> Record | Dropped:
+        pair = _pair(entry)
+        if pair is None or not isinstance(pair[0], str):
+            raise ValueError(f"neither a pair nor an object with one of {', '.join(_FILE_KEYS)}")
         name, captions = pair
-        key = key_of(PurePosixPath(name).stem)
-        file = found.get(PurePosixPath(name).name)
+        if isinstance(captions, Pairs):  # {file: {"caption": …}}
+            captions = next((value for key, value in captions if key in _CAPTION_KEYS), None)
+        key = key_of(str(PurePosixPath(name.lstrip("/")).with_suffix("")))
+        file = names.of(name)
         if file is None:
             return Dropped(key, name, "its image was not downloaded")
-        return Record(key, (("", file),), tuple([captions] if isinstance(captions, str) else captions), {})
+        return Record(key, (("", file),), tuple(captions) if isinstance(captions, list) else (captions,), {})
 
-    return Records(each(path, pairs, make), len(pairs))
-
-
-def _is_img2dataset(folder: Path) -> bool:
-    """Say whether img2dataset wrote the folder: numbered folders, each with statistics beside it.
-
-    Raises:
-        DataError: It wrote shards, which need no preparing.
-    """
-    if not any(folder.glob("*_stats.json")):
-        return False
-    if any(folder.glob("*.tar")):
-        raise DataError(
-            f"{folder} holds img2dataset's .tar shards, which are read as they are: name it in data.train, or run "
-            f"`sclds prepare index` on it"
-        )
-    return True
-
-
-def _img2dataset(folder: Path) -> Records:
-    """Read `files` output of img2dataset: a JSON beside every image; those that failed have statistics only."""
-
-    def sidecars() -> Iterator[Path]:
-        for place in sorted(p for p in folder.iterdir() if re.fullmatch(r"\d+", p.name) and p.is_dir()):
-            yield from sorted(place.glob("*.json"))
-
-    def make(sidecar: Path) -> Record | Dropped:
-        entry = json.loads(read_text(sidecar))
-        images = [sidecar.with_suffix(f".{e}") for e in sorted(EXTENSIONS["image"])]
-        file = next((p for p in images if p.exists()), None)
-        if file is None:
-            return Dropped(sidecar.stem, str(entry.get("url")), "its image was not downloaded")
-        return Record(sidecar.stem, (("", str(file)),), (entry["caption"],), {"url": entry.get("url", "")})
-
-    return Records(each(folder, sidecars(), make))
+    return Records(each(path, list(tree), make), len(tree))

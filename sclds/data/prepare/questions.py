@@ -3,13 +3,15 @@
 One sample an image, or pair of images, with everything about it in one JSON member.
 """
 
-import json
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from sclds.config.errors import DataError
-from sclds.data.prepare.records import Record, Records, each, key_of, read_json, read_text
+from sclds.data.captions import clean_captions
+from sclds.data.prepare.lists import json_lines, read_json
+from sclds.data.prepare.records import Record, Records, each, key_of
 
 _VQA = {"train": "train2014", "val": "val2014", "test": "test2015"}
 NLVR2 = {"train": "train", "val": "dev", "test": "test1"}
@@ -38,17 +40,40 @@ def read_vqav2(root: Path, split: str) -> Records:
 
     def make(entry: tuple[Any, list[Any]]) -> Record:
         image, asked = entry
-        told = [_question(q, answers) for q in asked]
+        told, left_out = _usable(asked, lambda question: _question(question, answers))
         file = root / part / f"COCO_{part}_{int(image):012d}.jpg"
         fields = {"image_id": image, "questions": told}
-        return Record(f"COCO_{part}_{int(image):012d}", (("", str(file)),), tuple(q["question"] for q in told), fields)
+        texts = tuple(q["question"] for q in told)
+        return Record(f"COCO_{part}_{int(image):012d}", (("", str(file)),), texts, fields, left_out)
 
     return Records(each(path, of_image.items(), make), len(of_image))
 
 
+def _usable(entries: list[Any], make: Callable[[Any], dict[str, Any]]) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
+    """Return what is made of the entries that can be used, and for each of the others a clause that says why."""
+    told, left_out = [], []
+    for entry in entries:
+        try:
+            told.append(make(entry))
+        except (KeyError, TypeError, ValueError, AttributeError) as fault:
+            said = f"{fault.args[0]!r} is missing" if isinstance(fault, KeyError) else str(fault)
+            left_out.append(f"a question or statement is not of the expected form ({said})")
+    if not told:
+        raise ValueError(left_out[0])
+    return told, tuple(left_out)
+
+
+def _text(value: Any) -> str:
+    """Return a question or statement on one line."""
+    text = " ".join(clean_captions(value)[0])
+    if not text:
+        raise ValueError("no text")
+    return text
+
+
 def _question(entry: Any, answers: dict[int, Any]) -> dict[str, Any]:
     """Return a question with the answers of all annotators, and the one that most gave, where they are known."""
-    told = {"question_id": entry["question_id"], "question": " ".join(entry["question"].split())}
+    told = {"question_id": entry["question_id"], "question": _text(entry["question"])}
     if answers:
         known = answers.get(entry["question_id"])
         if known is None:
@@ -68,23 +93,21 @@ def read_nlvr2(root: Path, split: str) -> Records:
     part = NLVR2[split]
     path = root / f"{part}.json"
     pairs: dict[str, list[Any]] = defaultdict(list)
-    for number, line in enumerate(read_text(path).splitlines(), 1):
-        try:
-            entry = json.loads(line) if line.strip() else None
-        except ValueError as fault:
-            raise DataError(f"{path}, line {number} is not JSON ({fault}): expected NLVR2's JSON lines") from fault
-        if entry is not None:
-            pairs[str(entry.get("identifier", "")).rpartition("-")[0] if isinstance(entry, dict) else ""].append(entry)
+    for line, entry in json_lines(path, "NLVR2's JSON lines"):
+        if isinstance(entry, ValueError):
+            raise DataError(f"{path}, line {line} is not JSON: expected NLVR2's JSON lines; download it again")
+        pairs[str(entry.get("identifier", "")).rpartition("-")[0] if isinstance(entry, dict) else ""].append(entry)
     folder = root / "images" / part if (root / "images" / part).is_dir() else root / part
 
     def make(entry: tuple[str, list[Any]]) -> Record:
         pair, told = entry
         if not pair:
             raise KeyError("identifier")
-        place = folder / str(told[0]["directory"]) if part == "train" else folder
+        place = folder / str(next(s["directory"] for s in told if "directory" in s)) if part == "train" else folder
         files = tuple((role, str(place / f"{pair}-img{k}.png")) for k, role in enumerate(("left", "right")))
-        statements = [_statement(s) for s in told]
-        return Record(key_of(pair), files, tuple(s["sentence"] for s in statements), {"statements": statements})
+        statements, left_out = _usable(told, _statement)
+        texts = tuple(s["sentence"] for s in statements)
+        return Record(key_of(pair), files, texts, {"statements": statements}, left_out)
 
     return Records(each(path, pairs.items(), make), len(pairs))
 
@@ -95,6 +118,6 @@ def _statement(entry: Any) -> dict[str, Any]:
         raise ValueError("a label that is neither True nor False")
     return {
         "identifier": entry["identifier"],
-        "sentence": " ".join(entry["sentence"].split()),
+        "sentence": _text(entry["sentence"]),
         "label": _TRUTH[truth],
     }

@@ -4,16 +4,14 @@ A reader only reads annotations; images and videos are opened by whoever writes 
 that entry, a fault of a whole file is an error.
 """
 
-import csv
-import json
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from sclds.config.errors import DataError
+from sclds.data.prepare.lists import Numbered
 
 _LONGEST_KEY = 80
 _FAULTS = (KeyError, TypeError, ValueError, IndexError, AttributeError)
@@ -26,31 +24,49 @@ class Record:
     Attributes:
         key: Name inside its shard, unique in the data set, without a dot.
         files: (role, path) of its images or its video; the role is "" where there is one file.
-        captions: What describes it, or what is asked or said about it; white space is cleaned later.
+        captions: What describes it, or what is asked or said about it, as the list has it; what is no text, or
+            empty, is left out later and counted.
         fields: What else its JSON member holds.
+        left_out: For each part that the reader itself could not use, such as a question, a clause that says why.
+        place: Where it is listed, "FILE, line N"; "" where the list has no lines.
     """
 
     key: str
     files: tuple[tuple[str, str], ...]
-    captions: tuple[str, ...]
+    captions: tuple[Any, ...]
     fields: dict[str, Any] = field(default_factory=dict)
+    left_out: tuple[str, ...] = ()
+    place: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Dropped:
-    """An entry that cannot become a sample; the reason is a clause about it."""
+    """An entry that cannot become a sample; the reason is a clause about it, the place where it is listed."""
 
     key: str
     file: str
     reason: str
+    place: str = ""
+
+
+Made = Record | Dropped | None | list[Record | Dropped]
 
 
 @dataclass(frozen=True)
 class Records:
-    """Records in the order of the annotations; `count` is how many, as far as that is known beforehand."""
+    """Records in the order of the annotations.
+
+    Attributes:
+        items: The records, and the entries without one.
+        count: How many they are, as far as that is known beforehand.
+        notes: What was decided in reading, such as which split or numbering, a clause each.
+        variant: Which list was read, where a split has several of different lengths.
+    """
 
     items: Iterator[Record | Dropped]
     count: int | None = None
+    notes: tuple[str, ...] = ()
+    variant: str = ""
 
 
 def key_of(text: str) -> str:
@@ -61,111 +77,42 @@ def key_of(text: str) -> str:
     return f"{key[: _LONGEST_KEY - 17]}-{blake2b(text.encode('utf-8', 'surrogatepass'), digest_size=8).hexdigest()}"
 
 
-def each(
-    path: Path, entries: Iterable[Any], make: Callable[[Any], Record | Dropped | None]
-) -> Iterator[Record | Dropped]:
+def each(path: Path, entries: Iterable[Any], make: Callable[[Any], Made]) -> Iterator[Record | Dropped]:
     """Yield what `make` gives for each entry of an annotation file; an entry of another form is dropped, not fatal.
 
     Args:
         path: The annotation file, for messages.
-        entries: Its entries in order.
-        make: Turns one entry into a record; None leaves it out, as of another split.
+        entries: Its entries in order; of `Numbered` ones the value is used, and the line is noted.
+        make: Turns one entry into a record, or several; None leaves it out, as of another split.
     """
     for number, entry in enumerate(entries):
+        place, value = "", entry
+        if isinstance(entry, Numbered):
+            place, value = f"{path}, line {entry.line}" if entry.line else "", entry.value
+        made: Made
         try:
-            made = make(entry)
+            if isinstance(value, ValueError):
+                raise value
+            made = make(value)
         except _FAULTS as fault:
             made = Dropped(f"entry {number}", str(path), f"its entry is not of the expected form ({_said(fault)})")
-        if made is not None:
-            yield made
+        several = made if isinstance(made, list) else [] if made is None else [made]
+        yield from (replace(one, place=place) for one in several) if place else several
+
+
+def parts(values: Any, name: str) -> tuple[Any, ...]:
+    """Return what stands under a name in each of some objects, and texts that stand there without an object.
+
+    What is neither, or has no such name, gives None, so that it is counted.
+
+    Args:
+        values: A list of objects; anything else has no parts.
+        name: Such as "phrase".
+    """
+    if not isinstance(values, list):
+        return ()
+    return tuple(value.get(name) if isinstance(value, dict) else value for value in values)
 
 
 def _said(fault: Exception) -> str:
     return f"{fault.args[0]!r} is missing" if isinstance(fault, KeyError) else str(fault)
-
-
-def read_text(path: Path) -> str:
-    """Return a file's text; bytes that are not UTF-8 become surrogates, so that only what holds them is dropped.
-
-    Raises:
-        DataError: The file cannot be read.
-    """
-    try:
-        return path.read_text(encoding="utf-8-sig", errors="surrogateescape")
-    except OSError as fault:
-        raise DataError(f"{path} cannot be read ({fault.strerror})") from fault
-
-
-def read_json(path: Path, expected: str, *lists: str) -> Any:
-    """Return a JSON object that holds some lists.
-
-    Args:
-        path: The file.
-        expected: What the file is, for messages, such as "the Karpathy split of COCO".
-        lists: Keys under which the object must have a list.
-
-    Raises:
-        DataError: The file is not JSON, or not of this form.
-    """
-    text = read_text(path)
-    try:
-        tree = json.loads(text)
-    except ValueError as fault:
-        raise DataError(f"{path} is not JSON ({fault}): expected {expected}; download it again") from fault
-    lacking = [name for name in lists if not isinstance(tree, dict) or not isinstance(tree.get(name), list)]
-    if lacking:
-        names = " and no ".join(repr(name) for name in lacking)
-        raise DataError(f"{path} has no list {names}: expected {expected}")
-    return tree
-
-
-def json_entries(text: str, path: Path, expected: str) -> Iterator[Any]:
-    """Yield the entries of a JSON array one at a time, for files whose objects would not fit into memory at once.
-
-    Raises:
-        DataError: It is not an array, or breaks off.
-    """
-    decoder, blank = json.JSONDecoder(), re.compile(r"[\s,]*")
-    at = text.find("[") + 1
-    if not at or text[: at - 1].strip():
-        raise DataError(f"{path} is not a JSON array: expected {expected}")
-    while True:
-        at = blank.match(text, at).end()  # type: ignore[union-attr]  # matches even nothing
-        if text[at : at + 1] == "]":
-            return
-        try:
-            entry, at = decoder.raw_decode(text, at)
-        except ValueError as fault:
-            raise DataError(f"{path} is not JSON ({fault}): expected {expected}; download it again") from fault
-        yield entry
-
-
-def line_count(path: Path) -> int:
-    """Return the lines of a file, for progress only."""
-    with path.open("rb") as file:
-        return sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 20), b""))
-
-
-def table_rows(path: Path, delimiter: str = ",", quoting: bool = True) -> Iterator[list[str]]:
-    """Yield the rows of a CSV or TSV file; [] for a row that is none.
-
-    Args:
-        path: The file.
-        delimiter: What separates columns.
-        quoting: Whether quotation marks hold a column together; if not they are text.
-
-    Raises:
-        DataError: The file cannot be read.
-    """
-    try:
-        with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-            rows = csv.reader(file, delimiter=delimiter, quoting=csv.QUOTE_MINIMAL if quoting else csv.QUOTE_NONE)
-            while True:
-                try:
-                    yield next(rows)
-                except StopIteration:
-                    return
-                except csv.Error:
-                    yield []
-    except OSError as fault:
-        raise DataError(f"{path} cannot be read ({fault.strerror})") from fault

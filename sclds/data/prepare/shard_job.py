@@ -15,16 +15,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sclds.data.captions import clean_captions
 from sclds.data.media.inspection import inspect
 from sclds.data.prepare.encode import sample_json, write_shard
+from sclds.data.prepare.lists import is_utf8
 from sclds.data.prepare.records import Dropped, Record
 from sclds.data.storage.shards import EXTENSIONS, BadSampleError, Kind
 from sclds.run.files import write_atomically
 
 ACCOUNTS = "accounts"
 """Folder beside the shards that holds an account of each: what is in it and what was dropped."""
-_VERSION = 1
+_VERSION = 2
 """Raise it when the same records give other bytes."""
+_NOT_UTF8 = "its caption is not UTF-8"
 _ENDINGS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp", "BMP": "bmp", "TIFF": "tif"}
 
 
@@ -72,6 +75,7 @@ class Account:
         size: Bytes of the shard; 0 where nothing was kept and there is none.
         dropped: Entries without a sample, with their reasons.
         words: How many captions have how many words.
+        left_out: How many parts of samples that were kept could not be used, by reason.
         media: (samples,) uint64 hash of the bytes of each sample's images or video.
         texts: (captions,) uint64 hash of each caption.
     """
@@ -81,12 +85,14 @@ class Account:
     size: int = 0
     dropped: list[Dropped] = field(default_factory=list)
     words: Counter[int] = field(default_factory=Counter)
+    left_out: Counter[str] = field(default_factory=Counter)
     media: NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))
     texts: NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))
 
     def save(self, path: Path) -> None:
         """Write the account; it appears only when complete."""
         tree = asdict(self) | {"words": {str(n): c for n, c in sorted(self.words.items())}}
+        tree |= {"left_out": dict(sorted(self.left_out.items()))}
         tree |= {name: base64.b64encode(tree[name].tobytes()).decode() for name in ("media", "texts")}
         write_json(path, tree)
 
@@ -101,7 +107,7 @@ def load_account(path: Path) -> Account:
     arrays = {name: np.frombuffer(base64.b64decode(tree[name]), np.uint64) for name in ("media", "texts")}
     words = Counter({int(n): c for n, c in tree["words"].items()})
     dropped = [Dropped(**entry) for entry in tree["dropped"]]
-    return Account(**{**tree, **arrays, "words": words, "dropped": dropped})
+    return Account(**{**tree, **arrays, "words": words, "dropped": dropped, "left_out": Counter(tree["left_out"])})
 
 
 def write_json(path: Path, tree: Any) -> None:
@@ -136,15 +142,16 @@ def _members(job: ShardJob, account: Account, media: list[int], texts: list[int]
             continue
         file = item.files[0][1]
         try:
-            captions = _clean(item.captions)
+            captions, left_out = _clean(item.captions)
             opened = []
             for role, file in item.files:
                 opened.append((role, *_open(job.kind, Path(file))))
             member = _json(job.member, captions, item.fields)
         except BadSampleError as fault:
-            account.dropped.append(Dropped(item.key, file, str(fault)))
+            account.dropped.append(Dropped(item.key, file, str(fault), item.place))
             continue
         account.kept += 1
+        account.left_out.update((*left_out, *item.left_out))
         account.words.update(len(caption.split()) for caption in captions)
         media.append(_hash(b"".join(content for *_, content in opened)))
         texts += [_hash(caption.encode()) for caption in captions]
@@ -153,14 +160,14 @@ def _members(job: ShardJob, account: Account, media: list[int], texts: list[int]
         yield f"{item.key}.{job.member}", member
 
 
-def _clean(captions: tuple[str, ...]) -> list[str]:
-    """Return captions with runs of white space made one space, without empty ones."""
-    if not all(isinstance(caption, str) for caption in captions):
-        raise BadSampleError("its caption is not text")
-    cleaned = [text for caption in captions if (text := " ".join(caption.split()))]
-    if not cleaned:
-        raise BadSampleError("it has no caption")
-    return cleaned
+def _clean(captions: tuple[Any, ...]) -> tuple[list[str], list[str]]:
+    """Return the captions that can be used, at least one, and for each of the others why it cannot."""
+    written = [caption for caption in captions if not isinstance(caption, str) or is_utf8(caption)]
+    kept, left_out = clean_captions(written)
+    left_out += [_NOT_UTF8] * (len(captions) - len(written))
+    if not kept:
+        raise BadSampleError(Counter(left_out).most_common(1)[0][0] if left_out else "it has no caption")
+    return kept, left_out
 
 
 def _open(kind: Kind, path: Path) -> tuple[str, bytes]:
@@ -185,10 +192,7 @@ def _json(member: str, captions: list[str], fields: dict[str, Any]) -> bytes:
     said: dict[str, Any] = {}
     if member == "json":
         said = {"caption": captions[0]} | ({"captions": captions} if len(captions) > 1 else {})
-    try:
-        return sample_json(fields | said)
-    except UnicodeEncodeError as fault:
-        raise BadSampleError("its caption is not UTF-8") from fault
+    return sample_json(fields | said)
 
 
 def _hash(content: bytes) -> int:

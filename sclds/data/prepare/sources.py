@@ -1,11 +1,12 @@
 """The public data sets that `sclds prepare` knows: what their owners distribute, and who reads it."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from sclds.config.errors import DataError
-from sclds.data.prepare import karpathy, linked, questions, videos, visual_genome
+from sclds.data.prepare import karpathy, linked, msrvtt, questions, video_lists, videos, visual_genome
+from sclds.data.prepare.expected import EXPECTED, Expected
 from sclds.data.prepare.records import Records
 from sclds.data.storage.shards import NLVR2_MEMBER, VQA_MEMBER, Kind
 
@@ -18,17 +19,21 @@ class Source:
         title: Its name as people write it.
         kind: What a sample shows.
         splits: Per split, the files and folders below the root that it needs; "a|b" is either of them.
-        read: Gives the records of a split, which exists.
+        read: Gives the records of a split, which exists; takes its options by name.
         obtain: Whose files they are and where they are offered.
         member: Extension of the JSON member of a sample; pre-training reads "json" only.
+        options: What a user may have to say about the files, each a whole number.
+        expected: Samples by split, or by list where a split has several, as far as known.
     """
 
     title: str
     kind: Kind
     splits: Mapping[str, tuple[str, ...]]
-    read: Callable[[Path, str], Records]
+    read: Callable[..., Records]
     obtain: str
     member: str = "json"
+    options: tuple[str, ...] = ()
+    expected: Mapping[str, Expected] = field(default_factory=dict)
 
     def chosen(self, root: Path, splits: list[str] | None) -> list[str]:
         """Return the splits to prepare after a look at whether their files are there.
@@ -50,6 +55,15 @@ class Source:
         return wanted
 
 
+READY = {
+    "cc3m_wds": "cc3m-wds/cc3m-train-*.tar",
+    "cc3m_wds-val": "cc3m-wds/cc3m-validation-*.tar",
+    "cc12m_wds": "cc12m-wds/cc12m-train-*.tar",
+}
+"""Shards of images that others offer, by their row in data_sets.yaml: pixparse's copies of CC3M and CC12M. They need an
+index at most."""
+
+
 def row_name(name: str, split: str) -> str:
     """Return what a split is called in data_sets.yaml."""
     return name if split == "train" else f"{name}-{split}"
@@ -69,6 +83,7 @@ SOURCES = {
         },
         karpathy.read_coco,
         f"{_COCO_IMAGES}; {_KARPATHY}",
+        expected=EXPECTED["coco"],
     ),
     "visual_genome": Source(
         "Visual Genome",
@@ -76,6 +91,7 @@ SOURCES = {
         {"train": ("region_descriptions.json", "VG_100K", "VG_100K_2")},
         visual_genome.read_visual_genome,
         "pictures (images.zip, images2.zip) and region descriptions are offered on the Visual Genome download page",
+        expected=EXPECTED["visual_genome"],
     ),
     "sbu": Source(
         "SBU captions",
@@ -83,6 +99,8 @@ SOURCES = {
         {"train": ("|".join(linked.SBU_LISTS), "images")},
         linked.read_sbu,
         "the list is offered on the SBU Captioned Photo Dataset page; download its images into images",
+        options=linked.OPTIONS,
+        expected=EXPECTED["sbu"],
     ),
     "cc3m": Source(
         "Conceptual Captions 3M",
@@ -90,14 +108,55 @@ SOURCES = {
         linked.CC3M_FILES,
         linked.read_cc3m,
         "the lists are offered on Google's Conceptual Captions page; download their images into training and "
-        "validation",
+        "validation, or take pixparse/cc3m-wds, whose shards need no preparing",
+        options=linked.OPTIONS,
+        expected=EXPECTED["cc3m"],
+    ),
+    "cc12m": Source(
+        "Conceptual 12M",
+        "image",
+        linked.CC12M_FILES,
+        linked.read_cc12m,
+        "the list is offered in the conceptual-12m repository; download its images into images, or take "
+        "pixparse/cc12m-wds, whose shards need no preparing",
+        options=linked.OPTIONS,
+        expected=EXPECTED["cc12m"],
     ),
     "webvid": Source(
         "WebVid-2.5M",
         "video",
         {split: (f"results_2M_{split}.csv", "videos") for split in ("train", "val")},
         videos.read_webvid,
-        "the lists come from the WebVid authors' page; download their videos into videos/<page_dir>/<videoid>.mp4",
+        "its authors no longer distribute it: only who has lists and videos since before 2024, the videos as "
+        "videos/<page_dir>/<videoid>.mp4, can prepare it; others take panda70m, internvid or sharegpt4video",
+        expected=EXPECTED["webvid"],
+    ),
+    "panda70m": Source(
+        "Panda-70M",
+        "video",
+        video_lists.PANDA70M,
+        video_lists.read_panda70m,
+        "the lists are offered in snap-research's Panda-70M repository, with the video2dataset that downloads and cuts "
+        "the videos",
+        expected=EXPECTED["panda70m"],
+    ),
+    "internvid": Source(
+        "InternVid",
+        "video",
+        video_lists.INTERNVID,
+        video_lists.read_internvid,
+        "the lists are offered as OpenGVLab/InternVid and OpenGVLab/InternVid-Full on the Hugging Face Hub; cut the "
+        "videos into videos/<YoutubeID>_<Start_timestamp>_<End_timestamp>.mp4",
+        expected=EXPECTED["internvid"],
+    ),
+    "sharegpt4video": Source(
+        "ShareGPT4Video",
+        "video",
+        video_lists.SHAREGPT4VIDEO,
+        video_lists.read_sharegpt4video,
+        "list and videos (zip_folder) are offered as ShareGPT4Video/ShareGPT4Video on the Hugging Face Hub; unpack the "
+        "videos into videos/<video_path>",
+        expected=EXPECTED["sharegpt4video"],
     ),
     "flickr30k": Source(
         "Flickr30k (Karpathy split)",
@@ -105,13 +164,24 @@ SOURCES = {
         dict.fromkeys(("train", "val", "test"), ("dataset_flickr30k.json", "flickr30k-images")),
         karpathy.read_flickr30k,
         f"the University of Illinois sends flickr30k-images.tar.gz on request; {_KARPATHY}",
+        expected=EXPECTED["flickr30k"],
     ),
     "msrvtt": Source(
         "MSR-VTT",
         "video",
-        {split: (name, folder) for split, (name, folder, _) in videos.MSRVTT.items()},
-        videos.read_msrvtt,
+        msrvtt.MSRVTT,
+        msrvtt.read_msrvtt,
         "annotations and videos (train_val and test) were distributed by the MSR Video to Language challenge",
+        expected=EXPECTED["msrvtt"],
+    ),
+    "msrvtt_1ka": Source(
+        "MSR-VTT (split 1k-A)",
+        "video",
+        msrvtt.MSRVTT_1KA,
+        msrvtt.read_msrvtt_1ka,
+        "MSRVTT_JSFUSION_test.csv is in the repository of JSFusion's authors and of most work on text-to-video "
+        "retrieval; annotations and videos are those of msrvtt",
+        expected=EXPECTED["msrvtt_1ka"],
     ),
     "lsmdc": Source(
         "LSMDC 2016",
@@ -119,6 +189,7 @@ SOURCES = {
         {split: (name, "|".join(videos.LSMDC_FOLDERS)) for split, name in videos.LSMDC.items()},
         videos.read_lsmdc,
         "tables and videos are given to those who ask on the Large Scale Movie Description Challenge's page",
+        expected=EXPECTED["lsmdc"],
     ),
     "vqav2": Source(
         "VQAv2",
@@ -127,6 +198,7 @@ SOURCES = {
         questions.read_vqav2,
         f"questions and annotations are offered on the VQA download page; {_COCO_IMAGES}",
         member=VQA_MEMBER,
+        expected=EXPECTED["vqav2"],
     ),
     "nlvr2": Source(
         "NLVR2",

@@ -4,7 +4,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from sclds.data.prepare.records import Record, Records, each, json_entries, read_text
+from sclds.data.prepare.lists import json_entries, read_text
+from sclds.data.prepare.records import Record, Records, each, parts
 
 _FOLDERS = ("VG_100K", "VG_100K_2")
 
@@ -16,8 +17,8 @@ def read_visual_genome(root: Path, split: str) -> Records:
 
     def make(entry: Any) -> Record:
         name = f"{int(entry['id'])}.jpg"
-        phrases = tuple(region["phrase"] for region in entry["regions"])
         file = place.get(name, root / _FOLDERS[0] / name)
+        phrases = parts(entry["regions"], "phrase")
         return Record(str(entry["id"]), (("", str(file)),), phrases, {"image_id": entry["id"]})
 
     text = read_text(path)

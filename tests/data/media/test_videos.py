@@ -167,3 +167,14 @@ def test_a_frame_that_cannot_be_decoded_is_named_by_its_time():
     assert number_of(read_frames(damaged, [12])[0]) == 12
     with pytest.raises(BadSampleError, match=r"its video('s frame at 0\.80 s)? cannot be decoded"):
         read_frames(damaged, [12, 20])
+
+
+def test_each_segment_has_a_moment_of_its_own():
+    """One offset for all segments would show frames at equal distances only."""
+    times = np.arange(1001) / 25
+    drawn = np.array([choose_frames(times, 4, generator(0, k)) for k in range(100)])
+    offsets = drawn - np.arange(4) * 250
+    assert (offsets >= 0).all()
+    assert (offsets < 250).all()
+    apart = np.abs(offsets[:, :, None] - offsets[:, None, :])[:, *np.triu_indices(4, 1)]
+    assert (apart > 10).mean() > 0.8
