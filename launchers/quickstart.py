@@ -17,7 +17,7 @@ PROCESSES = 2
 
 def precision() -> str:
     """Return bf16 where the processor multiplies it in hardware, which is about twice as fast here, else fp32."""
-    flags = Path("/proc/cpuinfo").read_text().split() if Path("/proc/cpuinfo").exists() else []
+    flags = Path("/proc/cpuinfo").read_text(encoding="utf-8").split() if Path("/proc/cpuinfo").exists() else []
     return "bf16" if {"avx512_bf16", "amx_bf16"} & set(flags) else "fp32"
 
 

@@ -216,8 +216,14 @@ def test_a_row_without_shards_is_that_of_the_catalogue(monkeypatch: pytest.Monke
     rows = "[{name: webvid, weight: 0.5}, {name: own, shards: /own}]"
     config = load_config("pretrain/scl_base_image", [f"data.train={rows}", "data.train.0.kind=image"])
     assert [row.model_dump() for row in config.data.train] == [
-        {"name": "webvid", "shards": "/elsewhere/webvid/train", "kind": "image", "weight": 0.5},
-        {"name": "own", "shards": "/own", "kind": "image", "weight": 1.0},
+        {
+            "name": "webvid",
+            "shards": "/elsewhere/webvid/train",
+            "kind": "image",
+            "key_ends": "first_dot",
+            "weight": 0.5,
+        },
+        {"name": "own", "shards": "/own", "kind": "image", "key_ends": "first_dot", "weight": 1.0},
     ]
     assert config.data.heldout[0].shards == "/elsewhere/coco/val"
 

@@ -51,7 +51,7 @@ def correctness(path: Path) -> int:
     from scl_kernels.registry import operations
 
     failed = 0
-    with path.open("w", newline="") as file:
+    with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(("kernel", "dtype", "case", "result", "error", "plain_error", "allowed", "passed"))
         for operation in operations():
@@ -89,7 +89,7 @@ def real_step(path: Path) -> int:
         return 0
     sizes = packed_step.MID_SIZE | {"width": 256, "batch": 64}
     results = real_step.compare(sizes, "cuda", repeats=5)
-    with path.open("w", newline="") as file:
+    with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow((*real_step.StepResult._fields, "passed"))
         writer.writerows((*result, result.passed) for result in results)
@@ -168,7 +168,9 @@ def main() -> int:
     harness.write(OUTPUT / "benchmarks.csv", rows)
     run.plots(OUTPUT / "benchmarks.csv")
     found = targets(rows)
-    (OUTPUT / "targets.txt").write_text("\n".join([*found, *(f"left out: {sentence}" for sentence in left_out)]) + "\n")
+    (OUTPUT / "targets.txt").write_text(
+        "\n".join([*found, *(f"left out: {sentence}" for sentence in left_out)]) + "\n", encoding="utf-8"
+    )
     print(*found, sep="\n")
     print(f"{OUTPUT} holds correctness, real_step and benchmarks (.csv), targets.txt and the plots")
     print(f"{len(left_out)} measurements left out; {time.monotonic() - start:.0f} s in all")

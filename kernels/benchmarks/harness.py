@@ -95,7 +95,7 @@ def commit() -> str:
     """Return the checked-out commit, or `unknown` outside a repository."""
     command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(command, capture_output=True, text=True, check=True, encoding="utf-8").stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 
@@ -179,7 +179,7 @@ def measure(
 def write(path: Path, rows: Sequence[Row]) -> None:
     """Write rows as CSV with a header, replacing the file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
+    with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(Row._fields)
         writer.writerows(rows)

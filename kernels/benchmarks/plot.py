@@ -20,7 +20,7 @@ def draw(path: Path) -> list[Path]:
     Args:
         path: A CSV that `run.py` wrote.
     """
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     groups: dict[tuple[str, str, str], list[dict[str, str]]] = defaultdict(list)
     for row in rows:

@@ -58,7 +58,7 @@ def reachable(tensor: Tensor) -> bool:
 @lru_cache(maxsize=1)
 def smallest_sizes() -> dict[str, int | None]:
     """Read the sizes in use; None stands for never."""
-    return {name: entry["size"] for name, entry in json.loads(SIZES.read_text()).items()}
+    return {name: entry["size"] for name, entry in json.loads(SIZES.read_text(encoding="utf-8")).items()}
 
 
 def pays_off(operation: str, size: int) -> bool:

@@ -60,7 +60,9 @@ def usage_of(compiled: Any) -> Usage:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as cubin:
         cubin.write(compiled.asm["cubin"])
         cubin.flush()
-        text = subprocess.run([tool, "-res-usage", cubin.name], capture_output=True, text=True, check=True).stdout
+        text = subprocess.run(
+            [tool, "-res-usage", cubin.name], capture_output=True, text=True, check=True, encoding="utf-8"
+        ).stdout
     found = {key: int(value) for key, value in re.findall(r"(REG|STACK|LOCAL|SHARED):(\d+)", text)}
     return Usage(found["REG"], compiled.metadata.shared + found["SHARED"], found["STACK"] + found["LOCAL"])
 
@@ -121,7 +123,7 @@ def report_arithmetic() -> list[str]:
 
 def check(pattern: str, architectures: Sequence[int], update: bool) -> list[str]:
     """Compile the variants whose name contains `pattern`, print a table, return violations; `update` writes budgets."""
-    budgets: dict[str, dict[str, int]] = json.loads(BUDGETS.read_text()) if BUDGETS.exists() else {}
+    budgets: dict[str, dict[str, int]] = json.loads(BUDGETS.read_text(encoding="utf-8")) if BUDGETS.exists() else {}
     found, seen = [], {}
     _say(f"{'kernel':58} {'registers':>9} {'shared':>8} {'spilled':>7} {'occupancy':>9}")
     for architecture in architectures:
@@ -138,7 +140,7 @@ def check(pattern: str, architectures: Sequence[int], update: bool) -> list[str]
         found.append(f"no kernel's name contains {pattern!r}")
     elif update:
         kept = {} if not pattern else budgets
-        BUDGETS.write_text(json.dumps(dict(sorted({**kept, **seen}.items())), indent=1) + "\n")
+        BUDGETS.write_text(json.dumps(dict(sorted({**kept, **seen}.items())), indent=1) + "\n", encoding="utf-8")
     return found
 
 

@@ -73,9 +73,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m scl_kernels.crossover", description=__doc__.split("\n")[0])
     parser.add_argument("csv", nargs="?", type=Path, help="a GPU's benchmarks.csv; without it only print")
     path: Path | None = parser.parse_args(arguments).csv
-    entries = json.loads(SIZES.read_text())
+    entries = json.loads(SIZES.read_text(encoding="utf-8"))
     if path is not None:
-        with path.open(newline="") as file:
+        with path.open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
         try:
             found = measured(rows)
@@ -84,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 2
         names = {row["device"] for row in rows}
         entries |= {n: {"size": s, "from": f"measured on {', '.join(sorted(names))}"} for n, s in found.items()}
-        SIZES.write_text(json.dumps(entries, indent=1) + "\n")
+        SIZES.write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
         smallest_sizes.cache_clear()
     for name, cost in costs().items():
         entry = entries[name]

@@ -1,5 +1,6 @@
 """Pixels as the rows of patches that the vision encoder reads."""
 
+import torch
 from torch import Tensor
 
 
@@ -15,4 +16,4 @@ def patchify(pixels: Tensor, patch: int) -> Tensor:
     """
     grid = pixels.unflatten(-2, (-1, patch)).unflatten(-1, (-1, patch))
     # (..., 3, y, p, x, p) to (..., y, x, 3, p, p)
-    return grid.movedim((-4, -2), (-5, -4)).contiguous().flatten(-3).flatten(-3, -2)
+    return grid.movedim((-4, -2), (-5, -4)).clone(memory_format=torch.contiguous_format).flatten(-3).flatten(-3, -2)

@@ -284,7 +284,7 @@ def resident_growth(config: Config, tokenizer: Tokenizer, samples: int) -> tuple
 
 
 def _resident_bytes() -> int:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 

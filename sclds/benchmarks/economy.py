@@ -118,7 +118,7 @@ def _run(way: str, mode: str, seed: int, steps: int, given: tuple[Path, list[str
 
 def write(found: list[Measured], folder: Path) -> None:
     """Write `economy.csv`, a line per run and figure, and `economy.png` out of the same."""
-    with (folder / "economy.csv").open("w", newline="") as file:
+    with (folder / "economy.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(("way", "seed", "steps", "seconds_per_step", "retrieval", "metric", "value"))
         for m in found:

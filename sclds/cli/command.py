@@ -3,6 +3,7 @@
 A module of a command imports nothing but this room before its function is called, so that help comes at once.
 """
 
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -128,6 +129,7 @@ def run(command: click.Command, argv: Sequence[str] | None, name: str) -> int:
         argv: The words behind its name; None takes those of this process.
         name: What usage and messages call it.
     """
+    _show_any_text()
     try:
         with command.make_context(name, list(sys.argv[1:] if argv is None else argv)) as context:
             code = int(command.invoke(context) or 0)
@@ -141,7 +143,7 @@ def run(command: click.Command, argv: Sequence[str] | None, name: str) -> int:
         print(f"see {context_of_fault.command_path if context_of_fault else name} --help", file=sys.stderr)
         return USAGE_ERROR
     except BrokenPipeError:  # whoever reads has enough, as `head` does
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # else Python flushes into the pipe once more when it ends
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  # else Python flushes into the pipe once more when it ends
         return PIPE_CLOSED
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
@@ -153,6 +155,13 @@ def run(command: click.Command, argv: Sequence[str] | None, name: str) -> int:
             raise
         print(f"error: {fault}", file=sys.stderr)
         return USAGE_ERROR
+
+
+def _show_any_text() -> None:
+    """Have characters that the terminal's encoding lacks printed as escapes; by itself Python ends the command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _repeated(words: list[str], several: dict[str, Several]) -> list[str]:

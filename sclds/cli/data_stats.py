@@ -33,6 +33,7 @@ def command(config: str, overrides: tuple[str, ...], sample: int, as_json: bool)
 def _print(found: dict[str, dict[str, Any]], config: "Config") -> None:
     """Print a table with a column for each data set, or where these are too many for the width, a list of each."""
     from sclds.cli.printing import Sheet
+    from sclds.data.storage.left_out import LeftOut
 
     sheet = Sheet()
     rows = [(label, *(cell(one) for one in found.values())) for label, cell in _CELLS.items()]
@@ -43,7 +44,11 @@ def _print(found: dict[str, dict[str, Any]], config: "Config") -> None:
     )
     for name, one in found.items():
         for reason, count in one["unusable"].items():
-            sheet.text(f"{name}: {count} unusable, {reason}")
+            print(f"{name}: {count} unusable, {reason}")
+        for reason, count in one["captions_left_out"].items():
+            print(f"{name}: {count} captions left out beside others, {reason}")
+        for fields in one["left_out"]:
+            print(f"{name}: left out of all its shards: {LeftOut(**fields)}")
 
 
 def _range(spread: dict[str, float] | None) -> str:

@@ -6,6 +6,7 @@ YAML in brackets, of which JSON is a part, and inside them the same holds for ev
 """
 
 import math
+import os
 import re
 import types
 from collections.abc import Iterator, Sequence
@@ -41,7 +42,9 @@ def apply_overrides(tree: dict[Any, Any], overrides: Sequence[str], schema: type
     problems: list[str] = []
     given: dict[Path, str] = {}
     repeated: set[Path] = set()
-    for override in overrides:
+    for given_override in overrides:
+        # what a locale without UTF-8 has made of the command line, YAML refuses
+        override = os.fsencode(given_override).decode("utf-8", "surrogateescape")
         try:
             path, text = _split(override)
             for place, value in _settings(path, _typed(_type_at(schema, path), text, override), override):

@@ -43,6 +43,8 @@ class DatasetConfig(Section):
     sclds/data/data_sets.yaml."""
     kind: Literal["image", "video"] = "image"
     """What a sample shows: one image, or a video of which `data.frames` frames are taken."""
+    key_ends: Literal["first_dot", "last_dot"] = "first_dot"
+    """Where a sample's key ends in its members' names: `v1.0.jpg` is of sample `v1`, WebDataset's rule, or `v1.0`."""
     weight: Annotated[float, Field(gt=0.0)] = 1.0
     """How often a sample of this set is seen per epoch, relative to once."""
 

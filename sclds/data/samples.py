@@ -9,15 +9,14 @@ import numpy as np
 
 from sclds.batch import SampleViews
 from sclds.config import Config
-from sclds.data.captions import EMPTY, clean_caption
 from sclds.data.keys import generator
 from sclds.data.masks import mlm_mask, mltc_vision_replace, scl_text_mask, scl_vision_keep
 from sclds.data.media.augment import NOTHING, draw_augmentation
 from sclds.data.media.encoded import Encoded
 from sclds.data.media.geometry import WHOLE, training_window
-from sclds.data.media.inspection import even_chunks, inspect
+from sclds.data.media.inspection import inspect
 from sclds.data.media.videos import choose_frames
-from sclds.data.storage.shards import BadSampleError, SampleIndex, ShardReader
+from sclds.data.storage.shards import SampleIndex, ShardReader
 from sclds.data.tokenizer import Tokenizer
 
 HELDOUT: tuple[str, ...] = ("heldout",)
@@ -79,7 +78,7 @@ class SampleMaker:
         if shard.kind == "video":
             rng = self._draw("frames", occasion, sample_id) if training else None
             frames = choose_frames(info.times, data.frames, rng)
-        return Encoded(shard.kind, even_chunks(content), info, frames, window, augmentation)
+        return Encoded(shard.kind, content, info, frames, window, augmentation)
 
     def views(self, sample: int, occasion: Occasion) -> SampleViews:
         """Encode a sample's caption and draw its masks; arguments and errors as of a call."""
@@ -88,10 +87,7 @@ class SampleMaker:
         chosen = 0
         if occasion != HELDOUT and len(captions) > 1:
             chosen = int(self._draw("caption", occasion, shard.sample_id(row)).integers(len(captions)))
-        caption = clean_caption(captions[chosen])
-        if not caption:
-            raise BadSampleError(EMPTY)
-        data = self._config.data
+        caption, data = captions[chosen], self._config.data
         still = shard.kind == "image"
         grid = (data.image_size if still else data.video_size) // self._config.model.vision.patch_size
         return self._masked(shard.sample_id(row), caption, shard.kind, 1 if still else data.frames, grid, occasion)

@@ -4,7 +4,7 @@ Counts and bytes are of all samples; what needs opening them is measured on a sa
 """
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from sclds.data.keys import generator
 from sclds.data.media.decode import BadMediaError, Decoder
 from sclds.data.prepare.progress import Advance, counting
 from sclds.data.samples import HELDOUT, SampleMaker
-from sclds.data.storage.shards import BadSampleError, SampleIndex, ShardReader, cache_of, open_index
+from sclds.data.storage.shards import BadSampleError, SampleIndex, ShardReader, cache_of, open_index, tally_of
 from sclds.data.tokenizer import Tokenizer, load_tokenizer
 
 _DECODED_AT_ONCE = 32
@@ -56,6 +56,7 @@ class _Opened:
     captions: list[str] = field(default_factory=list)
     per_sample: list[int] = field(default_factory=list)
     unusable: Counter[str] = field(default_factory=Counter)
+    captions_left_out: Counter[str] = field(default_factory=Counter)
 
 
 def statistics(
@@ -97,6 +98,8 @@ def statistics(
         "repeated_caption_share": _share(repeated, len(opened.captions)),
         "unusable_share": _share(opened.unusable.total(), count),
         "unusable": dict(opened.unusable.most_common()),
+        "captions_left_out": dict(opened.captions_left_out.most_common()),
+        "left_out": [asdict(one) for one in tally_of(index)],
     }
 
 
@@ -121,7 +124,8 @@ def _open(
             except BadSampleError as fault:
                 opened.unusable[str(fault)] += 1
                 continue
-            captions = reader.captions(*index.locate(number))
+            captions, odd = reader.caption_parts(*index.locate(number))
+            opened.captions_left_out.update(odd)
             encoded.append(one)
             opened.widths.append(one.info.width)
             opened.heights.append(one.info.height)

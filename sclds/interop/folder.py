@@ -91,8 +91,8 @@ def write_folder(path: Path, content: ModelFolder) -> None:
     if content.unused:
         save_file(_own(content.unused), path / UNUSED, metadata={"format": "pt"})
     section = content.config.model_copy(update={"init_from": None}).model_dump(mode="json")
-    (path / CONFIG).write_text(OmegaConf.to_yaml(OmegaConf.create(section)))
-    (path / ORIGIN).write_text(json.dumps(asdict(content.origin), indent=1) + "\n")
+    (path / CONFIG).write_text(OmegaConf.to_yaml(OmegaConf.create(section)), encoding="utf-8")
+    (path / ORIGIN).write_text(json.dumps(asdict(content.origin), indent=1) + "\n", encoding="utf-8")
 
 
 def read_folder(path: Path) -> ModelFolder:
@@ -108,7 +108,7 @@ def read_folder(path: Path) -> ModelFolder:
         weights = load_file(path / WEIGHTS)
         unused = load_file(path / UNUSED) if (path / UNUSED).is_file() else {}
         config = ModelConfig.model_validate(OmegaConf.to_container(OmegaConf.load(path / CONFIG)))
-        origin = Origin(**_mapping(json.loads((path / ORIGIN).read_text())))
+        origin = Origin(**_mapping(json.loads((path / ORIGIN).read_text(encoding="utf-8"))))
     except (SafetensorError, OSError, ValidationError, ValueError, TypeError, OmegaConfBaseException) as fault:
         raise CheckpointError(f"{path} cannot be read ({' '.join(str(fault).split())}); convert again") from fault
     shapes = parameter_shapes(config)

@@ -163,7 +163,7 @@ def export(folder: ModelFolder, out: Path, tokenizer: str) -> None:
     model.save_pretrained(out)
     words.save_pretrained(out)
     _image_processor(folder.config).save_pretrained(out)
-    (out / "README.md").write_text(_card(folder))
+    (out / "README.md").write_text(_card(folder), encoding="utf-8")
 
 
 def _tokenizer(name: str) -> tuple[Any, int]:

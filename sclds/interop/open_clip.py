@@ -61,7 +61,7 @@ def load_open_clip(path: Path) -> VisionWeights:
     if path.is_file():
         return _perception_encoder(_within(_read_tensors(path), "visual."), path)
     try:
-        content = json.loads((path / CONFIG).read_text())
+        content = json.loads((path / CONFIG).read_text(encoding="utf-8"))
         model = content.get("model_cfg", content)
         vision = dict(model["vision_cfg"])
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as fault:

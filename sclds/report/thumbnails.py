@@ -8,6 +8,7 @@ from PIL import Image
 
 from sclds.config import Config
 from sclds.config.errors import DataError
+from sclds.data.media.images import upright_image
 from sclds.data.media.inspection import inspect
 from sclds.data.media.videos import read_frames
 from sclds.data.storage.shards import BadSampleError, SampleIndex, Shard, ShardReader, cache_of, open_index
@@ -51,8 +52,7 @@ def _data_uri(kind: str, content: bytes) -> str:
     """Return an image or a video as (animated) WebP on white."""
     buffer = io.BytesIO()
     if kind == "image":
-        with Image.open(io.BytesIO(content)) as image:
-            _thumbnail(image).save(buffer, "WEBP", quality=85)
+        _thumbnail(upright_image(content)).save(buffer, "WEBP", quality=85)
     else:
         available = inspect("video", content).frames
         numbers = np.linspace(0, available - 1, min(available, CLIP_FRAMES)).astype(int).tolist()

@@ -54,12 +54,12 @@ class RunFolder:
 
     def append_metrics(self, line: dict[str, Any]) -> None:
         """Add one line to the metrics file."""
-        with self.metrics.open("a") as file:
+        with self.metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
     def read_results(self) -> dict[str, Any]:
         """Return what `results.json` holds so far; empty before the first measurement."""
-        return json.loads(self.results.read_text()) if self.results.is_file() else {}
+        return json.loads(self.results.read_text(encoding="utf-8")) if self.results.is_file() else {}
 
     def write_results(self, results: dict[str, Any]) -> None:
         """Replace `results.json`."""

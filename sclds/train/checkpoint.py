@@ -156,7 +156,7 @@ def convert_to_universal(checkpoint: Checkpoint) -> None:
     shutil.rmtree(partial, ignore_errors=True)
     converter = [sys.executable, "-m", "deepspeed.checkpoint.ds_to_universal", "--inject_missing_state"]
     folders = ["--input_folder", str(checkpoint.folder / ENGINE_TAG), "--output_folder", str(partial)]
-    done = subprocess.run([*converter, *folders], capture_output=True, text=True, encoding="utf-8", errors="replace")
+    done = subprocess.run([*converter, *folders], capture_output=True, encoding="utf-8", errors="replace")
     if done.returncode:
         last = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1:]
         raise CheckpointError(

@@ -165,7 +165,7 @@ def _own_environment() -> tuple[dict[str, str], list[str]]:
     found: dict[str, str] = {}
     problems = []
     for file in dict.fromkeys((Path.home() / name, Path.cwd() / name)):
-        for number, line in enumerate(file.read_text().splitlines() if file.is_file() else [], 1):
+        for number, line in enumerate(file.read_text(encoding="utf-8", errors="replace").splitlines() if file.is_file() else [], 1):
             key, equals, value = line.partition("=")
             if not line.strip() or line.lstrip().startswith("#"):
                 continue

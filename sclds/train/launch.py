@@ -53,7 +53,9 @@ def pretrain(
     """
     command, environment = pretrain_command(config, overrides, processes), launcher_environment(processes)
     try:
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=time_limit, check=False)
+        done = subprocess.run(
+            command, env=environment, capture_output=True, timeout=time_limit, encoding="utf-8", errors="replace"
+        )
     except subprocess.TimeoutExpired as fault:
         raise UserError(f"{name} did not end within {time_limit} s; give fewer or smaller steps") from fault
     if done.returncode:

@@ -10,6 +10,7 @@ from sclds.config import Config
 from sclds.config.errors import SharedError, UserError
 from sclds.costs.peak import machine_profile
 from sclds.data.quarantine import Quarantine
+from sclds.data.storage.shards import left_out_sentences
 from sclds.data.tokenizer import Tokenizer, load_tokenizer
 from sclds.machine.implementations import choose, use
 from sclds.run.folder import RunFolder
@@ -189,18 +190,19 @@ class Run:
         """Return the training batches from the current step on."""
         from sclds.data.loader import TrainingBatches
 
-        return iter(
-            TrainingBatches(
-                self.config,
-                self.tokenizer,
-                self.group.rank,
-                self.split.world_size,
-                self.split.micro,
-                self.split.accumulation,
-                start_step=self.step,
-                quarantine=Quarantine(self.folder.quarantine),
-            )
+        training = TrainingBatches(
+            self.config,
+            self.tokenizer,
+            self.group.rank,
+            self.split.world_size,
+            self.split.micro,
+            self.split.accumulation,
+            start_step=self.step,
+            quarantine=Quarantine(self.folder.quarantine),
         )
+        for sentence in left_out_sentences(training.index):
+            self.reporter.say(sentence)
+        return iter(training)
 
     def _fetch(self, batches: Iterator[list[Batch]], stop: StopRequest) -> list[Batch] | None:
         """Return the next step's micro-batches, or nothing if any rank was asked to stop.

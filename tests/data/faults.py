@@ -1,6 +1,5 @@
 """Every fault of docs/faults.md as samples: a name is a row of its table, a variant the members of one sample."""
 
-import base64
 import io
 import json
 import re
@@ -15,18 +14,12 @@ import av
 import numpy as np
 from PIL import Image, ImageCms
 
+from .media import image_kinds, more_image_kinds, video_kinds
+from .media.image_kinds import ARITHMETIC_JPEG
 from .synthetic import REPEATABLE, caption, clip, picture
 
 Sample = list[tuple[str, bytes | None]]
 """Members in the order of the shard: what follows the key in the name, and the content; None is a symbolic link."""
-
-# libjpeg-turbo's `cjpeg -arithmetic` of a 32 × 24 gradient; Pillow cannot write it
-ARITHMETIC_JPEG = base64.b64decode(
-    "/9j/4AAQSkZJRgABAQAAAQABAAD/2wBDAA0JCgsKCA0LCgsODg0PEyAVExISEyccHhcgLikxMC4pLSwzOko+MzZGNywtQFdBRkxOUlNSMj5aYVpQYEpR"
-    "Uk//2wBDAQ4ODhMREyYVFSZPNS01T09PT09PT09PT09PT09PT09PT09PT09PT09PT09PT09PT09PT09PT09PT09PT09PT0//yQARCAAYACADASIAAhEB"
-    "AxEB/8wACgAQEAUBEBEF/9oADAMBAAIRAxEAPwDQyDzMP9yyDSpeqo69XNJnZ9pq+qfsmqL0meqL6KTVTZZ4VP8Ayzv0JO2+HToBHdDi4RfOJVOnu6L3"
-    "EJgm0P/Z"
-)
 
 
 def saved(image: Image.Image, format: str, **options: Any) -> bytes:
@@ -227,6 +220,9 @@ PICTURES: dict[str, Callable[[], list[Sample]]] = {
         saved(photo(), "JPEG2000"),
         saved(photo(), "JPEG2000", no_jp2=True),
     ),
+    "HEIF, JPEG XL, JPEG XR, SVG, PDF, MP4 or WebM, whatever its name": lambda: pictures(
+        *more_image_kinds.STRANGERS.values()
+    ),
     "wrong extension on a format that is decoded": lambda: [
         *pictures(*(picture(3, format) for format in ("PNG", "WEBP", "BMP", "TIFF"))),
         *pictures(picture(3, "JPEG"), extension="webp"),
@@ -271,6 +267,19 @@ PICTURES: dict[str, Callable[[], list[Sample]]] = {
     "EXIF that turns or mirrors": lambda: pictures(
         *turned("JPEG"), *turned("PNG"), *turned("WEBP"), *turned("WEBP", lossless=True), *turned("TIFF")
     ),
+    "orientation in XMP, in a PNG's texts, in EXIF of any type and byte order": lambda: pictures(
+        *(make() for name, make in more_image_kinds.KINDS.items() if "EXIF" in name or "eXIf" in name or "XMP" in name)
+    ),
+    "CMYK and YCCK JPEG, with or without Adobe's marker": lambda: pictures(
+        *(image_kinds.four_inks(transform) for transform in (0, 2, None))
+    ),
+    "BMP of 1 to 32 bits, with masks, RLE4, RLE8": lambda: pictures(
+        *(make() for make in more_image_kinds.BMPS.values())
+    ),
+    "BMP with masks that Pillow does not know": lambda: pictures(more_image_kinds.strange_masks()),
+    "TIFF of 1 to 16 bits, CMYK, YCbCr, in planes, of either byte order": lambda: pictures(
+        *(make() for make in more_image_kinds.TIFFS.values())
+    ),
     "TIFF of Lab or floating-point pixels": lambda: pictures(saved(lab(), "TIFF"), saved(photo("F"), "TIFF")),
     "20,000 × 20,000 pixels": lambda: pictures(bomb()),
     "1 × 1 and 1 × 5000 pixels": lambda: pictures(
@@ -300,6 +309,14 @@ CLIPS: dict[str, Callable[[], list[Sample]]] = {
     "frames change size midway": lambda: clips(
         joined(clip(4), clip(4, side=48)), joined(clip(4, "libvpx"), clip(4, "libvpx", side=48))
     ),
+    "two frames in a packet and none in the next, as MPEG-4 is packed in AVI": lambda: clips(video_kinds.packed()),
+    "key frames that are not marked, or others that are": lambda: clips(
+        *(video_kinds.made(video_kinds.KINDS["H.264 in matroska"], key) for key in (lambda k: True, lambda k: False))
+    ),
+    "frames that an edit list hides, negative times": lambda: clips(
+        video_kinds.made(video_kinds.KINDS["H.264, negative times"])
+    ),
+    "rotation or mirror in the container": lambda: clips(*(video_kinds.made(kind) for kind in video_kinds.turned())),
     "frames of more than `data.max_pixels`": lambda: clips(clip(1, "libvpx", side=1100)),
     "unknown codec": lambda: clips(patched(clip(4), b"V_VP9", b"V_XYZ")),
     "1 × 1 and 1 × 300 pixels": lambda: clips(thin("libvpx-vp9", 1), thin("libvpx-vp9", 300)),
@@ -327,9 +344,22 @@ CAPTIONS: dict[str, Callable[[], list[Sample]]] = {
         b"", b"{", b"[" * 200_000, b'{"caption": ' + b"1" * 9000 + b"}"
     ),
     'JSON without text under "caption"': lambda: records(
-        *(json.dumps(found).encode() for found in ({}, [1], "words", 7, None, {"caption": 7}, {"caption": ["words"]})),
+        *(json.dumps(found).encode() for found in ({}, [1], "words", 7, None, {"caption": 7}, {"captions": []})),
         b'{"caption": null}',
     ),
+    "null, empty, no text or marks that show nothing among several": lambda: records(
+        *(json.dumps({"captions": ["words", odd, "more"]}).encode() for odd in (None, "", 7, ["a"], " \u200b\u2060"))
+    ),
+    'nothing under "captions" beside a "caption"; a list under "caption"': lambda: records(
+        *(json.dumps({"captions": odd, "caption": "words"}).encode() for odd in ([], None, "", [""], {}, 7)),
+        b'{"caption": ["words", null]}',
+    ),
+    "`.txt` without a caption that can be used beside a `.json` with one": lambda: [
+        [(".png", picture(1)), (".txt", odd), (".json", WORDS)] for odd in (b"", b" \n", b"\xff", "\u200b".encode())
+    ],
+    "`.json` that is broken beside a `.txt` with a caption": lambda: [
+        [(".png", picture(1)), (".json", odd), (".txt", b"words")] for odd in (b"", b"{", b"\xff", b"null")
+    ],
 }
 MEMBERS: dict[str, Callable[[], list[Sample]]] = {
     "absolute or `../` name, name that is no UTF-8": lambda: [
@@ -342,6 +372,15 @@ MEMBERS: dict[str, Callable[[], list[Sample]]] = {
     "two images or captions of one key": lambda: members(
         [(".png", picture(1)), (".json", WORDS), (".png", b""), (".json", b"{")],
         [(".png", picture(1)), (".jpg", b""), (".json", WORDS)],
+    ),
+    "`./` before some of the names": lambda: members(
+        [("./{key}.png", picture(1)), ("{key}.json", WORDS)], [("{key}.png", picture(1)), (".//./{key}.txt", b"words")]
+    ),
+    "name with several dots": lambda: members(
+        [(".png", picture(1)), (".json", WORDS), ("{key}.1.png", picture(1)), ("{key}.1.json", WORDS)]
+    ),
+    "hidden file, extension that no sample has": lambda: members(
+        [(".png", picture(1)), (".json", WORDS), ("._{key}.png", b"finder"), (".gif", b""), ("{key}", b"")]
     ),
     "one key at two places of a shard": lambda: members(
         [

@@ -72,16 +72,18 @@ def test_an_index_gives_the_samples_that_the_headers_give(folder):
 def test_what_an_index_tells_of_samples(tmp_path):
     members = {"a.png": picture(0, size=(40, 30)), "a.txt": "fünf Äpfel".encode(), "a.json": caption("something else")}
     members |= {"b.jpg": picture(1, "JPEG", (64, 48)), "b.json": caption("six  pears")}
-    members |= {"c.png": b"no picture", "c.txt": b"\xff", "c.json": caption("not taken"), "d.txt": b"alone"}
+    members |= {"c.png": b"no picture", "c.txt": b"\xff", "c.json": caption("in its place"), "d.txt": b"alone"}
     path = write_tar(tmp_path / "0.tar", members)
     index = prepared(tmp_path).index
     columns = index.columns
     assert columns["width"].tolist() == [40, 64, 0, 0]
     assert columns["height"].tolist() == [30, 48, 0, 0]
     assert columns["frames"].tolist() == [1, 1, 0, 0]
-    assert columns["caption_length"].tolist() == [10, 9, 0, 5]
-    assert columns["crc32"].tolist() == [zlib.crc32(members[name]) for name in ("a.png", "b.jpg", "c.png")] + [0]
+    assert columns["caption_length"].tolist() == [10, 9, 12, 5]
+    names = [("a.png", "a.txt", "a.json"), ("b.jpg", "", "b.json"), ("c.png", "c.txt", "c.json"), ("", "d.txt", "")]
+    assert columns["crc32"].tolist() == [[zlib.crc32(members.get(name, b"")) for name in row] for row in names]
     (entry,) = index.shards
+    assert list(map(str, entry.left_out)) == ["1 × caption that cannot be decoded (UnicodeDecodeError) (c)"]
     assert (entry.sha256, entry.size) == (hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_size)
 
 
@@ -143,7 +145,9 @@ def test_a_shard_read_before_a_kill_is_in_the_next_index(folder):
     work = folder / ".index-parts"
     work.mkdir()
     file = next(file for file in find_shards(str(folder))[0] if file.name == "00001.tar")
-    assert index_module.index_shard(file, "image", work / "00001.tar.part.index") is None
+    assert (
+        index_module.index_shard(file, index_module.Rule("image", "first_dot"), work / "00001.tar.part.index") is None
+    )
     assert prepared(folder).read == 0
     assert len(open_index([dataset(folder)])) == 3 + 3 + 4
 

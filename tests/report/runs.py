@@ -14,7 +14,7 @@ QUICKSTART = Path(__file__).parents[2] / "configs" / "quickstart.yaml"
 def make_run(folder: Path, steps: int = 400) -> Path:
     folder.mkdir(parents=True)
     config = load_config(QUICKSTART)
-    (folder / "config.yaml").write_text(dump_config(config))
+    (folder / "config.yaml").write_text(dump_config(config), encoding="utf-8")
     draw = random.Random(0)
     lines = []
     for step in range(5, steps + 1, 5):
@@ -32,7 +32,9 @@ def make_run(folder: Path, steps: int = 400) -> Path:
         seconds = {"data": 0.05, "forward": 0.27, "backward": 0.48, "optimizer": 0.06, "total": 0.88}
         loss["total"] = sum(loss.values())
         lines.append({"step": step, "loss": loss, "samples_per_second": 145.0, "seconds": seconds})
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 4')
+    (folder / "metrics.jsonl").write_text(
+        "".join(json.dumps(line) + "\n" for line in lines) + '{"step": 4', encoding="utf-8"
+    )
     index, reader = open_index(config.data.heldout), ShardReader()
     examples = []
     for kind in ("image", "video"):
@@ -64,5 +66,5 @@ def make_run(folder: Path, steps: int = 400) -> Path:
         "examples": examples,
         "profile": {"processes": 2, "peak_flops": 1.2e11, "text_tokens": 12, "flops_per_sample": 4.0e8},
     }
-    (folder / "results.json").write_text(json.dumps(results))
+    (folder / "results.json").write_text(json.dumps(results), encoding="utf-8")
     return folder

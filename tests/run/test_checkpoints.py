@@ -52,9 +52,9 @@ def test_every_incompatible_key_is_named(tmp_path):
     )
     problems = resume_problems(written(tmp_path), changed)
     keys = [problem.split("=")[0] for problem in problems]
-    added = [f"data.train.1.{key}" for key in ("kind", "name", "shards", "weight")]
+    added = [f"data.train.1.{key}" for key in ("key_ends", "kind", "name", "shards", "weight")]
     assert keys == [*added, "engine.zero_stage", "optimizer.betas.1", "seed"]
-    assert problems[0].startswith("data.train.1.kind=image differs from absent")
+    assert problems[0].startswith("data.train.1.key_ends=first_dot differs from absent")
     assert all("over with another run_dir" in problem for problem in problems)
 
 

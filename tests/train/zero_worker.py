@@ -55,7 +55,7 @@ def run_case(case, group):
 
 
 def main():
-    with open(sys.argv[1]) as file:
+    with open(sys.argv[1], encoding="utf-8") as file:
         cases = json.load(file)
     group = ProcessGroup()
     results = {name: run_case(case, group) for name, case in cases.items()}

@@ -1,4 +1,5 @@
-"""Encoded images and videos to normalized patches: DALI's pipeline, FFmpeg for other codecs, and threads around them.
+"""Encoded images and videos to normalized patches: DALI's pipeline, Pillow and FFmpeg for what it makes otherwise, and
+threads around them.
 
 Each sample brings its window, its frame numbers and its augmentation as arguments, so nothing is drawn here.
 """
@@ -17,6 +18,8 @@ from sclds.config import Config
 from sclds.config.errors import ConfigError
 from sclds.data.media.buffers import Buffers
 from sclds.data.media.encoded import Encoded
+from sclds.data.media.handover import Handover
+from sclds.data.media.images import read_image
 from sclds.data.media.pipeline import Source, build_pipeline, feeds, source_of
 from sclds.data.media.scaling import Frames, PatchLayout, cut, scale
 from sclds.data.media.videos import read_frames
@@ -58,6 +61,7 @@ class Decoder:
             raise ConfigError(["data.device=mixed decodes on a CUDA device and this machine has none; use cpu"])
         self._data, self._patch, self._batch_size = config.data, config.model.vision.patch_size, batch_size
         self._device_id = (device_id or 0) if config.data.device == "mixed" else None
+        self._handover = None if self._device_id is None else Handover(self._device_id)
         self._layout = PatchLayout(self._patch, config.data.mean, config.data.std)
         self._buffers = Buffers()
         self._pipelines: dict[tuple[Source, int], Any] = {}
@@ -96,10 +100,11 @@ class Decoder:
         Returns:
             The patches of each, as a call gives them; None for one that cannot be decoded. `joined` puts them together.
         """
-        rows: dict[Source, list[int]] = {"image": [], "video": [], "frames": []}
+        rows: dict[Source, list[int]] = {"image": [], "still": [], "video": [], "frames": []}
         for row, sample in enumerate(samples):
             rows[source_of(sample, self._data)].append(row)
-        frames = dict(zip(rows["frames"], self._each(_frames, [samples[r] for r in rows["frames"]]), strict=True))
+        defined = rows["still"] + rows["frames"]
+        frames = dict(zip(defined, self._each(_frames, [samples[row] for row in defined]), strict=True))
         inputs: Inputs = {row: sample.content for row, sample in enumerate(samples) if row not in frames}
         inputs |= {row: found for row, found in frames.items() if found is not None}
         decoded: dict[int, Any] = {}
@@ -136,26 +141,32 @@ class Decoder:
             half = len(rows) // 2
             for part in (rows[:half], rows[half:]) if half else ():
                 self._run(source, size, samples, {row: inputs[row] for row in part}, decoded)
+            if source == "image" and not half and (frames := _frames(samples[rows[0]])) is not None:
+                self._run("still", size, samples, {rows[0]: frames}, decoded)  # the definition has the last word
 
     def _decode(
         self, source: Source, size: int, samples: list[Encoded], inputs: Inputs, decoded: dict[int, Any]
     ) -> None:
-        if self._device_id is not None:
-            output = self._pipeline(source, size).run(**feeds(source, self._data, size, samples, [*inputs.values()]))
-            pixels = torch.from_dlpack(output[0].as_tensor())
-            pixels = pixels.unsqueeze(1) if source == "image" else pixels
-            decoded.update(zip(inputs, patchify(pixels, self._patch).flatten(1, 2), strict=True))
+        if self._handover is not None:
+            arguments = feeds(source, self._data, size, samples, [*inputs.values()])
+            pipeline = self._pipeline(source, size)
+            patches = self._handover(lambda: pipeline.run(**arguments)[0].as_tensor(), self._patches)
+            decoded.update(zip(inputs, patches, strict=True))
             return
         frames: Sequence[Any] = [*inputs.values()]
-        if source != "frames":
+        if source == "image":  # nothing else goes through DALI on the CPU
             (output,) = self._pipeline(source, size).run(**feeds(source, self._data, size, samples, frames))
-            frames = [np.asarray(part) for part in output]  # valid until the next call, and scaling copies
-        if source == "image":  # of which the region alone was decoded
-            frames = [frame[None] for frame in frames]
+            # the regions alone; valid until the next call, and scaling copies
+            frames = [np.asarray(part)[None] for part in output]
         else:
             frames = [cut(part, sample.window) for part, sample in zip(frames, samples, strict=True)]
         scaled = self._each(lambda i: scale(frames[i], samples[i].window, size), range(len(samples)))
         decoded.update(zip(inputs, scaled, strict=True))
+
+    def _patches(self, pixels: Tensor) -> Tensor:
+        """Copy pixels on a GPU, (B, [F,] 3, size, size), to (B, F·(size/p)², 3·p·p)."""
+        frames = pixels if pixels.ndim == 5 else pixels.unsqueeze(1)
+        return patchify(frames, self._patch).flatten(1, 2)
 
     def _laid_out(self, samples: dict[int, Encoded], decoded: dict[int, Frames]) -> dict[int, Tensor]:
         """Augment decoded frames on the CPU, where that is on, and lay them out in one tensor."""
@@ -203,8 +214,10 @@ def joined(parts: Sequence[Tensor]) -> Tensor:
 
 
 def _frames(sample: Encoded) -> Frames | None:
-    """Return the frames of a video, or None if one of them cannot be decoded."""
+    """Return an image as one frame or the frames of a video, or None if one of them cannot be decoded."""
     try:
+        if sample.kind == "image":
+            return read_image(sample.content)[None]
         return read_frames(sample.content, sample.frames.tolist())
     except BadSampleError:
         return None

@@ -18,5 +18,5 @@ class MediaInfo:
     codec: str
     times: tuple[float, ...] = ()
     """(frames + 1,) for a video: seconds at which each frame appears, from the first, and at which the last ends."""
-    regular: bool = True
-    """Each packet is one frame that is shown, the first a key frame: then every decoder numbers alike."""
+    plain: bool = True
+    """DALI makes of it what the definition does (Pillow, FFmpeg): an image on any device, a video on a GPU."""

@@ -16,18 +16,16 @@ from sclds.data.media.augment import augmented, filled
 from sclds.data.media.encoded import Encoded
 from sclds.data.media.geometry import Region
 
-Source = Literal["image", "video", "frames", "scaled"]
-"""What comes in: an encoded image, an encoded video, frames that FFmpeg decoded, or frames scaled on the CPU."""
-_CPU_CODECS = frozenset({"vp8", "vp9", "libvpx", "libvpx-vp9"})
-_NVDEC_CODECS = _CPU_CODECS | {"mjpeg", "h264", "hevc", "av1", "libdav1d", "mpeg4"}
+Source = Literal["image", "still", "video", "frames", "scaled"]
+"""What comes in: an encoded image, one that Pillow decoded (as one frame), an encoded video, frames that FFmpeg
+decoded, or frames scaled on the CPU."""
 
 
 def source_of(sample: Encoded, data: DataConfig) -> Source:
-    """Return who decodes a sample: DALI, or FFmpeg for codecs that DALI lacks and streams that it numbers otherwise."""
+    """Return who decodes a sample: DALI what is plain (videos on a GPU only), else the definition, Pillow or FFmpeg."""
     if sample.kind == "image":
-        return "image"
-    known = _NVDEC_CODECS if data.device == "mixed" and data.nvdec else _CPU_CODECS
-    return "video" if sample.info.codec in known and sample.info.regular else "frames"
+        return "image" if sample.info.plain else "still"
+    return "video" if sample.info.plain and data.device == "mixed" and data.nvdec else "frames"
 
 
 def build_pipeline(source: Source, data: DataConfig, size: int, batch_size: int, device_id: int | None) -> Any:
@@ -125,7 +123,7 @@ def _definition() -> Any:
     def images(source: Source, data: DataConfig, size: int) -> Any:
         """On the CPU decoded or augmented uint8; on a GPU (3, size, size), or (F, 3, size, size) for videos, float."""
         on_gpu = data.device == "mixed"
-        if source in ("frames", "scaled"):
+        if source in ("still", "frames", "scaled"):
             pixels = fn.external_source(name="content", dtype=types.UINT8, ndim=4, layout="FHWC")
         elif source == "image":
             hardware = {"hw_decoder_load": data.hw_decoder_load} if on_gpu else {}
@@ -136,13 +134,14 @@ def _definition() -> Any:
                 axis_names="HW",
                 device=data.device,
                 output_type=types.RGB,
+                adjust_orientation=False,  # `orientation.py` decides, and what it turns does not come here
                 **hardware,
             )
         else:
             pixels = fn.decoders.video(
                 argument("content", types.UINT8),
                 frames=argument("frames", types.INT32),
-                device="mixed" if on_gpu and data.nvdec else "cpu",
+                device="mixed",
                 pad_mode="edge",
             )
         if on_gpu:

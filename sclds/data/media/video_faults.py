@@ -50,7 +50,7 @@ def check_claim(content: bytes, context: av.VideoCodecContext) -> None:
     # where FFmpeg may not use a codec to look at the frames, it says what the container claims
     with av.open(io.BytesIO(content), mode="r", options={"codec_whitelist": "none"}) as container:
         claimed = video_stream(container).codec_context
-        if (claimed.width, claimed.height) != (context.width, context.height):
+        if claimed.width and (claimed.width, claimed.height) != (context.width, context.height):
             raise BadSampleError(
                 f"its video claims {claimed.width} × {claimed.height} pixels and has {context.width} × {context.height}"
             )

@@ -1,15 +1,15 @@
-"""Videos: when each frame is shown, which are taken, FFmpeg's frames of codecs that DALI decodes on GPUs only.
+"""Videos: when each frame is shown, which are taken, and the pixels of those, as FFmpeg decodes and shows them.
 
-A frame is known by its presentation time, never by counting what a decoder puts out: frames have their own durations,
-are stored in another order than they are shown in, and may stand before the first key frame, where nothing can decode
-them. The frames of a video are those from its first key frame on, numbered in the order in which they are shown.
+A frame is known by what the decoder puts out, never by what packets claim, unless they can be believed (`packets.py`).
+The frames of a video are those from its first key frame on, in the order in which they are shown.
 """
 
 import io
 import statistics
-from collections.abc import Iterable, Iterator, Sequence
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
+from itertools import accumulate, pairwise
 from typing import Any
 
 import av
@@ -18,30 +18,40 @@ from av.error import FFmpegError
 from numpy.typing import NDArray
 
 from sclds.data.media.media_info import MAX_PIXELS, MediaInfo
-from sclds.data.media.video_faults import check_claim, check_keyframe, check_size, video_stream
+from sclds.data.media.packets import Track, believed, decode_stretch, stored_packets
+from sclds.data.media.shown import Look, look_of, rgb_of
+from sclds.data.media.video_faults import check_claim, check_size, video_stream
 from sclds.data.storage.shards import BadSampleError
 
 _UNREADABLE = "its video cannot be opened or is truncated"
-_VP8_SHOWN = 0x10  # of a packet's first byte; a packet without it only feeds later frames
+_NVDEC_CODECS = frozenset({"vp8", "vp9", "h264", "hevc", "av1"})
 
 
 @dataclass(frozen=True)
-class _Track:
-    """The video packets from the first key frame on, as stored, and the times of the frames that they show.
+class _Video:
+    """A video that was opened, as far as its first frame.
 
     Args:
-        packets: In the order in which they are decoded.
-        shown: Presentation times in the stream's unit, ascending, without repeats.
-        regular: As in `MediaInfo`.
+        context: The decoder.
+        packets: All of them, as stored.
+        track: What packets say; None where they cannot be believed.
+        look: How its first frame is shown.
+        unmarked: Its decoder marks no frames as key frames.
     """
 
+    context: Any
     packets: list[Any]
-    shown: list[int]
-    regular: bool
+    track: Track | None
+    look: Look
+    unmarked: bool = False
+
+    def frames(self, damage_ends: bool = False) -> Iterator[Any]:
+        """Decode all packets and yield the frames from the first key frame on, in the order of being shown."""
+        return _frames(self.context, self.packets, self.unmarked, damage_ends)
 
 
 def inspect_video(content: bytes, max_pixels: int = MAX_PIXELS) -> MediaInfo:
-    """Read the headers of all packets of a video, without decoding.
+    """Find out when the frames of a video are shown: by its packets where they can be believed, else by decoding it.
 
     Args:
         content: The encoded video.
@@ -54,52 +64,17 @@ def inspect_video(content: bytes, max_pixels: int = MAX_PIXELS) -> MediaInfo:
         with av.open(io.BytesIO(content), mode="r") as container:
             stream = video_stream(container)
             context = stream.codec_context
+            context.thread_count = 1
             check_size("video", context.width, context.height, max_pixels)
             check_claim(content, context)
-            track = _read(container, stream)
-            width, height, codec = context.width, context.height, context.name
-            times = _seconds(track, stream.time_base)
+            video = _opened(container, stream)
+            moments, end = _times_of_packets(video.track) if video.track else _times_of_frames(video)
+            name, unit, nvdec = context.name, stream.time_base, context.codec.canonical_name in _NVDEC_CODECS
     except (FFmpegError, ValueError) as fault:
         raise BadSampleError(_UNREADABLE) from fault
-    if not width or not height:
-        raise BadSampleError("its video has no frames")
-    return MediaInfo(width, height, len(track.shown), codec, times, track.regular)
-
-
-def _read(container: Any, stream: Any) -> _Track:
-    """Read all packets.
-
-    Raises:
-        BadSampleError: None can be decoded, or they do not say when they are shown.
-    """
-    stored = [packet for packet in container.demux(stream) if packet.size]
-    for packet in stored:
-        check_keyframe(packet)
-    if not stored:
-        raise BadSampleError("its video has no frames")
-    first = next((i for i, packet in enumerate(stored) if packet.is_keyframe), None)
-    if first is None:
-        raise BadSampleError("its video has no key frame to decode from")
-    packets = stored[first:]
-    if any(packet.pts is None for packet in packets):
-        raise BadSampleError("its video does not say when its frames are shown")
-    visible = [p for p in packets if p.pts >= packets[0].pts and not p.is_discard and not _hidden(p, stream)]
-    shown = sorted({packet.pts for packet in visible})
-    if not shown:
-        raise BadSampleError("its video has no frames")
-    return _Track(packets, shown, len(shown) == len(stored))
-
-
-def _hidden(packet: Any, stream: Any) -> bool:
-    return stream.codec_context.name in ("vp8", "libvpx") and not bytes(packet)[0] & _VP8_SHOWN
-
-
-def _seconds(track: _Track, unit: Fraction) -> tuple[float, ...]:
-    """Return `MediaInfo.times`; where the file does not say how long the last frame is shown, as long as most are."""
-    gaps = np.diff(track.shown).tolist()
-    last = next((p.duration for p in track.packets if p.pts == track.shown[-1] and p.duration), None)
-    end = track.shown[-1] + (last or (statistics.median_low(gaps) if gaps else 1))
-    return tuple(float((time - track.shown[0]) * unit) for time in (*track.shown, end))
+    times = tuple(float((time - moments[0]) * unit) for time in (*moments, end))
+    plain = video.track is not None and nvdec and video.look.plain
+    return MediaInfo(*video.look.size, len(moments), name, times, plain)
 
 
 def choose_frames(times: Sequence[float], frames: int, rng: np.random.Generator | None) -> NDArray[np.int32]:
@@ -119,16 +94,17 @@ def choose_frames(times: Sequence[float], frames: int, rng: np.random.Generator 
 
 
 def read_frames(content: bytes, numbers: Sequence[int]) -> NDArray[np.uint8]:
-    """Decode chosen frames of a video with FFmpeg, from the nearest key frame before each.
+    """Decode chosen frames of a video with FFmpeg.
 
-    Packets are fed from memory rather than sought in the container, whose own seeking is exact in some formats only.
+    Packets are fed from memory rather than sought in the container, whose own seeking is exact in some formats only:
+    from the nearest key frame before each frame where packets can be believed, else from the first.
 
     Args:
         content: The encoded video.
         numbers: (F,) of frames, as `inspect_video` counts them, in any order.
 
     Returns:
-        (F, height, width, 3) RGB.
+        (F, height, width, 3) RGB, as `ffmpeg` shows them: upright, colors by their tags.
 
     Raises:
         BadSampleError: One of the frames cannot be decoded.
@@ -136,45 +112,144 @@ def read_frames(content: bytes, numbers: Sequence[int]) -> NDArray[np.uint8]:
     try:
         with av.open(io.BytesIO(content), mode="r") as container:
             stream = video_stream(container)
-            track = _read(container, stream)
-            wanted = sorted({track.shown[number] for number in numbers})
-            context = stream.codec_context
-            context.thread_count = 1
-            size = {"width": context.width, "height": context.height}
-            found = {
-                frame.pts: np.asarray(frame.to_ndarray(format="rgb24", **size), np.uint8)
-                for first, end, times in _stretches(track, wanted)
-                for frame in _decode(context, track.packets[first:end], times)
-            }
+            stream.codec_context.thread_count = 1
+            video = _opened(container, stream)
+            found = _sought(video, video.track, numbers) if video.track else None
+            if found is None:
+                found = _from_the_first(video, numbers)
     except (FFmpegError, ValueError) as fault:
         raise BadSampleError("its video cannot be decoded") from fault
-    missing = [time for time in wanted if time not in found]
+    missing = [number for number in numbers if number not in found]
     if missing:
-        second = float((missing[0] - track.shown[0]) * stream.time_base)
-        raise BadSampleError(f"its video's frame at {second:.2f} s cannot be decoded")
-    return np.stack([found[track.shown[number]] for number in numbers])
+        raise BadSampleError(f"its video's frame {missing[0]} cannot be decoded")
+    return np.stack([found[number] for number in numbers])
 
 
-def _stretches(track: _Track, wanted: Iterable[int]) -> Iterator[tuple[int, int, set[int]]]:
-    """Yield the ranges of packets to decode, from a key frame to the last one needed, with the times wanted of each.
+def _opened(container: Any, stream: Any) -> _Video:
+    """Read all packets and decode the first frame, which has to bear out what they say if they are to be believed.
 
-    A frame is decoded from the last key frame that is shown no later; so one that is stored after a key frame but
-    shown before it comes from the key frame before.
+    Raises:
+        BadSampleError: No frame can be decoded.
     """
-    keys = [i for i, packet in enumerate(track.packets) if packet.is_keyframe]
-    times = [track.packets[i].pts for i in keys]
-    place = {packet.pts: i for i, packet in enumerate(track.packets)}
-    found: dict[int, list[int]] = {}
-    for time in wanted:
-        found.setdefault(max(i for i, t in zip(keys, times, strict=True) if t <= time), []).append(time)
-    for first, members in found.items():
-        yield first, max(place[time] for time in members) + 1, set(members)
+    context, packets = stream.codec_context, stored_packets(container, stream)
+    track = believed(container, stream, packets)
+    first = _first_of(track, context) if track else None
+    if first is not None and first.key_frame:
+        return _Video(context, packets, track, look_of(first))
+    for unmarked in (False, True):
+        if unmarked and not packets[0].is_keyframe:  # the last witness
+            continue
+        first = next(_frames(context, packets, unmarked), None)
+        if first is not None:
+            return _Video(context, packets, None, look_of(first), unmarked)
+    if any(packet.is_keyframe for packet in packets):
+        raise BadSampleError("its video has no frames")
+    raise BadSampleError("its video has no key frame to decode from")
 
 
-def _decode(context: Any, packets: Iterable[Any], wanted: set[int]) -> Iterator[Any]:
-    """Yield the wanted frames of one stretch of packets; others are passed over where nothing refers to them."""
+def _first_of(track: Track, context: Any) -> Any:
+    """Return the frame of a track's first packet, None if it holds none."""
+    try:
+        return next(iter(decode_stretch(context, track.packets[:1], {track.shown[0]})), None)
+    except FFmpegError:
+        return None
+
+
+def _frames(context: Any, packets: list[Any], unmarked: bool, damage_ends: bool = False) -> Iterator[Any]:
+    """Decode all packets and yield the frames from the first key frame on, or all where the decoder marks none.
+
+    Packets that cannot be decoded are passed over, as `ffmpeg` does, unless damage is to end it.
+    """
     context.flush_buffers()
-    for packet in packets:
-        context.skip_frame = "DEFAULT" if packet.pts in wanted else "NONREF"
-        yield from (frame for frame in context.decode(packet) if frame.pts in wanted)
-    yield from (frame for frame in context.decode(None) if frame.pts in wanted)
+    context.skip_frame = "DEFAULT"
+    begun = unmarked or (packets[0].is_keyframe and packets[0].is_discard)  # an edit list hides the key frame itself
+    for packet in (*packets, None):
+        try:
+            frames = context.decode(packet)
+        except FFmpegError:
+            if damage_ends:
+                raise
+            continue
+        for frame in frames:
+            begun = begun or frame.key_frame
+            if begun:
+                yield frame
+
+
+def _times_of_packets(track: Track) -> tuple[list[int], int]:
+    """Return the moments at which frames are shown and the end of the last one, in the stream's unit.
+
+    Where the file does not say how long the last frame is shown, it is as long as most are.
+    """
+    last = next((p.duration for p in track.packets if p.pts == track.shown[-1] and p.duration), None)
+    return track.shown, track.shown[-1] + (last or _usual_gap(track.shown))
+
+
+def _times_of_frames(video: _Video, damage_ends: bool = False) -> tuple[list[int], int]:
+    """Decode a video for the same as `_times_of_packets`."""
+    found = [(frame.pts, frame.dts, frame.duration) for frame in video.frames(damage_ends)]
+    moments = _ascending([pts for pts, _, _ in found], [dts for _, dts, _ in found], found[0][2] or 1)
+    return moments, moments[-1] + (found[-1][2] or _usual_gap(moments))
+
+
+def _ascending(pts: list[int | None], dts: list[int | None], duration: int) -> list[int]:
+    """Return moments of frames that are in the order of being shown, from times that may be missing or exchanged.
+
+    Those of presentation if they ascend, else those of decoding, which a decoder hands out in order, if they do; else
+    those of presentation as far as they go forward. `duration` is that of the first.
+    """
+    both = _filled(pts, dts, duration), _filled(dts, pts, duration)
+    ascending = (times for times in both if all(a < b for a, b in pairwise(times)))
+    return next(ascending, None) or list(accumulate(both[0], max))
+
+
+def _filled(times: list[int | None], others: list[int | None], gap: int) -> list[int]:
+    """Fill in times that are missing: by the other ones where they go on, else by the gap before, at first `gap`."""
+    found = [next((time for time in (times[0], others[0]) if time is not None), 0)]
+    for time, other in zip(times[1:], others[1:], strict=True):
+        gap = found[-1] - found[-2] if len(found) > 1 else gap
+        guess = other if other is not None and other > found[-1] else found[-1] + gap
+        found.append(guess if time is None else time)
+    return found
+
+
+def _usual_gap(moments: list[int]) -> int:
+    return statistics.median_low([b - a for a, b in pairwise(moments)]) if len(moments) > 1 else 1
+
+
+def _sought(video: _Video, track: Track, numbers: Sequence[int]) -> dict[int, NDArray[np.uint8]] | None:
+    """Decode frames from the key frames before them; None where the decoder contradicts what packets say."""
+    wanted = {track.shown[number]: number for number in numbers}
+    found: dict[int, NDArray[np.uint8]] = {}
+    try:
+        for packets, times in track.stretches(sorted(wanted)):
+            borne_out = False
+            for frame in decode_stretch(video.context, packets, times):
+                borne_out = borne_out or (frame.pts == packets[0].pts and frame.key_frame)
+                if frame.pts in times:
+                    found[wanted[frame.pts]] = rgb_of(frame, video.look.size)
+            if not borne_out:
+                return None
+    except FFmpegError:
+        return None
+    return found if len(found) == len(wanted) else None
+
+
+def _from_the_first(video: _Video, numbers: Sequence[int]) -> dict[int, NDArray[np.uint8]]:
+    """Decode frames from the first packet on; of a track that the decoder contradicts, what is shown at its times.
+
+    Raises:
+        FFmpegError: Packets that were believed are damaged.
+    """
+    contradicted, places = video.track is not None, {number: number for number in numbers}
+    if video.track:
+        moments, _ = _times_of_frames(video, damage_ends=True)
+        places = {number: bisect_right(moments, video.track.shown[number]) - 1 for number in numbers}
+    wanted = {*places.values()}
+    found: dict[int, NDArray[np.uint8]] = {}
+    for place, frame in enumerate(video.frames(damage_ends=contradicted)):
+        if place in wanted:
+            found[place] = rgb_of(frame, video.look.size)
+        if len(found) == len(wanted):
+            break
+    return {number: found[place] for number, place in places.items() if place in found}

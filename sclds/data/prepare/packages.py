@@ -67,7 +67,9 @@ def fetch(package: Package, cache: Path) -> Path:
         by_hand = f"or put {package.archive} (sha256 {package.sha256}) into {cache} yourself"
         if shutil.which(package.command[0]) is None:
             raise UserError(f"{package.command[0]} is needed to fetch {package.name}: install it, {by_hand}.")
-        done = subprocess.run(package.command, cwd=cache, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            package.command, cwd=cache, capture_output=True, encoding="utf-8", errors="replace", check=False
+        )
         if done.returncode != 0 or not archive.exists():
             reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
             raise UserError(f"`{' '.join(package.command)}` failed ({reason}): try again, {by_hand}.")

@@ -20,6 +20,7 @@ from sclds.data.media.inspection import inspect
 from sclds.data.prepare.encode import sample_json, write_shard
 from sclds.data.prepare.lists import is_utf8
 from sclds.data.prepare.records import Dropped, Record
+from sclds.data.storage.files import as_path
 from sclds.data.storage.shards import EXTENSIONS, BadSampleError, Kind
 from sclds.run.files import write_atomically
 
@@ -145,7 +146,7 @@ def _members(job: ShardJob, account: Account, media: list[int], texts: list[int]
             captions, left_out = _clean(item.captions)
             opened = []
             for role, file in item.files:
-                opened.append((role, *_open(job.kind, Path(file))))
+                opened.append((role, *_open(job.kind, Path(as_path(file)))))
             member = _json(job.member, captions, item.fields)
         except BadSampleError as fault:
             account.dropped.append(Dropped(item.key, file, str(fault), item.place))

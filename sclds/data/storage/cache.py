@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sclds.config import DataConfig
+from sclds.data.storage.disk import disk_fault, spoils_writing
 from sclds.data.storage.files import StoredFile, file_system, foreign_faults
 
 _POLL_SECONDS = 0.05
@@ -43,16 +44,19 @@ class ShardCache:
 
         Raises:
             CacheFullError: There is no room until others close what they read.
+            MachineFaultError: The cache's disk cannot be used.
             OSError: The file cannot be fetched.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
         path = self._path(file)
         while True:
-            handle = _lock(path, fcntl.LOCK_SH)
+            with self._disk():
+                self.folder.mkdir(parents=True, exist_ok=True)
+                handle = _lock(path, fcntl.LOCK_SH)
             if handle is None:
                 handle = self._fetch(file, path)
             if handle is not None:
-                os.utime(handle)  # recency is a file's time, which all processes see
+                with self._disk():
+                    os.utime(handle)  # recency is a file's time, which all processes see
                 return handle
 
     def path(self, file: StoredFile) -> Path:
@@ -61,27 +65,28 @@ class ShardCache:
         return self._path(file)
 
     def _path(self, file: StoredFile) -> Path:
-        digest = hashlib.blake2b(f"{file.place}\n{file.stamp}".encode(), digest_size=12).hexdigest()
+        name = f"{file.place}\n{file.stamp}".encode("utf-8", "surrogateescape")
+        digest = hashlib.blake2b(name, digest_size=12).hexdigest()
         return self.folder / f"{digest}-{file.size}"
 
     def _fetch(self, file: StoredFile, path: Path) -> int | None:
         """Fetch a file; return its descriptor with a shared lock, or None if another process has fetched it."""
         part = path.with_name(f"{path.name}.part")
-        handle = _lock(part, fcntl.LOCK_EX, create=True, until=path)
+        with self._disk():
+            handle = _lock(part, fcntl.LOCK_EX, create=True, until=path)
         if handle is None:
             return None
         try:
-            self._make_room()
-            system, source = file_system(file.place)
-            with foreign_faults():
-                system.get_file(source, str(part))
-            if os.fstat(handle).st_size != file.size:
-                raise OSError(f"{os.fstat(handle).st_size} of {file.size} bytes came")
-            os.fsync(handle)
-            with self._alone():  # or who adds up sizes meanwhile would count it twice, or not at all
-                part.replace(path)
+            with self._disk():
+                self._make_room()
+            self._get(file, part, handle)
+            with self._disk():
+                os.fsync(handle)
+                with self._alone():  # or who adds up sizes meanwhile would count it twice, or not at all
+                    part.replace(path)
         except BaseException:
-            part.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # of a disk that takes no more, the first fault is told
+                part.unlink(missing_ok=True)
             os.close(handle)
             raise
         fcntl.flock(handle, fcntl.LOCK_SH)
@@ -89,6 +94,27 @@ class ShardCache:
             return handle
         os.close(handle)  # removed in the instant between the two locks
         return None
+
+    def _get(self, file: StoredFile, part: Path, handle: int) -> None:
+        """Write what a file holds; a fault is the storage's, or that of the disk written to."""
+        system, source = file_system(file.place)
+        try:
+            with foreign_faults():
+                system.get_file(source, str(part))
+        except OSError as fault:
+            if spoils_writing(fault, handle):
+                raise disk_fault(self.folder, fault) from fault
+            raise
+        if os.fstat(handle).st_size != file.size:
+            raise OSError(f"{os.fstat(handle).st_size} of {file.size} bytes came")
+
+    @contextmanager
+    def _disk(self) -> Iterator[None]:
+        """Tell faults of the cache's own disk from those of the storage: those are not the data's."""
+        try:
+            yield
+        except OSError as fault:
+            raise disk_fault(self.folder, fault) from fault
 
     def _make_room(self) -> None:
         """Remove files that nobody reads, the least recently used first, until all fit."""
@@ -106,7 +132,7 @@ class ShardCache:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        with (self.folder / _LOCK).open("a") as file:
+        with (self.folder / _LOCK).open("ab") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 

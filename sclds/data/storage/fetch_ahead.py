@@ -5,6 +5,7 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+from sclds.config.errors import DataError
 from sclds.data.storage.cache import CacheFullError
 from sclds.data.storage.sample_index import Shard
 
@@ -38,5 +39,5 @@ class FetchAhead:
 
 def _fetch(shard: Shard) -> None:
     # whoever reads the shard will meet the fault again, try again, and tell it
-    with contextlib.suppress(CacheFullError, OSError):
+    with contextlib.suppress(CacheFullError, DataError, OSError):
         os.close(shard.open())

@@ -16,6 +16,9 @@ _STAMPS = ("ETag", "etag", "md5Hash", "blob_id", "LastModified", "updated", "mti
 """What file systems tell of a file that changes whenever its content does; the first that is there counts."""
 _PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "hf": "huggingface_hub", "abfs": "adlfs"}
 
+_PACKED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tar.lz4")
+"""Endings of tars that have to be decompressed first."""
+
 
 @dataclass(frozen=True)
 class StoredFile:
@@ -36,8 +39,8 @@ class StoredFile:
 
     @property
     def name(self) -> str:
-        """Name in that folder."""
-        return self.place.rpartition("/")[2]
+        """Name in that folder, whatever this machine's locale."""
+        return as_text(self.place.rpartition("/")[2])
 
     def looks_like(self, size: int, stamp: str) -> bool:
         """Return whether it may be what was seen before; of a copy on another kind of storage the size must tell."""
@@ -48,6 +51,16 @@ class StoredFile:
 def is_url(place: str) -> bool:
     """Return whether a place is a URL, which is fetched into the cache, and not a path."""
     return "://" in place
+
+
+def as_text(path: str) -> str:
+    """Return a path of this machine as it reads in UTF-8, so that names are the same whatever the locale."""
+    return os.fsencode(path).decode("utf-8", "surrogateescape")
+
+
+def as_path(text: str) -> str:
+    """Return a path that was written in UTF-8, such as a setting, as this machine's locale has it."""
+    return os.fsdecode(text.encode("utf-8", "surrogateescape"))
 
 
 def find_shards(pattern: str) -> tuple[list[StoredFile], list[str]]:
@@ -71,10 +84,18 @@ def find_shards(pattern: str) -> tuple[list[StoredFile], list[str]]:
     return [found[place] for place in sorted(found)], missing
 
 
+def packed_shards(pattern: str) -> list[str]:
+    """Return the names of compressed tars in the folder that a pattern names, which are never read."""
+    if is_url(pattern) or not is_folder(pattern):
+        return []
+    names = sorted(as_text(name) for name in os.listdir(os.path.expanduser(as_path(pattern))))
+    return [name for name in names if name.lower().endswith(_PACKED) and not name.startswith(".")]
+
+
 def is_folder(pattern: str) -> bool:
     """Return whether a pattern names a folder, all of whose shards are meant."""
     if not is_url(pattern):
-        return os.path.isdir(os.path.expanduser(pattern))
+        return os.path.isdir(os.path.expanduser(as_path(pattern)))
     system, path = file_system(pattern)
     with foreign_faults():
         return bool(system.isdir(path))
@@ -154,7 +175,7 @@ def _spelled_out(pattern: str) -> Iterator[str]:
 
 
 def _find_local(pattern: str) -> list[StoredFile]:
-    pattern = os.path.expanduser(pattern)
+    pattern = os.path.expanduser(as_path(pattern))
     if os.path.isdir(pattern):
         with os.scandir(pattern) as entries:
             # a dangling link has no size to tell, and is as good as not there

@@ -3,12 +3,15 @@
 import json
 import os
 import time
+import zlib
 from collections import OrderedDict
 
 from sclds.config.errors import DataError
+from sclds.data.captions import EMPTY, clean_captions
 from sclds.data.storage.cache import CacheFullError
+from sclds.data.storage.disk import machine_fault
 from sclds.data.storage.sample_index import Shard
-from sclds.data.storage.tar_members import JSON, MEDIA, TXT
+from sclds.data.storage.tar_members import JSON, MEDIA, ROLES, TXT
 
 _OPEN_FILES = 128
 _RETRY_SECONDS = (0.1, 0.5, 2.0)
@@ -41,13 +44,22 @@ class ShardReader:
         return content
 
     def captions(self, shard: Shard, row: int) -> list[str]:
-        """Return the captions of a sample, at least one, with runs of white space made one space.
+        """Return the captions of a sample that can be used, at least one, as `clean_captions` returns them.
 
         Raises:
-            BadSampleError: There is none, all are empty, one is not text, or its shard is gone.
+            BadSampleError: There is none, or its shard is gone.
         """
+        return self.caption_parts(shard, row)[0]
+
+    def caption_parts(self, shard: Shard, row: int) -> tuple[list[str], list[str]]:
+        """Return what `captions_of` finds in the members of a sample; errors are those of `captions`."""
         text = self._read(shard, row, TXT)
-        return captions_of(text, self._read(shard, row, JSON) if text is None else None)
+        try:
+            return captions_of(text, None if text is not None else self._read(shard, row, JSON))
+        except BadSampleError:
+            if text is None or shard.member(row, JSON) is None:
+                raise
+            return captions_of(text, self._read(shard, row, JSON))
 
     def close(self) -> None:
         """Close all files."""
@@ -63,17 +75,27 @@ class ShardReader:
         content = self._bytes(shard, offset, size)
         if len(content) != size:
             raise BadSampleError(f"its shard ends after {len(content)} of {size} bytes")
+        noted = shard.checksum(row, role)
+        if noted is not None and zlib.crc32(content) != noted:
+            raise BadSampleError(
+                f"its bytes are not those that were indexed (CRC-32); {shard.index_command} reads the shards anew"
+            )
         return content
 
     def _bytes(self, shard: Shard, offset: int, size: int) -> bytes:
         """Read from a shard, again after a while if that fails; one that stays away is no longer waited for."""
         waits = () if shard.path in self._lost else _RETRY_SECONDS
         for wait in (*waits, None):
+            handle = None
             try:
-                content = os.pread(self._handle(shard), size, offset)
+                handle = self._handle(shard)
+                content = os.pread(handle, size, offset)
                 self._lost.discard(shard.path)
                 return content
             except OSError as fault:
+                cache = None if shard.cache is None or handle is None else shard.cache.folder
+                if (own := machine_fault(fault, cache)) is not None:
+                    raise own from fault
                 self._close(shard.path)  # of a network disk that was mounted anew
                 if wait is None:
                     self._lost.add(shard.path)
@@ -122,30 +144,70 @@ class ShardReader:
             os.close(handle)
 
 
-def captions_of(text: bytes | None, record: bytes | None) -> list[str]:
-    """Return the captions in the `.txt`, or else the `.json` member of a sample, runs of white space made one space.
+def probe(shard: Shard, row: int) -> dict[int, bool]:
+    """Return by role, for each member of a sample whose checksum was noted, whether it still has it.
 
     Raises:
-        BadSampleError: There is none, all are empty, or one is not text.
+        OSError: The shard cannot be read.
     """
+    handle = shard.open()
     try:
-        if text is not None:
-            texts = [text.decode("utf-8")]
-        elif record is not None:
-            texts = _captions_in(json.loads(record))
-        else:
-            raise BadSampleError("it has no caption (.txt, or .json with 'caption')")
+        fits = {}
+        for role in ROLES:
+            member, noted = shard.member(row, role), shard.checksum(row, role)
+            if member is not None and noted is not None:
+                fits[role] = zlib.crc32(os.pread(handle, member[1], member[0])) == noted
+        return fits
+    finally:
+        os.close(handle)
+
+
+def captions_of(text: bytes | None, record: bytes | None) -> tuple[list[str], list[str]]:
+    """Return the captions in the members of a sample: of the `.txt`, or if it has none that can be used of the `.json`.
+
+    Args:
+        text: The `.txt`; None if there is none.
+        record: The `.json`: "captions", or if it has none that can be used "caption".
+
+    Returns:
+        kept: The captions, at least one.
+        left_out: For each of those looked at that cannot be used a clause that says why.
+
+    Raises:
+        BadSampleError: None can be used; the message says why the first could not.
+    """
+    kept, left_out = ([], []) if text is None else _in_text(text)
+    if not kept and record is not None:
+        kept, more = _in_record(record)
+        left_out = left_out + more
+    if not kept:
+        raise BadSampleError(left_out[0] if left_out else "it has no caption (.txt, or .json with 'caption')")
+    return kept, left_out
+
+
+def _in_text(text: bytes) -> tuple[list[str], list[str]]:
+    try:
+        return clean_captions(text.decode("utf-8"))
+    except ValueError as fault:
+        return [], [_undecodable(fault)]
+
+
+def _in_record(record: bytes) -> tuple[list[str], list[str]]:
+    try:
+        found = json.loads(record)
     except (ValueError, RecursionError) as fault:  # no UTF-8, no JSON, a number too long, a list too deep
-        raise BadSampleError(f"its caption cannot be decoded ({type(fault).__name__})") from fault
-    texts = [one for one in (" ".join(one.split()) for one in texts) if one]
-    if not texts:
-        raise BadSampleError("its caption is empty")
-    return texts
+        return [], [_undecodable(fault)]
+    left_out: list[str] = []
+    for name in ("captions", "caption"):
+        if isinstance(found, dict) and name in found:
+            kept, odd = clean_captions(found[name])
+            left_out += odd
+            if kept:
+                return kept, left_out
+    if EMPTY in left_out:
+        return [], sorted(left_out)  # of nothing that can be seen, empty text comes closest to a caption
+    return [], ["its .json has no text under 'caption', nor a list of texts under 'captions'"]
 
 
-def _captions_in(record: object) -> list[str]:
-    fields = record if isinstance(record, dict) else {}
-    texts = fields.get("captions", [fields.get("caption")])
-    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-        raise BadSampleError("its .json has no text under 'caption', nor a list of texts under 'captions'")
-    return texts
+def _undecodable(fault: Exception) -> str:
+    return f"its caption cannot be decoded ({type(fault).__name__})"

@@ -8,8 +8,9 @@ from numpy.typing import NDArray
 
 from sclds.data.storage.cache import ShardCache
 from sclds.data.storage.files import StoredFile, is_url
-from sclds.data.storage.index_file import ABSENT, Columns, key_at
-from sclds.data.storage.tar_members import Kind
+from sclds.data.storage.index_file import ABSENT, Columns, index_command, key_at
+from sclds.data.storage.left_out import LeftOut
+from sclds.data.storage.tar_members import MEDIA, KeyEnds, Kind
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +30,10 @@ class Shard:
     """Its samples."""
     cache: ShardCache | None = None
     """Where it is fetched to, if it is not read in place."""
+    key_ends: KeyEnds = "first_dot"
+    """Where in a member's name its key ends."""
+    left_out: tuple[LeftOut, ...] = ()
+    """What it holds and no sample has."""
 
     def __len__(self) -> int:
         return self.count
@@ -50,6 +55,20 @@ class Shard:
         """Return offset and size in bytes of a member of a sample, or None if it has none."""
         size = int(self.columns["size"][self.first + row, role])
         return None if size == ABSENT else (int(self.columns["offset"][self.first + row, role]), size)
+
+    def checksum(self, row: int, role: int) -> int | None:
+        """Return the CRC-32 that a member of a sample had when it was indexed, or None if that was not noted."""
+        noted = self.columns.get("crc32")
+        if noted is None:
+            return None  # the headers were read a moment ago
+        if noted.ndim == 1:  # version 1
+            return int(noted[self.first + row]) if role == MEDIA else None
+        return int(noted[self.first + row, role])
+
+    @property
+    def index_command(self) -> str:
+        """The command that reads it again for the index of its folder, to stand in a sentence."""
+        return index_command(self.file.folder, self.kind, self.key_ends, verify=True)
 
     def content_bytes(self) -> int:
         """Return the bytes of all its images, videos and captions."""

@@ -9,27 +9,31 @@ import os
 import tarfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from pathlib import Path
 
 from sclds.config import DataConfig, DatasetConfig
 from sclds.config.errors import DataError
+from sclds.data.storage.archive import ArchiveError, open_tar
 from sclds.data.storage.cache import CacheFullError, ShardCache, cache_of
-from sclds.data.storage.files import StoredFile, find_shards, is_folder, is_url, stored
-from sclds.data.storage.index_file import INDEX_NAME, Columns, IndexFile, read_index
-from sclds.data.storage.reader import BadSampleError, ShardReader
+from sclds.data.storage.faulty_shards import hollow, other_task, unreadable
+from sclds.data.storage.files import StoredFile, as_path, as_text, find_shards, is_folder, is_url, packed_shards, stored
+from sclds.data.storage.index_file import INDEX_NAME, Columns, IndexFile, ShardEntry, index_command, read_index
+from sclds.data.storage.left_out import LeftOut, Tally
+from sclds.data.storage.reader import BadSampleError, ShardReader, probe
 from sclds.data.storage.sample_index import SampleIndex, Shard
 from sclds.data.storage.tar_members import (
     EXTENSIONS,
     MEDIA,
     NLVR2_MEMBER,
-    NOT_CAPTIONS,
+    ROLES,
     VQA_MEMBER,
+    KeyEnds,
     Kind,
+    OtherTaskError,
     SampleTable,
     members,
-    open_tar,
 )
 
 __all__ = [
@@ -37,15 +41,18 @@ __all__ = [
     "NLVR2_MEMBER",
     "VQA_MEMBER",
     "BadSampleError",
+    "KeyEnds",
     "Kind",
     "SampleIndex",
     "Shard",
     "ShardReader",
     "cache_of",
     "data_problems",
+    "left_out_sentences",
     "open_index",
     "shard_files",
     "shard_problems",
+    "tally_of",
 ]
 
 EMBEDDED = "embedded:"
@@ -54,6 +61,8 @@ _FIRST_MEMBERS = 3  # a pair of images and what is said about it
 _LONG_SECONDS, _MANY_SAMPLES = 10.0, 200_000
 """Reading headers for longer, or of more samples, is worth an index."""
 _NAMED = 3  # shards that a sentence about several names
+_PROBED_SHARDS, _PROBED_ROWS = 4, 3
+"""Shards of a data set, and samples of each, whose bytes are compared with an index when it is opened."""
 _log = logging.getLogger(__name__)
 
 
@@ -118,48 +127,74 @@ def open_index(configs: Sequence[DatasetConfig], cache: ShardCache | None = None
         for file, name in zip(files, _names(files), strict=True):
             place: tuple[Columns, int, int]
             if file.folder in rows:
-                place = (found.indexes[file.folder].columns, *rows[file.folder][file.name])
+                first, entry = rows[file.folder][file.name]
+                place, left_out = (found.indexes[file.folder].columns, first, entry.samples), entry.left_out
             else:
                 try:
-                    columns = scan_shard(config.kind, config.name, file)
+                    columns, left_out = scan_shard(config, file)
                 except DataError as fault:
                     problems.append(str(fault))
                     continue
                 place = (columns, 0, len(columns["offset"]))
                 read += place[2]
-            shards.append(Shard(config.name, config.kind, file, name, *place, cache if is_url(file.place) else None))
+            here = cache if is_url(file.place) else None
+            shards.append(Shard(config.name, config.kind, file, name, *place, here, config.key_ends, left_out))
+        packed = packed_shards(_pattern(config)) if len(shards) > before else []
+        if packed:
+            _tell(shards, before, packed)
         if read > _MANY_SAMPLES or time.monotonic() - began > _LONG_SECONDS:
             _log.warning(
-                "data set '%s' has no index: the headers of %d shards took %.0f s; `sclds prepare index %s%s` reads "
-                "them once for all runs",
-                *(config.name, len(shards) - before, time.monotonic() - began, found.files[0].folder),
-                _kind_option(config.kind),
+                "data set '%s' has no index: the headers of %d shards took %.0f s; %s reads them once for all runs",
+                *(config.name, len(shards) - before, time.monotonic() - began),
+                index_command(found.files[0].folder, config.kind, config.key_ends),
             )
     if problems:
         raise DataError("\n".join(problems))
     return SampleIndex(shards)
 
 
-def scan_shard(kind: Kind, dataset: str, file: StoredFile) -> Columns:
-    """Return the samples of a shard out of its headers.
+def _tell(shards: list[Shard], first: int, packed: list[str]) -> None:
+    """Add compressed shards, which are not read, to what the first shard of a data set leaves out."""
+    tally = Tally()
+    tally.merge(shards[first].left_out)
+    for name in packed:
+        tally.add("compressed shard", name, "decompress it")
+    shards[first] = replace(shards[first], left_out=tally.found())
+
+
+def tally_of(index: SampleIndex, dataset: str | None = None) -> tuple[LeftOut, ...]:
+    """Return what shards hold and no sample has, of all data sets or of one, as indexes or headers tell."""
+    tally = Tally()
+    for shard in index.shards:
+        if dataset in (None, shard.dataset):
+            tally.merge(shard.left_out)
+    return tally.found()
+
+
+def left_out_sentences(index: SampleIndex) -> list[str]:
+    """Return a line for each data set of which something is not used."""
+    names = dict.fromkeys(shard.dataset for shard in index.shards if shard.left_out)
+    return [f"Left out of data set '{name}': {'; '.join(map(str, tally_of(index, name)))}" for name in names]
+
+
+def scan_shard(config: DatasetConfig, file: StoredFile) -> tuple[Columns, tuple[LeftOut, ...]]:
+    """Return the samples of a shard out of its headers, and what no sample has.
 
     Raises:
         DataError: It cannot be read, or has no sample of that kind.
     """
-    table = SampleTable()
+    table = SampleTable(config.kind, config.key_ends)
     try:
         with open_tar(file.place) as tar:
-            for key, extension, role, info in members(tar, kind):
-                if extension in NOT_CAPTIONS:
-                    raise DataError(other_task(dataset, file.place, extension))
-                row = table.row(key)
-                if role is not None:
-                    table.add(row, role, info)
+            for _ in table.fill(tar):
+                pass
+    except OtherTaskError as fault:
+        raise DataError(other_task(config.name, file.place, str(fault))) from fault
     except (OSError, tarfile.TarError) as fault:
-        raise DataError(unreadable(dataset, file, fault)) from fault
+        raise DataError(unreadable(config.name, file, fault)) from fault
     if not table.has_media():
-        raise DataError(hollow(dataset, kind, file))
-    return table.columns()
+        raise DataError(hollow(config.name, config.kind, file, table.left_out))
+    return table.columns(), table.left_out.found()
 
 
 def _find(config: DatasetConfig, cache: ShardCache | None) -> _Found:
@@ -181,8 +216,10 @@ def _find(config: DatasetConfig, cache: ShardCache | None) -> _Found:
             elif is_url(folder):
                 found.problems.append(
                     f"data set '{config.name}': {folder} has no index ({INDEX_NAME}), which shards behind a URL need; "
-                    f"write it with `sclds prepare index {folder}{_kind_option(config.kind)}`"
+                    f"write it with {index_command(folder, config.kind, config.key_ends)}"
                 )
+        if not found.problems:
+            found.problems += _misfits(config, found)
     except CacheFullError as fault:
         found.problems.append(
             f"data set '{config.name}': its index does not fit into the cache {fault}; raise data.cache_bytes"
@@ -208,9 +245,14 @@ def _differences(
     config: DatasetConfig, folder: str, index: IndexFile, files: list[StoredFile], whole: bool
 ) -> list[str]:
     """Return a sentence for each way in which shards are no longer what their folder's index says."""
-    mend = f"run `sclds prepare index {folder}{_kind_option(config.kind)}`"
+    mend = f"run {index_command(folder, config.kind, config.key_ends)}"
     if index.kind != config.kind:
         return [f"data set '{config.name}' is of kind '{config.kind}', the index of {folder} of '{index.kind}'; {mend}"]
+    if index.key_ends != config.key_ends:
+        return [
+            f"data set '{config.name}' has key_ends: {config.key_ends}, the index of {folder} was made with "
+            f"{index.key_ends}; change the data set's row, or {mend}"
+        ]
     known = {entry.name: entry for entry in index.shards}
     here = {file.name for file in files}
     fresh = [file.name for file in files if file.name not in known]
@@ -234,13 +276,44 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:_NAMED]) + more
 
 
-def _rows_of(index: IndexFile) -> dict[str, tuple[int, int]]:
-    """Return the first row and the number of rows of each shard by name."""
+def _rows_of(index: IndexFile) -> dict[str, tuple[int, ShardEntry]]:
+    """Return the first row of each shard, and what the index says of it, by name."""
     rows, first = {}, 0
     for entry in index.shards:
-        rows[entry.name] = (first, entry.samples)
+        rows[entry.name] = (first, entry)
         first += entry.samples
     return rows
+
+
+def _misfits(config: DatasetConfig, found: _Found) -> list[str]:
+    """Return a sentence for each of a few shards of a data set whose bytes are not those of its index.
+
+    Columns that were shifted, or a shard whose size and time were kept when it changed, are found here before a run
+    reads thousands of samples; single samples that are damaged are left to the reader.
+    """
+    rows = {folder: _rows_of(index) for folder, index in found.indexes.items()}
+    known = [file for file in found.files if file.folder in rows and not is_url(file.place)]
+    problems = []
+    for file in known[:: max(1, -(-len(known) // _PROBED_SHARDS))]:
+        first, entry = rows[file.folder][file.name]
+        columns = found.indexes[file.folder].columns
+        shard = Shard(config.name, config.kind, file, "", columns, first, entry.samples, None, config.key_ends)
+        probed = {round(k * (len(shard) - 1) / (_PROBED_ROWS - 1)) for k in range(_PROBED_ROWS)} if len(shard) else ()
+        try:
+            looked = [probe(shard, row) for row in sorted(probed)]
+        except OSError as fault:
+            problems.append(unreadable(config.name, file, fault))
+            continue
+        for role in ROLES:
+            fits = [one[role] for one in looked if role in one]
+            if 2 * sum(fits) < len(fits):
+                problems.append(
+                    f"the index of {file.folder} does not fit shard {file.place} of data set '{config.name}': "
+                    f"{len(fits) - sum(fits)} of {len(fits)} members looked at have other bytes than were indexed; "
+                    f"run {shard.index_command}"
+                )
+                break
+    return problems
 
 
 def _cache_problems(data: DataConfig) -> list[str]:
@@ -264,10 +337,6 @@ def _pattern(config: DatasetConfig) -> str:
     return config.shards
 
 
-def _kind_option(kind: Kind) -> str:
-    return "" if kind == "image" else f" --kind {kind}"
-
-
 def _nothing_found(config: DatasetConfig) -> str:
     place = f"data set '{config.name}' (shards: {config.shards})"
     if config.shards.startswith(EMBEDDED):
@@ -275,56 +344,34 @@ def _nothing_found(config: DatasetConfig) -> str:
         known = sorted({path.parent.name for path in folder.glob("*/*.tar")})
         return f"{place}: there is no such embedded data; use one of: {', '.join(known) or 'none is installed'}"
     plain = not is_url(config.shards) and not any(sign in config.shards for sign in "*?[{")
-    if plain and not Path(config.shards).expanduser().exists():
+    if plain and not Path(as_path(config.shards)).expanduser().exists():
         return f"{place}: that path does not exist; give a folder of .tar shards, or a glob such as 'data/*.tar'"
+    packed = packed_shards(config.shards)
+    if packed:
+        return f"{place}: no .tar file is there, but compressed ones: {_some(packed)}; decompress them"
     return f"{place}: no .tar file is there; give a folder of .tar shards, or a glob such as 'data/*.tar'"
-
-
-def unreadable(dataset: str | None, file: StoredFile, fault: Exception) -> str:
-    """Return a sentence about a shard that cannot be read."""
-    reason = "it is empty (0 bytes)" if file.size == 0 else str(fault)
-    return f"shard {file.place}{_of(dataset)} cannot be read: {reason}; fetch it again or remove it"
-
-
-def hollow(dataset: str | None, kind: Kind, file: StoredFile) -> str:
-    """Return a sentence about a shard without a sample of a kind."""
-    return (
-        f"shard {file.place}{_of(dataset)} holds no sample of kind '{kind}' "
-        f"({', '.join(sorted(EXTENSIONS[kind]))}); remove it, or correct the data set's kind"
-    )
-
-
-def _of(dataset: str | None) -> str:
-    return "" if dataset is None else f" of data set '{dataset}'"
 
 
 def _shard_problem(config: DatasetConfig, file: StoredFile) -> str | None:
     """Return what is wrong with a shard, judged by its size and its first sample, or None."""
+    left_out = Tally()
     try:
         with open_tar(file.place) as tar:
-            first = list(islice(members(tar, config.kind), _FIRST_MEMBERS))
-            for _, extension, _, _ in first:
-                if extension in NOT_CAPTIONS:
-                    return other_task(config.name, file.place, extension)
-            sound = any(role == MEDIA for _, _, role, _ in chain(first, members(tar, config.kind)))
+            used = members(tar, config.kind, config.key_ends, left_out)
+            first = list(islice(used, _FIRST_MEMBERS))
+            sound = any(role == MEDIA for _, role, _ in chain(first, used))
         if file.size % _BLOCK:
-            raise tarfile.ReadError("it is truncated")
+            raise ArchiveError("it is truncated")
+    except OtherTaskError as fault:
+        return other_task(config.name, file.place, str(fault))
     except (OSError, tarfile.TarError) as fault:
         return unreadable(config.name, file, fault)
-    return None if sound else hollow(config.name, config.kind, file)
-
-
-def other_task(dataset: str | None, place: str, extension: str) -> str:
-    """Return a sentence about a shard whose samples are of a downstream task, as an extension in it shows."""
-    return (
-        f"shard {place}{_of(dataset)} holds {NOT_CAPTIONS[extension]}, which have no captions to pre-train on; "
-        f"leave the data set out"
-    )
+    return None if sound else hollow(config.name, config.kind, file, left_out)
 
 
 def _names(files: list[StoredFile]) -> list[str]:
     """Return the paths of shards below the folder that they share, without suffix."""
-    parts = [file.place.split("/") for file in files]
+    parts = [as_text(file.place).split("/") for file in files]
     low, high = min(parts, default=[]), max(parts, default=[])
     shared = next((i for i, pair in enumerate(zip(low[:-1], high[:-1], strict=False)) if pair[0] != pair[1]), None)
     depth = min(len(low), len(high)) - 1 if shared is None else shared

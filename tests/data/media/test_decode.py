@@ -66,6 +66,14 @@ def test_patchify_is_channel_major_and_row_major():
         assert torch.equal(rows[n, (f * 2 + y) * 4 + x], expected.flatten())
 
 
+def test_patches_have_memory_of_their_own():
+    """Also a single patch, which is in order already: what DALI wrote is overwritten by its next run."""
+    pixels = torch.ones(1, 1, 3, 8, 8)
+    rows = patchify(pixels, 8)
+    pixels.zero_()
+    assert rows.min() == 1
+
+
 def test_windows_move_cut_and_mirror(config):
     content = picture(5, size=(SIZE, SIZE))
     whole = pillow(content)
@@ -247,7 +255,7 @@ def test_decoding_on_a_gpu_needs_one(config):
 
 
 @pytest.mark.parametrize("nvdec", [True, False])
-@pytest.mark.parametrize("source", ["image", "video", "frames"])
+@pytest.mark.parametrize("source", ["image", "still", "video", "frames"])
 def test_the_pipeline_for_a_gpu_can_be_defined_without_one(config, source, nvdec):
     """DALI checks operators and their arguments when a pipeline is defined; running it takes a GPU."""
     settings = {"device": "mixed", "hw_decoder_load": 0.5, "nvdec": nvdec, "randaugment_operations": 2}
@@ -257,7 +265,7 @@ def test_the_pipeline_for_a_gpu_can_be_defined_without_one(config, source, nvdec
     content = timed_clip([0, 40], "libvpx-vp9", "webm")
     film = Encoded("video", content, inspect("video", content), FIRST, Window(Region(4, 8, 16, 32), right=8))
     given = feeds(source, data, SIZE, [film], [content])
-    # a picture is decoded to its region, a clip whole; both move by a quarter of what is seen
+    # an image is decoded to its region, others whole; all move by a quarter of what is seen
     expected = [0, -1 / 4] if source == "image" else [4 / 64, (8 - 32 / 4) / 96]
     assert given["start"][0] == pytest.approx(expected)
     assert [len(given[name][0]) for name in ("operations", "negated")] == [2, 2]

@@ -3,12 +3,15 @@
 import json
 import subprocess
 import sys
+import zlib
+from unittest.mock import ANY
 
 import numpy as np
 import pytest
 
 from sclds.config.errors import DataError
 from sclds.data.storage.index_file import ABSENT, ShardEntry, columns_of_keys, key_at, read_index, write_index
+from sclds.data.storage.left_out import LeftOut
 
 KEYS = ["a", "../b", "ü/c", "\udcff", "d" * 300]
 
@@ -16,22 +19,23 @@ KEYS = ["a", "../b", "ü/c", "\udcff", "d" * 300]
 def columns_like(keys, seed=0):
     rng = np.random.default_rng(seed)
     n = len(keys)
-    numbers = {name: rng.integers(0, 1000, n) for name in ("width", "height", "frames", "caption_length", "crc32")}
-    places = {"offset": rng.integers(0, 2**40, (n, 3)), "size": rng.integers(0, ABSENT + 1, (n, 3))}
-    return {**places, **columns_of_keys(keys), **numbers}
+    numbers = {name: rng.integers(0, 1000, n) for name in ("width", "height", "frames", "caption_length")}
+    places = {"offset": 512 * rng.integers(1, 1000, (n, 3)), "size": rng.integers(0, 512 * 1000, (n, 3))}
+    places["size"][::3, 1], places["size"][::2, 2] = ABSENT, 0
+    return {**places, **columns_of_keys(keys), **numbers, "crc32": rng.integers(0, 2**32, (n, 3))}
 
 
 def entry(name, samples):
-    return ShardEntry(name, 1024, "17", "0" * 64, samples)
+    return ShardEntry(name, 1 << 20, "17", "0" * 64, samples, (LeftOut("hard link", 2, ("a\udcff.jpg", "ü.jpg")),))
 
 
 def test_what_was_written_is_read(tmp_path):
     path = tmp_path / "samples.index"
     parts = [(entry("0.tar", 5), columns_like(KEYS)), (entry("1.tar", 0), columns_like([]))]
     parts.append((entry("2.tar", 2), columns_like(["x", "yy"], 1)))
-    write_index(path, "video", parts)
+    write_index(path, "video", "last_dot", parts)
     index = read_index(path)
-    assert (index.kind, index.shards) == ("video", [one for one, _ in parts])
+    assert (index.kind, index.key_ends, index.shards) == ("video", "last_dot", [one for one, _ in parts])
     assert [key_at(index.columns, row) for row in range(7)] == [*KEYS, "x", "yy"]
     first = 0
     for one, columns in parts:
@@ -46,7 +50,7 @@ def test_the_documented_layout_is_the_one_on_disk(tmp_path):
     """docs/data.md describes it; a reader of a few lines, written from there, must do."""
     path = tmp_path / "samples.index"
     columns = columns_like(KEYS)
-    write_index(path, "image", [(entry("0.tar", 5), columns)])
+    write_index(path, "image", "first_dot", [(entry("0.tar", 5), columns)])
     content = path.read_bytes()
     assert content[:8] == b"SCLINDEX"
     length = int.from_bytes(content[8:16], "little")
@@ -56,7 +60,8 @@ def test_the_documented_layout_is_the_one_on_disk(tmp_path):
         count = int(np.prod(placed["shape"]))
         values = np.frombuffer(content, placed["dtype"], count, begin + placed["start"]).reshape(placed["shape"])
         assert np.array_equal(values, columns[name]), name
-    assert header["version"] == 1
+    assert (header["version"], header["key_ends"]) == (2, "first_dot")
+    assert header["shards"][0]["left_out"][0] == {"reason": "hard link", "count": 2, "names": ANY, "remedy": ""}
 
 
 @pytest.mark.parametrize(
@@ -65,7 +70,7 @@ def test_the_documented_layout_is_the_one_on_disk(tmp_path):
         (lambda content: b"", "does not begin as one"),
         (lambda content: b"\0" * 8 + content[8:], "does not begin as one"),
         (lambda content: content[:8] + b"\xff" * 8 + content[16:], "does not begin as one"),
-        (lambda content: content.replace(b'"version": 1', b'"version": 9'), "it has version 9, this program reads"),
+        (lambda content: content.replace(b'"version": 2', b'"version": 9'), "it has version 9, this program reads"),
         (lambda content: content.replace(b'"offset"', b'"ofsett"', 1), "offset"),
         (lambda content: content.replace(b'"samples": 5', b'"samples": 6'), "as many samples"),
         (lambda content: content[:9000], "it is truncated"),
@@ -74,7 +79,7 @@ def test_the_documented_layout_is_the_one_on_disk(tmp_path):
 )
 def test_a_damaged_index_is_a_sentence_with_the_command(tmp_path, damage, reason):
     path = tmp_path / "samples.index"
-    write_index(path, "image", [(entry("0.tar", 5), columns_like(KEYS))])
+    write_index(path, "image", "first_dot", [(entry("0.tar", 5), columns_like(KEYS))])
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(DataError, match=reason) as caught:
         read_index(path)
@@ -83,11 +88,11 @@ def test_a_damaged_index_is_a_sentence_with_the_command(tmp_path, damage, reason
 
 def test_a_write_that_fails_leaves_the_old_index(tmp_path):
     path = tmp_path / "samples.index"
-    write_index(path, "image", [(entry("0.tar", 5), columns_like(KEYS))])
+    write_index(path, "image", "first_dot", [(entry("0.tar", 5), columns_like(KEYS))])
     before = path.read_bytes()
     broken = {**columns_like(KEYS), "crc32": np.array(["no", "num", "ber", "s", ""])}
     with pytest.raises(ValueError, match="invalid literal"):
-        write_index(path, "image", [(entry("0.tar", 5), broken)])
+        write_index(path, "image", "first_dot", [(entry("0.tar", 5), broken)])
     assert path.read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == ["samples.index"]
 
@@ -98,13 +103,14 @@ def synthetic_index(folder, shards, samples):
     n = shards * samples
     keys = np.char.mod("%09d", np.arange(samples)).tolist()
     one = columns_like(keys)
+    one["size"][:], one["crc32"][:] = 100, zlib.crc32(bytes(100))
     parts = []
     for number in range(shards):
         path = folder / f"{number:05d}.tar"
         with path.open("wb") as file:
             file.truncate(1 << 20)
         parts.append((ShardEntry(path.name, 1 << 20, f"mtime:{int(path.stat().st_mtime)}", "0" * 64, samples), one))
-    write_index(folder / "samples.index", "image", parts)
+    write_index(folder / "samples.index", "image", "first_dot", parts)
     return n
 
 

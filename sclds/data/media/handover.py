@@ -1,0 +1,45 @@
+"""Pixels out of DALI's memory on a GPU into tensors of their own, in an order in which nothing is overwritten unread.
+
+DALI's output is valid until the pipeline runs again, and on a GPU a read is only queued when Python goes on. So reads
+have a stream of their own, which training does not hold up; the next run waits for the last read, and whoever uses what
+was read waits for it on the device.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, cuda
+
+
+class Handover:
+    """Runs pipelines one after the other and copies what each puts out. For one thread.
+
+    Args:
+        device: Number of the CUDA device.
+    """
+
+    def __init__(self, device: int):
+        self._device = device
+        self._stream: Any = cuda.Stream(device)
+        self._read: Any = None
+
+    def __call__(self, run: Callable[[], Any], copy: Callable[[Tensor], Tensor]) -> Tensor:
+        """Run a pipeline and copy its output.
+
+        Args:
+            run: Runs it and returns its output, in memory that its next run overwrites.
+            copy: Makes of it a tensor with memory of its own, by kernels on the current stream.
+
+        Returns:
+            The copy, ready for the stream that is current for the caller.
+        """
+        if self._read is not None:
+            self._read.synchronize()
+        with cuda.stream(self._stream):
+            found = copy(torch.from_dlpack(run()))
+            self._read = self._stream.record_event()
+        consumer: Any = cuda.current_stream(self._device)
+        consumer.wait_event(self._read)
+        found.record_stream(consumer)  # its memory is not given away while that stream still reads it
+        return found
