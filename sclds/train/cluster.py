@@ -21,6 +21,10 @@ from sclds.train.startup import checked_start
 
 _SAFE_PATH = re.compile(r"[A-Za-z0-9_./=-]+")
 _SAFE_VALUE = re.compile(r"[A-Za-z0-9_@+=:,./-]*")
+_EXPORTED = ("PYTHON", "NCCL", "UCX", "MV2", "MLFLOW")
+"""How the names begin that DeepSpeed's runner exports unasked, in double quotes."""
+_EXPANDED = re.compile(r'[$`"\\\n]')
+"""What a shell changes inside double quotes."""
 SETTINGS_FILE = "launch.yaml"
 ENVIRONMENT_FILE = "launch.env"
 _ALWAYS = ("DS_ACCELERATOR",)
@@ -128,12 +132,7 @@ def _checked(path: str, overrides: list[str], hosts: Hosts) -> tuple[dict[str, i
     except ConfigError as fault:
         raise ConfigError(problems + fault.problems) from fault
     problems += _words_problems(config)
-    problems += [
-        f"environment variable {name} holds a character that a remote shell may change; only letters, digits and "
-        f"@ + = : , . / - _ are handed on"
-        for name in _handed_on(config)
-        if not _SAFE_VALUE.fullmatch(os.environ[name])
-    ]
+    problems += _value_problems(config)
     problems += _own_environment()[1]
     if problems:
         raise ConfigError(problems)
@@ -155,6 +154,21 @@ def _words_problems(config: Config) -> list[str]:
     ]
 
 
+def _value_problems(config: Config) -> list[str]:
+    """Return which environment variables a remote shell would change, ours and those that DeepSpeed exports by itself."""
+    ours = [name for name in _handed_on(config) if not _SAFE_VALUE.fullmatch(os.environ[name])]
+    deepspeeds = [n for n, value in os.environ.items() if n.startswith(_EXPORTED) and _EXPANDED.search(value)]
+    return [
+        f"environment variable {name} holds a character that a remote shell may change; only letters, digits and "
+        f"@ + = : , . / - _ are handed on"
+        for name in ours
+    ] + [
+        f'environment variable {name}, which DeepSpeed exports on every host, holds one of $ ` " \\ that a remote shell '
+        f"changes; unset it, or write it without"
+        for name in deepspeeds
+    ]
+
+
 def _handed_on(config: Config) -> list[str]:
     return [name for name in dict.fromkeys((*config.engine.env, *_ALWAYS)) if name in os.environ]
 
@@ -165,7 +179,8 @@ def _own_environment() -> tuple[dict[str, str], list[str]]:
     found: dict[str, str] = {}
     problems = []
     for file in dict.fromkeys((Path.home() / name, Path.cwd() / name)):
-        for number, line in enumerate(file.read_text(encoding="utf-8", errors="replace").splitlines() if file.is_file() else [], 1):
+        lines = file.read_text(encoding="utf-8", errors="replace").splitlines() if file.is_file() else []
+        for number, line in enumerate(lines, 1):
             key, equals, value = line.partition("=")
             if not line.strip() or line.lstrip().startswith("#"):
                 continue

@@ -100,6 +100,9 @@ def test_a_value_that_a_shell_would_read_otherwise_is_refused(tools, started, ca
     monkeypatch.setenv("WORD", "$(id)")
     assert launch(tools, "engine.env=[WORD]") == 2
     assert "environment variable WORD holds a character that a remote shell may change" in capsys.readouterr().err
+    monkeypatch.setenv("NCCL_SOCKET_IFNAME", "$(id)")
+    assert launch(tools) == 2
+    assert "environment variable NCCL_SOCKET_IFNAME, which DeepSpeed exports" in capsys.readouterr().err
     assert started == []
 
 
@@ -133,7 +136,7 @@ def test_two_hosts_train_with_the_settings_as_given(tools, pytestconfig):
     """DeepSpeed's own runner, and a pdsh whose remote shells read words as the real ones do."""
     run = tools / "run"
     name = "{00000..00331} $(touch executed) `touch executed` *"
-    words = replaced(SETTINGS, [f"run_dir={run}", f"name={name}", "schedule.steps=2", "checkpoint.every=2"])
+    words = replaced(SETTINGS, [f"run_dir={run}", f"name={name}", "schedule.steps=2", "checkpoint.every=9"])
     line = [sys.executable, "-m", "sclds", "launch", "--hostfile", str(tools / "hosts"), "--config", "quickstart"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "WORD": "handed-on"}
     environment["PYTHONPATH"] = f"{pytestconfig.rootpath}{os.pathsep}{pytestconfig.rootpath / 'kernels'}"
@@ -143,7 +146,7 @@ def test_two_hosts_train_with_the_settings_as_given(tools, pytestconfig):
         cwd=tools,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=500,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
