@@ -1,6 +1,7 @@
 """`sclds train`: pre-train; alone, or as each process that `sclds launch`, DeepSpeed, torchrun or Slurm starts."""
 
 import sys
+from pathlib import Path
 
 import click
 
@@ -17,10 +18,13 @@ def command(config: str, overrides: tuple[str, ...], hostfile_run: bool) -> int:
 
     Alone, or as what a launcher starts: torchrun, Slurm, DeepSpeed. `sclds launch` starts it on the hosts of a file.
     """
+    from sclds.config.errors import ConfigError
     from sclds.train.place import this_place
     from sclds.train.startup import checked_start, exit_code
 
     def work() -> int:
+        if hostfile_run and not Path(config).is_file():
+            raise ConfigError([f"{config} is not there: the run folder has to be one that all hosts share"])
         start = checked_start(config, list(overrides), this_place().world_size, hostfile=hostfile_run)
         from sclds.train.pretrain import pretrain
 

@@ -155,7 +155,7 @@ def _words_problems(config: Config) -> list[str]:
 
 
 def _value_problems(config: Config) -> list[str]:
-    """Return which environment variables a remote shell would change, ours and those that DeepSpeed exports by itself."""
+    """Return which variables a remote shell would change, ours and those that DeepSpeed exports by itself."""
     ours = [name for name in _handed_on(config) if not _SAFE_VALUE.fullmatch(os.environ[name])]
     deepspeeds = [n for n, value in os.environ.items() if n.startswith(_EXPORTED) and _EXPANDED.search(value)]
     return [
@@ -163,8 +163,8 @@ def _value_problems(config: Config) -> list[str]:
         f"@ + = : , . / - _ are handed on"
         for name in ours
     ] + [
-        f'environment variable {name}, which DeepSpeed exports on every host, holds one of $ ` " \\ that a remote shell '
-        f"changes; unset it, or write it without"
+        f"environment variable {name}, which DeepSpeed exports on every host, holds a quote, $, ` or backslash, which "
+        f"a remote shell changes; unset it, or write it without"
         for name in deepspeeds
     ]
 
