@@ -143,6 +143,8 @@ def takes_a_step(config: Config) -> None:
         ("losses.published_world_size=8", ["no effect"]),
         ("losses={itm: 0, itm_negatives: hard}", ["losses.itm_negatives=hard", "no effect with losses.itm=0"]),
         ("losses={mlm: 0, mlm_view: t2}", ["losses.mlm_view=t2", "no effect with losses.mlm=0"]),
+        ("evaluation.share=0.5", ["evaluation.share=0.5", "no effect with evaluation.every=0"]),
+        ("checkpoint.best=heldout/a/total", ["checkpoint.best=heldout/a/total", "evaluation.every"]),
         ("schedule.steps", ["not of the form key=value"]),
         ("data.heldout.0.name=pictures", ["two data sets are named 'pictures'"]),
     ],
@@ -158,6 +160,11 @@ def test_a_ratio_that_economy_does_not_use_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"masking\.mlm_ratio=0\.3 has no effect with losses\.mlm_view=t2"):
         load_config(QUICKSTART, economy)
     assert load_config(QUICKSTART, economy[:1]).losses.mlm_view == "t2"
+
+
+def test_measuring_without_held_out_sets_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"evaluation\.every=5 has no effect with data\.heldout=\[\]"):
+        load_config(QUICKSTART, ["evaluation.every=5", "data.heldout=[]"])
 
 
 def test_an_optimizer_that_would_not_run_is_refused() -> None:

@@ -7,15 +7,18 @@ from scl_kernels.backend import Backend, get_backend, set_backend
 from scl_kernels.gather_rows.operation import gather_rows
 from scl_kernels.infonce.operation import InfoNCEProblem, InfoNCEStatistics, infonce, infonce_statistics
 from scl_kernels.masked_gather.operation import CLASS_ROW, MASK_ROW, masked_gather
+from scl_kernels.pairwise.duplicates import Duplicates, duplicates_of
 from scl_kernels.sigmoid.operation import SigmoidProblem, sigmoid_loss
 
 __all__ = [
     "CLASS_ROW",
     "MASK_ROW",
     "Backend",
+    "Duplicates",
     "InfoNCEProblem",
     "InfoNCEStatistics",
     "SigmoidProblem",
+    "duplicates_of",
     "gather_rows",
     "get_backend",
     "infonce",

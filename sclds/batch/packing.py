@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 from sclds.batch.attention_plan import AttentionPlan, FusionAttention, StreamAttention, plan_attention
+from sclds.batch.duplicates import caption_identities, image_identities
+from sclds.batch.frames import frames_by_number
 from sclds.batch.pairs import PairBuffer, hard_candidates, itm_places, itm_rows, pack_pairs
 from sclds.batch.ragged import Ints, concat
 from sclds.batch.types import (
@@ -20,6 +22,7 @@ from sclds.batch.types import (
     Counts,
     FramePooling,
     HardNegatives,
+    Identities,
     Labels,
     Lengths,
     Pairs,
@@ -63,6 +66,8 @@ class Recipe:
     """Layers of the fusion encoder, whose attention is planned."""
     attention: AttentionBackends = field(default_factory=AttentionBackends)
     """Who computes attention."""
+    max_frames: int = 8
+    """The most frames of a sample, see `VisionConfig.max_frames`."""
     pools_frames: bool = False
     """Whether the vision tower has no [CLS] token, see `VisionConfig.pools_frames`."""
 
@@ -75,8 +80,16 @@ def recipe_of(config: Config, pad_id: int) -> Recipe:
         pad_id: Padding id of its tokenizer.
     """
     model, attention = config.model, choose(config).attention
-    layers, pools_frames = model.fusion.layers, model.vision.pools_frames
-    return Recipe(pad_id, config.losses, grids_of(config), config.batch.group_size, layers, attention, pools_frames)
+    return Recipe(
+        pad_id,
+        config.losses,
+        grids_of(config),
+        config.batch.group_size,
+        model.fusion.layers,
+        attention,
+        model.vision.max_frames,
+        model.vision.pools_frames,
+    )
 
 
 def pack(views: Sequence[SampleViews], patches: Tensor, recipe: Recipe, order: Sequence[int] | None = None) -> Batch:
@@ -107,11 +120,16 @@ def pack(views: Sequence[SampleViews], patches: Tensor, recipe: Recipe, order: S
             itm=torch.tensor([v.itm_label for v in views]),
         ),
         negatives=_hard_negatives(views, rows, vision.layout, pairs, recipe, objectives),
+        identities=_identities(views, recipe.losses),
         lengths=lengths,
         samples=Samples(
-            tuple(v.sample_id for v in views), tuple(v.caption for v in views), tuple(v.kind for v in views), order
+            ids=tuple(v.sample_id for v in views),
+            captions=tuple(v.caption for v in views),
+            kinds=tuple(v.kind for v in views),
+            frames=tuple(v.frames for v in views),
+            order=order,
         ),
-        counts=_counts(views, objectives, recipe.group_size),
+        counts=_counts(views, objectives, recipe),
         objectives=objectives,
     )
 
@@ -151,7 +169,7 @@ def _vision_views(
         position=torch.from_numpy(vision.position),
         frame=torch.from_numpy(vision.frame),
         cls=torch.from_numpy(vision.cls),
-        frame_count=torch.from_numpy(vision.layout.frames),
+        frames=frames_by_number(vision.layout.frames, recipe.max_frames),
         attention=plan_attention(lengths.frame_cu_seqlens, lengths.frame_cu_seqlens, backend),
         videos=videos,
         names=names,
@@ -281,7 +299,8 @@ def _hard_negatives(
 ) -> HardNegatives | None:
     if recipe.losses.itm_negatives != "hard" or "itm" not in {objective.name for objective in objectives}:
         return None
-    members, allowed, partner = hard_candidates(views, vision, recipe.group_size)
+    published = recipe.losses.duplicates == "negatives"
+    members, allowed, partner = hard_candidates(views, vision, recipe.group_size, duplicates=published)
     row_sample, row_offset = itm_rows(views, order, vision)
     return HardNegatives(
         members=torch.from_numpy(members),
@@ -295,14 +314,21 @@ def _hard_negatives(
     )
 
 
-def _counts(views: Sequence[SampleViews], objectives: tuple[Objective, ...], group_size: int) -> Counts:
+def _identities(views: Sequence[SampleViews], losses: LossesConfig) -> Identities | None:
+    if losses.duplicates == "negatives":
+        return None
+    return Identities(torch.from_numpy(caption_identities(views)), torch.from_numpy(image_identities(views)))
+
+
+def _counts(views: Sequence[SampleViews], objectives: tuple[Objective, ...], recipe: Recipe) -> Counts:
     rows = {read.rows for objective in objectives for read in objective.reads}
     replaced = [v.frames * len(v.replaced) for v in views]
-    groups = tuple(sum(replaced[i : i + group_size]) for i in range(0, len(replaced), group_size))
+    groups = tuple(sum(replaced[i : i + recipe.group_size]) for i in range(0, len(replaced), recipe.group_size))
     return Counts(
         samples=len(views),
         words=sum(len(v.mlm_labels) for v in views),
         completed=sum(len(v.scl_positions) for v in views) if "completed" in rows else 0,
         replaced_per_group=groups if "replaced" in rows else (),
-        most_frames=max(v.frames for v in views),
+        samples_with_frame=tuple(sum(v.frames > number for v in views) for number in range(recipe.max_frames)),
+        itm_alone=sum(v.itm_alone for v in views),
     )

@@ -4,7 +4,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
+from sclds.batch.duplicates import wrong_partners
 from sclds.batch.ragged import Ints, concat, cumulative, exclusive_sum, lengths_of, padded, ranges
 from sclds.batch.views import Layout, SampleViews, frame_cls_rows
 from sclds.objectives import Pair, Read
@@ -138,20 +140,23 @@ class _RowsOfPair:
         return np.repeat(self.text_start, per_member) + concat(positions), per_member
 
 
-def hard_candidates(views: Sequence[SampleViews], vision: Layout, group_size: int) -> tuple[Ints, Ints, Ints]:
+def hard_candidates(
+    views: Sequence[SampleViews], vision: Layout, group_size: int, *, duplicates: bool
+) -> tuple[Ints, NDArray[np.bool_], Ints]:
     """Return (B, G) members of each sample's group, (B, G) which of them may be its wrong partner, and (B,) partners.
 
-    Candidates are the other members of the group as large as the packed partner, so that every length stays.
+    Candidates are the members of the group that may be wrong partners and are as large as the packed partner, so that
+    every length stays; `duplicates`: see `wrong_partners`.
     """
     count, length = len(views), vision.length["v0"]
     partner = np.array([v.itm_partner for v in views])
     members = np.arange(count)[:, None] // group_size * group_size + np.arange(group_size)
     present = members < count
     members = np.minimum(members, count - 1)
-    sizes = np.array([(v.kind == "video", v.frames, n) for v, n in zip(views, length, strict=True)])
-    as_large = (sizes[members] == sizes[partner][:, None]).all(2)
+    as_large = length[members] == length[partner][:, None]
     wrong = np.array([v.itm_label == 0 for v in views])[:, None]
-    return members, present & as_large & wrong & (members != np.arange(count)[:, None]), partner
+    possible = wrong_partners(views, np.arange(count)[:, None], members, duplicates=duplicates)
+    return members, present & as_large & wrong & possible, partner
 
 
 def itm_places(places: Ints, views: Sequence[SampleViews], vision: Layout) -> Ints:

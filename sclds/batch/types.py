@@ -58,6 +58,18 @@ class FramePooling(Placed):
 
 
 @dataclass(frozen=True)
+class FrameRows(Placed):
+    """Where the samples that have a frame of some number hold it."""
+
+    rows: Tensor
+    """(n,) rows among the frames of all samples, one sample behind the other."""
+    samples: Tensor
+    """(n,) the samples that have it."""
+    frame_count: Tensor
+    """(n,) frames of these samples, int64."""
+
+
+@dataclass(frozen=True)
 class VisionViews(Placed):
     """All vision views as frame segments `[CLS, patches]`; images of all views first, then videos of all views."""
 
@@ -71,8 +83,8 @@ class VisionViews(Placed):
     """(Nv,) frame number; -1 for images, which carry no temporal embedding."""
     cls: Tensor
     """(B, most frames) rows of each sample's frame [CLS] tokens in v0; -1 where it has fewer frames."""
-    frame_count: Tensor
-    """(B,) frames of each sample."""
+    frames: tuple[FrameRows, ...]
+    """By frame number, as many as a sample of the run may have frames."""
     attention: AttentionPlan
     """Every token attends to its own frame."""
     videos: VideoAttention | None
@@ -142,6 +154,16 @@ class HardNegatives(Placed):
 
 
 @dataclass(frozen=True)
+class Identities(Placed):
+    """By what samples are known to be duplicates; exact over the global batch, since the numbers are of the content."""
+
+    caption: Tensor
+    """(B,) fingerprint of each caption, see `sclds.batch.duplicates`."""
+    image: Tensor
+    """(B,) fingerprint of each image or video."""
+
+
+@dataclass(frozen=True)
 class Lengths:
     """Cumulative lengths on the host, each (segments + 1,) int32: what attention is planned from."""
 
@@ -173,6 +195,8 @@ class Samples:
     captions: tuple[str, ...]
     kinds: tuple[str, ...]
     """`image` or `video`."""
+    frames: tuple[int, ...]
+    """Of each sample."""
     order: tuple[int, ...]
     """Samples in the order in which their tokens lie in the buffers."""
 
@@ -188,8 +212,10 @@ class Counts:
     """Tokens that t2 masks, where an objective reads them."""
     replaced_per_group: tuple[int, ...]
     """Patches of all frames that v2 replaces, per group of samples; empty where no objective reads them."""
-    most_frames: int
-    """Of a sample."""
+    samples_with_frame: tuple[int, ...]
+    """By frame number, as many as a sample of the run may have frames: the samples that have it."""
+    itm_alone: int = 0
+    """Texts that ITM shows matched because no member of their group could be a wrong partner."""
 
     @property
     def replaced(self) -> int:
@@ -208,6 +234,8 @@ class Batch(Placed):
     labels: Labels
     negatives: HardNegatives | None
     """Where `losses.itm_negatives` is hard."""
+    identities: Identities | None
+    """Where duplicates are not negatives (`losses.duplicates`)."""
     lengths: Lengths = field(metadata=HOST)
     samples: Samples = field(metadata=HOST)
     counts: Counts = field(metadata=HOST)

@@ -40,7 +40,7 @@ def sample_of(batch: Batch, row: int, config: Config) -> Seen:
     """Return what the model sees of one row of a packed batch (on CPU)."""
     kinds, patch = batch.samples.kinds, config.model.vision.patch_size
     grids = [(config.data.image_size if k == "image" else config.data.video_size) // patch for k in kinds]
-    frames = batch.vision.frame_count.tolist()
+    frames = batch.samples.frames
     first = sum(f * g * g for f, g in zip(frames[:row], grids[:row], strict=True))
     shape = (frames[row], grids[row], grids[row])
     mean, std = (torch.tensor(values)[:, None, None] for values in (config.data.mean, config.data.std))

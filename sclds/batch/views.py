@@ -48,6 +48,10 @@ class SampleViews:
     """1 if the partner is the sample itself."""
     itm_draw: int = 0
     """Below `ITM_DRAWS`: chooses the partner where `losses.itm_negatives` is hard."""
+    itm_alone: bool = False
+    """Whether no other member of its group can be a wrong partner, so that ITM shows it matched."""
+    image_id: int | None = None
+    """Fingerprint of the stored image or video; None where nobody asks for it, and the sample id stands for it."""
 
 
 def grids_of(config: Config) -> tuple[int, ...]:

@@ -16,7 +16,8 @@ from sclds.config import Config
 from sclds.config.errors import UserError
 from sclds.config.overrides import replaced
 from sclds.config.reading import load_config
-from sclds.run.folder import RunFolder, read_metrics
+from sclds.run.folder import RunFolder
+from sclds.run.metrics import read_metrics
 from sclds.train.launch import pretrain
 
 MLM_VIEWS = {"exact": "t1", "economy": "t2"}

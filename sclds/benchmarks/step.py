@@ -79,7 +79,7 @@ def totals(
     grid = sizes["image_size"] // sizes["patch"]
     shape = (sizes["batch"] * grid**2, 3 * sizes["patch"] ** 2)
     patches = torch.from_numpy(rng.standard_normal(shape, dtype=np.float32)).to(device, dtype)
-    losses = LossesConfig()
+    losses = LossesConfig(duplicates="negatives")
     recipe = Recipe(PAD, losses, (grid,), len(views), sizes["fusion_layers"], attention or AttentionBackends())
     batch = pack(views, patches, recipe).to(torch.device(device))
     padded = pad_batch(views, patches, PAD, sizes["padded"])

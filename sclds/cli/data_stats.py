@@ -40,7 +40,8 @@ def _print(found: dict[str, dict[str, Any]], config: "Config") -> None:
     sheet.table(("", *found), rows, f"{config.name}: data", right=True)
     sheet.text(
         f"Counts and bytes are of all samples, the rest of those opened. Captions are cut at "
-        f"data.max_text_tokens={config.data.max_text_tokens}."
+        f"data.max_text_tokens={config.data.max_text_tokens}; shared are those that another of them equals, which "
+        f"losses.duplicates={config.losses.duplicates} is about."
     )
     for name, one in found.items():
         for reason, count in one["unusable"].items():
@@ -75,7 +76,7 @@ _CELLS: dict[str, Callable[[dict[str, Any]], str]] = {
     "captions each": lambda one: _range(one["captions_per_sample"]),
     "tokens each": lambda one: _range(one["tokens"]),
     "captions cut": lambda one: _percent(one["cut_share"]),
-    "captions repeated": lambda one: _percent(one["repeated_caption_share"]),
+    "captions shared": lambda one: _percent(one["repeated_caption_share"]),
     "unusable": lambda one: _percent(one["unusable_share"]),
 }
 """Row of the table → what it shows of a data set's statistics."""

@@ -17,6 +17,7 @@ from sclds.cli import (
     data_show,
     data_stats,
     doctor,
+    evaluate,
     launch,
     plan,
     prepare_embedded,
@@ -76,7 +77,7 @@ PROGRAM = Program(
             ),
         ),
         "Before a run": (doctor.command, plan.command, profile.command),
-        "Runs": (train.command, launch.command, report.command),
+        "Runs": (train.command, launch.command, report.command, evaluate.command),
         "Weights": (
             Group(
                 "convert",

@@ -1,6 +1,11 @@
 """Rules across settings: what no single field can refuse by itself, and what a resumed run may change."""
 
+import math
+
 from sclds.config.schema import Config, DataConfig, MaskingConfig, MayChangeMark, Section
+
+LOSS_WEIGHTS = ("contrastive", "sigmoid", "itm", "mlm", "mvsc", "mlsc", "mltc_image", "mltc_text")
+"""Fields of `losses` that are weights."""
 
 
 def cross_field_problems(config: Config) -> list[str]:
@@ -48,12 +53,7 @@ def cross_field_problems(config: Config) -> list[str]:
         problems.append("losses.itm_negatives=hard has no effect with losses.itm=0; remove it")
     if config.losses.scaling == "exact" and config.losses.published_world_size != 1:
         problems.append("losses.published_world_size has no effect with losses.scaling=exact; remove it")
-    engine, implementation = config.engine, config.optimizer.implementation
-    if implementation != "torch" and engine.zero_stage == 0 and engine.precision == "fp32":
-        problems.append(
-            f"optimizer.implementation={implementation} has no effect with engine.zero_stage=0 and "
-            f"engine.precision=fp32, where our own AdamW clips; remove it"
-        )
+    problems += _training_problems(config)
     if data.device == "cpu" and (data.hw_decoder_load != 0.9 or not data.nvdec):
         problems.append("data.hw_decoder_load and data.nvdec have no effect with data.device=cpu; remove them")
     if not data.randaugment_operations and data.randaugment_magnitude != 9:
@@ -64,11 +64,46 @@ def cross_field_problems(config: Config) -> list[str]:
                 problems.append(
                     f"data.{key} has no effect: no data set is a URL, and paths are read in place; remove it"
                 )
+    evaluation = config.evaluation
+    if evaluation.every and not data.heldout:
+        problems.append(f"evaluation.every={evaluation.every} has no effect with data.heldout=[]; remove it")
+    if evaluation.share != 1 and not evaluation.every:
+        problems.append(f"evaluation.share={evaluation.share} has no effect with evaluation.every=0; remove it")
+    if config.checkpoint.best and not evaluation.every:
+        problems.append(
+            f"checkpoint.best={config.checkpoint.best} is measured every evaluation.every steps, and that is 0; set it"
+        )
     names = [d.name for d in data.train] + [d.name for d in data.heldout]
     for name in sorted({n for n in names if names.count(n) > 1}):
         problems.append(f"data: two data sets are named '{name}'; give each its own name")
     if not data.train:
         problems.append("data.train is empty; name at least one data set")
+    return problems
+
+
+def _training_problems(config: Config) -> list[str]:
+    """Return what contradicts itself among losses, optimizer and engine."""
+    problems = []
+    engine, optimizer = config.engine, config.optimizer
+    if not any(getattr(config.losses, name) for name in LOSS_WEIGHTS):
+        problems.append(
+            f"losses: all weights are 0, so that nothing is learned; give one of {', '.join(LOSS_WEIGHTS)} a weight"
+        )
+    for part in ("fusion", "heads"):
+        multiplier = getattr(optimizer, f"{part}_multiplier")
+        if math.isinf(optimizer.learning_rate * multiplier):
+            problems.append(
+                f"optimizer.{part}_multiplier={multiplier} times optimizer.learning_rate={optimizer.learning_rate} is "
+                f"no number; lower the one or the other"
+            )
+    if optimizer.implementation != "torch" and engine.zero_stage == 0:
+        problems.append(
+            f"optimizer.implementation={optimizer.implementation} has no effect with engine.zero_stage=0, where our "
+            f"own AdamW clips and keeps fp32 weights; remove it"
+        )
+    if engine.gradient_precision == "bf16" and (engine.precision == "fp32" or engine.zero_stage == 0):
+        why = "engine.precision=fp32" if engine.precision == "fp32" else "engine.zero_stage=0, which adds up in fp32"
+        problems.append(f"engine.gradient_precision=bf16 has no effect with {why}; remove it")
     return problems
 
 

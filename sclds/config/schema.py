@@ -3,7 +3,7 @@
 `sclds.config.reading` reads a YAML file and `key=value` pairs over these defaults; every fault is reported at once.
 """
 
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -25,7 +25,10 @@ MayChange = Annotated[T, MayChangeMark()]
 
 
 class Section(BaseModel):
-    """Base of all sections: unknown keys are refused, values keep their type, field docstrings are descriptions."""
+    """Base of all sections: unknown keys are refused, values keep their type, field docstrings are descriptions.
+
+    No setting may be infinite or not a number.
+    """
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True, allow_inf_nan=False
@@ -247,6 +250,9 @@ class LossesConfig(Section):
     negatives: Literal["global_batch", "micro_batch"] = "global_batch"
     """Which samples are negatives under gradient accumulation: the whole global batch (a second forward pass), or the
     micro-batches that run at the same time."""
+    duplicates: Literal["negatives", "ignore", "positives"] = "ignore"
+    """What two samples of the same caption or the same image are to each other in the losses over the global batch and
+    in ITM: `negatives` as published, nothing (`ignore`), or `positives` like a sample's own partner."""
     scaling: Literal["exact", "published"] = "exact"
     """`exact`: weights mean what they say. `published`: contrastive, mvsc, mlsc and mltc_text gradients are divided by
     `published_world_size`, as the published gather did (not the temperature's)."""
@@ -280,12 +286,14 @@ class OptimizerConfig(Section):
     """Rate of the MLM and ITM heads as a multiple."""
     betas: tuple[Probability, Probability] = (0.9, 0.98)
     """AdamW's betas."""
-    eps: Annotated[float, Field(gt=0.0)] = 1e-8
-    """AdamW's epsilon."""
+    eps: Annotated[float, Field(ge=1e-30)] = 1e-8
+    """AdamW's epsilon; one that fp32 rounds to 0 would divide 0 by 0."""
     weight_decay: Weight = 0.01
     """Decoupled weight decay; none on biases, norms and the temperature."""
     clip_norm: Weight = 1.0
     """Largest global gradient norm; 0 does not clip."""
+    max_skipped_in_a_row: MayChange[Positive] = 10
+    """A run stops when this many steps on end are skipped because their gradient is not finite."""
     implementation: Literal["torch", "deepspeed", "apex"] = "torch"
     """Whose fused AdamW runs."""
 
@@ -306,6 +314,9 @@ class EngineConfig(Section):
     """0 replicates everything, 1 shards optimizer state, 2 gradients too, 3 parameters too."""
     precision: Literal["bf16", "fp32"] = "bf16"
     """Compute type; master weights are fp32 in both."""
+    gradient_precision: Literal["fp32", "bf16"] = "fp32"
+    """Type in which bf16 gradients are added up over micro-batches and over processes; `bf16` halves what is sent and
+    kept, and loses low bits with every addition."""
     activation_checkpointing: MayChange[bool] = False
     """Recompute every layer in backward instead of keeping its activations."""
     kernels: MayChange[Literal["auto", "triton", "torch"]] = "auto"
@@ -316,6 +327,9 @@ class EngineConfig(Section):
     """Attention backend: `auto` takes the first that this machine has, in this order."""
     env: MayChange[list[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]]] = []
     """Names of environment variables that every host needs, such as DATA_ROOT: `sclds launch` hands their values on."""
+    deepspeed: MayChange[dict[str, Any]] = {}
+    """Further settings of DeepSpeed, by its own names, over ours: buckets, prefetching, monitors. Keys that would
+    change what a step computes are refused, with the setting to use instead (docs/engine.md)."""
 
 
 class CheckpointConfig(Section):
@@ -325,6 +339,9 @@ class CheckpointConfig(Section):
     """Optimizer steps between checkpoints; one is always written at the end and on SIGTERM."""
     keep: Positive = 3
     """Checkpoints kept; older ones are removed after a newer one is complete."""
+    best: str | None = None
+    """Figure of the measurements during training (`evaluation.every`), such as `heldout/SET/total` or
+    `heldout/SET/text_to_vision_r10`: the checkpoint at which it was best is kept beside the newest ones."""
 
 
 class LimitsConfig(Section):
@@ -349,17 +366,24 @@ class LogConfig(Section):
     """Optimizer steps between images of masked inputs in TensorBoard; 0 writes none."""
     tensorboard: bool = True
     """Write TensorBoard event files."""
+    stuck_share: Share = 0.2
+    """A run says so once when a loss stayed at what guessing gives for this share of its steps; 0 never says so."""
 
 
 class EvaluationConfig(Section):
-    """What is measured on held-out data at the end; losses at step 0 too."""
+    """What is measured on held-out data at the end and, if asked for, during training; losses at step 0 too."""
 
     tasks: list[Literal["losses", "retrieval"]] = ["losses", "retrieval"]
     """What is measured: the mean of every loss, and zero-shot retrieval in both directions."""
     batch_size: Positive = 64
     """Samples encoded at once."""
     max_samples: Positive = 1000
-    """Most held-out samples of a kind that are ranked."""
+    """Most samples of each held-out set that are read."""
+    every: Annotated[int, Field(ge=0)] = 0
+    """Optimizer steps between measurements during training; 0 measures at the start and the end only."""
+    share: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    """Share of the batches of each held-out set that a measurement during training reads, at even distances and always
+    the same; the end reads all."""
 
 
 class Config(Section):

@@ -81,7 +81,7 @@ def memory_per_gpu(
     return {
         "parameters": parameters * value // sharded["parameters"],
         "gathered parameters": gathered,
-        "gradients": parameters * value // sharded["gradients"],
+        "gradients": parameters * _gradient_bytes(config) // sharded["gradients"],
         "optimizer state": parameters * (8 + master) // sharded["state"],
         "activations": split.micro * max(_activation_bytes(config, kind, text_tokens) for kind in kinds),
     }
@@ -91,19 +91,26 @@ def communication_per_step(config: Config, split: Split, parameters: int, frames
     """Return the bytes that one GPU receives in an optimizer step, by part."""
     world = split.world_size
     value = 2 if config.engine.precision == "bf16" else 4
-    others = parameters * value * (world - 1) // world
+    others, gradients = (parameters * size * (world - 1) // world for size in (value, _gradient_bytes(config)))
     two_pass = config.losses.negatives == "global_batch" and split.accumulation > 1
     forwards = split.accumulation * (2 if two_pass else 1)
     model = config.model
     feature = 4 * (2 * model.projection + 2 * model.fusion.width * (1 + frames))
     features = config.batch.global_size * (world - 1) // world * feature
     if config.engine.zero_stage == 3:
-        gathers, reduces = (forwards + split.accumulation) * others, split.accumulation * others
-    elif config.engine.zero_stage in (1, 2):
-        gathers, reduces = others, (split.accumulation if config.engine.zero_stage == 2 else 1) * others
+        gathers, reduces = (forwards + split.accumulation) * others, split.accumulation * gradients
+    elif config.engine.zero_stage == 2:
+        gathers, reduces = others, split.accumulation * gradients
     else:
-        gathers, reduces = 0, 2 * others
+        # DeepSpeed's optimizer of stage 1 for bf16 sums all of an fp32 gradient on every rank, as stage 0 does
+        everywhere = config.engine.zero_stage == 0 or _gradient_bytes(config) > value
+        gathers, reduces = others * config.engine.zero_stage, (2 if everywhere else 1) * gradients
     return {"parameter all-gather": gathers, "gradient reduction": reduces, "features": features}
+
+
+def _gradient_bytes(config: Config) -> int:
+    """Return the bytes of a value of a gradient, as it is kept and sent; at stage 0 our own optimizer adds in fp32."""
+    return 2 if config.engine.gradient_precision == "bf16" and config.engine.zero_stage else 4
 
 
 def plan(config: Config, gpus: int, gpu: str, utilization: float, text_tokens: int) -> dict[str, Any]:

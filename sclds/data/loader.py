@@ -8,9 +8,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from operator import attrgetter
 
+import numpy as np
 import torch
 
 from sclds.batch import ITM_DRAWS, Batch, SampleViews, pack, recipe_of
+from sclds.batch.duplicates import wrong_partners
 from sclds.config import Config, DatasetConfig
 from sclds.data.keys import generator
 from sclds.data.media.decode import Decoder, joined
@@ -93,10 +95,10 @@ class TrainingBatches:
             assembler = _Assembler(self._config, self._tokenizer, self.index, maker, decoder, self.quarantine)
             for step in itertools.count(self._start):
                 fetches.want(self.order.shards_ahead(step))
-                places = self.order.global_batch(step)
                 for a in range(self._accumulation):
                     positions = positions_of(a, self._rank, self._world_size, self._micro_size)
-                    yield pinned(assembler.training([places[g] for g in positions], step, positions.start))
+                    places = self.order.places(step, positions)
+                    yield pinned(assembler.training(places, step, positions.start))
         finally:
             fetches.close()
             decoder.close()
@@ -160,11 +162,16 @@ class _Assembler:
         for start in range(0, len(views), size):
             members = views[start : start + size]
             rng = generator(self._config.seed, "itm", *occasion, first_group + start // size)
-            partner, label = itm_partners([view.kind for view in members], rng)
+            rows = np.arange(len(members))
+            published = self._config.losses.duplicates == "negatives"
+            possible = wrong_partners(members, rows[:, None], rows, duplicates=published)
+            partner, label = itm_partners(possible, rng)
             draw = rng.integers(ITM_DRAWS, size=len(members))
+            alone = ~np.any(possible, axis=1)
+            drawn = zip(members, partner, label, draw, alone.tolist(), strict=True)
             paired += [
-                replace(view, itm_partner=start + int(p), itm_label=int(matched), itm_draw=int(d))
-                for view, p, matched, d in zip(members, partner, label, draw, strict=True)
+                replace(view, itm_partner=start + int(p), itm_label=int(m), itm_draw=int(d), itm_alone=is_alone)
+                for view, p, m, d, is_alone in drawn
             ]
         return paired
 
@@ -208,7 +215,7 @@ class HeldoutChunk:
 def heldout_chunks(config: Config, datasets: Sequence[DatasetConfig], size: int) -> list[HeldoutChunk]:
     """Return the held-out batches of data sets in fixed order, without reading a sample.
 
-    Samples come by data set and shard, each batch from one data set, at most `evaluation.max_samples` of a kind.
+    Samples come by data set and shard, each batch from one data set, at most `evaluation.max_samples` of a set.
 
     Args:
         config: The run.
@@ -218,11 +225,9 @@ def heldout_chunks(config: Config, datasets: Sequence[DatasetConfig], size: int)
     Raises:
         DataError: Shards are missing or unreadable.
     """
-    left = dict.fromkeys(("image", "video"), config.evaluation.max_samples)
     chunks = []
     for dataset in datasets:
-        count = min(len(open_index([dataset], cache_of(config.data))), left[dataset.kind])
-        left[dataset.kind] -= count
+        count = min(len(open_index([dataset], cache_of(config.data))), config.evaluation.max_samples)
         chunks += [HeldoutChunk(dataset, start, min(start + size, count)) for start in range(0, count, size)]
     return chunks
 

@@ -3,21 +3,31 @@
 Samples are shuffled in two stages: shards are permuted, then the samples of `shuffle_block` neighboring shards are
 permuted together. A larger block mixes better; a smaller one reads fewer files at a time. Only the blocks that a step
 touches are ever computed, so the first step of ten million samples comes as soon as that of ten thousand.
+
+A data set that is seen more than once an epoch, and the end of every epoch, could bring a sample into one global batch
+twice, as its own negative. Such repetitions change places nearby (`sclds.data.apart`), as far as an epoch has some
+global batches and a data set is larger than its share of one (`Order.crowded`).
 """
 
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sclds.config import DatasetConfig
+from sclds.data.apart import Stretch, apart_from, apart_within
 from sclds.data.keys import generator
 from sclds.data.storage.sample_index import SampleIndex
 
 _EPOCHS_KEPT = 2
-_BLOCKS_KEPT = 4
+_STRETCHES_KEPT = 4
+_STRETCH_BATCHES = 4
+"""Global batches of a stretch, at least: two may be shared with its neighbors, the others take what is moved."""
 Ints = NDArray[np.int64]
+K = TypeVar("K")
+V = TypeVar("V")
 
 
 @dataclass(frozen=True)
@@ -41,6 +51,8 @@ class _Pieces:
     """(p,) whether only the samples drawn for this epoch are seen."""
     block_end: Ints
     """(blocks,) samples of the epoch up to the end of each block of pieces."""
+    stretch_end: Ints
+    """(stretches,) the same for stretches: a block, or as many as have room to keep repetitions apart."""
     again: NDArray[np.bool_]
     """(samples,) drawn for this epoch once more; empty if no data set is seen in part."""
 
@@ -69,8 +81,31 @@ class Order:
         self._set_of_shard = np.repeat(np.arange(len(self._sets)), np.diff(changes))
         self._whole, self._part = self._repeats(weights)
         self._epochs: OrderedDict[int, _Pieces] = OrderedDict()
-        self._blocks: OrderedDict[tuple[int, int], Ints] = OrderedDict()
-        self.epoch_size = int((self._whole * np.diff(self._bounds) + self._part).sum())
+        self._drafts: OrderedDict[tuple[int, int], Stretch] = OrderedDict()
+        self._stretches: OrderedDict[tuple[int, int], Stretch] = OrderedDict()
+        seen = self._whole * np.diff(self._bounds) + self._part
+        self.epoch_size = int(seen.sum())
+        self._repeating = bool((seen > np.diff(self._bounds)).any())
+        """Whether an epoch has any sample twice."""
+
+    def crowding(self) -> list[str]:
+        """Return a sentence for every data set that has to stand in a global batch more than once."""
+        return [
+            f"Data set '{name}' has {size:,} samples, and a global batch takes {share:,.1f} of it: some stand there "
+            f"twice. Lower its weight or batch.global_size to avoid that"
+            for name, (size, share) in self.crowded().items()
+        ]
+
+    def crowded(self) -> dict[str, tuple[int, float]]:
+        """Return the data sets smaller than their share of a global batch, which holds samples of them twice.
+
+        Returns:
+            By name, the samples that it has, and those that a batch takes on average.
+        """
+        sizes = np.diff(self._bounds)
+        shares = (self._whole * sizes + self._part) * self._global_size / self.epoch_size
+        found = zip(self._sets, sizes.tolist(), shares.tolist(), strict=True)
+        return {name: (size, share) for name, size, share in found if share > size}
 
     def _repeats(self, weights: dict[str, float]) -> tuple[Ints, Ints]:
         """Return for each data set how often all of it is seen, and how many samples once more; at least one sample."""
@@ -87,8 +122,8 @@ class Order:
         Returns:
             (epoch_size,) sample + samples · repeat, where repeat counts how often the epoch has had the sample.
         """
-        blocks = range(len(self._pieces(epoch).block_end))
-        return np.concatenate([self._shuffled(epoch, block) for block in blocks])
+        stretches = range(len(self._pieces(epoch).stretch_end))
+        return np.concatenate([self._stretch(epoch, number).numbers for number in stretches])
 
     def global_batch(self, step: int) -> list[Place]:
         """Return the places of an optimizer step, (global_size,).
@@ -96,15 +131,22 @@ class Order:
         Args:
             step: Counts from 0.
         """
-        position = step * self._global_size
+        return self.places(step, range(self._global_size))
+
+    def places(self, step: int, positions: range) -> list[Place]:
+        """Return some neighboring places of an optimizer step; a rank asks for its own, however large the whole is.
+
+        Args:
+            step: Counts from 0.
+            positions: Of the global batch, with a step of 1.
+        """
+        position, end = step * self._global_size + positions.start, step * self._global_size + positions.stop
         places: list[Place] = []
-        while len(places) < self._global_size:
+        while position < end:
             epoch, row = divmod(position, self.epoch_size)
-            ends = self._pieces(epoch).block_end
-            number = int(np.searchsorted(ends, row, side="right"))
-            block = self._shuffled(epoch, number)
-            first = row - int(ends[number]) + len(block)
-            taken = block[first : first + self._global_size - len(places)]
+            stretch = self._stretch(epoch, int(np.searchsorted(self._pieces(epoch).stretch_end, row, side="right")))
+            first = position - stretch.start
+            taken = stretch.numbers[first : first + end - position]
             repeats, samples = np.divmod(taken, len(self._index))
             places += [Place(epoch, *pair) for pair in zip(repeats.tolist(), samples.tolist(), strict=True)]
             position += len(taken)
@@ -120,17 +162,39 @@ class Order:
             ahead += self._pieces(epoch + 1).shard[: self._block].tolist()
         return list(dict.fromkeys(ahead))
 
+    def _stretch(self, epoch: int, number: int) -> Stretch:
+        """Return a stretch as it is read: apart from itself and from the one before."""
+        if (epoch, number) not in self._stretches:
+            draft = self._draft(epoch, number)
+            # without repetitions only epochs can meet in a batch
+            if draft.start % self._global_size and (self._repeating or not number):
+                before = (epoch, number - 1) if number else (epoch - 1, len(self._pieces(epoch - 1).stretch_end) - 1)
+                rng = generator(self._seed, "apart from", epoch, number)
+                numbers = apart_from(draft, self._draft(*before), len(self._index), self._global_size, rng)
+                draft = replace(draft, numbers=numbers)
+            _keep(self._stretches, (epoch, number), draft, _STRETCHES_KEPT)
+        return self._stretches[epoch, number]
+
+    def _draft(self, epoch: int, number: int) -> Stretch:
+        """Return a stretch shuffled block by block, apart from itself."""
+        if (epoch, number) not in self._drafts:
+            pieces, ends = self._pieces(epoch), self._pieces(epoch).stretch_end
+            first, end = (int(ends[number - 1]) if number else 0), int(ends[number])
+            blocks = np.flatnonzero((pieces.block_end > first) & (pieces.block_end <= end)).tolist()
+            numbers = np.concatenate([self._shuffled(epoch, block) for block in blocks])
+            draft = Stretch(numbers, pieces.block_end[blocks] - first, epoch * self.epoch_size + first)
+            if self._repeating:
+                rng = generator(self._seed, "apart", epoch, number)
+                draft = replace(draft, numbers=apart_within(draft, len(self._index), self._global_size, rng))
+            _keep(self._drafts, (epoch, number), draft, _STRETCHES_KEPT)
+        return self._drafts[epoch, number]
+
     def _shuffled(self, epoch: int, block: int) -> Ints:
         """Return the samples of a block, permuted; numbered as in `epoch`."""
-        if (epoch, block) not in self._blocks:
-            pieces, start = self._pieces(epoch), block * self._block
-            chosen = range(start, min(start + self._block, len(pieces.shard)))
-            samples = np.concatenate([self._samples(pieces, i) for i in chosen])
-            self._blocks[epoch, block] = generator(self._seed, "block", epoch, start).permutation(samples)
-        self._blocks.move_to_end((epoch, block))
-        while len(self._blocks) > _BLOCKS_KEPT:
-            self._blocks.popitem(last=False)
-        return self._blocks[epoch, block]
+        pieces, start = self._pieces(epoch), block * self._block
+        chosen = range(start, min(start + self._block, len(pieces.shard)))
+        samples = np.concatenate([self._samples(pieces, i) for i in chosen])
+        return generator(self._seed, "block", epoch, start).permutation(samples)
 
     def _samples(self, pieces: _Pieces, piece: int) -> Ints:
         """Return the samples of a piece in the order of the file."""
@@ -143,9 +207,7 @@ class Order:
     def _pieces(self, epoch: int) -> _Pieces:
         """Return the shards of an epoch, permuted."""
         if epoch not in self._epochs:
-            self._epochs[epoch] = self._drawn(epoch)
-            while len(self._epochs) > _EPOCHS_KEPT:
-                self._epochs.popitem(last=False)
+            _keep(self._epochs, epoch, self._drawn(epoch), _EPOCHS_KEPT)
         return self._epochs[epoch]
 
     def _drawn(self, epoch: int) -> _Pieces:
@@ -159,7 +221,16 @@ class Order:
         filled = np.flatnonzero(length)
         order = filled[generator(self._seed, "shards", epoch).permutation(len(filled))]
         last = np.minimum(np.arange(self._block, len(order) + self._block, self._block), len(order)) - 1
-        return _Pieces(shard[order], repeat[order], partial[order], np.cumsum(length[order])[last], again)
+        ends = np.cumsum(length[order])[last]
+        return _Pieces(shard[order], repeat[order], partial[order], ends, self._stretch_ends(ends), again)
+
+    def _stretch_ends(self, block_end: Ints) -> Ints:
+        """Return the ends of stretches of whole blocks; what is left over at the end of the epoch joins the last."""
+        ends, least = [0], _STRETCH_BATCHES * self._global_size
+        for end in block_end.tolist():
+            if end - ends[-1] >= least:
+                ends.append(end)
+        return np.array([*ends[1:-1], self.epoch_size], np.int64)
 
     def _subset(self, epoch: int) -> tuple[NDArray[np.bool_], Ints]:
         """Draw the samples of data sets that are seen in part; return a mask, and how many each shard has."""
@@ -178,6 +249,13 @@ class Order:
         return again, drawn
 
 
+def _keep(kept: OrderedDict[K, V], key: K, value: V, most: int) -> None:
+    """Keep the newest values."""
+    kept[key] = value
+    while len(kept) > most:
+        kept.popitem(last=False)
+
+
 def weights_of(datasets: list[DatasetConfig]) -> dict[str, float]:
     """Return the weight of each data set by name."""
     return {dataset.name: dataset.weight for dataset in datasets}
@@ -189,28 +267,25 @@ def positions_of(accumulation_step: int, rank: int, world_size: int, micro_size:
     return range(first, first + micro_size)
 
 
-def itm_partners(kinds: list[str], rng: np.random.Generator) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def itm_partners(possible: NDArray[np.bool_], rng: np.random.Generator) -> tuple[Ints, Ints]:
     """Draw which image each text of a group is shown with, for image-text matching.
 
-    Half of the group (rounded down) keeps its own image; each other text gets that of another member, of its own kind
-    if there is one. A group of one keeps its own.
+    Half of the group (rounded down) keeps its own image; each other text gets that of a member that may be its wrong
+    partner, all equally likely. Where there is none it keeps its own.
 
     Args:
-        kinds: "image" or "video" of each of the n members.
+        possible: (n, n) which members' images may be shown as wrong ones beside each text, see `wrong_partners`.
         rng: Generator keyed to this group.
 
     Returns:
         partner: (n,) member whose image is shown.
         label: (n,) 1 where it is the right one, else 0.
     """
-    size = len(kinds)
+    size = len(possible)
     partner = np.arange(size, dtype=np.int64)
     label = np.ones(size, np.int64)
-    if size < 2:
-        return partner, label
     for row in rng.permutation(size)[size // 2 :].tolist():
-        others = [i for i in range(size) if i != row]
-        alike = [i for i in others if kinds[i] == kinds[row]]
-        partner[row] = rng.choice(alike or others)
-        label[row] = 0
+        if possible[row].any():
+            partner[row] = rng.choice(np.flatnonzero(possible[row]))
+            label[row] = 0
     return partner, label

@@ -3,11 +3,12 @@
 Every draw is keyed by (seed, purpose, occasion, sample id), so a sample is the same whoever reads it and whenever.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from sclds.batch import SampleViews
+from sclds.batch.duplicates import fingerprint
 from sclds.config import Config
 from sclds.data.keys import generator
 from sclds.data.masks import mlm_mask, mltc_vision_replace, scl_text_mask, scl_vision_keep
@@ -60,7 +61,10 @@ class SampleMaker:
         Raises:
             BadSampleError: Its caption or its image cannot be used.
         """
-        return Loaded(self.views(sample, occasion), self.encoded(sample, occasion))
+        views, encoded = self.views(sample, occasion), self.encoded(sample, occasion)
+        if self._config.losses.duplicates != "negatives":
+            views = replace(views, image_id=fingerprint(encoded.content))
+        return Loaded(views, encoded)
 
     def encoded(self, sample: int, occasion: Occasion) -> Encoded:
         """Read a sample's image or video and draw what is seen of it; arguments and errors as of a call."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from sclds.batch.duplicates import normalized_caption
 from sclds.config import Config, DatasetConfig
 from sclds.config.errors import UserError
 from sclds.data.keys import generator
@@ -82,7 +83,8 @@ def statistics(
     chosen = np.sort(draw.choice(len(index), size=count, replace=False)).tolist()
     opened = _open(index, config, tokenizer, chosen, advance)
     limit = config.data.max_text_tokens
-    repeated = len(opened.captions) - len(set(opened.captions))
+    times = Counter(map(normalized_caption, opened.captions))
+    repeated = sum(count for count in times.values() if count > 1)
     return {
         "kind": row.kind,
         "shards": len(index.shards),

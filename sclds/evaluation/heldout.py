@@ -5,6 +5,7 @@ rank runs equally many forwards (ZeRO-3 needs that), and what they found is put 
 """
 
 import hashlib
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,21 +14,26 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sclds.batch import Batch
-from sclds.config import Config
+from sclds.config import Config, DatasetConfig
 from sclds.config.errors import UserError
 from sclds.data.loader import HeldoutChunk, HeldoutReader, heldout_chunks
 from sclds.data.quarantine import Quarantine
 from sclds.data.tokenizer import Tokenizer
 from sclds.losses.communicator import Communicator, SingleProcess, gather_records
+from sclds.losses.makeup import makeup_of
 from sclds.losses.objectives import GlobalFeatures, features_of, step_loss
 from sclds.machine.implementations import compute_dtype
+from sclds.objectives import objectives_in_use
+from sclds.objectives.levels import trivial_level
 from sclds.objectives.table import TEXT_PROJECTION, VISION_PROJECTION
 
 
 @dataclass
 class Encoded:
-    """Held-out samples of one kind in the order of the data."""
+    """The samples of one held-out set in the order of the data."""
 
+    kind: str
+    """`image` or `video`."""
     text: list[Tensor] = field(default_factory=list)
     """Per batch, (B, P) on CPU."""
     vision: list[Tensor] = field(default_factory=list)
@@ -36,6 +42,10 @@ class Encoded:
     captions: list[str] = field(default_factory=list)
     losses: dict[str, list[float]] = field(default_factory=dict)
     """Per objective, a value a batch."""
+    levels: dict[str, list[float]] = field(default_factory=dict)
+    """Per objective, what guessing gives in that batch (`sclds.objectives.levels`)."""
+    loss_samples: int = 0
+    """Samples of such a batch: what a loss over the batch compares with."""
 
 
 class HeldoutPass:
@@ -48,6 +58,7 @@ class HeldoutPass:
         device: Where the model lies.
         communicator: All processes of the run.
         quarantine: Counts and names unusable samples, which are left out; by default it only counts.
+        share: Of the batches of each set, at least one, those that are read: at even distances, always the same.
     """
 
     def __init__(
@@ -58,33 +69,35 @@ class HeldoutPass:
         device: torch.device,
         communicator: Communicator,
         quarantine: Quarantine | None = None,
+        share: float = 1.0,
     ):
+        self._share = share
         self._model, self._config, self._device, self._communicator = model, config, device, communicator
         self._reader = HeldoutReader(config, tokenizer, config.evaluation.batch_size, quarantine)
         self._last_own: Batch | None = None
 
     def run(self) -> dict[str, Encoded]:
-        """Return what was found by kind, only kinds of which a sample can be used.
+        """Return what was found by the name of the set, only sets of which a sample can be used.
 
         Raises:
             UserError: On every rank, if any cannot read on, or finds other held-out sets than the rest.
         """
-        kinds: dict[str, Encoded] = {}
+        sets: dict[str, Encoded] = {}
         was_training = self._model.training
         self._model.eval()
         try:
             with torch.no_grad():
-                for kind in dict.fromkeys(dataset.kind for dataset in self._config.data.heldout):
-                    kinds[kind] = self._encode(kind)
+                for dataset in self._config.data.heldout:
+                    sets[dataset.name] = self._encode(dataset)
         finally:
             self._reader.close()
             self._model.train(was_training)
-        return {kind: encoded for kind, encoded in kinds.items() if encoded.sample_ids}
+        return {name: encoded for name, encoded in sets.items() if encoded.sample_ids}
 
-    def _encode(self, kind: str) -> Encoded:
-        """Run all batches of a kind."""
-        encoded, world_size = Encoded(), self._communicator.world_size
-        chunks = self._chunks(kind)
+    def _encode(self, dataset: DatasetConfig) -> Encoded:
+        """Run the batches of a set."""
+        encoded, world_size = Encoded(dataset.kind), self._communicator.world_size
+        chunks = self._chunks(dataset)
         for first in range(0, len(chunks), world_size):
             own = first + self._communicator.rank
             # ranks beyond the end read the last batch: all run equally many forwards
@@ -95,19 +108,25 @@ class HeldoutPass:
             self._take_in(batch if counted else None, self._forward(batch), encoded)
         return encoded
 
-    def _chunks(self, kind: str) -> list[HeldoutChunk]:
-        """Return the batches of a kind, after all ranks have found the same."""
-        datasets = [dataset for dataset in self._config.data.heldout if dataset.kind == kind]
+    def _chunks(self, dataset: DatasetConfig) -> list[HeldoutChunk]:
+        """Return the batches of a set that are read, after all ranks have found the same."""
         chunks: list[HeldoutChunk] = []
         fault: UserError | None = None
         try:
-            chunks = heldout_chunks(self._config, datasets, self._config.evaluation.batch_size)
+            chunks = self._chosen(heldout_chunks(self._config, [dataset], self._config.evaluation.batch_size))
         except UserError as error:
             fault = error
         listed = "\n".join(f"{chunk.dataset.name} {chunk.start} {chunk.end}" for chunk in chunks)
-        found = int.from_bytes(hashlib.sha256(listed.encode("utf-8", "surrogatepass")).digest()[:7], "big")
-        self._agree(fault, found)
+        digest = int.from_bytes(hashlib.sha256(listed.encode("utf-8", "surrogatepass")).digest()[:7], "big")
+        self._agree(fault, digest)
         return chunks
+
+    def _chosen(self, chunks: list[HeldoutChunk]) -> list[HeldoutChunk]:
+        """Return the share of the batches that is read; of a part of them, full ones, whose losses compare."""
+        if self._share == 1:
+            return chunks
+        full = [one for one in chunks if one.end - one.start == self._config.evaluation.batch_size] or chunks
+        return [full[place] for place in evenly_spaced(len(full), math.ceil(len(chunks) * self._share))]
 
     def _read(self, chunks: list[HeldoutChunk], number: int) -> tuple[Batch | None, bool]:
         """Return the batch of a chunk, or a stand-in where none of its samples can be used, and whether it is one.
@@ -162,7 +181,8 @@ class HeldoutPass:
         text, vision, losses = found
         record: dict[str, Any] = {"ids": [], "captions": [], "losses": losses}
         if batch is not None:
-            record |= {"ids": batch.samples.ids, "captions": batch.samples.captions}
+            levels = levels_of(batch, self._config)
+            record |= {"ids": batch.samples.ids, "captions": batch.samples.captions, "levels": levels}
         records = gather_records(record, self._communicator, self._device)
         rows = max(self._config.evaluation.batch_size, 1)
         all_text, all_vision = (
@@ -178,16 +198,20 @@ class HeldoutPass:
             encoded.captions += shown["captions"]
             # a contrastive loss over fewer samples is smaller, so that a short last batch would bend the mean
             if size == self._config.evaluation.batch_size or not encoded.losses:
-                for name, value in shown["losses"].items():
-                    encoded.losses.setdefault(name, []).append(value)
+                for values, of_batch in ((encoded.losses, shown["losses"]), (encoded.levels, shown["levels"])):
+                    for name, value in of_batch.items():
+                        values.setdefault(name, []).append(value)
+                encoded.loss_samples = size
 
 
-def mean_losses(kinds: dict[str, Encoded]) -> dict[str, float]:
-    """Return the mean of every loss over the kinds' batches, each kind weighted by its samples."""
-    total = sum(len(encoded.sample_ids) for encoded in kinds.values())
-    means: dict[str, float] = {}
-    for encoded in kinds.values():
-        share = len(encoded.sample_ids) / total
-        for name, values in encoded.losses.items():
-            means[name] = means.get(name, 0.0) + share * sum(values) / len(values)
-    return means
+def levels_of(batch: Batch, config: Config) -> dict[str, float]:
+    """Return what guessing gives for the losses of one batch, as far as that is known."""
+    makeup = makeup_of(batch, config.data.frames)
+    levels = {one.name: trivial_level(one, [makeup]) for one in objectives_in_use(config.losses)}
+    return {name: level for name, level in levels.items() if level is not None}
+
+
+def evenly_spaced(n: int, wanted: int) -> list[int]:
+    """Return up to `wanted` different indices below n, evenly spaced."""
+    count = min(n, wanted)
+    return [(2 * i + 1) * n // (2 * count) for i in range(count)]

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from sclds.evaluation.heldout import Encoded
+from sclds.evaluation.heldout import Encoded, evenly_spaced
 from sclds.evaluation.section import Cell, Section
+from sclds.losses.ranks import hits, ranks
 
 EXAMPLES = 8
 """Queries shown in the report."""
@@ -20,38 +21,70 @@ RETRIEVED = 5
 RECALLS = (1, 5, 10)
 DIRECTIONS = {"text_to_vision": "caption → {}", "vision_to_text": "{} → caption"}
 """Direction of a query, and how it is shown for a kind."""
+NOTE = (
+    "Zero-shot, on held-out pairs that training never saw. R@k is how often the right one is among the first k of the "
+    "candidates; the small figure and the mark are what chance gives, which depends on their number: recalls over "
+    "different numbers of candidates do not compare."
+)
+MEDIAN = "median_rank"
+FIGURES = (*(f"r{k}" for k in RECALLS), MEDIAN)
+"""What is told of a direction, by its key in `results.json`."""
 
 
-def evaluate_retrieval(kinds: dict[str, Encoded]) -> dict[str, Any]:
-    """Rank the held-out pairs of every kind.
+def evaluate_retrieval(sets: Mapping[str, Encoded]) -> dict[str, Any]:
+    """Rank the held-out pairs of every kind: those of all sets of a kind are candidates of one another.
 
     Returns:
         `retrieval` by kind (only kinds that are held out), and `examples`: for some queries the caption, its sample,
         the rank of the right one and the best five. Empty where nothing is held out.
     """
-    return {
-        "retrieval": {kind: rank_metrics(torch.cat(e.text), torch.cat(e.vision)) for kind, e in kinds.items()},
-        "examples": _examples(kinds),
-    }
+    kinds = _by_kind(sets)
+    return {"retrieval": {kind: rank_set(encoded) for kind, encoded in kinds.items()}, "examples": _examples(kinds)}
 
 
-def retrieval_section(results: Mapping[str, Any]) -> Section | None:
-    """Return the table of recalls beside chance; None where nothing was ranked."""
-    rows = []
+def rank_set(encoded: Encoded) -> dict[str, dict[str, float]]:
+    """Rank the pairs of one held-out set, see `rank_metrics`."""
+    return rank_metrics(torch.cat(encoded.text), torch.cat(encoded.vision))
+
+
+def retrieval_figures(row: Mapping[str, Any]) -> dict[str, float]:
+    """Return the figures of a set's row of `results.json` by `DIRECTION_FIGURE`, and the number of candidates."""
+    ranked = row.get("retrieval", {})
+    found = {f"{direction}_{key}": ranked[direction][key] for direction in ranked for key in FIGURES}
+    return found | ({"candidates": next(iter(ranked.values()))["n"]} if ranked else {})
+
+
+def _by_kind(sets: Mapping[str, Encoded]) -> dict[str, Encoded]:
+    """Return the samples of all sets of a kind together, in the order of the sets."""
+    kinds: dict[str, Encoded] = {}
+    for encoded in sets.values():
+        whole = kinds.setdefault(encoded.kind, Encoded(encoded.kind))
+        for name in ("text", "vision", "sample_ids", "captions"):
+            getattr(whole, name).extend(getattr(encoded, name))
+    return kinds
+
+
+def retrieval_sections(results: Mapping[str, Any]) -> list[Section]:
+    """Return the table of recalls beside chance, set by set; none where nothing was ranked."""
+    sets = {name: row for name, row in results.get("sets", {}).items() if row.get("retrieval")}
+    ranked = [(name, row["kind"], row["retrieval"]) for name, row in sets.items()]
+    kinds = [row["kind"] for row in sets.values()]
     for kind, directions in results.get("retrieval", {}).items():
-        for direction, label in DIRECTIONS.items():
-            row = directions[direction]
-            recalls = [
-                Cell(f"{row[f'r{k}']:.1%}", f"{min(1, k / row['n']):.1%}", row[f"r{k}"], k / row["n"]) for k in RECALLS
-            ]
-            rows.append((label.format(kind), (*recalls, Cell(f"{row['median_rank']:g}"), Cell(f"{row['n']:,}"))))
-    if not rows:
-        return None
-    note = (
-        "Zero-shot, on held-out pairs that training never saw. R@k is how often the right one is among the first k; "
-        "the small figure and the mark are what chance gives."
+        if kinds.count(kind) != 1:  # of a single set it would say the same again
+            ranked.append(("all sets" if sets else "held out", kind, directions))
+    rows = tuple(
+        (f"{name}: {label.format(kind)}", _cells(directions[direction]))
+        for name, kind, directions in ranked
+        for direction, label in DIRECTIONS.items()
     )
-    return Section("Retrieval", note, (*(f"R@{k}" for k in RECALLS), "median rank", "candidates"), tuple(rows))
+    columns = (*(f"R@{k}" for k in RECALLS), "median rank", "candidates")
+    return [Section("Retrieval", NOTE, columns, rows)] if rows else []
+
+
+def _cells(row: Mapping[str, float]) -> tuple[Cell, ...]:
+    chances = {k: min(1.0, k / row["n"]) for k in RECALLS}
+    recalls = [Cell(f"{row[f'r{k}']:.1%}", f"{chance:.1%}", row[f"r{k}"], chance) for k, chance in chances.items()]
+    return (*recalls, Cell(f"{row[MEDIAN]:g}", f"{(row['n'] + 1) / 2:g}"), Cell(f"{row['n']:,}"))
 
 
 def rank_metrics(text: Tensor, vision: Tensor) -> dict[str, dict[str, float]]:
@@ -79,23 +112,24 @@ def _directed(similarity: Tensor) -> dict[str, float]:
     n = len(similarity)
     if not n:
         raise ValueError("there is no pair to rank")
-    ranks = _ranks(similarity).double()
-    recalls = {f"r{k}": float((ranks <= k).double().mean()) for k in RECALLS}
-    return {"n": n, **recalls, "median_rank": float(ranks.quantile(0.5)), "chance_r10": min(1.0, 10 / n)}
+    own = torch.arange(n, device=similarity.device)
+    recalls = {f"r{k}": float(hits(similarity, own, k).double().mean()) for k in RECALLS}
+    return {
+        "n": n,
+        **recalls,
+        MEDIAN: float(ranks(similarity, own).double().quantile(0.5)),
+        "chance_r10": min(1.0, 10 / n),
+    }
 
 
-def _ranks(similarity: Tensor) -> Tensor:
-    """Return the rank of the diagonal in each row: how many candidates, itself included, are not less similar."""
-    return (~(similarity < similarity.diagonal()[:, None])).sum(1)
-
-
-def _examples(kinds: dict[str, Encoded]) -> list[dict[str, Any]]:
+def _examples(kinds: Mapping[str, Encoded]) -> list[dict[str, Any]]:
     """Return evenly spaced text queries (not chosen by result), shared between the kinds, with their best matches."""
     examples = []
     for turn, (kind, encoded) in enumerate(sorted(kinds.items())):
         wanted = EXAMPLES // len(kinds) + (turn < EXAMPLES % len(kinds))
         similarity = cosine(torch.cat(encoded.text), torch.cat(encoded.vision))
-        ranks, n = _ranks(similarity), len(encoded.sample_ids)
+        n = len(encoded.sample_ids)
+        found = ranks(similarity, torch.arange(n, device=similarity.device))
         for query in evenly_spaced(n, wanted):
             best = similarity[query].topk(min(RETRIEVED, n)).indices.tolist()
             examples.append(
@@ -103,15 +137,9 @@ def _examples(kinds: dict[str, Encoded]) -> list[dict[str, Any]]:
                     "kind": kind,
                     "sample_id": encoded.sample_ids[query],
                     "caption": encoded.captions[query],
-                    "rank": int(ranks[query]),
+                    "rank": int(found[query]),
                     "of": n,
                     "retrieved": [encoded.sample_ids[i] for i in best],
                 }
             )
     return examples
-
-
-def evenly_spaced(n: int, wanted: int) -> list[int]:
-    """Return up to `wanted` different indices below n, evenly spaced."""
-    count = min(n, wanted)
-    return [(2 * i + 1) * n // (2 * count) for i in range(count)]

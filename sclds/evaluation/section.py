@@ -22,7 +22,7 @@ class Section:
 
     title: str
     note: str
-    """What the figures mean, a sentence or two."""
+    """What the figures mean, a sentence or two; empty where the section before has said it."""
     columns: tuple[str, ...]
     """Over the figures; the first column of the table, the names of the rows, has no title."""
     rows: tuple[tuple[str, tuple[Cell, ...]], ...]

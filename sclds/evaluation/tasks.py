@@ -1,7 +1,7 @@
 """What is measured on held-out data: tasks by name, as `evaluation.tasks` of the configuration lists them.
 
-A task turns the held-out pass into entries of `results.json`. A new one is a row here, its module, and its name in
-`sclds.config.EvaluationConfig`.
+A task turns the held-out pass into entries of `results.json`, for all sets together and for each by itself. A new one
+is a row here, its module, and its name in `sclds.config.EvaluationConfig`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -15,29 +15,58 @@ from torch import nn
 from sclds.config import Config
 from sclds.data.quarantine import Quarantine
 from sclds.data.tokenizer import Tokenizer
-from sclds.evaluation.heldout import Encoded, HeldoutPass, mean_losses
-from sclds.evaluation.retrieval import evaluate_retrieval, retrieval_section
+from sclds.evaluation.heldout import Encoded, HeldoutPass
+from sclds.evaluation.losses import ACCURACY, TOTAL, evaluate_losses, loss_sections, losses_of_set
+from sclds.evaluation.retrieval import (
+    DIRECTIONS,
+    FIGURES,
+    MEDIAN,
+    evaluate_retrieval,
+    rank_set,
+    retrieval_figures,
+    retrieval_sections,
+)
 from sclds.evaluation.section import Section
 from sclds.losses.communicator import Communicator
+from sclds.objectives import objectives_in_use
 
 
 @dataclass(frozen=True)
 class Task:
     """One thing that is measured."""
 
-    evaluate: Callable[[dict[str, Encoded]], dict[str, Any]]
-    """From what the held-out pass found, by kind, to entries of `results.json`."""
-    section: Callable[[Mapping[str, Any]], Section | None] = lambda results: None
-    """From `results.json` to what the page shows; None where there is nothing yet, or the page has its own place."""
+    evaluate: Callable[[Mapping[str, Encoded]], dict[str, Any]]
+    """From what the held-out pass found, by set, to entries of `results.json`."""
+    of_set: Callable[[Encoded], dict[str, Any]]
+    """From what it found of one set to entries of that set's row under `sets` in `results.json`."""
+    figures: Callable[[Mapping[str, Any]], dict[str, float]]
+    """From a set's row, as `of_set` gave it, to the figures that are followed during training, by name."""
+    figure_names: Callable[[Config], list[str]]
+    """The names of these figures, before anything is measured."""
+    sections: Callable[[Mapping[str, Any]], list[Section]]
+    """From `results.json` to what the page shows; none where there is nothing yet."""
+
+
+def _loss_names(config: Config) -> list[str]:
+    names = [objective.name for objective in objectives_in_use(config.losses)]
+    return [TOTAL, *names, *(f"{name}{ACCURACY}" for name in names)]
 
 
 TASKS: Mapping[str, Task] = MappingProxyType(
     {
-        "losses": Task(lambda kinds: {"losses": mean_losses(kinds)}),  # beside the curves of training
-        "retrieval": Task(evaluate_retrieval, retrieval_section),
+        "retrieval": Task(
+            evaluate_retrieval,
+            lambda encoded: {"retrieval": rank_set(encoded)},
+            retrieval_figures,
+            lambda config: [f"{direction}_{key}" for direction in DIRECTIONS for key in FIGURES],
+            retrieval_sections,
+        ),
+        "losses": Task(
+            evaluate_losses, losses_of_set, lambda row: dict(row.get("losses", {})), _loss_names, loss_sections
+        ),
     }
 )
-"""By the name in `evaluation.tasks`."""
+"""By the name in `evaluation.tasks`, in the order of pages."""
 
 
 def evaluate(
@@ -48,6 +77,7 @@ def evaluate(
     communicator: Communicator,
     quarantine: Quarantine | None = None,
     tasks: Sequence[str] | None = None,
+    share: float = 1.0,
 ) -> dict[str, Any]:
     """Measure tasks on the held-out sets in one pass; every rank calls it and gets the same result.
 
@@ -59,15 +89,45 @@ def evaluate(
         communicator: All processes of the run.
         quarantine: Counts and names unusable samples, which are left out; by default it only counts.
         tasks: Names of `TASKS`; by default those of `evaluation.tasks`.
+        share: Of the batches of each set, those that are read.
 
     Returns:
-        The entries of all tasks.
+        The entries of all tasks, and `sets`: a row for each held-out set of which a sample can be used.
 
     Raises:
         UserError: On every rank, if any cannot read its samples.
     """
-    kinds = HeldoutPass(model, config, tokenizer, device, communicator, quarantine).run()
+    found = HeldoutPass(model, config, tokenizer, device, communicator, quarantine, share).run()
+    rows = {name: {"kind": one.kind, "samples": len(one.sample_ids)} for name, one in found.items()}
     results: dict[str, Any] = {}
     for name in config.evaluation.tasks if tasks is None else tasks:
-        results |= TASKS[name].evaluate(kinds)
-    return results
+        results |= TASKS[name].evaluate(found)
+        for of, encoded in found.items():
+            rows[of] |= TASKS[name].of_set(encoded)
+    return results | {"sets": rows}
+
+
+def figures(results: Mapping[str, Any]) -> dict[str, float]:
+    """Return every figure of what `evaluate` gave under `heldout/SET/FIGURE`, as metrics and TensorBoard name it."""
+    return {
+        f"heldout/{name}/{figure}": value
+        for name, row in results["sets"].items()
+        for task in TASKS.values()
+        for figure, value in task.figures(row).items()
+    }
+
+
+def figure_names(config: Config) -> list[str]:
+    """Return the names that `figures` can give for a run."""
+    names = [name for task in config.evaluation.tasks for name in TASKS[task].figure_names(config)]
+    return [f"heldout/{dataset.name}/{name}" for dataset in config.data.heldout for name in names]
+
+
+def higher_is_better(figure: str) -> bool:
+    """Return whether a figure is a share of what was found, and not a loss or a rank."""
+    return not figure.endswith(MEDIAN) and figure.endswith((ACCURACY, *FIGURES))
+
+
+def sections(results: Mapping[str, Any]) -> list[Section]:
+    """Return the tables of every task that has left something."""
+    return [section for task in TASKS.values() for section in task.sections(results)]

@@ -1,10 +1,16 @@
 """What the losses need of a process group, and the single process that needs none."""
 
 import json
+import math
+from collections.abc import Sequence
 from typing import Any, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+
+Ints = NDArray[np.int64]
 
 
 class Communicator(Protocol):
@@ -19,6 +25,10 @@ class Communicator(Protocol):
 
     def all_reduce_sum(self, tensor: Tensor) -> Tensor:
         """Return the sum over ranks."""
+        ...
+
+    def gather_counts(self, counts: Sequence[int]) -> Ints:
+        """Return (W, k) from as many numbers on every rank, from host to host: no device takes part or waits."""
         ...
 
 
@@ -36,31 +46,48 @@ class SingleProcess:
         """Return the tensor."""
         return tensor
 
+    def gather_counts(self, counts: Sequence[int]) -> Ints:
+        """Return the numbers with a leading axis of one."""
+        return np.array([counts], np.int64)
 
-def gather_ragged(tensors: list[Tensor], communicator: Communicator) -> list[list[Tensor]]:
-    """Gather tensors whose first axis differs between ranks, all of them in one message.
+
+def gather_rows(tensors: Sequence[Tensor], lengths: Ints, communicator: Communicator) -> list[Tensor]:
+    """Gather tensors whose first axis differs between ranks, all of them in one message, without asking the device.
+
+    Nothing here is a loop over ranks: each tensor has the room of the longest rank's, and rows that no rank filled are
+    left out by one index, where there are any.
 
     Args:
-        tensors: Of one dtype and device; every rank passes as many, equal in all axes but the first.
+        tensors: T of one dtype and device; every rank passes as many, equal in all axes but the first.
+        lengths: (W, T) rows of every rank's tensors, known on the host, see `Communicator.gather_counts`.
         communicator: The processes.
 
     Returns:
-        For every rank, its list of tensors.
+        For every tensor the rows of all ranks, in rank order.
     """
-    lengths = torch.tensor([len(t) for t in tensors], dtype=torch.int64, device=tensors[0].device)
-    all_lengths = communicator.all_gather(lengths).tolist()
-    widths = [t[0].numel() if len(t) else t.shape[1:].numel() for t in tensors]
-    sizes = [sum(n * w for n, w in zip(row, widths, strict=True)) for row in all_lengths]
-    message = tensors[0].new_zeros(max(sizes))
-    mine = torch.cat([t.flatten() for t in tensors])
-    message[: len(mine)] = mine
-    gathered = communicator.all_gather(message)
-    ranks = []
-    for row, lengths_of_rank, size in zip(gathered, all_lengths, sizes, strict=True):
-        parts = row[:size].split([n * w for n, w in zip(lengths_of_rank, widths, strict=True)])
-        shapes = [(n, *t.shape[1:]) for n, t in zip(lengths_of_rank, tensors, strict=True)]
-        ranks.append([p.view(shape) for p, shape in zip(parts, shapes, strict=True)])
-    return ranks
+    most = lengths.max(axis=0).tolist()
+    widths = [math.prod(tensor.shape[1:]) for tensor in tensors]
+    ends = np.cumsum([rows * width for rows, width in zip(most, widths, strict=True)]).tolist()
+    message = tensors[0].new_zeros(ends[-1] if ends else 0)
+    for tensor, end, rows, width in zip(tensors, ends, most, widths, strict=True):
+        start = end - rows * width
+        message[start : start + tensor.numel()] = tensor.flatten()
+    gathered = communicator.all_gather(message) if len(message) else message.expand(communicator.world_size, 0)
+    found = []
+    for k, (tensor, end, rows, width) in enumerate(zip(tensors, ends, most, widths, strict=True)):
+        if width == 0:  # a view of nothing has strides of its own
+            found.append(tensor.new_empty(int(lengths[:, k].sum()), *tensor.shape[1:]))
+            continue
+        whole = gathered[:, end - rows * width : end].reshape(communicator.world_size * rows, *tensor.shape[1:])
+        filled = np.arange(rows) < lengths[:, k, None]
+        found.append(whole if filled.all() else whole[on_device(np.flatnonzero(filled), whole.device)])
+    return found
+
+
+def on_device(array: Ints, device: torch.device) -> Tensor:
+    """Copy an array to a device while the host goes on."""
+    tensor = torch.from_numpy(array)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def gather_records(record: Any, communicator: Communicator, device: torch.device) -> list[Any]:
@@ -76,4 +103,7 @@ def gather_records(record: Any, communicator: Communicator, device: torch.device
     """
     # ASCII escapes keep names that are no valid text, as archives hold them
     message = torch.frombuffer(bytearray(json.dumps(record).encode("ascii")), dtype=torch.uint8).to(device)
-    return [json.loads(bytes(own.tolist())) for (own,) in gather_ragged([message], communicator)]
+    lengths = communicator.gather_counts([len(message)])
+    (joined,) = gather_rows([message], lengths, communicator)
+    whole, ends = bytes(joined.tolist()), np.cumsum(lengths[:, 0]).tolist()
+    return [json.loads(whole[start:end]) for start, end in zip([0, *ends[:-1]], ends, strict=True)]

@@ -6,15 +6,15 @@ The global order is by accumulation step, then rank, then row: the order of the 
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from scl_kernels import InfoNCEProblem, InfoNCEStatistics, infonce_statistics
+from scl_kernels import Duplicates, InfoNCEProblem, InfoNCEStatistics, duplicates_of, infonce_statistics
 from sclds.batch import Batch
 from sclds.config import LossesConfig
-from sclds.losses.communicator import Communicator, gather_ragged
+from sclds.losses.communicator import Communicator, Ints, gather_rows
 from sclds.losses.scaled_gradient import scaled_gradient
 from sclds.objectives import Objective, objectives_in_use
 from sclds.objectives.table import TEMPERATURE
@@ -57,6 +57,8 @@ class Rows:
     """(n, C) partners."""
     weight: Tensor
     """(n,) fp32 weight of each row in the objective's mean."""
+    ids: Tensor
+    """(n, 2) int64 identities, by either of which rows are duplicates; (n, 0) where nobody asks or all differ."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,39 @@ class Candidates:
     """First own row, for every accumulation step."""
     statistics: list[InfoNCEStatistics]
     """Of the own rows, for every accumulation step."""
+    duplicates: Duplicates | None
+    """None where they are negatives."""
+
+
+class StepSizes:
+    """How many rows every rank brings to each comparison of an optimizer step, known on the host before the forward.
+
+    Args:
+        table: (W, A, 4 + F) of every rank and accumulation step: samples, words, completed tokens, replaced patches,
+            and by frame number the samples that have it.
+    """
+
+    def __init__(self, table: Ints):
+        self._table = table
+        samples, words, completed, replaced, *with_frame = table.sum(axis=(0, 1)).tolist()
+        self.counts = GlobalCounts(samples, words, completed, replaced, frames=sum(n > 0 for n in with_frame))
+
+    @classmethod
+    def gather(cls, batches: Sequence[Batch], communicator: Communicator) -> "StepSizes":
+        """Exchange the sizes of all micro-batches of a step, from host to host."""
+        own = [
+            (c.samples, c.words, c.completed, c.replaced, *c.samples_with_frame)
+            for c in (batch.counts for batch in batches)
+        ]
+        flat = communicator.gather_counts([number for step in own for number in step])
+        return cls(flat.reshape(communicator.world_size, len(own), -1))
+
+    def rows(self, term: Term, steps: range) -> Ints:
+        """Return (W, steps) rows that each rank brings to a comparison at some accumulation steps."""
+        if term.frame is not None:
+            return self._table[:, steps.start : steps.stop, 4 + term.frame]
+        column = {"samples": 0, "words": 1, "completed": 2, "replaced": 3}[term.objective.count]
+        return self._table[:, steps.start : steps.stop, column]
 
 
 class GlobalFeatures:
@@ -91,7 +126,8 @@ class GlobalFeatures:
         batches: Sequence[Batch],
         losses: LossesConfig,
         communicator: Communicator,
-        step_batches: Sequence[Batch] | None = None,
+        sizes: StepSizes | None = None,
+        first_step: int = 0,
     ) -> "GlobalFeatures":
         """Gather features over ranks and accumulation steps.
 
@@ -100,13 +136,16 @@ class GlobalFeatures:
             batches: Their micro-batches.
             losses: Objectives in use.
             communicator: The processes.
-            step_batches: All micro-batches of the step, which normalize the means; by default `batches`.
+            sizes: Of all micro-batches of the step, which normalize the means; by default those of `batches`.
+            first_step: Accumulation step of the first of `batches` among those of `sizes`.
         """
-        counts = _global_counts(step_batches or batches, features[0][TEMPERATURE].device, communicator)
-        own = [own_rows(f, b, counts, losses) for f, b in zip(features, batches, strict=True)]
+        sizes = sizes or StepSizes.gather(batches, communicator)
+        own = [own_rows(f, b, sizes.counts, losses) for f, b in zip(features, batches, strict=True)]
         if not own[0]:
-            return cls({}, counts)
-        return cls(_gather_candidates(own, features, losses, counts, communicator), counts)
+            return cls({}, sizes.counts)
+        steps = range(first_step, first_step + len(batches))
+        lengths = {term: sizes.rows(term, steps) for term in own[0]}
+        return cls(_gather_candidates(own, lengths, features, losses, sizes.counts, communicator), sizes.counts)
 
 
 def features_of(outputs: Mapping[str, Tensor], batch: Batch) -> Features:
@@ -134,17 +173,29 @@ def own_rows(
             continue
         assert objective.compared is not None
         a, b = (outputs[output.name] for output in objective.compared)
+        ids = _identities(objective, batch, a)
         if not objective.per_frame:
             weight = a.new_full((len(a),), 1 / counts.of(objective), dtype=torch.float32)
-            own[Term(objective)] = Rows(a, b, weight)
+            own[Term(objective)] = Rows(a, b, weight, ids)
             continue
-        frames = batch.vision.frame_count
-        first = frames.cumsum(0) - frames
-        for number in range(counts.frames):
-            rows = (first + number)[frames > number]
-            weight = 1 / (frames[frames > number].float() * counts.of(objective))
-            own[Term(objective, number)] = Rows(a[rows], b[rows], weight)
+        for number, frame in enumerate(batch.vision.frames[: counts.frames]):
+            weight = 1 / (frame.frame_count.float() * counts.of(objective))
+            of_frame = ids if ids.shape[1] == 0 else ids[frame.samples]
+            own[Term(objective, number)] = Rows(a[frame.rows], b[frame.rows], weight, of_frame[: len(weight)])
     return own
+
+
+def _identities(objective: Objective, batch: Batch, rows: Tensor) -> Tensor:
+    """Return the identities of the samples that an objective compares, (B, 2) int64, or none of `rows`, (n, 0).
+
+    Images that show the same are no duplicates for captions that are completed, nor the other way round.
+    """
+    identities = batch.identities
+    if identities is None or objective.duplicates is None:
+        return rows.new_empty(len(rows), 0, dtype=torch.int64)
+    caption, image = identities.caption, identities.image
+    by = {"caption": (caption, caption), "image": (image, image), "either": (caption, image)}
+    return torch.stack(by[objective.duplicates], dim=1)
 
 
 def weighed(rows: Rows, losses: LossesConfig) -> tuple[Tensor, Tensor]:
@@ -162,32 +213,41 @@ def problem_of(
     a, b = weighed(rows, losses)
     tau = temperature if term.objective.learnable_temperature else losses.completion_temperature
     return InfoNCEProblem(
-        a, b, candidates.a_all, candidates.b_all, tau, candidates.offsets[step], candidates.weight_all
+        a,
+        b,
+        candidates.a_all,
+        candidates.b_all,
+        tau,
+        candidates.offsets[step],
+        candidates.weight_all,
+        candidates.duplicates,
     )
 
 
 def _gather_candidates(
     own: list[dict[Term, Rows]],
+    lengths: Mapping[Term, Ints],
     features: Sequence[Features],
     losses: LossesConfig,
     counts: GlobalCounts,
     communicator: Communicator,
 ) -> dict[Term, Candidates]:
     """Gather the rows of all ranks in one message, then the log-sum-exps of every nce in another."""
-    terms = list(own[0])
-    ranks = gather_ragged([x for step in own for rows in step.values() for x in (rows.a, rows.b)], communicator)
+    terms, dtype = list(own[0]), next(iter(own[0].values())).a.dtype
+    # identities travel as they are, 64 bits each, in the message of the features
+    sent = [x for step in own for rows in step.values() for x in (rows.a, rows.b, rows.ids.view(dtype))]
+    by_tensor = np.stack([lengths[term][:, s] for s in range(len(own)) for term in terms for _ in range(3)], axis=1)
+    gathered = gather_rows(sent, by_tensor, communicator)
     found: dict[Term, Candidates] = {}
     for k, term in enumerate(terms):
-        places = [2 * (s * len(terms) + k) for s in range(len(own))]
-        a_all = torch.cat([rank[p] for p in places for rank in ranks])
-        b_all = torch.cat([rank[p + 1] for p in places for rank in ranks])
-        lengths = [[len(rank[p]) for rank in ranks] for p in places]
-        earlier_steps = [0, *accumulate(map(sum, lengths))]
-        offsets = [earlier_steps[s] + sum(lengths[s][: communicator.rank]) for s in range(len(own))]
+        places = [3 * (s * len(terms) + k) for s in range(len(own))]
+        a_all, b_all, sent_ids = (torch.cat([gathered[place + i] for place in places]) for i in range(3))
+        offsets = _first_rows(lengths[term], communicator.rank)
         empty = a_all.new_zeros(0)
         # those of an nce may differ from row to row, and come with the log-sum-exps
         weights = a_all.new_full((len(a_all),), 1 / counts.of(term.objective), dtype=torch.float32)
-        found[term] = Candidates(a_all, b_all, weights, empty, empty, offsets, [])
+        duplicates = _duplicates(sent_ids, losses)
+        found[term] = Candidates(a_all, b_all, weights, empty, empty, offsets, [], duplicates)
     compared = {term: candidates for term, candidates in found.items() if term.objective.loss == "nce"}
     if not compared:
         return found
@@ -197,11 +257,28 @@ def _gather_candidates(
         )
         for s, step in enumerate(own)
     ]
-    return found | _with_log_sum_exps(own, compared, statistics, communicator)
+    return found | _with_log_sum_exps(own, lengths, compared, statistics, communicator)
+
+
+def _first_rows(lengths: Ints, rank: int) -> list[int]:
+    """Return a rank's first row in the global order, for every accumulation step, of (W, A) rows of all ranks."""
+    in_order = lengths.T.flatten()
+    return (np.cumsum(in_order) - in_order).reshape(lengths.T.shape)[:, rank].tolist()
+
+
+def _duplicates(sent: Tensor, losses: LossesConfig) -> Duplicates | None:
+    """Return which of a term's N rows are duplicates, of the identities that were sent; of none: no two rows are."""
+    if losses.duplicates == "negatives":
+        return None
+    ids_all = sent.view(torch.int64).T.contiguous() if sent.shape[1] else None
+    if ids_all is None:
+        ids_all = torch.arange(len(sent), device=sent.device).repeat(2, 1)
+    return duplicates_of(ids_all, losses.duplicates)
 
 
 def _with_log_sum_exps(
     own: list[dict[Term, Rows]],
+    lengths: Mapping[Term, Ints],
     found: dict[Term, Candidates],
     statistics: list[list[InfoNCEStatistics]],
     communicator: Communicator,
@@ -212,10 +289,11 @@ def _with_log_sum_exps(
         for step, of_step in zip(own, statistics, strict=True)
         for term, x in zip(found, of_step, strict=True)
     ]
-    ranks = gather_ragged(flat, communicator)
+    by_tensor = np.stack([lengths[term][:, s] for s in range(len(own)) for term in found], axis=1)
+    gathered = gather_rows(flat, by_tensor, communicator)
     whole = {}
     for k, (term, candidates) in enumerate(found.items()):
-        table = torch.cat([rank[s * len(found) + k] for s in range(len(own)) for rank in ranks])
+        table = torch.cat([gathered[s * len(found) + k] for s in range(len(own))])
         row_lse, col_lse, weight = table.unbind(1)
         whole[term] = dataclasses.replace(
             candidates,
@@ -225,16 +303,3 @@ def _with_log_sum_exps(
             statistics=[of_step[k] for of_step in statistics],
         )
     return whole
-
-
-def _global_counts(batches: Sequence[Batch], device: torch.device, communicator: Communicator) -> GlobalCounts:
-    own = [
-        sum(batch.counts.samples for batch in batches),
-        sum(batch.counts.words for batch in batches),
-        sum(batch.counts.completed for batch in batches),
-        sum(batch.counts.replaced for batch in batches),
-        max(batch.counts.most_frames for batch in batches),
-    ]
-    ranks = communicator.all_gather(torch.tensor(own, dtype=torch.float64, device=device))
-    samples, words, completed, replaced, _ = ranks.sum(0).tolist()
-    return GlobalCounts(samples, words, completed, replaced, frames=int(ranks[:, -1].max()))

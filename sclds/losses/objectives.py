@@ -19,15 +19,17 @@ from sclds.losses.global_features import (
     GlobalCounts,
     GlobalFeatures,
     Rows,
+    StepSizes,
     features_of,
     own_rows,
     problem_of,
     weighed,
 )
+from sclds.losses.ranks import hits
 from sclds.objectives import Objective, objectives_in_use
 from sclds.objectives.table import PAIRWISE_BIAS, PAIRWISE_SCALE, TEMPERATURE
 
-__all__ = ["GlobalFeatures", "features_of", "step_loss"]
+__all__ = ["GlobalFeatures", "StepSizes", "features_of", "step_loss"]
 
 Outputs = Mapping[str, Tensor]
 Terms = dict[str, Tensor]
@@ -46,7 +48,8 @@ def step_loss(
         losses: Weights; 0 is off and not computed.
 
     Returns:
-        The total () and detached terms by name; accuracies beside them. Sums over ranks and accumulation steps are the
+        The total () and detached terms by name; accuracies beside them, and the share of texts that ITM has to show
+        matched (`itm_alone`). Sums over ranks and accumulation steps are the
         values of the global batch.
     """
     counts = global_features.counts
@@ -54,6 +57,9 @@ def step_loss(
     for objective in objectives_in_use(losses):
         if objective.loss == "cross_entropy":
             terms |= _cross_entropy(objective, outputs, batch, counts)
+            if objective.head == "itm":
+                alone = batch.counts.itm_alone / counts.of(objective)
+                terms["itm_alone"] = outputs[TEMPERATURE].new_full((), alone, requires_grad=False)
         elif objective.loss == "group_nce":
             terms[objective.name] = _group_nce(objective, outputs, batch, counts, losses)
     in_use = {objective.name for objective in objectives_in_use(losses)}
@@ -101,16 +107,17 @@ def _sigmoid(rows: Rows, candidates: Candidates, step: int, outputs: Outputs, lo
             outputs[PAIRWISE_BIAS],
             candidates.offsets[step],
             candidates.weight_all,
+            candidates.duplicates,
         )
     )
 
 
 def _cross_entropy(objective: Objective, outputs: Outputs, batch: Batch, counts: GlobalCounts) -> Terms:
-    """Return a head's cross-entropy and its accuracy."""
+    """Return a head's cross-entropy and its accuracy, for which a tie is no hit."""
     logits, labels = outputs[objective.logits].float(), getattr(batch.labels, objective.name)
     return {
         objective.name: F.cross_entropy(logits, labels, reduction="sum") / counts.of(objective),
-        f"{objective.name}_accuracy": (logits.argmax(1) == labels).sum() / counts.of(objective),
+        f"{objective.name}_accuracy": hits(logits.detach(), labels).sum() / counts.of(objective),
     }
 
 

@@ -1,8 +1,8 @@
 """Hard negatives for image-text matching: which wrong image a text is shown with, drawn by contrastive similarity.
 
 As in ALBEF (arXiv 2107.07651, §3.2), but among the members of the text's group instead of the process's batch, so that
-the result does not depend on how the global batch is split. Candidates are as large as the image that the host
-packed: every length of the batch stays, and only row numbers change, on the device.
+the result does not depend on how the global batch is split. Candidates may be wrong partners (`wrong_partners`) and are
+as large as the image that the host packed: every length of the batch stays, and only row numbers change, on the device.
 
 Shape suffixes: B samples, P projection channels, G members of a group.
 """

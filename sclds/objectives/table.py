@@ -20,6 +20,8 @@ samples, `cross_entropy` with labels."""
 Count = Literal["samples", "words", "completed", "replaced"]
 """What the mean of an objective is taken over, in the global batch."""
 Head = Literal["mlm", "itm"]
+Sameness = Literal["caption", "image", "either"]
+"""By what two samples are duplicates for an objective: by what it compares."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +66,18 @@ class Objective:
     """What the head reads, in the order of its arguments."""
     learnable_temperature: bool = False
     """Whether similarities are divided by the model's temperature instead of `losses.completion_temperature`."""
+    classes: int | None = None
+    """Equally likely answers of a `cross_entropy`; None where the answers are words, which differ in frequency."""
     per_frame: bool = False
     """Whether frame f of a sample is compared with frame f of the others alone."""
+    duplicates: Sameness | None = None
+    """By what samples are duplicates where `losses.duplicates` says what these are to each other; None where rows are
+    all different: tokens, whose negatives are the other tokens of their own sample too."""
+
+    @property
+    def compares_samples(self) -> bool:
+        """Whether the candidates are the samples of a batch, so that their number says what the loss compares with."""
+        return self.loss in ("nce", "sigmoid") and self.count == "samples"
 
     @property
     def reads(self) -> tuple[Read, ...]:
@@ -86,6 +98,7 @@ OBJECTIVES = (
         count="samples",
         compared=(TEXT_PROJECTION, VISION_PROJECTION),
         learnable_temperature=True,
+        duplicates="either",
     ),
     Objective(
         "sigmoid",
@@ -93,6 +106,7 @@ OBJECTIVES = (
         loss="sigmoid",
         count="samples",
         compared=(TEXT_PROJECTION, VISION_PROJECTION),
+        duplicates="either",
     ),
     Objective(
         "mlm",
@@ -110,6 +124,7 @@ OBJECTIVES = (
         count="samples",
         head="itm",
         logits="itm_logits",
+        classes=2,
         head_reads=(Read("itm", "text", "cls"), Read("itm", "vision", "frame_cls")),
     ),
     Objective(
@@ -122,6 +137,7 @@ OBJECTIVES = (
             Output("vision_target", Read("mlsc", "vision", "frame_cls"), detached=True),
         ),
         per_frame=True,
+        duplicates="image",
     ),
     Objective(
         "mlsc",
@@ -132,6 +148,7 @@ OBJECTIVES = (
             Output("text_recovered", Read("mlsc", "text", "cls")),
             Output("text_target", Read("mvsc", "text", "cls"), detached=True),
         ),
+        duplicates="caption",
     ),
     Objective(
         "mltc_image",

@@ -23,7 +23,7 @@ from sclds.config.errors import UserError
 from sclds.config.overrides import replaced
 from sclds.config.reading import load_config
 from sclds.run.checkpoints import newest_checkpoint
-from sclds.run.folder import read_metrics
+from sclds.run.metrics import read_metrics
 from sclds.train.consolidate import consolidated_weights
 from sclds.train.launch import pretrain
 

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sclds.batch import SampleViews
+from sclds.batch.duplicates import caption_identities, image_identities
 from sclds.config import LossesConfig
 from sclds.model.fusion import CrossAttention, FusionLayer
 from sclds.model.layers import SelfAttention
@@ -311,12 +312,37 @@ def _replaced_patches(y: Tensor, views: Sequence[SampleViews]) -> Tensor:
     return torch.cat(rows)
 
 
-def nce(a: Tensor, b: Tensor, temperature: Tensor | float, weight: Tensor | None = None) -> Tensor:
-    """The symmetric loss of docs/method.md §4: both directions summed, a mean over rows unless weights are given."""
+def nce(
+    a: Tensor,
+    b: Tensor,
+    temperature: Tensor | float,
+    weight: Tensor | None = None,
+    same: Tensor | None = None,
+    duplicates: str = "negatives",
+) -> Tensor:
+    """The symmetric loss of docs/method.md §4: both directions summed, a mean over rows unless weights are given.
+
+    `same`: (N, N), which rows are duplicates, themselves among them; `duplicates`: what they are to each other.
+    """
     a, b = (x / x.norm(dim=1, keepdim=True).clamp(min=1e-8) for x in (a, b))
     similarity = a @ b.T / temperature
-    each = -similarity.log_softmax(1).diagonal() - similarity.log_softmax(0).diagonal()
+    positive = torch.eye(len(a), dtype=torch.bool, device=a.device)
+    if same is not None and duplicates == "ignore":
+        similarity = similarity.masked_fill(same & ~positive, -torch.inf)
+    if same is not None and duplicates == "positives":
+        positive = same
+    rows, columns = (torch.where(positive, similarity.log_softmax(d), 0).sum(d) / positive.sum(d) for d in (1, 0))
+    each = -rows - columns
     return each.sum() / max(len(each), 1) if weight is None else (each * weight).sum()
+
+
+def duplicate_pairs(views: Sequence[SampleViews], by: str, device: torch.device) -> Tensor:
+    """Return (B, B) bool, which samples share their caption, their image, or `either`."""
+    found = torch.zeros(len(views), len(views), dtype=torch.bool)
+    for name, ids in (("caption", caption_identities(views)), ("image", image_identities(views))):
+        if by in (name, "either"):
+            found |= torch.as_tensor(ids[:, None] == ids)
+    return found.to(device)
 
 
 def published_losses(
@@ -331,19 +357,22 @@ def published_losses(
         group_size: Neighbors whose replaced patches are one another's negatives; all samples by default.
     """
     tau, terms, device = losses.completion_temperature, {}, out["text_proj"].device
+    treated = losses.duplicates
+    captions, images, either = (duplicate_pairs(views, by, device) for by in ("caption", "image", "either"))
     if losses.contrastive > 0:
-        terms["contrastive"] = nce(out["text_proj"], out["vision_proj"], out["temperature"])
+        text, vision = out["text_proj"], out["vision_proj"]
+        terms["contrastive"] = nce(text, vision, out["temperature"], same=either, duplicates=treated)
     if losses.sigmoid > 0:
-        terms["sigmoid"] = pairwise_sigmoid(out)
+        terms["sigmoid"] = pairwise_sigmoid(out, either, treated)
     if losses.mlm > 0:
         labels = torch.cat([torch.as_tensor(v.mlm_labels) for v in views]).to(device)
         terms["mlm"] = F.cross_entropy(out["mlm_logits"], labels, reduction="sum") / max(len(labels), 1)
     if losses.itm > 0:
         terms["itm"] = F.cross_entropy(out["itm_logits"], torch.tensor([v.itm_label for v in views], device=device))
     if losses.mvsc > 0:
-        terms["mvsc"] = _mvsc(out, views, tau)
+        terms["mvsc"] = _mvsc(out, views, tau, images, treated)
     if losses.mlsc > 0:
-        terms["mlsc"] = nce(out["text_recovered"], out["text_target"], tau)
+        terms["mlsc"] = nce(out["text_recovered"], out["text_target"], tau, same=captions, duplicates=treated)
     if losses.mltc_text > 0:
         terms["mltc_text"] = nce(out["text_tokens_recovered"], out["text_tokens_target"], tau)
     if losses.mltc_image > 0:
@@ -356,23 +385,30 @@ def published_losses(
     return terms | {"total": total}
 
 
-def pairwise_sigmoid(out: dict[str, Tensor]) -> Tensor:
+def pairwise_sigmoid(out: dict[str, Tensor], same: Tensor | None = None, duplicates: str = "negatives") -> Tensor:
     """SigLIP's loss (arXiv 2303.15343, §3.1): every pair is a match or none, a sum over pairs, a mean over rows."""
     a, b = (F.normalize(out[name], dim=1, eps=1e-8) for name in ("text_proj", "vision_proj"))
     logits = out["pairwise_scale"] * a @ b.T + out["pairwise_bias"]
-    sign = 2 * torch.eye(len(a), dtype=a.dtype, device=a.device) - 1
-    return F.softplus(-sign * logits).sum() / len(a)
+    own = torch.eye(len(a), dtype=torch.bool, device=a.device)
+    same = own if same is None else same
+    positive = same if duplicates == "positives" else own
+    each = F.softplus(torch.where(positive, -logits, logits))
+    return (each.masked_fill(same & ~own, 0) if duplicates == "ignore" else each).sum() / len(a)
 
 
-def _mvsc(out: dict[str, Tensor], views: Sequence[SampleViews], temperature: float) -> Tensor:
+def _mvsc(
+    out: dict[str, Tensor], views: Sequence[SampleViews], temperature: float, same: Tensor, duplicates: str
+) -> Tensor:
     """Frame f of a sample competes with frame f of the others; a sample's frames share its weight."""
     frames = torch.tensor([v.frames for v in views], device=out["vision_recovered"].device)
     first = frames.cumsum(0) - frames
     terms = []
     for number in range(int(frames.max())):
-        rows = (first + number)[frames > number]
-        weight = 1 / (frames[frames > number] * len(views))
-        terms.append(nce(out["vision_recovered"][rows], out["vision_target"][rows], temperature, weight))
+        has = frames > number
+        rows = (first + number)[has]
+        weight = 1 / (frames[has] * len(views))
+        recovered, target = out["vision_recovered"][rows], out["vision_target"][rows]
+        terms.append(nce(recovered, target, temperature, weight, same[has][:, has], duplicates))
     return torch.stack(terms).sum()
 
 

@@ -76,6 +76,7 @@ class ReferenceVector:
         m = self.meta
         local = 1.0 if self.local_completion else 0.0
         return LossesConfig(
+            duplicates="negatives",
             contrastive=m["contrastive_weight_in_total"],
             completion_temperature=m["scl_temperature"],
             mltc_image=local,

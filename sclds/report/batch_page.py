@@ -20,8 +20,7 @@ from sclds.config.errors import UserError
 from sclds.data.loader import TrainingBatches
 from sclds.data.quarantine import Quarantine
 from sclds.data.tokenizer import Tokenizer, load_tokenizer
-from sclds.report.page import document, webp_uri
-from sclds.run.files import write_atomically
+from sclds.report.page import document, webp_uri, write_page
 
 _SHOWN = 16
 """Most samples that a page shows."""
@@ -65,7 +64,7 @@ def write_batch_page(config: Config, step: int, out: Path) -> None:
         raise UserError(f"--step is {step}: this run has steps 0 to {config.schedule.steps - 1}")
     tokenizer, quarantine = load_tokenizer(config.data.tokenizer), Quarantine()
     batch = first_batch(config, tokenizer, step, quarantine)
-    write_page(out, page(batch, config, tokenizer, step, quarantine.bad))
+    write_page(out, page(batch, config, tokenizer, step, quarantine.bad), "give another --out")
 
 
 def first_batch(config: Config, tokenizer: Tokenizer, step: int, quarantine: Quarantine) -> Batch:
@@ -81,18 +80,6 @@ def first_batch(config: Config, tokenizer: Tokenizer, step: int, quarantine: Qua
     (batch,) = next(batches)
     batches.close()  # type: ignore[attr-defined]  # a generator
     return batch
-
-
-def write_page(path: Path, content: str) -> None:
-    """Write the page; an older one is replaced in one go.
-
-    Raises:
-        UserError: The folder cannot be written.
-    """
-    try:
-        write_atomically(path, content)
-    except OSError as fault:
-        raise UserError(f"{path} cannot be written ({fault.strerror}): give another --out") from fault
 
 
 def page(batch: Batch, config: Config, tokenizer: Tokenizer, step: int, set_aside: int) -> str:

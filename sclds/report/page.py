@@ -2,6 +2,10 @@
 
 import base64
 from html import escape
+from pathlib import Path
+
+from sclds.config.errors import UserError
+from sclds.run.files import write_atomically
 
 STYLE = """
 :root{color-scheme:light dark;--page:#f7f7f5;--card:#fff;--ink:#111110;--soft:#55544f;--faint:#85847c;--line:#e4e3de;
@@ -14,7 +18,9 @@ main{max-width:1040px;margin:0 auto;padding:40px 24px 72px}h1{font-size:30px;lin
 letter-spacing:-.015em}h2{font-size:19px;margin:44px 0 4px;letter-spacing:-.01em}h3{font-size:14px;margin:0;
 font-weight:600}p{margin:4px 0 14px;max-width:74ch}.lead,.note{color:var(--soft)}.note{font-size:14px}
 .card{background:var(--card);border:1px solid var(--line);border-radius:10px;padding:18px 20px}
-.scroll{overflow-x:auto}table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
+.scroll{overflow-x:auto}.warn{border-left:4px solid var(--amber);margin:14px 0;padding:12px 16px 12px 32px;
+overflow-wrap:anywhere}.warn li{margin:2px 0}
+h1,h2,h3,p,li,dd,figcaption,summary{overflow-wrap:anywhere}table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
 th{font-weight:500;color:var(--soft);font-size:13px;text-align:right;padding:0 0 8px 18px;white-space:nowrap}
 td{text-align:right;padding:9px 0 9px 18px;border-top:1px solid var(--line);white-space:nowrap}
 th:first-child,td:first-child{text-align:left;padding-left:0}td small{color:var(--faint);margin-left:7px}
@@ -23,6 +29,18 @@ word-break:break-word}
 .command{display:flex;gap:14px;align-items:flex-start;justify-content:space-between;margin-top:10px}
 .command div{color:var(--soft);font-size:13px}button{font:inherit;font-size:13px;color:var(--soft);background:none;
 border:1px solid var(--line);border-radius:6px;padding:2px 10px;cursor:pointer}button:hover{color:var(--ink)}
+@media(max-width:560px){main{padding:24px 14px 48px}.card{padding:14px}.warn{padding-left:30px}h1{font-size:25px}
+.command{flex-wrap:wrap}thead{position:absolute;clip-path:inset(50%)}
+tr{display:grid;grid-template-columns:repeat(3,1fr);gap:4px 12px;padding:10px 0;border-top:1px solid var(--line)}
+tbody tr:first-child{border-top:0;padding-top:0}td,td:first-child{border:0;padding:0;text-align:left;white-space:normal}
+td:first-child{grid-column:1/-1;font-weight:600;overflow-wrap:anywhere}td:empty{display:none}
+td[data-label]::before{content:attr(data-label);display:block;color:var(--soft);font-size:12.5px}}
+a:focus-visible,button:focus-visible,summary:focus-visible,[tabindex]:focus-visible{outline:2px solid var(--blue);
+outline-offset:2px}
+.facts{margin:0;display:grid;gap:8px}.facts div{display:grid;grid-template-columns:minmax(120px,210px) 1fr;gap:2px 16px}
+.facts dt{color:var(--soft)}.facts dd{margin:0}.facts+details{margin-top:14px}.facts+.facts{margin-top:18px;
+padding-top:14px;border-top:1px solid var(--line)}
+@media(max-width:560px){.facts div{grid-template-columns:1fr}}
 details summary{cursor:pointer;color:var(--soft)}details pre{margin-top:14px}
 """
 
@@ -48,6 +66,18 @@ def document(title: str, body: str, style: str) -> str:
         f'<meta name="viewport" content="width=device-width,initial-scale=1"><style>{STYLE}{style}</style></head>'
         f"<body><main>{body}</main><script>{SCRIPT}</script></body></html>\n"
     )
+
+
+def write_page(path: Path, content: str, remedy: str) -> None:
+    """Write a page; an older one is replaced in one go.
+
+    Raises:
+        UserError: It cannot be written; the message ends with the remedy.
+    """
+    try:
+        write_atomically(path, content)
+    except OSError as fault:
+        raise UserError(f"{path} cannot be written ({fault.strerror or fault}): {remedy}") from fault
 
 
 def webp_uri(content: bytes) -> str:

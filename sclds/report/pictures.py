@@ -1,5 +1,6 @@
 """Masked inputs in TensorBoard: pictures whole and without the patches that v1 drops, texts with their masks."""
 
+import re
 from dataclasses import dataclass
 
 import torch
@@ -48,8 +49,16 @@ def _strip(frames: Tensor) -> Tensor:
 
 def _texts(seen: Seen, tokenizer: Tokenizer) -> str:
     """Return the caption and what is left of it in the masked views."""
-    lines = [f"caption: `{seen.caption}`"]
+    lines = [f"caption: {code(seen.caption)}"]
     lines += [
-        f"{said}: `{tokenizer.decode(seen.texts[n].tolist())}`" for n, said in MASKED_TEXTS.items() if n in seen.texts
+        f"{said}: {code(tokenizer.decode(seen.texts[n].tolist()))}"
+        for n, said in MASKED_TEXTS.items()
+        if n in seen.texts
     ]
     return "\n\n".join(lines)
+
+
+def code(text: str) -> str:
+    """Return text as Markdown that shows it as it is, whatever it holds: a caption must not become a link or image."""
+    ticks = "`" * (1 + max((len(run) for run in re.findall("`+", text)), default=0))
+    return f"{ticks} {' '.join(text.split())} {ticks}"

@@ -3,30 +3,27 @@
 It is built from the run folder alone. What a run did not leave behind becomes a sentence instead of a section.
 """
 
-import contextlib
-import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 from typing import Any
 
-from sclds.config import Config
-from sclds.config.errors import ConfigError, UserError
-from sclds.config.reading import load_config
 from sclds.costs.peak import summarize_steps
-from sclds.data.quarantine import read_quarantine
+from sclds.evaluation.losses import loss_titles
+from sclds.evaluation.record import differences
 from sclds.evaluation.retrieval import DIRECTIONS
 from sclds.evaluation.section import Cell, Section
-from sclds.evaluation.tasks import TASKS
-from sclds.objectives import table
-from sclds.report.charts import line_chart, share_bar, stacked_bar
-from sclds.report.page import document
+from sclds.evaluation.tasks import sections
+from sclds.report.charts import share_bar, stacked_bar
+from sclds.report.curves import heldout_curves, training_curves
+from sclds.report.page import document, write_page
+from sclds.report.run_contents import Run, read_run
+from sclds.report.starts import describe_start
 from sclds.report.style import STYLE
 from sclds.report.thumbnails import thumbnails
-from sclds.run.files import write_atomically
-from sclds.run.folder import RunFolder, read_metrics
+from sclds.run.folder import RunFolder
+from sclds.run.health import health_of
 
 KINDS = {"image": "images", "video": "videos"}
 STAGES = {
@@ -38,49 +35,16 @@ STAGES = {
 }
 
 
-@dataclass
-class Run:
-    """What a run folder holds."""
-
-    folder: Path
-    config: Config | None = None
-    settings: str = ""
-    metrics: list[dict[str, Any]] = field(default_factory=list)
-    results: dict[str, Any] = field(default_factory=dict)
-    quarantine: list[dict[str, Any]] = field(default_factory=list)
-
-
 def write_report(run_dir: Path) -> Path:
     """Write `report.html` into a run folder and return its path; an older one is replaced in one go.
 
     Raises:
-        UserError: The folder does not exist.
+        UserError: The folder is not there or not a run's, or the page cannot be written.
     """
     found = read_run(run_dir)
     target = RunFolder(found.folder).report
-    write_atomically(target, page(found))
+    write_page(target, page(found), "make the folder writable")
     return target
-
-
-def read_run(run_dir: Path) -> Run:
-    """Read what is there of config.yaml, metrics.jsonl, quarantine.jsonl and results.json.
-
-    Raises:
-        UserError: The folder does not exist.
-    """
-    folder = Path(run_dir)
-    if not folder.is_dir():
-        raise UserError(f"run folder {folder} does not exist; give the folder that holds a run's metrics.jsonl")
-    run, files = Run(folder), RunFolder(folder)
-    if files.config.is_file():
-        run.settings = files.config.read_text(encoding="utf-8")
-        with contextlib.suppress(ConfigError):  # written by another version: shown as text, the rest goes without
-            run.config = load_config(files.config)
-    run.metrics = read_metrics(files.metrics)
-    run.quarantine = read_quarantine(files.quarantine)
-    with contextlib.suppress(OSError, json.JSONDecodeError):
-        run.results = files.read_results()
-    return run
 
 
 def page(run: Run) -> str:
@@ -89,12 +53,15 @@ def page(run: Run) -> str:
     body = "".join(
         (
             f"<header><h1>{escape(name)}</h1><p class=lead>{escape(_lead(run))}</p></header>",
+            _warnings(run),
             _tiles(run),
             _set_aside(run),
             _task_sections(run),
             _section("Queries", _queries(run)),
-            _section("Losses", _curves(run) + _heldout_losses(run)),
+            _section("Losses", _curves(run)),
+            _heldout(run),
             _section("Where the time went", _time(run)),
+            _section("Where it ran", _starts(run)),
             _section("Do it again", _commands(run)),
             _section("Settings", _settings(run)),
         )
@@ -103,7 +70,7 @@ def page(run: Run) -> str:
 
 
 def _section(title: str, content: str) -> str:
-    return f"<section><h2>{title}</h2>{content}</section>"
+    return f"<section><h2>{escape(title)}</h2>{content}</section>"
 
 
 def _note(sentence: str) -> str:
@@ -126,13 +93,31 @@ def _lead(run: Run) -> str:
     )
 
 
+def _warnings(run: Run) -> str:
+    """Return what of the folder is damaged, and whether its results are of another state of the run."""
+    told = list(run.problems)
+    if run.config is not None:
+        step = run.metrics[-1]["step"] if run.metrics else run.results.get("steps", 0)
+        stale = differences(run.results, run.config, step)
+        told += [f"The results below are not of the run as it stands: {one}" for one in stale]
+        if stale:
+            told.append("The command that continues the run measures them again.")
+    return _listed(told)
+
+
+def _listed(sentences: Sequence[str]) -> str:
+    """Return sentences that call for attention; nothing where there is none."""
+    return f'<ul class="card warn">{"".join(f"<li>{escape(one)}</li>" for one in sentences)}</ul>' if sentences else ""
+
+
 def _tiles(run: Run) -> str:
     """Return the headline figures."""
     tiles = []
     for kind, directions in run.results.get("retrieval", {}).items():
         for direction, label in DIRECTIONS.items():
             row = directions[direction]
-            note = f"{row['r10'] / row['chance_r10']:.1f}× chance ({row['chance_r10']:.1%})"
+            chance = min(1.0, 10 / row["n"])
+            note = f"{row['r10'] / chance:.1f}× chance ({chance:.1%}) of {row['n']:,} candidates"
             tiles.append((f"{label.format(kind)}, R@10", f"{row['r10']:.0%}", note))
     pace = summarize_steps(run.metrics)
     if pace:
@@ -151,32 +136,43 @@ def _set_aside(run: Run) -> str:
     if not run.quarantine:
         return ""
     reasons = Counter(str(entry.get("reason")) for entry in run.quarantine).most_common(3)
-    count = len({entry.get("sample") for entry in run.quarantine})
+    count = len({str(entry.get("sample")) for entry in run.quarantine})
     samples = "1 sample" if count == 1 else f"{count:,} samples"
     why = "; ".join(f"{number:,} × {reason}" for reason, number in reasons)
     return _note(escape(f"Set aside as unusable: {samples}, named in {run.folder / 'quarantine.jsonl'} ({why})."))
 
 
 def _task_sections(run: Run) -> str:
-    """Return the table of every task that has left something, in the order of the tasks."""
-    shown = [section for task in TASKS.values() if (section := task.section(run.results)) is not None]
+    """Return the tables of every task that has left something, in the order of the tasks."""
+    shown = sections(run.results)
     if not shown:
         return _section("Results", _note("No held-out result yet: it is measured when the run ends."))
-    return "".join(_section(section.title, _note(escape(section.note)) + _table(section)) for section in shown)
+    return "".join(
+        _section(section.title, (_note(escape(section.note)) if section.note else "") + _table(section))
+        for section in shown
+    )
 
 
 def _table(section: Section) -> str:
-    head = "".join(f"<th>{escape(column)}</th>" for column in ("", *section.columns))
+    head = "".join(f'<th scope="col">{escape(column)}</th>' for column in ("", *section.columns))
     rows = "".join(
-        f"<tr><td>{escape(name)}</td>{''.join(_cell(cell) for cell in cells)}</tr>" for name, cells in section.rows
+        f"<tr><td>{escape(name)}</td>"
+        f"{''.join(_cell(label, cell) for label, cell in zip(section.columns, cells, strict=True))}</tr>"
+        for name, cells in section.rows
     )
-    return f'<div class="card scroll"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
+    # what is too wide scrolls in a box of its own, by keys too; on a narrow screen rows become blocks
+    return (
+        f'<div class="card scroll" role="region" aria-label="{escape(section.title)}" tabindex="0">'
+        f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
+    )
 
 
-def _cell(cell: Cell) -> str:
+def _cell(label: str, cell: Cell) -> str:
+    if not cell.text:
+        return "<td></td>"
     chance = f"<small>{escape(cell.chance)}</small>" if cell.chance else ""
     bar = "" if cell.share is None else share_bar(cell.share, cell.chance_share)
-    return f"<td>{escape(cell.text)}{chance}{bar}</td>"
+    return f'<td data-label="{escape(label)}">{escape(cell.text)}{chance}{bar}</td>'
 
 
 def _queries(run: Run) -> str:
@@ -204,7 +200,7 @@ def _query(example: dict[str, Any], images: dict[str, str]) -> str:
         hits.append(_hit(right, images, rank, True, " missed"))
     return (
         f'<div class="card query"><p>{escape(example["caption"])}</p>'
-        f'<p class="note">rank {rank} of {example["of"]:,} {KINDS[example["kind"]]}</p>'
+        f'<p class="note">rank {rank} of {example["of"]:,} {escape(KINDS.get(example["kind"], "samples"))}</p>'
         f'<div class="hits">{"".join(hits)}</div></div>'
     )
 
@@ -220,56 +216,52 @@ def _hit(sample_id: str, images: dict[str, str], rank: int, right: bool, extra: 
     )
 
 
-def loss_titles() -> dict[str, str]:
-    """Return what people read for every term of a metrics line, in the order of the page."""
-    return {"total": "Total, weighted"} | {objective.name: objective.title for objective in table.OBJECTIVES}
-
-
 def _curves(run: Run) -> str:
-    """Return a small chart per loss."""
-    titles = loss_titles()
-    names = [name for name in titles if any(name in line.get("loss", {}) for line in run.metrics)]
-    if not names:
+    """Return the charts of training, and which losses stayed at what guessing gives."""
+    charts = training_curves(run.metrics)
+    if not charts:
         return _note("No loss was logged yet.")
-    cards = []
-    for name in names:
-        points = [(line["step"], line["loss"][name]) for line in run.metrics if line["loss"].get(name) is not None]
-        cards.append(
-            f'<div class="card"><h3>{titles[name]}<b>{points[-1][1]:.3g}</b></h3>'
-            f"{line_chart(points, titles[name])}</div>"
-        )
-    return (
-        _note("On the training batches; the strong line is a running mean.")
-        + f'<div class="curves">{"".join(cards)}</div>'
+    note = (
+        "On the training batches; the strong line is a running mean, the dashed one what guessing gives: for "
+        "contrastive and completion losses the logarithm of the number of candidates, both directions added, for "
+        "matching ln 2, for masked words their entropy."
     )
+    if run.config is None:
+        return _note(note) + charts
+    config = run.config
+    health = health_of(run.metrics, config.schedule.steps, config.log.stuck_share)
+    stuck = [one.sentence(loss_titles().get(one.term, one.term)) for one in health.stuck.values()]
+    size, part = config.batch.global_size, config.losses.negatives == "micro_batch"
+    note += f" Candidates are {'those that run at the same time of ' if part else ''}the {size:,} samples of a batch."
+    return _note(note) + _listed(stuck) + charts
 
 
-def _heldout_losses(run: Run) -> str:
-    """Return the held-out losses before and after."""
-    losses = run.results.get("losses", {})
-    first, last = losses.get("initial", {}), losses.get("final", {})
-    titles = loss_titles()
-    names = [name for name in titles if name in first and name in last]
-    if not names:
-        return _note("Held-out losses before and after are written when the run ends.")
-    rows = "".join(
-        f"<tr><td>{titles[n]}</td><td>{first[n]:.3f}</td><td>{last[n]:.3f}</td>"
-        f"<td>{(last[n] - first[n]) / (abs(first[n]) or 1):+.0%}</td>"
-        f"<td>{_percent(first.get(f'{n}_accuracy'))}</td><td>{_percent(last.get(f'{n}_accuracy'))}</td></tr>"
-        for n in names
-    )
-    head = (
-        "<th>On held-out data</th><th>step 0</th><th>end</th><th>change</th><th>right, step 0</th><th>right, end</th>"
-    )
-    return (
-        f'<div class="card scroll" style="margin-top:12px"><table><thead><tr>{head}</tr></thead>'
-        f"<tbody>{rows}</tbody></table></div>"
-    )
+def _heldout(run: Run) -> str:
+    """Return the charts of what was measured during training; nothing where that was not asked for."""
+    charts = heldout_curves(run.metrics, run.results)
+    if not charts:
+        return ""
+    note = "Measured during training"
+    if run.config is not None:
+        evaluation = run.config.evaluation
+        share = f" on {evaluation.share:.0%} of the batches of each set" if evaluation.share < 1 else ""
+        size = f"{evaluation.batch_size:,} samples"
+        note += f"{share}; losses over batches of {size}, which do not compare with those of training"
+    return _section("Held-out sets during training", _note(escape(f"{note}.")) + charts)
 
 
-def _percent(share: float | None) -> str:
-    """Return a share as text; nothing where it was not measured."""
-    return "" if share is None else f"{share:.1%}"
+def _starts(run: Run) -> str:
+    """Return where and with what the run ran, the last start first; earlier ones are folded."""
+    if not run.starts:
+        return _note("Where and with what this run ran was not recorded.")
+    tables = [
+        "".join(f"<div><dt>{escape(what)}</dt><dd>{escape(value)}</dd></div>" for what, value in describe_start(start))
+        for start in reversed(run.starts)
+    ]
+    last, *earlier = (f'<dl class="facts">{table}</dl>' for table in tables)
+    starts = "1 earlier start" if len(earlier) == 1 else f"{len(earlier)} earlier starts"
+    folded = f"<details><summary>{starts}</summary>{''.join(earlier)}</details>" if earlier else ""
+    return f'<div class="card">{last}{folded}</div>'
 
 
 def _time(run: Run) -> str:
@@ -302,12 +294,14 @@ def _share_of_peak(run: Run) -> float | None:
     profile, pace = run.results.get("profile", {}), summarize_steps(run.metrics)
     if not pace or not {"flops_per_sample", "peak_flops", "processes", "text_tokens"} <= set(profile):
         return None
+    if not profile["peak_flops"]:
+        return None
     return float(profile["flops_per_sample"] * pace["samples_per_second"] / profile["peak_flops"])
 
 
 def _commands(run: Run) -> str:
     """Return the commands that repeat, continue and look into the run."""
-    processes = run.results.get("profile", {}).get("processes", 1)
+    processes = run.starts[-1].world_size if run.starts else run.results.get("profile", {}).get("processes", 1)
     settings = run.folder / "config.yaml"
     train = f"deepspeed --num_gpus {processes} --module sclds.cli.train --config {settings}"
     commands: Sequence[tuple[str, str]] = (

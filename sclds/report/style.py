@@ -13,6 +13,11 @@ font-weight:650;letter-spacing:-.02em;display:block;line-height:1.3}.tile small{
 .curves h3 b{font-variant-numeric:tabular-nums}
 svg{display:block;width:100%;height:auto}svg line{stroke:var(--line)}svg text{fill:var(--faint);font-size:10.5px}
 .raw,.mean{fill:none;stroke:var(--blue);stroke-linejoin:round}.raw{opacity:.28;stroke-width:1}.mean{stroke-width:2}
+.level{stroke-dasharray:5 4}line.level{stroke:var(--ink);opacity:.55}
+text.level{fill:var(--soft);stroke:var(--card);stroke-width:3px;paint-order:stroke}
+.line0,.line1,.line2,.line3,.line4{stroke:var(--c);background:var(--c)}.line0{--c:var(--blue)}.line1{--c:var(--amber)}
+.line2{--c:var(--teal)}.line3{--c:var(--violet)}.line4{--c:var(--grey)}
+.curves .legend li{min-width:0;flex-wrap:wrap}.curves .legend{padding:2px 6px 6px;font-size:13px;gap:2px 16px}
 .end{fill:var(--blue);stroke:var(--card);stroke-width:2}
 .bar{display:flex;gap:2px;height:28px;margin:4px 0 14px}.bar span{min-width:2px;border-radius:3px}
 .legend{list-style:none;margin:0;padding:0;display:flex;flex-wrap:wrap;gap:8px 28px}.legend li{display:flex;

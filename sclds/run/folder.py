@@ -1,13 +1,22 @@
 """The folder of a run: settings, metrics, TensorBoard, checkpoints, set-aside samples, results and the report."""
 
+import contextlib
 import json
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from sclds.config import Config
+from sclds.config.errors import UserError
 from sclds.config.reading import dump_config
+from sclds.run.environment import Start, read_starts
 from sclds.run.files import write_atomically
+from sclds.run.metrics import read_metrics
+from sclds.run.results import sound_results
+
+MARKS = ("metrics.jsonl", "results.json", "environment.json", "quarantine.jsonl")
+"""Files by which a folder is known to be that of a run; it has at least one of them."""
 
 
 class RunFolder:
@@ -22,6 +31,7 @@ class RunFolder:
         self.config = self.root / "config.yaml"
         self.metrics = self.root / "metrics.jsonl"
         self.results = self.root / "results.json"
+        self.environment = self.root / "environment.json"
         self.quarantine = self.root / "quarantine.jsonl"
         self.report = self.root / "report.html"
         self.tensorboard = self.root / "tensorboard"
@@ -33,7 +43,10 @@ class RunFolder:
 
     def problems(self) -> list[str]:
         """Return a sentence if the folder cannot be written."""
-        existing = self.root
+        return self._problems_of(self.root) or self._problems_of(self.checkpoints)
+
+    def _problems_of(self, folder: Path) -> list[str]:
+        existing = folder
         while not existing.exists():
             existing = existing.parent
         if not existing.is_dir():
@@ -44,39 +57,73 @@ class RunFolder:
         except OSError as fault:
             return [f"run_dir={self.root}: {existing} cannot be written ({fault.strerror}); name another folder"]
 
-    def open(self, config: Config, step: int) -> None:
-        """Create the folder, save the resolved settings, and drop metric lines past `step`, where the run goes on."""
-        self.checkpoints.mkdir(parents=True, exist_ok=True)
-        write_atomically(self.config, dump_config(config))
-        kept = [line for line in read_metrics(self.metrics) if line["step"] <= step]
-        write_atomically(self.metrics, "".join(json.dumps(line) + "\n" for line in kept))
-        self.quarantine.touch()
+    def is_run(self) -> bool:
+        """Return whether anything in the folder says that a run wrote it."""
+        return any((self.root / name).is_file() for name in MARKS)
+
+    def open(self, config: Config, step: int) -> list[str]:
+        """Create the folder, save the resolved settings, and drop metric lines past `step`, where the run goes on.
+
+        Returns:
+            A sentence for everything in the folder that is damaged and therefore dropped.
+        """
+        problems: list[str] = []
+        with _told(self.root):
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+            write_atomically(self.config, dump_config(config))
+            kept = [line for line in read_metrics(self.metrics, problems) if line["step"] <= step]
+            write_atomically(self.metrics, "".join(json.dumps(line) + "\n" for line in kept))
+            self.quarantine.touch()
+        return problems
 
     def append_metrics(self, line: dict[str, Any]) -> None:
-        """Add one line to the metrics file."""
-        with self.metrics.open("a", encoding="utf-8") as file:
+        """Add one line to the metrics file.
+
+        Raises:
+            UserError: It cannot be written; so for the other files of the run.
+        """
+        with _told(self.metrics), self.metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
-    def read_results(self) -> dict[str, Any]:
-        """Return what `results.json` holds so far; empty before the first measurement."""
-        return json.loads(self.results.read_text(encoding="utf-8")) if self.results.is_file() else {}
+    def read_results(self, problems: list[str] | None = None) -> dict[str, Any]:
+        """Return what `results.json` holds so far; empty before the first measurement.
+
+        Args:
+            problems: Is given a sentence for everything that is damaged and therefore left out.
+        """
+        told: list[str] = []
+        found: dict[str, Any] = {}
+        try:
+            if self.results.is_file():
+                found = sound_results(json.loads(self.results.read_bytes()), told)
+        except (OSError, ValueError, RecursionError) as fault:
+            told.append(f"results.json is left out: it cannot be read ({' '.join(str(fault).split())})")
+        if problems is not None:
+            problems += told
+        return found
+
+    def read_starts(self, problems: list[str] | None = None) -> list[Start]:
+        """Return what `environment.json` tells of every start of the run, the first one first; see `read_results`."""
+        return read_starts(self.environment, problems)
+
+    def write_starts(self, starts: list[Start]) -> None:
+        """Replace `environment.json`."""
+        with _told(self.environment):
+            write_atomically(self.environment, json.dumps([start.model_dump() for start in starts], indent=1) + "\n")
 
     def write_results(self, results: dict[str, Any]) -> None:
         """Replace `results.json`."""
-        write_atomically(self.results, json.dumps(results, indent=2) + "\n")
+        with _told(self.results):
+            write_atomically(self.results, json.dumps(results, indent=2) + "\n")
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Return the lines of a metrics file in the order of their steps; empty if there is no file.
-
-    A line that a killed process cut short is left out. A resumed run may repeat steps: the later line counts.
-    """
-    steps: dict[int, dict[str, Any]] = {}
-    for text in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
-        try:
-            line = json.loads(text)
-        except json.JSONDecodeError:
-            continue
-        if isinstance(line, dict) and isinstance(line.get("step"), int):
-            steps[line["step"]] = line
-    return [steps[step] for step in sorted(steps)]
+@contextlib.contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """Turn a disk's refusal into a sentence."""
+    try:
+        yield
+    except OSError as fault:
+        raise UserError(
+            f"{path} cannot be written ({fault.strerror or fault}): make room or mend the disk, and the same command "
+            f"goes on from the last checkpoint"
+        ) from fault

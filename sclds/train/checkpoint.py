@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import io
 import json
 import re
 import shutil
@@ -22,19 +23,41 @@ from sclds.run.checkpoints import ENGINE_TAG, STATE_FILE, UNIVERSAL_TAG, Checkpo
 from sclds.run.files import flush, write_atomically
 from sclds.run.manifest import FileRecord, file_problems, manifest_of, record_files, write_manifest
 from sclds.train.distributed import ProcessGroup
+from sclds.train.guard import refuse_broken_state
 
 _SHARD = re.compile(r"(?:^|_)zero_pp_rank_(\d+)_")
 """In the names of DeepSpeed's files that each rank writes for itself."""
 
 
-def save_checkpoint(engine: Any, checkpoints: Path, step: int, config: Config, group: ProcessGroup, keep: int) -> Path:
+def save_checkpoint(
+    engine: Any,
+    checkpoints: Path,
+    step: int,
+    config: Config,
+    group: ProcessGroup,
+    keep: int,
+    client_state: dict[str, Any] | None = None,
+    best: int | None = None,
+) -> Path:
     """Write the engine's whole state after `step` optimizer steps, then remove all but the newest `keep`.
 
     Each rank forces its own files onto the disk and hashes them; the manifest is written last.
 
+    Args:
+        engine: DeepSpeed's.
+        checkpoints: Folder of all checkpoints of the run.
+        step: Optimizer steps done.
+        config: The run.
+        group: All processes.
+        keep: Checkpoints that stay.
+        client_state: Plain values that `load_checkpoint` returns.
+        best: Step whose checkpoint is never removed, and named in the file `best` beside it.
+
     Raises:
-        CheckpointError: On every rank, if any rank's files cannot be written; the checkpoint before stands.
+        CheckpointError: On every rank, if weights or optimizer are not finite, or any rank's files cannot be written;
+            the checkpoint before stands.
     """
+    refuse_broken_state(engine, group, step)
     final = checkpoints / checkpoint_name(step)
     partial = final.with_suffix(".tmp")
     with _machine_faults(partial, group):
@@ -42,7 +65,7 @@ def save_checkpoint(engine: Any, checkpoints: Path, step: int, config: Config, g
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
     try:
-        engine.save_checkpoint(str(partial), tag=ENGINE_TAG, save_latest=False)
+        engine.save_checkpoint(str(partial), tag=ENGINE_TAG, client_state=client_state or {}, save_latest=False)
     except (OSError, RuntimeError) as fault:
         if not _of_the_disk(fault):
             raise
@@ -58,7 +81,9 @@ def save_checkpoint(engine: Any, checkpoints: Path, step: int, config: Config, g
     with _machine_faults(partial, group):
         if group.rank == 0:
             _complete(partial, final, records, step, config, group.world_size)
-            _remove_old(checkpoints, keep)
+            if best is not None:
+                write_atomically(checkpoints / "best", checkpoint_name(best))
+            _remove_old(checkpoints, keep, best)
     return final
 
 
@@ -179,14 +204,26 @@ def _is_sound(folder: Path) -> bool:
     return files is not None and not file_problems(folder, files, files)
 
 
-def load_checkpoint(engine: Any, checkpoint: Checkpoint, universal: bool) -> None:
-    """Put a checkpoint's weights and optimizer state into the engine."""
+def load_checkpoint(engine: Any, checkpoint: Checkpoint, universal: bool) -> dict[str, Any]:
+    """Put a checkpoint's weights and optimizer state into the engine; return its client state.
+
+    Raises:
+        CheckpointError: It cannot be read, or its optimizer is another one.
+    """
     settings = [{k: v for k, v in group.items() if k != "params"} for group in engine.optimizer.param_groups]
-    path, _ = engine.load_checkpoint(str(checkpoint.folder), tag=UNIVERSAL_TAG if universal else ENGINE_TAG)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # DeepSpeed prints names of its own
+            path, saved = engine.load_checkpoint(str(checkpoint.folder), tag=UNIVERSAL_TAG if universal else ENGINE_TAG)
+    except (KeyError, ValueError, AssertionError) as fault:
+        raise CheckpointError(
+            f"{checkpoint.folder} has another optimizer state than this version writes ({fault!r}); start over in "
+            f"another run_dir with model.init_from set to what `sclds convert run` makes of it"
+        ) from fault
     if path is None:
         raise CheckpointError(f"{checkpoint.folder} cannot be read; remove it, and the one before is taken")
     if universal:
         _mend_universal(engine.optimizer, settings)
+    return saved or {}
 
 
 def _mend_universal(optimizer: Any, settings: list[dict[str, Any]]) -> None:
@@ -201,9 +238,10 @@ def _mend_universal(optimizer: Any, settings: list[dict[str, Any]]) -> None:
             state["step"] = state["step"].clone()
 
 
-def _remove_old(checkpoints: Path, keep: int) -> None:
-    """Remove all complete checkpoints but the newest `keep`, and every half-written one."""
+def _remove_old(checkpoints: Path, keep: int, best: int | None) -> None:
+    """Remove all complete checkpoints but the newest `keep` and the best one, and every half-written one."""
     complete = sorted(p for p in checkpoints.iterdir() if is_checkpoint_name(p.name))
+    old = [p for p in complete[:-keep] if best is None or p.name != checkpoint_name(best)]
     partial = [p for p in checkpoints.glob("step-*.tmp") if p.is_dir()]
-    for folder in [*complete[:-keep], *partial]:
+    for folder in [*old, *partial]:
         shutil.rmtree(folder)

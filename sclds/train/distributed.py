@@ -2,6 +2,7 @@
 
 import os
 import socket
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -10,6 +11,9 @@ import torch
 import torch.distributed as dist
 from deepspeed.accelerator import get_accelerator
 from torch import Tensor
+
+from sclds.config.errors import UserError
+from sclds.losses.communicator import Ints
 
 
 def launched_rank() -> int:
@@ -39,7 +43,12 @@ class ProcessGroup:
             accelerator.set_device(local_rank)
         self._owns = not dist.is_initialized()
         limit = {} if patience is None else {"timeout": timedelta(seconds=patience)}
-        deepspeed.init_distributed(dist_backend=accelerator.communication_backend_name(), verbose=False, **limit)
+        try:
+            deepspeed.init_distributed(dist_backend=accelerator.communication_backend_name(), verbose=False, **limit)
+        except dist.DistNetworkError as fault:
+            raise UserError(_unreachable(fault)) from fault
+        # numbers that the host needs do not go through the device, which would make it wait for all that was queued
+        self._hosts = None if self.device.type == "cpu" else dist.new_group(backend="gloo", **limit)  # type: ignore[arg-type]
         self.rank = dist.get_rank()
         self.world_size = dist.get_world_size()
 
@@ -50,9 +59,16 @@ class ProcessGroup:
 
     def all_gather(self, tensor: Tensor) -> Tensor:
         """Return the tensors of all ranks, (W, ...), in rank order; every rank's must have the same shape."""
-        gathered = tensor.new_empty((self.world_size, *tensor.shape))
-        dist.all_gather(list(gathered.unbind(0)), tensor.contiguous())
-        return gathered
+        gathered = tensor.new_empty(self.world_size * tensor.numel())
+        dist.all_gather_into_tensor(gathered, tensor.flatten())
+        return gathered.view(self.world_size, *tensor.shape)
+
+    def gather_counts(self, counts: Sequence[int]) -> Ints:
+        """Return (W, k) from as many numbers on every rank, from host to host: no device takes part or waits."""
+        own = torch.tensor(counts, dtype=torch.int64)
+        gathered = own.new_empty(self.world_size * len(own))
+        dist.all_gather_into_tensor(gathered, own, group=self._hosts)
+        return gathered.view(self.world_size, len(own)).numpy()
 
     def all_reduce_sum(self, tensor: Tensor) -> Tensor:
         """Return the sum over ranks; `tensor` itself is left alone."""
@@ -62,8 +78,8 @@ class ProcessGroup:
 
     def any(self, *flags: bool) -> list[bool]:
         """Return for each flag whether it is set on any rank."""
-        marks = torch.tensor(flags, dtype=torch.float32, device=self.device)
-        dist.all_reduce(marks, op=dist.ReduceOp.MAX)
+        marks = torch.tensor(flags, dtype=torch.uint8)
+        dist.all_reduce(marks, op=dist.ReduceOp.MAX, group=self._hosts)
         return [bool(mark) for mark in marks.tolist()]
 
     def gather_objects(self, value: Any) -> list[Any]:
@@ -99,6 +115,20 @@ def _without_compiled_collectives() -> None:
     ones wait without a word.
     """
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+
+def _unreachable(fault: Exception) -> str:
+    """Return the sentence of a meeting point at which the processes could not meet."""
+    place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+    if "EADDRINUSE" in str(fault) or "address already in use" in str(fault):
+        return (
+            f"The processes cannot meet at {place}: another program uses this port, perhaps another run. "
+            f"Start with another one (`--master_port` of deepspeed and torchrun)"
+        )
+    return (
+        f"The processes cannot meet at {place} ({str(fault).splitlines()[0]}). Check that the first machine can be "
+        f"reached there from all others (MASTER_ADDR, MASTER_PORT, firewalls)"
+    )
 
 
 def _without_launcher() -> None:

@@ -1,4 +1,4 @@
-"""DeepSpeed: its settings, the model under `zero.Init`, and the engine around both."""
+"""DeepSpeed: the model under `zero.Init` with its initial weights, and the engine around it."""
 
 import contextlib
 from pathlib import Path
@@ -6,84 +6,90 @@ from typing import Any
 
 import deepspeed
 import torch
+from deepspeed.utils import safe_set_full_fp32_param, safe_set_local_fp32_param
 from torch import Tensor, nn
+from torch.nn import functional
 
 from sclds.batch.split import Split
 from sclds.config import Config
 from sclds.config.errors import CheckpointError
 from sclds.data.tokenizer import Tokenizer
+from sclds.machine.implementations import compute_dtype
+from sclds.model.initial import initial_value
+from sclds.train.deepspeed_settings import deepspeed_settings
 from sclds.train.distributed import ProcessGroup
 from sclds.train.optimizer import build_optimizer
 
 
-def deepspeed_settings(config: Config, split: Split, load_universal: bool = False) -> dict[str, Any]:
-    """Return DeepSpeed's configuration for a run.
-
-    Small parameters that stay gathered are sent around one by one after every step, which over gloo takes a fifth of a
-    quickstart's step (0.24 of 1.19 s); gathered with their modules instead, the step takes 0.98 s.
-    """
-    on_cuda = torch.cuda.is_available()
-    stage = config.engine.zero_stage
-    return {
-        "train_batch_size": config.batch.global_size,
-        "train_micro_batch_size_per_gpu": split.micro,
-        "gradient_accumulation_steps": split.accumulation,
-        "gradient_clipping": 0.0 if guards_itself(config) else config.optimizer.clip_norm,
-        "bf16": {"enabled": config.engine.precision == "bf16"},
-        "zero_optimization": {
-            "stage": stage,
-            "overlap_comm": on_cuda and stage > 0,
-            "contiguous_gradients": True,
-            "stage3_gather_16bit_weights_on_model_save": False,
-            **({} if on_cuda else {"stage3_param_persistence_threshold": 0}),
-        },
-        "zero_allow_untested_optimizer": True,
-        "checkpoint": {"load_universal": load_universal},
-        "steps_per_print": 10**12,
-        "wall_clock_breakdown": False,
-    }
-
-
-def guards_itself(config: Config) -> bool:
-    """Return whether our optimizer clips and checks for finite gradients, because no DeepSpeed wrapper is around it."""
-    return config.engine.zero_stage == 0 and config.engine.precision == "fp32"
-
-
-def build_model(config: Config, tokenizer: Tokenizer, settings: dict[str, Any], group: ProcessGroup) -> nn.Module:
-    """Return the model with its initial weights; under stage 3 no process ever holds all of it."""
+def build_model(config: Config, tokenizer: Tokenizer, settings: dict[str, Any]) -> nn.Module:
+    """Return the model, whose weights are yet to be filled; under stage 3 no process ever holds all of it."""
     from sclds.model.scl import SCLModel
 
     sharded = config.engine.zero_stage == 3
     context = deepspeed.zero.Init(config_dict_or_path=settings) if sharded else contextlib.nullcontext()
     with context:
-        model = SCLModel(
+        return SCLModel(
             config.model,
             vocab_size=config.model.text.vocab_size or tokenizer.vocab_size,
             recompute=config.engine.activation_checkpointing,
             sigmoid=config.losses.sigmoid > 0,
         )
-    weights = _read_weights(Path(config.model.init_from), model) if config.model.init_from else {}
-    fill_parameters(model, config.seed, weights, sharded, group.rank)
-    return model
 
 
 OF_AN_OBJECTIVE = "pairwise_logit."
 """First part of the names of parameters that only some objectives have: `losses.sigmoid`'s scale and bias."""
 
 
-def fill_parameters(model: nn.Module, seed: int, weights: dict[str, Tensor], sharded: bool, rank: int) -> None:
-    """Give every parameter its value out of `weights`, or its own draw, which is keyed by seed and name."""
+class InitialWeights:
+    """What every parameter is before the first step, in fp32: out of `model.init_from`, or a draw.
+
+    Args:
+        config: The run.
+        model: The model, sharded or not.
+
+    Raises:
+        CheckpointError: The file does not fit the model.
+    """
+
+    def __init__(self, config: Config, model: nn.Module):
+        self._config, self._model = config, model
+        self._read = _read_weights(Path(config.model.init_from), model) if config.model.init_from else {}
+
+    def of(self, name: str) -> Tensor:
+        """Return the whole value of a parameter; a draw is keyed by seed and name."""
+        if name in self._read:
+            return self._read[name].float()
+        shape = full_shape(self._model.get_parameter(name))
+        return initial_value(self._model, name, shape, self._config.seed, self._config.model.init_std)
+
+
+def full_shape(parameter: nn.Parameter) -> torch.Size:
+    """Return the shape of a parameter, also of one that ZeRO-3 has partitioned."""
+    return torch.Size(getattr(parameter, "ds_shape", parameter.shape))
+
+
+def fill_parameters(model: nn.Module, initial: InitialWeights, group: ProcessGroup, sharded: bool) -> None:
+    """Give every parameter its initial value, rounded to its own type."""
     for name, parameter in model.named_parameters():
         context = (
             deepspeed.zero.GatheredParameters([parameter], modifier_rank=0) if sharded else contextlib.nullcontext()
         )
         with context, torch.no_grad():
-            if sharded and rank != 0:
-                continue
-            if name in weights:
-                parameter.data.copy_(weights[name])
-            else:
-                model.initialize_parameter(name, parameter.data, seed)  # type: ignore[operator]
+            if not sharded or group.rank == 0:
+                parameter.data.copy_(initial.of(name))
+
+
+def fill_masters(engine: Any, initial: InitialWeights, group: ProcessGroup) -> None:
+    """Give the fp32 weights that DeepSpeed made of rounded ones their unrounded initial values."""
+    for name, parameter in engine.module.named_parameters():
+        value = initial.of(name).to(group.device)
+        if not hasattr(parameter, "ds_id"):
+            safe_set_full_fp32_param(parameter, value)
+            continue
+        size = parameter.ds_tensor.numel()
+        # all partitions are equally long: the last one ends in padding
+        padded = functional.pad(value.flatten(), (0, size * group.world_size - value.numel()))
+        safe_set_local_fp32_param(parameter, padded[group.rank * size :][:size])
 
 
 def weights_file(path: Path) -> Path:
@@ -107,7 +113,7 @@ def _read_weights(path: Path, model: nn.Module) -> dict[str, Tensor]:
         weights = load_file(file)
     except (SafetensorError, OSError) as fault:
         raise CheckpointError(f"model.init_from: {file} cannot be read ({fault}); write it again") from fault
-    shapes = {n: tuple(getattr(p, "ds_shape", p.shape)) for n, p in model.named_parameters()}
+    shapes = {n: tuple(full_shape(p)) for n, p in model.named_parameters()}
     wrong = sorted(n for n in shapes.keys() & weights.keys() if shapes[n] != tuple(weights[n].shape))
     faults = {
         "have another shape": wrong,
@@ -126,16 +132,28 @@ def _read_weights(path: Path, model: nn.Module) -> dict[str, Tensor]:
 def build_engine(
     config: Config, tokenizer: Tokenizer, split: Split, group: ProcessGroup, load_universal: bool = False
 ) -> Any:
-    """Return the DeepSpeed engine of a run, model and optimizer inside."""
+    """Return the DeepSpeed engine of a run, model and optimizer inside; no step is taken, and no weight is rounded.
+
+    Raises:
+        UserError: The weights to start from do not fit, or nothing can be trained.
+    """
     settings = deepspeed_settings(config, split, load_universal)
-    model = build_model(config, tokenizer, settings, group)
-    if config.engine.zero_stage < 3 and config.engine.precision == "bf16":
-        model.to(torch.bfloat16)
-    optimizer = build_optimizer(model, config.optimizer, guard=guards_itself(config))
+    stage, dtype = config.engine.zero_stage, compute_dtype(config)
+    model = build_model(config, tokenizer, settings)
+    initial = InitialWeights(config, model)
+    fill_parameters(model, initial, group, sharded=stage == 3)
+    if stage == 0:
+        model.to(group.device)
+        optimizer = build_optimizer(model, config.optimizer, replicated=dtype)
+    else:
+        model.to(dtype)
+        optimizer = build_optimizer(model, config.optimizer)
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings, dist_init_required=False)
+    if stage > 0 and dtype != torch.float32:
+        fill_masters(engine, initial, group)
     return engine
 
 
 def count_parameters(model: nn.Module) -> int:
     """Return the number of weights, partitioned or not."""
-    return sum(int(getattr(p, "ds_numel", p.numel())) for p in model.parameters())
+    return sum(full_shape(p).numel() for p in model.parameters())

@@ -1,7 +1,7 @@
 """A run from its first step, or its newest checkpoint, to its results."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 from sclds.batch import Batch
@@ -12,8 +12,14 @@ from sclds.costs.peak import machine_profile
 from sclds.data.quarantine import Quarantine
 from sclds.data.storage.shards import left_out_sentences
 from sclds.data.tokenizer import Tokenizer, load_tokenizer
+from sclds.data.words import word_entropy
+from sclds.evaluation.losses import loss_titles
 from sclds.machine.implementations import choose, use
 from sclds.run.folder import RunFolder
+from sclds.run.health import Health, health_of
+from sclds.run.metrics import read_metrics
+from sclds.train.agreement import refuse_strangers
+from sclds.train.best import BestCheckpoint
 from sclds.train.checkpoint import (
     convert_to_universal,
     load_checkpoint,
@@ -21,17 +27,18 @@ from sclds.train.checkpoint import (
     save_checkpoint,
 )
 from sclds.train.data_wait import DataWait
+from sclds.train.deepspeed_settings import overriding
 from sclds.train.distributed import ProcessGroup
 from sclds.train.engine import build_engine, count_parameters
+from sclds.train.guard import SkipGuard
 from sclds.train.guards import Guards
+from sclds.train.heldout import HeldoutMeasurements
 from sclds.train.interrupt import StopRequest
 from sclds.train.metrics import MetricsWriter
-from sclds.train.progress import Reporter
+from sclds.train.progress import Reporter, write_page_of
+from sclds.train.record import StartRecord
 from sclds.train.resume import sound_checkpoint
 from sclds.train.step import train_step
-
-MAX_SKIPPED_IN_A_ROW = 10
-"""A run stops when this many steps on end had a loss or gradient that is not finite."""
 
 
 class Run:
@@ -58,6 +65,7 @@ class Run:
         self.folder = folder
         self.reporter = reporter
         self.guards = guards
+        refuse_strangers(config, group)
         self.implementations = choose(config)
         use(self.implementations)
         self.split: Split = split_batch(config.batch, group.world_size)
@@ -67,16 +75,37 @@ class Run:
         self.engine = build_engine(config, self.tokenizer, self.split, group, self.universal)
         self.step = 0
         self.saved_step = -1
+        self.guard = SkipGuard(config.optimizer.max_skipped_in_a_row, reporter.say)
+        self.heldout = HeldoutMeasurements(config, self.engine, self.tokenizer, group, folder, reporter)
+        self.record: StartRecord | None = None
+        self.best: BestCheckpoint | None = None
+        self.health = Health(config.schedule.steps, config.log.stuck_share)
 
     def train(self) -> bool:
         """Train to the last step; return False if a signal ended the run before."""
         self._resume()
         self._describe()
-        self._measure_start()
-        metrics = MetricsWriter(self.folder, self.config, self.group, self.step)
+        self.record = StartRecord(
+            self.folder, self.group, count_parameters(self.engine.module), self.step, self.reporter.say
+        )
+        if not self.step:
+            with self.guards.limit("held-out measurements", "evaluation"):
+                self.heldout.measure_start()
+        lines = read_metrics(self.folder.metrics) if self.group.rank == 0 else []
+        self.best = BestCheckpoint(self.config.checkpoint.best, self.group, lines, self.folder.checkpoints)
+        self.health = health_of(lines, self.config.schedule.steps, self.config.log.stuck_share)
+        finished = self._take_steps()
+        if not finished:
+            self.record.update(self.step, "stopped")
+        return finished
+
+    def _take_steps(self) -> bool:
+        """Take steps up to the last one, or to a stop signal; return whether the last was reached."""
+        metrics = MetricsWriter(
+            self.folder, self.config, self.group, self.step, self.reporter.say, self._word_entropy()
+        )
         batches = self._batches()
         finished = True
-        skipped = 0
         waits = DataWait()
         self.reporter.start(self.step)
         try:
@@ -96,14 +125,20 @@ class Run:
                         )
                     report.seconds["data"] += fetched - begun  # until every rank has its data: they fetch together
                     self.step += 1
-                    skipped = self._count_skipped(report.applied, skipped)
+                    self.guard.count(self.step, report.applied)
                     total = time.perf_counter() - begun
                     if (slow := waits.add(fetched - begun, total)) is not None:
                         self.reporter.say(slow)
-                    line = metrics.record(self.engine, self.step, report, total)
+                    measured = self._measure_between(metrics)
+                    line = metrics.record(
+                        self.engine, self.step, report, total, self.guard.total, micro_batches, measured
+                    )
                     metrics.show_inputs(self.step, micro_batches[0], self.tokenizer)
                     self.reporter.advance(self.step, line)
-                    if self.step % self.config.checkpoint.every == 0:
+                    self._judge(line)
+                    self.guard.stop_if_stuck(self.step)
+                    better = bool(measured) and self.best is not None and self.best.improved(self.step, measured)
+                    if better or self.step % self.config.checkpoint.every == 0:
                         self._save()
                 self._save()  # inside the block: a signal while this is written must not end it
         finally:
@@ -111,22 +146,22 @@ class Run:
             metrics.close()
         return finished
 
+    def fail(self, fault: Exception) -> None:
+        """Note in the run folder that this start failed."""
+        if self.record is not None:
+            self.record.fail(self.step, str(fault).partition("\n")[0] or type(fault).__name__)
+
     def finish(self) -> None:
         """Measure on held-out data, write results and the report, and show them."""
-        results = self.folder.read_results()
-        if self.config.data.heldout:
-            self.reporter.say(f"Measuring {' and '.join(self.config.evaluation.tasks)} on held-out data")
-            measured = self._measure()
-            if "losses" in measured:
-                results["losses"] = results.get("losses", {}) | {"final": measured.pop("losses")}
-            results |= measured
-        results["steps"] = self.step
+        with self.guards.limit("held-out measurements", "evaluation"):
+            results = self.heldout.measure_end(self.step)
         results["profile"] = machine_profile(self.config, self.group.world_size)
         if self.group.rank == 0:
-            from sclds.report.run_page import write_report
-
             self.folder.write_results(results)
-            write_report(self.folder.root)
+        if self.record is not None:
+            self.record.update(self.step, "finished")
+        if self.group.rank == 0:
+            write_page_of(self.folder, self.reporter)
         self.reporter.show_results(results)
         self.group.barrier()
 
@@ -147,16 +182,19 @@ class Run:
     def _resume(self) -> None:
         """Go on from the newest complete checkpoint, if there is one."""
         if self.checkpoint is not None:
-            load_checkpoint(self.engine, self.checkpoint, self.universal)
+            self.guard.resume(load_checkpoint(self.engine, self.checkpoint, self.universal))
             self.step = self.saved_step = self.checkpoint.step
             self.reporter.say(f"Resuming after step {self.step} from {self.checkpoint.folder}")
         if self.group.rank == 0:
-            self.folder.open(self.config, self.step)
+            for problem in self.folder.open(self.config, self.step):
+                self.reporter.say(problem)
         self.group.barrier()
 
     def _describe(self) -> None:
         """Print what this run uses."""
         engine, split = self.config.engine, self.split
+        for line in overriding(engine):
+            self.reporter.say(line)
         self.reporter.say(
             f"Model        {count_parameters(self.engine.module) / 1e6:.2f} M parameters\n"
             f"Batch        {self.config.batch.global_size} = {split.micro} samples × {split.world_size} processes × "
@@ -168,23 +206,27 @@ class Run:
             f"Run folder   {self.folder.root}"
         )
 
-    def _measure_start(self) -> None:
-        """Measure the held-out losses of the initial weights, once in a run."""
-        due = self.config.data.heldout and "losses" in self.config.evaluation.tasks
-        if self.step or not due or "losses" in self.folder.read_results():
-            return
-        self.reporter.say("Measuring losses on held-out data before the first step")
-        losses = self._measure(["losses"])["losses"]
-        if self.group.rank == 0:
-            self.folder.write_results({"losses": {"initial": losses}})
+    def _word_entropy(self) -> float | None:
+        """Return the entropy of words, with which MLM is compared, where rank 0 needs it."""
+        if self.group.rank != 0 or self.config.losses.mlm == 0:
+            return None
+        return word_entropy(self.config, self.tokenizer)
 
-    def _measure(self, tasks: Sequence[str] | None = None) -> dict[str, Any]:
-        """Return what tasks find on held-out data; every rank takes part and gets all."""
-        from sclds.evaluation.tasks import evaluate
+    def _judge(self, line: dict[str, Any] | None) -> None:
+        """Say which losses have come to stay at what guessing gives."""
+        for stuck in self.health.add(line) if line else ():
+            self.reporter.say(stuck.sentence(loss_titles()[stuck.term]))
 
-        quarantine = Quarantine(self.folder.quarantine)
+    def _measure_between(self, metrics: MetricsWriter) -> dict[str, float]:
+        """Return what held-out sets give after this step, where that is due, and nothing else."""
+        every = self.config.evaluation.every
+        if not every or self.step % every:
+            return {}
+        begun = time.perf_counter()
         with self.guards.limit("held-out measurements", "evaluation"):
-            return evaluate(self.engine, self.config, self.tokenizer, self.group.device, self.group, quarantine, tasks)
+            measured = self.heldout.measure_between(self.step)
+        metrics.leave_out(time.perf_counter() - begun)
+        return measured
 
     def _batches(self) -> Iterator[list[Batch]]:
         """Return the training batches from the current step on."""
@@ -200,7 +242,7 @@ class Run:
             start_step=self.step,
             quarantine=Quarantine(self.folder.quarantine),
         )
-        for sentence in left_out_sentences(training.index):
+        for sentence in (*left_out_sentences(training.index), *training.order.crowding()):
             self.reporter.say(sentence)
         return iter(training)
 
@@ -221,20 +263,6 @@ class Run:
             raise fault or SharedError("Another process's data cannot be used; its message says why")
         return None if stopping else micro_batches
 
-    def _count_skipped(self, applied: bool, skipped: int) -> int:
-        """Return the number of steps on end that changed nothing; stop the run when they are too many."""
-        if applied:
-            return 0
-        skipped += 1
-        self.reporter.say(f"Step {self.step} is skipped: its gradient is not finite ({skipped} in a row)")
-        if skipped == MAX_SKIPPED_IN_A_ROW:
-            raise SharedError(
-                f"Training stopped at step {self.step}: {skipped} steps in a row had a gradient that is not finite. "
-                f"Lower optimizer.learning_rate or lengthen schedule.warmup_share; the run goes on from its last "
-                f"checkpoint in {self.folder.checkpoints}"
-            )
-        return skipped
-
     def _save(self) -> None:
         """Write a checkpoint, unless this step has one."""
         if self.saved_step != self.step:
@@ -246,5 +274,9 @@ class Run:
                     self.config,
                     self.group,
                     self.config.checkpoint.keep,
+                    self.guard.state(),
+                    self.best.best_step() if self.best else None,
                 )
             self.saved_step = self.step
+            if self.record is not None:
+                self.record.update(self.step)

@@ -1,19 +1,22 @@
 """The metrics of a run: one line of `metrics.jsonl`, and TensorBoard scalars, per logged step."""
 
-import math
 import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch.utils.tensorboard import SummaryWriter
 
 from sclds.batch import Batch
 from sclds.config import Config
 from sclds.data.tokenizer import Tokenizer
+from sclds.losses.makeup import makeup_of
+from sclds.objectives import objectives_in_use
+from sclds.objectives.levels import Makeup, trivial_level
 from sclds.report.pictures import masked_inputs
 from sclds.run.folder import RunFolder
+from sclds.run.metrics import finite
+from sclds.train.board import Board
 from sclds.train.distributed import ProcessGroup
-from sclds.train.schedule import learning_rate_factor
 from sclds.train.step import StepReport
 
 
@@ -25,46 +28,97 @@ class MetricsWriter:
         config: The run's configuration.
         group: All processes.
         start_step: Steps done before; TensorBoard drops what lies after them.
+        say: Is told what cannot be written.
+        word_entropy: Of the words that MLM predicts, in nats, where it is known.
     """
 
-    def __init__(self, folder: RunFolder, config: Config, group: ProcessGroup, start_step: int):
+    def __init__(
+        self,
+        folder: RunFolder,
+        config: Config,
+        group: ProcessGroup,
+        start_step: int,
+        say: Callable[[str], None],
+        word_entropy: float | None = None,
+    ):
         self._folder = folder
         self._config = config
         self._group = group
-        self._skipped = 0
+        self._word_entropy = word_entropy
         self._since = (time.perf_counter(), start_step)
         self._board = None
         if group.rank == 0 and config.log.tensorboard:
-            self._board = SummaryWriter(str(folder.tensorboard), purge_step=start_step + 1)
+            self._board = Board(folder.tensorboard, start_step + 1, say)
 
     def due(self, step: int) -> bool:
-        """Return whether the step that ends as number `step` is logged: the first, the last, and every few."""
-        return step == 1 or step % self._config.log.every == 0 or step == self._config.schedule.steps
+        """Return whether the step that ends as number `step` is logged: first, last, every few, and where measured."""
+        every = self._config.evaluation.every
+        measured = bool(every) and step % every == 0
+        return step == 1 or step % self._config.log.every == 0 or step == self._config.schedule.steps or measured
 
-    def record(self, engine: Any, step: int, report: StepReport, total_seconds: float) -> dict[str, Any] | None:
-        """Return the line of step number `step` (from 1) after writing it, or nothing where none is due."""
-        self._skipped += not report.applied
-        if not self.due(step):
+    def leave_out(self, seconds: float) -> None:
+        """Do not count seconds since the last line, which were not spent on training, to the speed."""
+        begun, first = self._since
+        self._since = (begun + seconds, first)
+
+    def record(
+        self,
+        engine: Any,
+        step: int,
+        report: StepReport,
+        total_seconds: float,
+        skipped: int,
+        micro_batches: Sequence[Batch],
+        heldout: Mapping[str, float],
+    ) -> dict[str, Any] | None:
+        """Return the line of step number `step` (from 1) after writing it, or nothing where none is due.
+
+        A step that was skipped is always written.
+
+        Args:
+            engine: After the step.
+            step: Its number.
+            report: What it did on this rank.
+            total_seconds: It took.
+            skipped: Steps of the whole run that were.
+            micro_batches: It saw on this rank, on the host.
+            heldout: What was measured after it, by `heldout/SET/FIGURE`.
+        """
+        if not self.due(step) and report.applied:
             return None
         names = sorted(report.terms)
         sums = self._group.all_reduce_sum(torch.stack([report.terms[name].float() for name in names])).tolist()
-        norm = float(engine.get_global_grad_norm() or 0.0)
         now = time.perf_counter()
         begun, first = self._since
         self._since = (now, step)
         line = {
             "step": step,
             "loss": dict(zip(names, sums, strict=True)),
-            "lr": self._config.optimizer.learning_rate * learning_rate_factor(step - 1, self._config.schedule),
-            "grad_norm": norm if math.isfinite(norm) else None,
+            "levels": self._levels(micro_batches),
+            "lr": report.rates["encoders"],
+            "learning_rates": report.rates,
+            "grad_norm": finite(float(engine.get_global_grad_norm() or 0.0)),
             "samples_per_second": (step - first) * self._config.batch.global_size / (now - begun),
             "seconds": {**report.seconds, "total": total_seconds},
-            "skipped": self._skipped,
+            "skipped": skipped,
+            **{name: finite(value) for name, value in heldout.items()},
         }
         if self._group.rank == 0:
             self._folder.append_metrics(line)
-            self._write_scalars(line)
+            self._write_scalars(line, heldout)
         return line
+
+    def _levels(self, micro_batches: Sequence[Batch]) -> dict[str, float]:
+        """Return what guessing would give for every loss of this step, as far as that is known."""
+        mine = [makeup_of(batch, self._config.data.frames).numbers() for batch in micro_batches]
+        numbers = torch.tensor(mine, dtype=torch.float64, device=self._group.device)
+        if self._config.losses.negatives == "global_batch":
+            numbers = numbers.sum(0, keepdim=True)
+        makeups = [Makeup.of_numbers(part) for part in self._group.all_reduce_sum(numbers).tolist()]
+        levels = {
+            one.name: trivial_level(one, makeups, self._word_entropy) for one in objectives_in_use(self._config.losses)
+        }
+        return {name: level for name, level in levels.items() if level is not None}
 
     def show_inputs(self, step: int, batch: Batch, tokenizer: Tokenizer) -> None:
         """Write masked inputs of step number `step` to TensorBoard, where they are due."""
@@ -72,22 +126,22 @@ class MetricsWriter:
         if self._board is None or not every or (step != 1 and step % every):
             return
         for shown in masked_inputs(batch, self._config, tokenizer):
-            self._board.add_image(f"inputs/{shown.name}", shown.picture, step)
-            self._board.add_text(f"inputs/{shown.name}", shown.text, step)
+            self._board.image(f"inputs/{shown.name}", shown.picture, step)
+            self._board.text(f"inputs/{shown.name}", shown.text, step)
 
     def close(self) -> None:
         """Flush TensorBoard."""
         if self._board is not None:
             self._board.close()
 
-    def _write_scalars(self, line: dict[str, Any]) -> None:
+    def _write_scalars(self, line: Mapping[str, Any], heldout: Mapping[str, float]) -> None:
         if self._board is None:
             return
-        step = line["step"]
-        for name, value in line["loss"].items():
-            self._board.add_scalar(f"loss/{name}", value, step)
-        for name, value in line["seconds"].items():
-            self._board.add_scalar(f"seconds/{name}", value, step)
-        for name in ("lr", "grad_norm", "samples_per_second"):
-            if line[name] is not None:
-                self._board.add_scalar(f"training/{name}", line[name], step)
+        scalars = {f"loss/{name}": value for name, value in line["loss"].items()}
+        scalars |= {f"guessing/{name}": value for name, value in line["levels"].items()}
+        scalars |= {f"seconds/{name}": value for name, value in line["seconds"].items()}
+        scalars |= {f"learning_rate/{name}": value for name, value in line["learning_rates"].items()}
+        scalars |= {f"training/{name}": line[name] for name in ("grad_norm", "samples_per_second", "skipped")}
+        for name, value in (scalars | dict(heldout)).items():
+            if value is not None:
+                self._board.scalar(name, value, line["step"])

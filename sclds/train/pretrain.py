@@ -1,10 +1,15 @@
 """Pre-training as a whole: train, go on, or show what a finished run found."""
 
+from typing import TYPE_CHECKING
+
 from sclds.config import Config
 from sclds.data.quarantine import read_quarantine
 from sclds.run.checkpoints import Checkpoint
 from sclds.run.folder import RunFolder
-from sclds.train.progress import Reporter, drop_banners
+from sclds.train.progress import Reporter, drop_banners, write_page_of
+
+if TYPE_CHECKING:
+    from sclds.train.loop import Run
 
 
 def pretrain(config: Config, checkpoint: Checkpoint | None) -> int:
@@ -19,12 +24,13 @@ def pretrain(config: Config, checkpoint: Checkpoint | None) -> int:
     drop_banners(launched_rank())
     reporter = Reporter(launched_rank(), config.schedule.steps)
     folder = RunFolder(config.run_dir)
-    if is_finished(folder, config, checkpoint):
+    if is_finished(folder, config, checkpoint, reporter):
         reporter.say(f"This run is done ({config.schedule.steps} steps); its results:")
         reporter.show_results(folder.read_results())
+        if not folder.report.is_file() and launched_rank() == 0:
+            write_page_of(folder, reporter)
         _name_files(reporter, folder)
         return 0
-    from sclds.train.agreement import refuse_different_starts
     from sclds.train.guards import Guards
     from sclds.train.loop import Run
 
@@ -34,26 +40,47 @@ def pretrain(config: Config, checkpoint: Checkpoint | None) -> int:
         try:
             with guards.limit("the start", "start"):
                 guards.meet(group)
-                refuse_different_starts(config, group)
                 run = Run(config, group, folder, reporter, guards)
-            if not run.train():
-                reporter.say(
-                    f"Stopped after step {run.step} of {config.schedule.steps}, saved in {folder.checkpoints}; "
-                    f"the same command goes on from there"
-                )
-                return 0
-            run.finish()
-            _name_files(reporter, folder)
-            return 0
+            return _carried_out(run, reporter)
         finally:
             group.close()
 
 
-def is_finished(folder: RunFolder, config: Config, checkpoint: Checkpoint | None) -> bool:
-    """Return whether the run has its last checkpoint, which is its newest, and its results."""
+def _carried_out(run: "Run", reporter: Reporter) -> int:
+    """Train, measure and show; return the exit code. What ends the run is noted in its folder."""
+    try:
+        finished = run.train()
+        if finished:
+            run.finish()
+    except Exception as fault:
+        run.fail(fault)
+        raise
+    if finished:
+        _name_files(reporter, run.folder)
+    else:
+        reporter.say(
+            f"Stopped after step {run.step} of {run.config.schedule.steps}, saved in {run.folder.checkpoints}; "
+            f"the same command goes on from there"
+        )
+    return 0
+
+
+def is_finished(folder: RunFolder, config: Config, checkpoint: Checkpoint | None, reporter: Reporter) -> bool:
+    """Return whether the run has its last checkpoint, which is its newest, and results of its present held-out sets.
+
+    Why results that are there are not taken is said; the run then measures anew, without training.
+    """
     if checkpoint is None or checkpoint.step < config.schedule.steps:
         return False
-    return folder.read_results().get("steps") == config.schedule.steps and folder.report.is_file()
+    problems: list[str] = []
+    results = folder.read_results(problems)
+    if "steps" in results and config.data.heldout:
+        from sclds.evaluation.record import differences
+
+        problems += [f"Measuring again: {told}" for told in differences(results, config, config.schedule.steps)]
+    for problem in problems:
+        reporter.say(problem)
+    return "steps" in results and results["steps"] == config.schedule.steps and not problems
 
 
 def _name_files(reporter: Reporter, folder: RunFolder) -> None:
@@ -61,6 +88,6 @@ def _name_files(reporter: Reporter, folder: RunFolder) -> None:
         f"Report       {folder.report}\nResults      {folder.results}\n"
         f"TensorBoard  {folder.tensorboard}\nCheckpoints  {folder.checkpoints}"
     )
-    set_aside = len({entry.get("sample") for entry in read_quarantine(folder.quarantine)})
+    set_aside = len({str(entry.get("sample")) for entry in read_quarantine(folder.quarantine)})
     if set_aside:
         reporter.say(f"Set aside    {set_aside} samples that could not be used, named in {folder.quarantine}")

@@ -9,7 +9,9 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
+
+from sclds.config.errors import UserError
+from sclds.run.folder import RunFolder
 
 
 def drop_banners(rank: int) -> None:
@@ -82,25 +84,26 @@ class Reporter:
         assert self._started is not None
         begun, first = self._started
         left = (time.perf_counter() - begun) / max(1, step - first) * (self._total - step)
-        losses = "  ".join(f"{name} {value:.3f}" for name, value in line["loss"].items() if "accuracy" not in name)
+        shown = {name: value for name, value in line["loss"].items() if not name.endswith(("accuracy", "alone"))}
+        losses = "  ".join(f"{name} {value:.3f}" for name, value in shown.items())
         return f"{losses}  {line['samples_per_second']:.0f} samples/s  {_clock(left)} left"
 
     def show_results(self, results: dict[str, Any]) -> None:
-        """Print held-out losses and retrieval beside chance."""
-        losses = results.get("losses", {})
-        if losses.get("final"):
-            table = Table("held-out loss", "at step 0", "at the end", title="Losses")
-            for name, value in losses["final"].items():
-                before = losses.get("initial", {}).get(name)
-                table.add_row(name, "" if before is None else f"{before:.3f}", f"{value:.3f}")
-            self.console.print(table)
-        if results.get("retrieval"):
-            table = Table("held-out", "direction", "pairs", "R@1", "R@5", "R@10", "chance R@10", title="Retrieval")
-            for kind, directions in results["retrieval"].items():
-                for direction, row in directions.items():
-                    recalls = [f"{row[key]:.3f}" for key in ("r1", "r5", "r10", "chance_r10")]
-                    table.add_row(kind, direction.replace("_", " "), str(row["n"]), *recalls)
-            self.console.print(table)
+        """Print what was found on held-out data, each figure beside what chance gives."""
+        from sclds.evaluation.tasks import sections
+        from sclds.report.console import print_sections
+
+        print_sections(self.console, sections(results))
+
+
+def write_page_of(folder: RunFolder, reporter: Reporter) -> None:
+    """Write a run's page; one that cannot be written is told, and costs nothing but itself."""
+    from sclds.report.run_page import write_report
+
+    try:
+        write_report(folder.root)
+    except (UserError, OSError) as fault:
+        reporter.say(f"The page is missing, the results are not: {fault}")
 
 
 def _clock(seconds: float) -> str:

@@ -1,6 +1,7 @@
 """Start of a run: everything that can be wrong is found and reported at once, before any process does work."""
 
 import contextlib
+import difflib
 import os
 import sys
 from collections.abc import Callable
@@ -66,7 +67,9 @@ def checked_start(
             for name in config.engine.env
             if name not in os.environ
         ],
+        lambda: _deepspeed_problems(config.engine),
         lambda: _weights_problems(config.model),
+        lambda: _best_problems(config),
         lambda: [] if checkpoint is None else resume_problems(checkpoint, config),
     ]
     problems = [problem for check in checks for problem in check()]
@@ -80,7 +83,10 @@ def _problems_of_valid_sections(settings: Any) -> list[str]:
     sections: dict[str, tuple[type[Section], Callable[[Any], list[str]]]] = {
         "data": (DataConfig, _data_problems),
         "optimizer": (OptimizerConfig, _optimizer_problems),
-        "engine": (EngineConfig, lambda engine: _backend_problems(engine, ModelConfig())),
+        "engine": (
+            EngineConfig,
+            lambda engine: _backend_problems(engine, ModelConfig()) + _deepspeed_problems(engine),
+        ),
         "model": (ModelConfig, _weights_problems),
     }
     problems = []
@@ -143,6 +149,18 @@ def _data_problems(data: DataConfig) -> list[str]:
     return problems
 
 
+def _best_problems(config: Config) -> list[str]:
+    if config.checkpoint.best is None:
+        return []
+    from sclds.evaluation.tasks import figure_names
+
+    names = figure_names(config)
+    if config.checkpoint.best in names:
+        return []
+    near = difflib.get_close_matches(config.checkpoint.best, names, n=3, cutoff=0.0)
+    return [f"checkpoint.best={config.checkpoint.best} is no figure of this run; the nearest are {', '.join(near)}"]
+
+
 def _optimizer_problems(optimizer: OptimizerConfig) -> list[str]:
     from sclds.train.optimizer import implementation_problems
 
@@ -174,6 +192,12 @@ def _accelerator_problems(place: Place, hostfile: bool) -> list[str]:
     if processes > count:
         return [f"{place.host} was given {processes} processes and has {count} GPUs; give it slots={count}"]
     return []
+
+
+def _deepspeed_problems(engine: EngineConfig) -> list[str]:
+    from sclds.train.deepspeed_settings import deepspeed_problems
+
+    return deepspeed_problems(engine)
 
 
 def _weights_problems(model: ModelConfig) -> list[str]:

@@ -11,10 +11,10 @@ from sclds.batch import Batch
 from sclds.batch.split import Split
 from sclds.config import Config
 from sclds.data.keys import seed_of
-from sclds.losses.objectives import GlobalFeatures, features_of, step_loss
+from sclds.losses.objectives import GlobalFeatures, StepSizes, features_of, step_loss
 from sclds.machine.implementations import compute_dtype
 from sclds.train.distributed import ProcessGroup, synchronize
-from sclds.train.optimizer import set_learning_rate
+from sclds.train.optimizer import learning_rates, set_learning_rate
 from sclds.train.schedule import learning_rate_factor
 
 PHASES = ("data", "forward", "backward", "optimizer")
@@ -27,6 +27,8 @@ class StepReport:
     terms: dict[str, Tensor] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))
     applied: bool = True
+    rates: dict[str, float] = field(default_factory=dict)
+    """Learning rates that the step used, by part of the model."""
 
     def add(self, terms: dict[str, Tensor]) -> None:
         """Add one micro-batch's terms."""
@@ -70,13 +72,14 @@ def train_step(
     set_learning_rate(engine.optimizer, learning_rate_factor(step, config.schedule))
     watch.charge("data")
 
+    sizes = StepSizes.gather(micro_batches, group)
     two_passes = split.accumulation > 1 and config.losses.negatives == "global_batch"
-    global_features = features_of_step(engine, micro_batches, step, config, group) if two_passes else None
+    global_features = features_of_step(engine, micro_batches, sizes, step, config, group) if two_passes else None
     for index, batch in enumerate(micro_batches):
         seed_dropout(config.seed, step, index, group.rank)
         outputs = engine(batch)
         features = global_features or GlobalFeatures.gather(
-            [features_of(outputs, batch)], [batch], config.losses, group, step_batches=micro_batches
+            [features_of(outputs, batch)], [batch], config.losses, group, sizes, first_step=index
         )
         loss, terms = step_loss(outputs, batch, features, index if two_passes else 0, config.losses)
         report.add(terms)
@@ -84,6 +87,7 @@ def train_step(
         # DeepSpeed averages over ranks and accumulation steps; the shares are to be summed.
         engine.backward(loss * (split.world_size * split.accumulation))
         watch.charge("backward")
+        report.rates = learning_rates(engine.optimizer)
         engine.step()
         watch.charge("optimizer")
     report.applied = bool(engine.was_step_applied())
@@ -91,7 +95,7 @@ def train_step(
 
 
 def features_of_step(
-    engine: Any, micro_batches: list[Batch], step: int, config: Config, group: ProcessGroup
+    engine: Any, micro_batches: list[Batch], sizes: StepSizes, step: int, config: Config, group: ProcessGroup
 ) -> GlobalFeatures:
     """Return the features of every micro-batch of every rank, out of a pass without gradients (same dropout)."""
     features = []
@@ -99,7 +103,7 @@ def features_of_step(
         for index, batch in enumerate(micro_batches):
             seed_dropout(config.seed, step, index, group.rank)
             features.append(features_of(engine(batch), batch))
-    return GlobalFeatures.gather(features, micro_batches, config.losses, group)
+    return GlobalFeatures.gather(features, micro_batches, config.losses, group, sizes)
 
 
 def seed_dropout(seed: int, step: int, index: int, rank: int) -> None:

@@ -1,11 +1,13 @@
 """Batches follow from the configuration and the step alone, and unusable samples are set aside, not fatal."""
 
+import itertools
 import json
 import threading
 
 import pytest
 import torch
 
+from sclds.batch.unpacking import sample_of
 from sclds.config.errors import DataError
 from sclds.data.loader import Quarantine, TrainingBatches, heldout_batches
 from sclds.data.tokenizer import load_tokenizer
@@ -89,7 +91,7 @@ def test_economy_predicts_the_words_that_completion_hides(config, tokenizer):
 def test_pictures_change_from_epoch_to_epoch(config, tokenizer):
     seen: dict[str, list[torch.Tensor]] = {}
     for (batch,) in batches(config, tokenizer, 8):
-        rows = batch.vision.patches.split([16 * int(frames) for frames in batch.vision.frame_count])
+        rows = batch.vision.patches.split([16 * frames for frames in batch.samples.frames])
         for sample, part in zip(batch.samples.ids, rows, strict=True):
             seen.setdefault(sample, []).append(part)
     twice = [parts for parts in seen.values() if len(parts) > 1]
@@ -187,3 +189,33 @@ def test_one_of_several_captions_is_drawn_by_key(make_config, tokenizer):
     )
     heldout = heldout_batches(config, tokenizer, config.data.train[0])
     assert {caption for batch in heldout for caption in batch.samples.captions} == {texts[0]}
+
+
+@pytest.mark.parametrize("duplicates", ["negatives", "ignore"])
+def test_itm_never_shows_a_wrong_image_that_is_right_or_that_its_kind_betrays(make_config, tokenizer, duplicates):
+    """Captions a and A of three images each, one image stored under two names, and a video alone in its group."""
+    images = {f"{k}.png": picture(min(k, 6)) for k in range(8)}
+    images |= {f"{k}.json": caption({0: "arrow", 1: " ARROW.", 2: "Arrow"}.get(k, f"image {k}")) for k in range(8)}
+    config = make_config([images], [clip_members(["u"])], {"global_size": 8, "max_micro_size": 8, "group_size": 8})
+    losses = config.losses.model_copy(update={"duplicates": duplicates})
+    config = config.model_copy(update={"losses": losses})
+    wrong, alone = set(), 0
+    for (batch,) in batches(config, tokenizer, 60):
+        seen = [sample_of(batch, row, config) for row in range(8)]
+        pairs = [(one.sample_id, seen[one.itm_partner].sample_id) for one in seen if one.itm_partner is not None]
+        wrong |= {(own[-1], shown[-1]) for own, shown in pairs if own != shown}
+        videos = batch.samples.kinds.count("video")
+        assert batch.counts.itm_alone == videos, "a video has no other, or itself twice"
+        assert [int(label) for label in batch.labels.itm] == [own == shown for own, shown in pairs]
+        alone += batch.counts.itm_alone
+        assert (batch.identities is None) == (duplicates == "negatives")
+        if batch.identities is not None:
+            rows = {one.sample_id[-1]: row for row, one in enumerate(seen)}
+            caption_of, image_of = batch.identities.caption.tolist(), batch.identities.image.tolist()
+            assert len({caption_of[row] for key, row in rows.items() if key in "012"}) <= 1
+            assert len({image_of[row] for key, row in rows.items() if key in "67"}) <= 1
+            assert len(set(image_of)) == len(rows) - {"6", "7"}.issubset(rows)
+    assert alone, "a video was alone in its group"
+    same = {pair for keys in ("012", "67") for pair in itertools.permutations(keys, 2)}
+    assert not any("u" in pair for pair in wrong), "a text of an image beside a video, or the other way round"
+    assert (same <= wrong) if duplicates == "negatives" else not same & wrong

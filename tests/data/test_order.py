@@ -83,21 +83,38 @@ def test_the_stream_crosses_epochs_and_any_step_can_be_reached():
     assert stream[0] == Place(0, 0, int(forward.epoch(0)[0]))
 
 
+def alike(kinds: list[str]) -> np.ndarray:
+    """Return which members may be wrong partners: all others of the kind."""
+    kind = np.array(kinds)
+    return (kind[:, None] == kind) & ~np.eye(len(kinds), dtype=bool)
+
+
 @pytest.mark.parametrize("size", [1, 2, 3, 8, 15, 16])
 def test_half_of_a_group_keeps_its_picture(size):
     kinds = ["video" if i % 5 == 2 else "image" for i in range(size)]
+    alone = ~alike(kinds).any(1)
     for trial in range(30):
-        partner, label = itm_partners(kinds, generator(0, "itm", trial))
-        assert label.sum() == max(size // 2, 1 if size == 1 else 0)
+        partner, label = itm_partners(alike(kinds), generator(0, "itm", trial))
+        wrong = size - size // 2
+        assert wrong - alone.sum() <= (label == 0).sum() <= wrong
         assert np.array_equal(label == 1, partner == np.arange(size))
-        for row in np.flatnonzero(label == 0):
-            alike = kinds.count(kinds[row]) > 1
-            assert not alike or kinds[partner[row]] == kinds[row]
+        assert all(label[alone] == 1)
+        assert all(kinds[partner[row]] == kinds[row] for row in range(size)), "the kind must not betray the label"
+
+
+def test_a_wrong_partner_is_one_that_may_be():
+    possible = np.zeros((4, 4), bool)
+    possible[0, 2] = possible[2, 0] = possible[2, 3] = True
+    seen = set()
+    for trial in range(200):
+        partner, label = itm_partners(possible, generator(0, "itm", trial))
+        seen |= {(row, int(partner[row])) for row in range(4) if label[row] == 0}
+    assert seen == {(0, 2), (2, 0), (2, 3)}
 
 
 def test_partners_depend_on_the_key_alone():
     kinds = ["image"] * 16
-    first, again, other = (itm_partners(kinds, generator(0, "itm", k))[0].tolist() for k in (1, 1, 2))
+    first, again, other = (itm_partners(alike(kinds), generator(0, "itm", k))[0].tolist() for k in (1, 1, 2))
     assert first == again != other
 
 
@@ -190,3 +207,40 @@ def test_ten_million_samples_need_no_list_of_them():
     assert peak < 40e6
     assert len({place.sample for place in places[0]}) == 4096
     assert {place.epoch for place in places[1]} == {0, 1}
+
+
+@pytest.mark.parametrize("trial", range(60))
+def test_no_sample_stands_twice_in_a_batch_where_the_order_can_help_it(trial):
+    """Weights and the ends of epochs bring a sample again; with four batches an epoch it is always moved away."""
+    index, weights, block, size = random_mixture(np.random.default_rng(trial))
+    order = Order(index, weights, trial, size, block)
+    crowded = order.crowded()
+    for step in range(16):
+        seen = [place.sample for place in order.global_batch(step)]
+        repeated = len(seen) - len(set(seen))
+        if order.epoch_size >= 4 * size and max(weights.values()) * size < 0.8 * order.epoch_size:
+            assert not crowded
+            assert repeated == 0
+    assert (max(weights.values()) * size > order.epoch_size + size) <= bool(crowded)
+
+
+def test_a_data_set_smaller_than_its_share_of_a_batch_is_named():
+    order = order_of(index_of(pictures=[90], clips=[5]), global_size=24, clips=6.0)
+    assert order.crowded() == {"clips": (5, 6.0)}
+    assert order.crowding() == [
+        "Data set 'clips' has 5 samples, and a global batch takes 6.0 of it: some stand there twice. "
+        "Lower its weight or batch.global_size to avoid that"
+    ]
+    assert order_of(index_of(pictures=[90], clips=[5]), global_size=20, clips=6.0).crowded() == {}
+    stream = [place.sample for step in range(5) for place in order.global_batch(step)]
+    assert sorted(stream) == sorted(order.epoch(0) % 95), "the epoch is complete all the same"
+
+
+def test_repetitions_move_within_their_blocks():
+    """What is kept apart still is what the block would have held, so that files are read in the same order."""
+    index = index_of(pictures=[40] * 6)
+    order = order_of(index, global_size=24, block=2, pictures=2.0)
+    epoch = order.epoch(1)
+    assert len(np.unique(epoch)) == 480
+    for start in range(0, 480, 80):
+        assert len({int(number) // 40 for number in epoch[start : start + 80]}) == 2

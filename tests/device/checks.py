@@ -16,7 +16,7 @@ from sclds.losses.objectives import GlobalFeatures, features_of, step_loss
 from sclds.model.scl import SCLModel
 from sclds.report.batch_page import page
 from sclds.report.pictures import masked_inputs
-from tests.device.pretend import PretendTensor, moved, pretend_device
+from tests.device.pretend import PretendTensor, host_reads, moved, pretend_device
 from tests.model.samples import ALL, model_of, pack_samples
 from tests.model.test_step import MIXED
 
@@ -53,7 +53,10 @@ def test_a_step_gives_the_numbers_of_the_cpu(name, accumulation):
     expected = step(model_of(sigmoid=losses.sigmoid > 0), batches, losses)
     with pretend_device() as device:
         model = moved(model_of(sigmoid=losses.sigmoid > 0))
-        found = step(model, [batch.to(device) for batch in batches], losses)
+        there = [batch.to(device) for batch in batches]
+        with host_reads() as reads:
+            found = step(model, there, losses)
+    assert reads == [], "a step that is not logged never waits for the device"
     torch.testing.assert_close(found[0], expected[0])
     assert found[1].keys() == expected[1].keys()
     for name, gradient in expected[1].items():
@@ -80,7 +83,8 @@ def test_held_out_data_is_measured_there(quickstart):
     with pretend_device() as device:
         model = moved(model_for(config, tokenizer))
         found = evaluate(model, config, tokenizer, device, SingleProcess())
-    assert found.pop("losses") == pytest.approx(expected.pop("losses"), rel=1e-5)
+    for place, wanted in ((found, expected), *((found["sets"][n], row) for n, row in expected["sets"].items())):
+        assert place.pop("losses") == pytest.approx(wanted.pop("losses"), rel=1e-5)
     assert found == expected
     assert set(found["retrieval"]) == {"image", "video"}
 
@@ -126,3 +130,25 @@ def test_a_tensor_that_stayed_behind_is_caught():
         with pytest.raises(RuntimeError, match="expected all tensors on pretend:0"):
             moved(model_of())(forgotten)
         assert not any(isinstance(length, PretendTensor) for length in vars(there.lengths).values())
+
+
+@pytest.mark.parametrize(
+    "wait",
+    [
+        lambda x: x.sum().item(),
+        lambda x: x.tolist(),
+        lambda x: bool((x > 0).any()),
+        lambda x: x[x > 0],
+        lambda x: x.nonzero(),
+        lambda x: x.cpu(),
+        lambda x: torch.equal(x, x),
+        lambda x: torch.masked_select(x, x > 0),
+        lambda x: x.repeat_interleave(torch.ones_like(x, dtype=torch.int64)),
+        lambda x: x.unique(),
+        lambda x: torch.zeros(3).copy_(x),
+    ],
+)
+def test_every_kind_of_wait_is_seen(wait):
+    with pretend_device() as device, host_reads() as reads:
+        wait(torch.ones(3).to(device))
+    assert reads

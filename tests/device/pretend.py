@@ -5,6 +5,7 @@ CUDA's do; only tensors without dimensions may come from the CPU. docs/pretend_d
 """
 
 import contextlib
+import traceback
 from unittest import mock
 
 import torch
@@ -16,6 +17,44 @@ _setup_privateuseone_for_python_backend("pretend")
 DEVICE = torch.device("pretend:0")
 aten = torch.ops.aten
 _COPIES = (aten._to_copy.default, aten.copy_.default, aten._pin_memory.default)
+
+
+_WAITS = (
+    *(aten._local_scalar_dense.default, aten.nonzero.default, aten.masked_select.default, aten.equal.default),
+    *(aten.is_nonzero.default, aten.repeat_interleave.Tensor, aten._unique2.default, aten.unique_consecutive.default),
+)
+"""Operators whose result, or its shape, the host needs at once."""
+_watched: list[list[str]] = []
+
+
+def _makes_the_host_wait(function, args, leaves, device):
+    """Return whether the host of a CUDA device would wait in an operator."""
+    on_device = [x for x in leaves if isinstance(x, PretendTensor)]
+    if function in _WAITS and on_device:
+        return True
+    if function in (aten.index.Tensor, aten.index_put_.default, aten.index_put.default, aten._index_put_impl_.default):
+        return any(x is not None and x.dtype in (torch.bool, torch.uint8) for x in args[1])
+    if function is aten._to_copy.default and device is not None:
+        return bool(on_device) and torch.device(device).type == "cpu"
+    return function is aten.copy_.default and bool(on_device) and not isinstance(leaves[0], PretendTensor)
+
+
+def _note(function):
+    for reads in _watched:
+        frames = [f for f in traceback.extract_stack() if "/sclds/" in f.filename or "/scl_kernels/" in f.filename]
+        place = f"{frames[-1].filename.rpartition('/sclds/')[2]}:{frames[-1].lineno}" if frames else "outside"
+        reads.append(f"{place} {function}")
+
+
+@contextlib.contextmanager
+def host_reads():
+    """Collect, inside the block, every place where the host of a CUDA device would wait for it."""
+    found: list[str] = []
+    _watched.append(found)
+    try:
+        yield found
+    finally:
+        _watched.remove(found)
 
 
 class PretendTensor(torch.Tensor):
@@ -39,6 +78,7 @@ class PretendTensor(torch.Tensor):
     __torch_function__ = torch._C._disabled_torch_function_impl
 
     def tolist(self):
+        _note("tolist")
         return self.inside.tolist()
 
     def __repr__(self):
@@ -53,6 +93,8 @@ def computed(function, args, kwargs):
     """Run an operator on what is inside, and wrap what it returns unless it goes to the CPU."""
     device = kwargs.get("device")
     leaves = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
+    if _makes_the_host_wait(function, args, leaves, device):
+        _note(function)
     if function not in _COPIES:
         strangers = [x for x in leaves if not isinstance(x, PretendTensor) and x.dim() > 0]
         if strangers and (len(strangers) < len(leaves)):

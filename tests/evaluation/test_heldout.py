@@ -12,7 +12,7 @@ from sclds.config import Config, DataConfig, DatasetConfig, EvaluationConfig
 from sclds.config.errors import DataError, UserError
 from sclds.data.loader import HeldoutChunk
 from sclds.evaluation import heldout
-from sclds.evaluation.tasks import evaluate
+from sclds.evaluation.tasks import evaluate, figure_names, figures, higher_is_better, sections
 from sclds.losses.communicator import SingleProcess
 from tests.losses.test_objectives import run_ranks
 
@@ -69,6 +69,7 @@ def config(monkeypatch):
     monkeypatch.setattr(heldout, "heldout_chunks", chunks)
     monkeypatch.setattr(heldout, "features_of", lambda outputs, batch: outputs)
     monkeypatch.setattr(heldout, "GlobalFeatures", types.SimpleNamespace(gather=lambda *a: None))
+    monkeypatch.setattr(heldout, "levels_of", lambda batch, config: {"itm": 0.5})
     monkeypatch.setattr(heldout, "step_loss", lambda out, batch, *a: (None, {"itm": batch.number.float().mean()}))
     monkeypatch.setattr(Reader, "unusable", frozenset())
     monkeypatch.setattr(Reader, "decoded", {})
@@ -126,13 +127,74 @@ def test_samples_that_cannot_be_used_are_left_out_alike(config, monkeypatch, wor
 def test_tasks_are_those_of_the_configuration(config):
     evaluation = config.evaluation.model_copy(update={"tasks": ["losses"]})
     result, _, _ = run(config.model_copy(update={"evaluation": evaluation}))
-    assert set(result) == {"losses"}
+    assert set(result) == {"losses", "sets"}
+    assert result["sets"]["b"] == {
+        "kind": "video",
+        "samples": 3,
+        "losses": {"itm": 1.0},
+        "levels": {"itm": 0.5},
+        "loss_samples": 3,
+    }
+    assert result["sets"]["a"]["loss_samples"] == 4
+
+
+def test_sets_of_a_kind_are_measured_one_by_one_and_together(config):
+    """Each has its own samples, up to `max_samples` of it; the figures of the kind count over all of them."""
+    rows = [DatasetConfig(name=name, shards="x") for name in ("a", "b")]
+    data = config.data.model_copy(update={"heldout": rows})
+    result, _, _ = run(config.model_copy(update={"data": data}))
+    sets = result["sets"]
+    assert [sets[name]["retrieval"]["text_to_vision"]["n"] for name in ("a", "b")] == [9, 3]
+    assert sets["b"]["retrieval"]["text_to_vision"]["r1"] == 1.0
+    assert sets["b"]["retrieval"]["text_to_vision"]["chance_r10"] == 1.0
+    assert result["retrieval"]["image"]["text_to_vision"]["n"] == 12
+    [table] = sections({"sets": sets, "retrieval": result["retrieval"]})
+    assert [name for name, _ in table.rows][::2] == [
+        "a: caption → image",
+        "b: caption → image",
+        "all sets: caption → image",
+    ]
+    assert [cells[-1].text for _, cells in table.rows][::2] == ["9", "3", "12"]
+
+
+def test_a_share_of_the_batches_is_always_the_same_full_ones(config):
+    def measured(share):
+        model = Model()
+        return evaluate(model, config, None, torch.device("cpu"), SingleProcess(), share=share)["sets"]
+
+    assert measured(0.5)["a"]["samples"] == 8  # two of three batches, not the short last one
+    assert measured(0.1)["a"]["samples"] == 4
+    assert measured(0.1) == measured(0.1)
+    assert measured(0.1)["b"]["samples"] == 3  # a set without a full batch gives what it has
+
+
+def test_figures_have_the_names_that_are_promised(config):
+    found = figures(run(config)[0])
+    assert found["heldout/a/itm"] == pytest.approx(3.5)
+    assert found["heldout/b/vision_to_text_r10"] == 1.0
+    assert found["heldout/a/candidates"] == 9
+    promised = figure_names(config)
+    assert {
+        "heldout/a/itm",
+        "heldout/b/total",
+        "heldout/b/mlm_accuracy",
+        "heldout/a/text_to_vision_median_rank",
+    } <= set(promised)
+    assert {name for name in found if not name.endswith("candidates")} <= set(promised)
+
+
+@pytest.mark.parametrize(
+    ("figure", "higher"),
+    [("total", False), ("itm_accuracy", True), ("text_to_vision_r10", True), ("text_to_vision_median_rank", False)],
+)
+def test_which_way_is_better(figure, higher):
+    assert higher_is_better(f"heldout/a/{figure}") is higher
 
 
 def test_nothing_held_out(config):
     bare = config.model_copy(update={"data": config.data.model_copy(update={"heldout": []})})
     result, _, _ = run(bare)
-    assert result == {"retrieval": {}, "losses": {}, "examples": []}
+    assert result == {"retrieval": {}, "losses": {}, "examples": [], "sets": {}}
 
 
 def fault_of(config, communicator):

@@ -14,7 +14,7 @@ from sclds.train.engine import build_engine
 from sclds.train.step import train_step
 from tests.train.synthetic import MAKE_UPS, batch_of, tiny_config
 
-CASES = [(0, "fp32"), (1, "fp32"), (2, "fp32"), (3, "fp32"), (0, "bf16"), (3, "bf16")]
+CASES = [(0, "fp32"), (1, "fp32"), (2, "fp32"), (3, "fp32"), (0, "bf16"), (1, "bf16"), (3, "bf16")]
 
 
 def save_case(folder, stage, precision, group):

@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from sclds.batch.split import split_batch
 from sclds.config.errors import CheckpointError
 from sclds.data.tokenizer import load_tokenizer
 from sclds.interop.folder import ModelFolder, Origin, build_model, write_folder
@@ -18,8 +17,9 @@ class OneProcess:
 
 
 def built(config):
-    settings = engine.deepspeed_settings(config, split_batch(config.batch, 1))
-    return engine.build_model(config, load_tokenizer("embedded"), settings, OneProcess())
+    model = engine.build_model(config, load_tokenizer("embedded"), {})
+    engine.fill_parameters(model, engine.InitialWeights(config, model), OneProcess(), sharded=False)
+    return model
 
 
 def start(folder, **changes):

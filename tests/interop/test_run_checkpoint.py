@@ -63,6 +63,11 @@ def test_a_checkpoint_becomes_a_folder(runs, tmp_path, capsys, stage, precision)
 def test_checkpoints_that_are_absent_damaged_or_foreign_are_sentences(runs, tmp_path, capsys):
     assert main(["convert", "run", str(tmp_path), str(tmp_path / "ours")]) == 2
     assert "holds no complete checkpoint" in capsys.readouterr().err
+    source = runs / "bf16-1" / "checkpoints" / "step-0000001"
+    halved = shutil.copytree(source, tmp_path / "halved")
+    next((halved / "engine").glob("*_rank_1_*_optim_states.pt")).unlink()
+    with pytest.raises(CheckpointError, match="is not whole"):
+        consolidated_weights(halved)
     source = runs / "fp32-3" / "checkpoints" / "step-0000001"
     damaged = shutil.copytree(source, tmp_path / "damaged")
     shard = next((damaged / "engine").glob("*_optim_states.pt"))

@@ -299,3 +299,19 @@ def test_the_operators_of_the_sigmoid_loss_follow_the_rules():
     torch.library.opcheck(ops.sigmoid_statistics.default, (a, b_all, scale, bias, offset, "triton"), test_utils=checks)
     given = (torch.tensor(1.5, device=DEVICE), a, b, a_all, b_all, scale, bias, weight, offset, "triton")
     torch.library.opcheck(ops.sigmoid_backward.default, given, test_utils=checks)
+
+
+@pytest.mark.parametrize("count", [1, 3, 24])
+def test_only_what_is_strictly_nearest_is_correct(count):
+    """Equal rows, a tie beside others, and a NaN anywhere: as the reference counts, and never in favor."""
+    torch.manual_seed(0)
+    apart, tied = (torch.randn(count, 24, device=DEVICE) for _ in range(2))
+    tied[: count // 2] = tied[:1]
+    broken = apart.clone()
+    broken[0, 3] = float("nan")
+    for x in (torch.ones(count, 24, device=DEVICE), apart, tied, broken):
+        problem = InfoNCEProblem(x, x, x, x, torch.tensor(0.1, device=DEVICE), 0, torch.ones(count, device=DEVICE))
+        found, wanted = (infonce_statistics([problem], backend=backend)[0] for backend in ("triton", "torch"))
+        assert torch.equal(found.row_correct, wanted.row_correct)
+        assert torch.equal(found.col_correct, wanted.col_correct)
+        torch.testing.assert_close(found.row_lse, wanted.row_lse, rtol=1e-5, atol=1e-5, equal_nan=True)

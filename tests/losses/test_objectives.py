@@ -3,17 +3,20 @@
 import threading
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
 from sclds.batch import Counts
+from sclds.batch.frames import frames_by_number
+from sclds.batch.types import Identities
 from sclds.config import LossesConfig
-from sclds.losses.communicator import SingleProcess, gather_ragged
-from sclds.losses.objectives import GlobalFeatures, features_of, step_loss
+from sclds.losses.communicator import SingleProcess, gather_records, gather_rows
+from sclds.losses.objectives import GlobalFeatures, StepSizes, features_of, step_loss
 from sclds.objectives import objectives_in_use
 from sclds.reference.published_schedule import nce, pairwise_sigmoid
 
-WIDTH, TAU = 6, 0.25
+WIDTH, TAU, MOST_FRAMES = 6, 0.25, 4
 ALL = LossesConfig(sigmoid=0.4, mltc_image=0.2, mltc_text=0.3, completion_temperature=0.1)
 
 
@@ -33,6 +36,9 @@ class Threads:
 
     def all_reduce_sum(self, tensor):
         return self.all_gather(tensor).sum(0)
+
+    def gather_counts(self, counts):
+        return self.all_gather(torch.tensor(counts)).numpy()
 
 
 def run_ranks(world_size, function):
@@ -70,17 +76,24 @@ def piece(seed, frames, words):
     outputs |= {"text_tokens_target": leaf(words + 1), "vision_tokens_recovered": leaf(2 * cells)}
     outputs["vision_tokens_target"] = leaf(2 * cells)
     labels = torch.randint(9, (words,), generator=generator), torch.randint(2, (rows,), generator=generator)
-    counts = Counts(rows, words, words + 1, (2 * cells,), max(frames))
-    return outputs, batch_of(*labels, torch.tensor(frames), counts)
+    counts = Counts(rows, words, words + 1, (2 * cells,), with_frame(frames))
+    caption, image = (torch.randint(-3, 3, (rows,), generator=generator) * 2**61 for _ in range(2))
+    return outputs, batch_of(*labels, frames, counts, identities=Identities(caption, image))
 
 
-def batch_of(mlm, itm, frame_count, counts, losses=ALL):
+def with_frame(frames):
+    return tuple(sum(count > number for count in frames) for number in range(MOST_FRAMES))
+
+
+def batch_of(mlm, itm, frames, counts, losses=ALL, identities=None):
     """Return what the losses read of a batch."""
     return SimpleNamespace(
+        samples=SimpleNamespace(frames=tuple(frames)),
         labels=SimpleNamespace(mlm=mlm, itm=itm),
-        vision=SimpleNamespace(frame_count=frame_count),
+        vision=SimpleNamespace(frames=frames_by_number(np.array(frames, np.int64), MOST_FRAMES)),
         counts=counts,
         objectives=objectives_in_use(losses),
+        identities=identities,
     )
 
 
@@ -94,10 +107,12 @@ def joined(pieces):
     """Return the pieces as one process would hold them."""
     outputs = {n: torch.cat([o[n].detach() for o, _ in pieces]).requires_grad_() for n in pieces[0][0]}
     mlm, itm = (torch.cat([getattr(b.labels, name) for _, b in pieces]) for name in ("mlm", "itm"))
-    frames = torch.cat([b.vision.frame_count for _, b in pieces])
+    frames = sum((b.samples.frames for _, b in pieces), ())
     groups = sum((b.counts.replaced_per_group for _, b in pieces), ())
     completed = sum(b.counts.completed for _, b in pieces)
-    return outputs, batch_of(mlm, itm, frames, Counts(len(itm), len(mlm), completed, groups, int(frames.max())))
+    counts = Counts(len(itm), len(mlm), completed, groups, with_frame(frames))
+    known = Identities(*(torch.cat([getattr(b.identities, name) for _, b in pieces]) for name in ("caption", "image")))
+    return outputs, batch_of(mlm, itm, frames, counts, identities=known)
 
 
 def step(pieces, losses, communicator):
@@ -129,14 +144,16 @@ SPLITS = {
 """Per rank, per accumulation step: frames of the samples and masked words."""
 
 
+@pytest.mark.parametrize("duplicates", ["negatives", "ignore", "positives"])
 @pytest.mark.parametrize("name", SPLITS)
-def test_shares_add_up_to_one_process_on_the_whole_batch(name):
-    split = SPLITS[name]
+def test_shares_add_up_to_one_process_on_the_whole_batch(name, duplicates):
+    """Duplicates lie on other ranks and in other accumulation steps; their identities take up all 64 bits."""
+    split, losses = SPLITS[name], ALL.model_copy(update={"duplicates": duplicates})
     ranks = [[piece(10 * r + s, *shape) for s, shape in enumerate(of_rank)] for r, of_rank in enumerate(split)]
-    found = run_ranks(len(ranks), lambda c: step(ranks[c.rank], ALL, c))
+    found = run_ranks(len(ranks), lambda c: step(ranks[c.rank], losses, c))
     order = [(r, s) for s in range(len(split[0])) for r in range(len(split))]
     wanted_terms, (wanted_gradients,), wanted_tau = step(
-        [joined([ranks[r][s] for r, s in order])], ALL, SingleProcess()
+        [joined([ranks[r][s] for r, s in order])], losses, SingleProcess()
     )
     for term, value in wanted_terms.items():
         torch.testing.assert_close(sum(f[0][term] for f in found), value, rtol=1e-6, atol=1e-7, check_dtype=False)
@@ -148,7 +165,7 @@ def test_shares_add_up_to_one_process_on_the_whole_batch(name):
 
 def test_terms_are_those_of_the_method():
     outputs, batch = piece(3, (2, 2, 2), 2)
-    terms, _, _ = step([(outputs, batch)], ALL, SingleProcess())
+    terms, _, _ = step([(outputs, batch)], ALL.model_copy(update={"duplicates": "negatives"}), SingleProcess())
     frames = [outputs[n].unflatten(0, (3, 2)) for n in ("vision_recovered", "vision_target")]
     wanted = {
         "contrastive": nce(outputs["text_proj"], outputs["vision_proj"], TAU),
@@ -197,7 +214,13 @@ def test_published_scaling_is_that_of_the_published_gather():
     """Averaged over two ranks: own-row gradients are half of the true ones, the temperature's is whole."""
     ranks = [piece(seed, (1, 1, 1), 2) for seed in (1, 2)]
     losses = LossesConfig(
-        itm=0, mlm=0, mltc_text=0.3, completion_temperature=0.1, scaling="published", published_world_size=2
+        itm=0,
+        mlm=0,
+        mltc_text=0.3,
+        completion_temperature=0.1,
+        duplicates="negatives",
+        scaling="published",
+        published_world_size=2,
     )
     literal = [published_gradients(rank, ranks, {"contrastive": 0.5, "mltc_text": 0.3}) for rank in range(2)]
     outputs = [{n: x for n, x in o.items() if "logits" not in n} for o, _ in ranks]
@@ -224,12 +247,56 @@ def _published_step(outputs, batch, losses, communicator):
     return {n: x.grad for n, x in leaves.items() if x.grad is not None}, tau.grad
 
 
-def test_ragged_gather_returns_every_ranks_tensors():
+@pytest.mark.parametrize("rows", [[0, 1, 2], [2, 2, 2], [0, 0, 0], [7, 0, 3]])
+def test_gathered_rows_are_those_of_every_rank_in_order(rows):
     def work(communicator):
-        n = communicator.rank
-        return gather_ragged([torch.full((n, 2), n), torch.full((3 - n,), -n)], communicator)
+        n = rows[communicator.rank]
+        own = [torch.full((n, 2), communicator.rank), torch.full((3,), -n), torch.ones(n, 0, dtype=torch.int64)]
+        lengths = communicator.gather_counts([len(tensor) for tensor in own])
+        assert lengths.tolist() == [[count, 3, count] for count in rows]
+        return gather_rows(own, lengths, communicator)
 
-    for ranks in run_ranks(3, work):
-        for n, (a, b) in enumerate(ranks):
-            assert torch.equal(a, torch.full((n, 2), n))
-            assert torch.equal(b, torch.full((3 - n,), -n))
+    for full, constant, empty in run_ranks(3, work):
+        assert torch.equal(full, torch.cat([torch.full((n, 2), rank) for rank, n in enumerate(rows)]))
+        assert torch.equal(constant, torch.cat([torch.full((3,), -n) for n in rows]))
+        assert empty.shape == (sum(rows), 0)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_identities_arrive_bit_by_bit_with_the_features_of_any_type(dtype):
+    """Every pattern is an identity, those of NaN and of both zeros too."""
+    patterns = torch.tensor([0, -(2**63), -1, 2**63 - 1, 0x7FF0000000000001, 0x7FC17F817FC17F81, 0x7C017C017C017C01])
+    ids = torch.stack((patterns, patterns.flip(0)), dim=1)
+
+    def work(communicator):
+        own = [torch.ones(2, 3, dtype=dtype), ids[communicator.rank :].view(dtype)]
+        return gather_rows(own, communicator.gather_counts([len(x) for x in own]), communicator)
+
+    for _, sent in run_ranks(2, work):
+        assert torch.equal(sent.view(torch.int64), torch.cat((ids, ids[1:])))
+
+
+def test_records_arrive_whole():
+    records = [{"rank": 0, "of": "caf\u00e9"}, [], "x" * 70]
+    assert run_ranks(3, lambda c: gather_records(records[c.rank], c, torch.device("cpu"))) == [records] * 3
+
+
+def test_micro_batch_negatives_are_weighed_by_their_samples():
+    """Each micro-batch compares with itself alone, and all of them share one mean: larger ones count for more."""
+    pieces = [piece(1, (1, 1, 1), 2), piece(2, (1, 1, 1, 1, 1), 3)]
+    batches = [batch for _, batch in pieces]
+    tau = torch.tensor(TAU)
+    terms = {}
+    losses = ALL.model_copy(update={"duplicates": "negatives"})
+    sizes = StepSizes.gather(batches, SingleProcess())
+    for index, (outputs, batch) in enumerate(pieces):
+        own = detached_targets(outputs, tau)
+        features = GlobalFeatures.gather([features_of(own, batch)], [batch], losses, SingleProcess(), sizes, index)
+        for name, value in step_loss(own, batch, features, 0, losses)[1].items():
+            terms[name] = terms.get(name, 0) + value
+    both = {"contrastive": ("text_proj", "vision_proj", TAU), "mlsc": ("text_recovered", "text_target", 0.1)}
+    for name, (a, b, temperature) in both.items():
+        wanted = sum(len(o[a]) * nce(o[a], o[b], temperature) for o, _ in pieces) / 8
+        torch.testing.assert_close(terms[name].double(), wanted.detach(), rtol=1e-6, atol=1e-6)
+    words = [torch.nn.functional.cross_entropy(o["mlm_logits"], b.labels.mlm, reduction="sum") for o, b in pieces]
+    torch.testing.assert_close(terms["mlm"].double(), (sum(words) / 5).detach(), rtol=1e-6, atol=1e-6)

@@ -47,12 +47,12 @@ def pixels(views, seed=7):
     return torch.randn(rows, 3 * PATCH**2, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
-def model_of(fusion_layers=2, recompute=False, spread=0.3, sigmoid=False):
+def model_of(fusion_layers=2, recompute=False, spread=0.3, sigmoid=False, text_dropout=0, fusion_dropout=0):
     """Return a model in fp64, weights far from initial values so that no gradient is tiny."""
     config = ModelConfig(
         vision=VisionConfig(width=16, layers=2, heads=2, patch_size=PATCH, pretrained_image_size=3 * PATCH),
-        text=TextConfig(width=24, layers=2, heads=3, max_positions=20, dropout=0),
-        fusion=FusionConfig(width=16, layers=fusion_layers, heads=4, mlp_ratio=2, dropout=0),
+        text=TextConfig(width=24, layers=2, heads=3, max_positions=20, dropout=text_dropout),
+        fusion=FusionConfig(width=16, layers=fusion_layers, heads=4, mlp_ratio=2, dropout=fusion_dropout),
         projection=8,
     )
     model = SCLModel(config, VOCABULARY, recompute, sigmoid).double()
@@ -85,7 +85,7 @@ def packed(model, views, losses=ALL, group_size=None):
     outputs = model(batch)
     features = GlobalFeatures.gather([features_of(outputs, batch)], [batch], losses, SingleProcess())
     total, terms = step_loss(outputs, batch, features, 0, losses)
-    return {n: t for n, t in terms.items() if not n.endswith("accuracy")}, gradients(model, total)
+    return {n: t for n, t in terms.items() if not n.endswith(("accuracy", "alone"))}, gradients(model, total)
 
 
 def plain(model, views, losses=ALL, group_size=None):

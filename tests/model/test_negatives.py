@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from sclds.batch import ITM_DRAWS
+from sclds.batch.duplicates import wrong_partners
 from sclds.config import LossesConfig
 from sclds.model.negatives import hard_partners, with_hard_negatives
 from tests.model.samples import assert_equal, model_of, pack_samples, packed, plain, sample
@@ -88,6 +89,20 @@ def test_a_split_draws_what_the_whole_draws():
         rows = slice(first, first + 4)
         drawn = hard_partners(text[rows], vision[rows], torch.tensor(0.07), batch.negatives)
         assert (drawn + first).tolist() == found[rows]
+
+
+@pytest.mark.parametrize(("duplicates", "same"), [("negatives", {1}), ("ignore", {1, 2, 3}), ("positives", {1, 2, 3})])
+def test_a_wrong_partner_is_never_the_sample_itself_nor_its_duplicate(duplicates, same):
+    """Of text 0, row 1 is the same sample, row 2 has its caption, row 3 its image, row 4 is a video; row 5 is left."""
+    views = [sample(i, *(("video", 2) if i == 4 else ("image", 1)), partner=i or 5) for i in range(6)]
+    changes = {0: {"caption": "An arrow", "image_id": 9}, 1: {"sample_id": "0"}, 2: {"caption": "an  Arrow."}}
+    changes[3] = {"image_id": 9}
+    views = [replace(view, **changes.get(i, {})) for i, view in enumerate(views)]
+    batch = pack_samples(views, HARD.model_copy(update={"duplicates": duplicates}))
+    allowed = batch.negatives.allowed[0]
+    assert set(batch.negatives.members[0][allowed].tolist()) == {1, 2, 3, 5} - same
+    possible = wrong_partners(views, np.zeros(1, int), np.arange(6), duplicates=duplicates == "negatives")
+    assert set(np.flatnonzero(possible).tolist()) == {1, 2, 3, 5} - same
 
 
 def test_no_gradient_flows_through_the_draw_and_lengths_stay():

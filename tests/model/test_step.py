@@ -81,6 +81,22 @@ def test_the_pairwise_loss_equals_its_plain_definition(contrastive):
     assert all(found[1][f"pairwise_logit.{name}"].abs() > 1e-3 for name in ("log_scale", "bias"))
 
 
+@pytest.mark.parametrize("duplicates", ["negatives", "ignore", "positives"])
+def test_duplicates_are_what_the_setting_says(duplicates):
+    """Three of one caption, two of one image, videos of one video: in every loss by what it compares."""
+    changes = [{"caption": "Arrow."}, {"caption": " arrow"}, {"image_id": 4}, {"image_id": 4}, {"image_id": 5}]
+    changes += [{"image_id": 5, "caption": "arrow"}, {}]
+    shapes = [()] * 4 + [("video", 3), ("video", 2), ()]
+    views = [replace(sample(i, *shapes[i]), **changes[i]) for i in range(7)]
+    losses = ALL.model_copy(update={"sigmoid": 0.8, "duplicates": duplicates})
+    model = model_of(sigmoid=True)
+    found, wanted = packed(model, views, losses), plain(model, views, losses)
+    assert_equal(found, wanted)
+    published, _ = packed(model, views, losses.model_copy(update={"duplicates": "negatives"}))
+    changed = {name for name in published if not torch.equal(published[name], found[0][name])}
+    assert changed == (set() if duplicates == "negatives" else {"contrastive", "sigmoid", "mvsc", "mlsc", "total"})
+
+
 ECONOMY = {
     "all": {},
     "with_local_terms": {"mltc_image": 0.2, "mltc_text": 0.2},

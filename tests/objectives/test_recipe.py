@@ -5,9 +5,9 @@ import torch
 
 from sclds.config import LossesConfig
 from sclds.costs.counts import Views, pairs_of
+from sclds.evaluation.losses import loss_titles
 from sclds.objectives import OBJECTIVES, Objective, Output, Read, table
 from sclds.reference.published_schedule import encode_text, encode_vision, fuse_pair, nce, pad_batch
-from sclds.report.run_page import loss_titles
 from tests.model.samples import LONGEST, PAD, assert_equal, gradients, model_of, packed, pixels, sample
 
 ROW = Objective(

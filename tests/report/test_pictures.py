@@ -1,10 +1,14 @@
+import html
+import re
 from dataclasses import replace
 
+import markdown
+import pytest
 import torch
 
 from sclds.batch.unpacking import GREY
 from sclds.data.tokenizer import load_tokenizer
-from sclds.report.pictures import masked_inputs
+from sclds.report.pictures import code, masked_inputs
 from tests.train.synthetic import MAKE_UPS, batch_of, tiny_config
 
 
@@ -39,3 +43,11 @@ def test_texts_show_both_maskings():
     batch = batch_of(config, 0, range(16), *MAKE_UPS["mixed"])
     for shown in masked_inputs(batch, config, load_tokenizer("embedded")):
         assert all(part in shown.text for part in ("caption:", "MLM:", "SCL:"))
+
+
+@pytest.mark.parametrize("caption", ["![x](http://a/b)", "a ` b `` c", "`![x](y)`", "a\n\n<script>x</script>"])
+def test_a_caption_is_shown_as_it_is(caption):
+    """TensorBoard makes HTML of the Markdown; nothing of a caption may become an element of it."""
+    shown = markdown.markdown(f"caption: {code(caption)}")
+    assert re.findall(r"<(\w+)", shown) == ["p", "code"]
+    assert html.unescape(re.sub(r"<[^>]+>", "", shown)) == " ".join(f"caption: {caption}".split())

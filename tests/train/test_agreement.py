@@ -1,43 +1,63 @@
-"""Processes that read or run something else than the others are refused, with their host's name."""
+"""A machine with another version or other settings is named before the first step."""
+
+import threading
 
 import pytest
+import torch
 
-from sclds.config.errors import SharedError
-from sclds.config.reading import load_config
-from sclds.train.agreement import code_digest, refuse_different_starts, versions
-
-
-class Group:
-    """Gathers what two further ranks would give, of which one may differ."""
-
-    def __init__(self, facts=None, settings=None):
-        self.changes = iter([facts or {}, settings or {}])
-
-    def gather_objects(self, value):
-        host, own = value
-        return [value, ("worker-2", own | next(self.changes)), (host, own)]
+from sclds.config.errors import UserError
+from sclds.train import agreement
+from tests.losses.test_objectives import Threads
+from tests.train.synthetic import tiny_config
 
 
-def test_equal_processes_start():
-    refuse_different_starts(load_config("quickstart"), Group())
+def compared(records, monkeypatch):
+    """Return what each rank is told."""
+    world = len(records)
+    shared = ([None] * world, threading.Barrier(world, timeout=30))
+    told = [None] * world
+
+    def work(rank):
+        group = Threads(rank, world, shared)
+        group.device = torch.device("cpu")
+        try:
+            agreement.refuse_strangers(rank, group)
+        except UserError as fault:
+            told[rank] = str(fault)
+
+    monkeypatch.setattr(agreement, "own_record", records.__getitem__)
+    threads = [threading.Thread(target=work, args=(rank,)) for rank in range(world)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return told
 
 
-def test_a_host_that_read_other_settings_is_named_with_them():
-    group = Group({"settings": "another"}, {"seed": 7, "data.train.0.shards": "/d/00331.tar"})
-    with pytest.raises(SharedError, match="different settings") as told:
-        refuse_different_starts(load_config("quickstart"), group)
-    assert "worker-2 has data.train.0.shards='/d/00331.tar', worker-2 has seed=7;" in str(told.value)
+def test_processes_that_are_alike_may_start(monkeypatch):
+    own = agreement.own_record(tiny_config())
+    assert own["torch"] == torch.__version__.split("+")[0] or own["torch"] == torch.__version__
+    assert compared([own, own | {"host": "other"}], monkeypatch) == [None, None]
 
 
-@pytest.mark.parametrize("name", ["sclds", "torch", "deepspeed"])
-def test_a_host_with_another_version_is_named(name):
-    with pytest.raises(SharedError, match=f"versions of {name}: worker-2 has 0.0, the others "):
-        refuse_different_starts(load_config("quickstart"), Group({name: "0.0"}))
+@pytest.mark.parametrize("key", ["torch", "deepspeed", "sclds", "the code of sclds", "the configuration"])
+def test_the_host_that_differs_is_named_on_every_rank(key, monkeypatch):
+    own = agreement.own_record(tiny_config()) | {"host": "a"}
+    told = compared([own, own, own | {"host": "b", key: "other"}], monkeypatch)
+    assert told[0] == told[1] == told[2]
+    assert f"b has {key} other, where most have {own[key]}" in told[0]
+    assert "a has" not in told[0]
+
+
+def test_settings_count():
+    records = [agreement.own_record(tiny_config(seed=seed)) for seed in (0, 1)]
+    assert [line.split(" has ")[1].split(",")[0] for line in agreement.differences(records)] == [
+        f"the configuration {records[1]['the configuration']}"
+    ]
 
 
 def test_code_that_was_changed_without_its_version_counts(tmp_path):
-    (tmp_path / "step.py").write_text("a = 1")
-    before = code_digest(tmp_path)
-    (tmp_path / "step.py").write_text("a = 2")
-    assert code_digest(tmp_path) != before
-    assert versions()["sclds"].startswith("0.")
+    (tmp_path / "step.py").write_text("a = 1", encoding="utf-8")
+    before = agreement.code_digest(tmp_path)
+    (tmp_path / "step.py").write_text("a = 2", encoding="utf-8")
+    assert agreement.code_digest(tmp_path) != before

@@ -12,24 +12,19 @@ from sclds.run.manifest import MANIFEST_FILE, manifest_of, record_files, write_m
 from sclds.train.checkpoint import save_checkpoint
 from sclds.train.consolidate import consolidated_weights
 from sclds.train.resume import sound_checkpoint
-
-
-class OneProcess:
-    rank = 0
-    world_size = 1
-    device = torch.device("cpu")
-
-    def gather_objects(self, value):
-        return [value]
+from tests.train.one_process import OneProcess
 
 
 class Engine:
     """Writes one file, or dies half-way."""
 
-    def __init__(self, dies=False):
+    def __init__(self, dies=False, weight=1.0, moment=1.0):
         self.dies = dies
+        self.optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.tensor([0.0, weight]))])
+        [parameter] = self.optimizer.param_groups[0]["params"]
+        self.optimizer.state[parameter] = {"step": torch.tensor(3.0), "exp_avg": torch.tensor([0.0, moment])}
 
-    def save_checkpoint(self, folder, tag, save_latest):
+    def save_checkpoint(self, folder, tag, client_state, save_latest):
         from pathlib import Path
 
         (Path(folder) / tag).mkdir()
@@ -42,8 +37,8 @@ def config(**changes):
     return parse_config({"name": "a", "data": {"train": [{"name": "x", "shards": "y"}]}} | changes)
 
 
-def save(folder, step, keep=2, **kwargs):
-    return save_checkpoint(Engine(**kwargs), folder, step, config(), OneProcess(), keep)
+def save(folder, step, keep=2, best=None, **kwargs):
+    return save_checkpoint(Engine(**kwargs), folder, step, config(), OneProcess(), keep, best=best)
 
 
 def test_the_newest_complete_checkpoint_is_found_and_old_ones_go(tmp_path):
@@ -205,3 +200,12 @@ def test_weights_are_not_read_out_of_a_damaged_checkpoint(tmp_path):
     flipped(weights_of(tmp_path, 5))
     with pytest.raises(CheckpointError, match=r"step-0000005 is damaged: engine/weights\.pt has another content"):
         consolidated_weights(tmp_path / checkpoint_name(5))
+
+
+@pytest.mark.parametrize("broken", [{"weight": float("nan")}, {"weight": float("inf")}, {"moment": float("nan")}])
+def test_what_is_not_finite_is_never_saved_and_pushes_out_nothing(tmp_path, broken):
+    save(tmp_path, 5, keep=1)
+    before = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*"))
+    with pytest.raises(CheckpointError, match="after step 10 are not finite"):
+        save(tmp_path, 10, keep=1, **broken)
+    assert sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*")) == before

@@ -1,4 +1,8 @@
-"""A run that was killed between checkpoints, and started again, is the run that nobody touched, bit for bit."""
+"""A run that was killed between checkpoints, and started again, is the run that nobody touched, bit for bit.
+
+The one that is killed measures its held-out sets every few steps besides, the other one never: training must not
+notice.
+"""
 
 import os
 import signal
@@ -10,16 +14,17 @@ import pytest
 import torch
 
 from sclds.run.checkpoints import newest_checkpoint
-from sclds.run.folder import read_metrics
+from sclds.run.folder import RunFolder
+from sclds.run.metrics import heldout_figures, read_metrics
 from sclds.train.consolidate import consolidated_weights
 from sclds.train.launch import launcher_environment, pretrain, pretrain_command
 
 CONFIG = Path(__file__).parents[2] / "configs" / "quickstart.yaml"
 PROCESSES, LIMIT = 2, 300
-KILLED_AT = {2: 0, 6: 4}
+KILLED_AT = {2: 0, 6: 5}
 """Step after which all processes die → last checkpoint before it."""
 SETTINGS = [
-    *("data.image_size=16", "data.video_size=16", "data.frames=2", "data.heldout=[]"),
+    *("data.image_size=16", "data.video_size=16", "data.frames=2"),
     *("batch.global_size=16", "batch.group_size=4", "batch.max_micro_size=4"),
     *("model.vision.width=32", "model.vision.layers=1", "model.vision.pretrained_image_size=16"),
     *("model.text.width=32", "model.text.layers=1", "model.text.dropout=0.1"),
@@ -27,6 +32,12 @@ SETTINGS = [
     *("losses.itm_negatives=hard", "losses.mltc_image=0.2", "losses.mltc_text=0.2"),
     *("schedule.steps=9", "checkpoint.every=4", "log.every=1", "log.tensorboard=false", "log.pictures_every=0"),
 ]
+MEASURED = [
+    *("evaluation.every=5", "evaluation.share=0.5", "evaluation.batch_size=8", "evaluation.max_samples=16"),
+    *("checkpoint.best=heldout/clips-heldout/total", "checkpoint.keep=1"),
+]
+"""Beside `SETTINGS`: the first measurement, after step 5, is the best one and leaves a checkpoint."""
+FIGURES = ["total", "itm_accuracy", "text_to_vision_r10", "candidates"]
 
 
 def steps_in(folder):
@@ -35,7 +46,7 @@ def steps_in(folder):
 
 def kill_after(step, folder):
     """Start the run, and kill launcher and processes as soon as `step` is logged."""
-    command = pretrain_command(CONFIG, [*SETTINGS, f"run_dir={folder}"], PROCESSES)
+    command = pretrain_command(CONFIG, [*SETTINGS, *MEASURED, f"run_dir={folder}"], PROCESSES)
     process = subprocess.Popen(
         command,
         env=launcher_environment(PROCESSES),
@@ -59,12 +70,12 @@ def kill_after(step, folder):
 def test_killed_twice_and_resumed_equals_untouched(tmp_path):
     """With dropout, accumulation, hard negatives and ZeRO-3: equal losses at every step, and equal weights."""
     untouched, killed = tmp_path / "untouched", tmp_path / "killed"
-    pretrain("untouched", CONFIG, [*SETTINGS, f"run_dir={untouched}"], PROCESSES, LIMIT)
+    pretrain("untouched", CONFIG, [*SETTINGS, "data.heldout=[]", f"run_dir={untouched}"], PROCESSES, LIMIT)
     for step, saved in KILLED_AT.items():
         kill_after(step, killed)
         checkpoint = newest_checkpoint(killed / "checkpoints")
         assert (checkpoint.step if checkpoint else 0) == saved
-    pretrain("killed", CONFIG, [*SETTINGS, f"run_dir={killed}"], PROCESSES, LIMIT)
+    pretrain("killed", CONFIG, [*SETTINGS, *MEASURED, f"run_dir={killed}"], PROCESSES, LIMIT)
     lines, wanted = (read_metrics(folder / "metrics.jsonl") for folder in (killed, untouched))
     assert [line["step"] for line in lines] == list(range(1, 10))
     assert [line["loss"] for line in lines] == [line["loss"] for line in wanted]
@@ -74,3 +85,15 @@ def test_killed_twice_and_resumed_equals_untouched(tmp_path):
     )
     for name, weight in untouched_weights.items():
         assert torch.equal(weights[name], weight), name
+    measured = [line["step"] for line in lines if heldout_figures(line)]
+    assert measured == [5]
+    names = {f"heldout/{of}/{figure}" for of in ("pictures-heldout", "clips-heldout") for figure in FIGURES}
+    assert names <= set(heldout_figures(lines[4]))
+    assert (killed / "checkpoints" / "best").read_text() == "step-0000005"
+    assert sorted(p.name for p in (killed / "checkpoints").glob("step-*")) == ["step-0000005", "step-0000009"]
+    starts = RunFolder(killed).read_starts()
+    assert [(one.first_step, one.outcome) for one in starts] == [(0, ""), (0, ""), (5, "finished")]
+    assert starts[-1].world_size == PROCESSES
+    results = RunFolder(killed).read_results()
+    assert results["sets"]["clips-heldout"]["samples"] == 16
+    assert set(results["sets"]["clips-heldout"]["losses"]) == {"initial", "final"}

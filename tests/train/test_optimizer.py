@@ -9,7 +9,7 @@ from sclds.config import ModelConfig, OptimizerConfig
 from sclds.model.groups import parameter_group
 from sclds.model.scl import SCLModel
 from sclds.train import optimizer as module
-from sclds.train.optimizer import GuardedAdamW, decays, implementation_problems, parameter_groups, set_learning_rate
+from sclds.train.optimizer import ReplicatedAdamW, decays, implementation_problems, parameter_groups, set_learning_rate
 
 
 class Fusion(nn.Linear):
@@ -95,7 +95,7 @@ def test_the_factor_multiplies_every_groups_own_peak():
 
 def test_the_guard_clips_like_torch_and_skips_what_is_not_finite():
     ours, theirs = (nn.Parameter(torch.ones(3)) for _ in range(2))
-    guarded = GuardedAdamW([ours], clip_norm=1.0, lr=0.1)
+    guarded = ReplicatedAdamW([("ours", ours)], clip_norm=1.0, lr=0.1)
     plain = torch.optim.AdamW([theirs], lr=0.1)
     for scale in (1.0, 30.0):
         gradient = torch.tensor([1.0, -2.0, 0.5]) * scale
@@ -110,6 +110,31 @@ def test_the_guard_clips_like_torch_and_skips_what_is_not_finite():
     guarded.step()
     assert guarded.overflow
     assert torch.equal(before, ours)
+    assert ours.grad is None
+
+
+def test_replicated_weights_of_bf16_stay_fp32_and_their_gradients_are_added_in_fp32():
+    weight = torch.tensor([1.0, 1 / 3, -2.7])
+    layer = nn.Linear(3, 1, bias=False)
+    layer.weight.data = weight[None].clone()
+    optimizer = ReplicatedAdamW([("weight", layer.weight)], 0.0, torch.bfloat16, lr=1e-4)
+    assert layer.weight.dtype == torch.bfloat16
+    assert torch.equal(optimizer.masters()["weight"], weight[None])
+    pieces = [torch.tensor([[1.0, 2.0**-9, 3.0]]).bfloat16() for _ in range(5)]
+    for piece in pieces:
+        layer(piece).backward(torch.ones(1, 1, dtype=torch.bfloat16))
+    [gradient], experts = optimizer.get_grads_for_reduction()
+    assert torch.equal(gradient, sum(piece.float() for piece in pieces))
+    assert experts == {}
+    optimizer.step()
+    master = optimizer.masters()["weight"].detach()
+    assert not torch.equal(master, weight[None])
+    assert torch.equal(layer.weight, master.bfloat16())
+    other = nn.Linear(3, 1, bias=False)
+    resumed = ReplicatedAdamW([("weight", other.weight)], 0.0, torch.bfloat16, lr=1e-4)
+    resumed.load_state_dict(optimizer.state_dict())
+    assert torch.equal(resumed.masters()["weight"], master)
+    assert torch.equal(other.weight, layer.weight)
 
 
 @pytest.fixture
@@ -153,7 +178,7 @@ def test_apex_fused_adam_gets_the_groups_and_steps_like_torchs(apex, monkeypatch
         nn.init.ones_(parameter)
         settings = OptimizerConfig(implementation=implementation)
         monkeypatch.setattr(module.torch.cuda, "is_available", partial(bool, cuda))
-        optimizer = module.build_optimizer(model, settings, guard=False)
+        optimizer = module.build_optimizer(model, settings)
         parameter.grad = torch.full((2, 2), 0.5)
         optimizer.step()
         steps.append(parameter.detach())

@@ -1,6 +1,7 @@
 import pytest
 
-from sclds.train.progress import Reporter
+from sclds.run.folder import RunFolder
+from sclds.train.progress import Reporter, write_page_of
 
 LINE = {"loss": {"mlm": 2.0, "mlm_accuracy": 0.5}, "samples_per_second": 64.0}
 
@@ -30,11 +31,24 @@ def test_results_that_are_not_there_yet_show_nothing(results, capsys):
     assert capsys.readouterr().out == ""
 
 
-def test_results_stand_beside_chance(capsys):
+def test_results_stand_beside_chance_and_the_number_of_candidates(capsys):
     row = {"n": 400, "r1": 0.1, "r5": 0.2, "r10": 0.3, "median_rank": 9, "chance_r10": 0.025}
-    retrieval = {"image": {"text_to_vision": row}}
-    Reporter(0, 10).show_results({"losses": {"final": {"mlm": 1.5}}, "retrieval": retrieval})
+    ranked = {"text_to_vision": row, "vision_to_text": row}
+    losses = {"final": {"contrastive": 1.5, "contrastive_accuracy": 0.25}}
+    sets = {"[bold]a": {"kind": "image", "retrieval": ranked, "losses": losses, "levels": {"contrastive": 8.318}}}
+    sets["[bold]a"]["loss_samples"] = 64
+    Reporter(0, 10).show_results({"sets": sets, "retrieval": {"image": ranked}})
     shown = capsys.readouterr().out
-    assert "0.300" in shown
-    assert "0.025" in shown
-    assert "1.500" in shown
+    for part in ("[bold]a: caption", "30.0%", "(2.5%)", "400", "1.500", "8.318", "64", "(1.6%)", "do not compare"):
+        assert part in shown
+
+
+def test_a_page_that_cannot_be_written_is_said_and_costs_nothing_else(tmp_path, monkeypatch, capsys):
+    def full(*given):
+        raise OSError(28, "No space left on device")
+
+    folder = RunFolder(tmp_path)
+    folder.metrics.touch()
+    monkeypatch.setattr("sclds.report.page.write_atomically", full)
+    write_page_of(folder, Reporter(0, 10))
+    assert "report.html cannot be written (No space left on device)" in capsys.readouterr().out

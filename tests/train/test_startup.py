@@ -87,6 +87,13 @@ def test_faults_of_the_settings_do_not_hide_those_of_the_files(tmp_path):
         assert part in told
 
 
+def test_a_best_checkpoint_needs_a_figure_that_is_measured(tmp_path):
+    settings = [f"run_dir={tmp_path}", "evaluation.every=5"]
+    assert checked_start(QUICKSTART, [*settings, "checkpoint.best=heldout/clips-heldout/mlm_accuracy"], 2)
+    with pytest.raises(ConfigError, match=r"no figure of this run; the nearest are heldout/clips-heldout/total"):
+        checked_start(QUICKSTART, [*settings, "checkpoint.best=heldout/clips/total"], 2)
+
+
 def raises(fault):
     def work():
         raise fault

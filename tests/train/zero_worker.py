@@ -6,6 +6,7 @@ from pathlib import Path
 
 import deepspeed
 import torch
+from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 
 from sclds.batch.split import split_batch
 from sclds.data.tokenizer import load_tokenizer
@@ -32,7 +33,8 @@ def run_case(case, group):
     engine = build_engine(config, load_tokenizer("embedded"), split, group, universal)
     if checkpoint is not None:
         load_checkpoint(engine, checkpoint, universal)
-    kinds, words = MAKE_UPS[case["make_up"]]
+    started = start_of(engine, group) if checkpoint is None else None
+    kinds, words = (by_place * 2 for by_place in MAKE_UPS[case["make_up"]])
     history = []
     for step in range(checkpoint.step if checkpoint else 0, case.get("steps", STEPS)):
         batches = []
@@ -46,12 +48,46 @@ def run_case(case, group):
         history.append({"terms": terms, "norm": float(engine.get_global_grad_norm()), "applied": report.applied})
     if folder and checkpoint is None:
         save_checkpoint(engine, folder, case["steps"], config, group, keep=1)
+    gradient = gradient_of(engine, config) if case.get("gradient") else None
     weights = {}
     for name, parameter in engine.module.named_parameters():
         with deepspeed.zero.GatheredParameters([parameter]):
             weights[name] = parameter.detach().float().clone()
     engine.destroy()
-    return {"history": history, "weights": weights}
+    return {"history": history, "weights": weights, "start": started, "gradient": gradient}
+
+
+def start_of(engine, group):
+    """Return the steps that the optimizer has taken, on any rank, and the full fp32 weights that it starts from."""
+    inner = getattr(engine.optimizer, "optimizer", engine.optimizer)
+    taken = max([float(state["step"]) for state in inner.state.values() if "step" in state], default=0.0)
+    masters = fp32_weights(engine)
+    held = {}
+    for name, parameter in engine.module.named_parameters():
+        with deepspeed.zero.GatheredParameters([parameter]):
+            held[name] = parameter.detach().clone()
+    return {"steps": group.all_gather(torch.tensor(taken)).max().item(), "masters": masters, "held": held}
+
+
+def gradient_of(engine, config):
+    """Return the gradient that the first step used, which is what Adam's first moment holds of it."""
+    share = 1 - config.optimizer.betas[0]
+    assert engine.was_step_applied()
+    if hasattr(engine.optimizer, "masters"):
+        return {n: engine.optimizer.state[p]["exp_avg"] / share for n, p in engine.optimizer.masters().items()}
+    if hasattr(engine.optimizer, "_hp_optimizer_states_linked"):
+        # DeepSpeed links the states when the first group has stepped, and those of the others are not there yet
+        engine.optimizer._hp_optimizer_states_linked = False
+        engine.optimizer._lazy_init_hp_params_optimizer_state()
+    return {n: safe_get_full_optimizer_state(p, "exp_avg").clone() / share for n, p in engine.module.named_parameters()}
+
+
+def fp32_weights(engine):
+    """Return the full weights in fp32 by name, of which the model's are copies."""
+    own = getattr(engine.optimizer, "masters", None)
+    if own is not None:
+        return {name: parameter.detach().clone() for name, parameter in own().items()}
+    return {name: safe_get_full_fp32_param(p).detach().clone() for name, p in engine.module.named_parameters()}
 
 
 def main():

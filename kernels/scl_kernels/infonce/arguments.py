@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from scl_kernels.pairwise.arguments import check_rows, check_weights
+from scl_kernels.pairwise.duplicates import Duplicates, check_duplicates
 from scl_kernels.validation import check_tensor, readable
 
 
@@ -27,6 +28,9 @@ class InfoNCEProblem(NamedTuple):
     """Index of the first local row in the global batch."""
     weight_all: Tensor
     """(N,) weight of each global sample's loss, constants (for a mean: 1 / N)."""
+    duplicates: Duplicates | None = None
+    """Which global samples are no negatives of each other; None where all are. All problems of a call have them, or
+    none; a problem in which no two rows are duplicates has rows of different ids."""
 
 
 class InfoNCEStatistics(NamedTuple):
@@ -37,11 +41,13 @@ class InfoNCEStatistics(NamedTuple):
     col_lse: Tensor
     """(n,) log-sum-exp of b_i over all a."""
     diagonal: Tensor
-    """(n,) similarity of a_i and b_i, divided by the temperature."""
+    """(n,) similarity of a_i and b_i, divided by the temperature; where duplicates are positives, the mean over them of
+    both directions."""
     row_correct: Tensor
-    """(n,) bool: no other b is closer to a_i than b_i."""
+    """(n,) bool: every b that is a negative is farther from a_i than b_i, or than another of its positives; neither a
+    tie nor NaN is correct."""
     col_correct: Tensor
-    """(n,) bool: no other a is closer to b_i than a_i."""
+    """(n,) bool: the same the other way round, of every a that is a negative and b_i."""
 
 
 def check_problems(problems: Sequence[InfoNCEProblem]) -> None:
@@ -50,13 +56,19 @@ def check_problems(problems: Sequence[InfoNCEProblem]) -> None:
     Raises:
         ValueError: A field has the wrong shape, dtype, device or value; the message names it.
     """
-    first = None
+    first, treatments = None, []
     for k, problem in enumerate(problems):
         name = f"problems[{k}]"
         check_rows(name, problem, like=first)
         first = problems[0].a
         _check_temperature(f"{name}.temperature", problem.temperature, first.device)
         check_weights(f"{name}.weight_all", problem.weight_all)
+        total = problem.a_all.shape[0]
+        treatments.append(check_duplicates(f"{name}.duplicates", problem.duplicates, total, first.device))
+        if treatments[k] != treatments[0]:
+            raise ValueError(
+                f"{name} has duplicates as {treatments[k]}, and problems[0] as {treatments[0]}; expected one for all"
+            )
 
 
 def _check_temperature(name: str, temperature: Tensor | float, device: torch.device) -> None:

@@ -12,36 +12,63 @@ from scl_kernels.pairwise.kernel import (
     LOCAL,
     OFFSET,
     PARTIAL,
+    SHARE,
     SPAN,
     SPLITS,
     VECTOR_X,
     VECTOR_Y,
     WEIGHT_X,
     inner_products,
+    numbers_of,
     of_columns,
+    of_rows,
     row_scale,
+    same_as,
     tile_of_block,
     workspace_rows,
 )
 
 
 @triton.jit
-def _reduce(tile, scale_x, inverse_y, column, own, total, largest, summed, diagonal):
-    """Go on with a row's maximum, sum and diagonal over half a tile; `own` and `total` count from its first column."""
+def _reduce(
+    tile, scale_x, inverse_y, column, own, total, first, second, first_x, second_x, state, DUPLICATES: tl.constexpr
+):  # fmt: skip
+    """Go on with a row over half a tile: maximum and sum of all but its positives, the positives, the best of them.
+
+    `own` and `total` count from its first column. Where duplicates are positives, the sum is of these too, and counts
+    from the larger of maximum and best. What is ignored is finite, so that a row may begin with nothing else.
+    """
+    largest, summed, positive, best = state
     tile = tile * scale_x[:, None] * tl.load(inverse_y + column)[None, :]
-    tile = tl.where((column < total)[None, :], tile, float("-inf"))
-    diagonal += tl.sum(tl.where(column[None, :] == own[:, None], tile, 0.0), 1)
-    new_largest = tl.maximum(largest, tl.max(tile, 1))
-    summed = summed * tl.exp(largest - new_largest) + tl.sum(tl.exp(tile - new_largest[:, None]), 1)
-    return new_largest, summed, diagonal
+    inside = (column < total)[None, :]
+    if DUPLICATES == "positives":
+        shift = tl.maximum(largest, best)
+        same = same_as(first, second, column, first_x, second_x)
+        positive += tl.sum(tl.where(same, tile, 0.0), 1)
+        best = tl.maximum(best, tl.max(tl.where(same, tile, float("-inf")), 1))
+        largest = tl.maximum(largest, tl.max(tl.where(inside & ~same, tile, float("-inf")), 1))
+        new_shift = tl.maximum(largest, best)
+        tile = tl.where(inside, tile, float("-inf"))
+    else:
+        shift = largest
+        is_own = column[None, :] == own[:, None]
+        positive += tl.sum(tl.where(is_own, tile, 0.0), 1)
+        if DUPLICATES == "ignore":
+            tile = tl.where(same_as(first, second, column, first_x, second_x), -1e30, tile)
+        tile = tl.where(inside & ~is_own, tile, float("-inf"))
+        largest = tl.maximum(largest, tl.max(tile, 1))
+        new_shift = largest
+    summed = summed * tl.exp(shift - new_shift) + tl.sum(tl.exp(tile - new_shift[:, None]), 1)
+    return largest, summed, positive, best
 
 
 @triton.jit
 def forward_kernel(
     table,  # (tasks, FIELDS) int64
     temperatures,  # (problems,) fp32
-    partial,  # (3, plane) fp32: running maximum, sum, diagonal
+    partial,  # (3 or 4, plane) fp32: running maximum and sum of all but positives, positives, with several the largest
     plane,
+    DUPLICATES: tl.constexpr,
     DTYPE: tl.constexpr,
     EVEN: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -64,35 +91,43 @@ def forward_kernel(
     own = rows + tl.load(task + OFFSET).to(tl.int32)
     scale_x = row_scale(task, temperatures, rows)
     inverse_y = tl.load(task + INVERSE_Y).to(tl.pointer_type(tl.float32))
+    first, second = numbers_of(task, DUPLICATES)
+    first_x, second_x = of_rows(first, own, DUPLICATES), of_rows(second, own, DUPLICATES)
     half: tl.constexpr = BLOCK_N // 2
     column = tl.arange(0, half)  # compared within a half: constants of the code instead of registers
-    largest = tl.full((BLOCK_M,), float("-inf"), dtype=tl.float32)
+    largest = tl.full((BLOCK_M,), -3e38, dtype=tl.float32)  # finite, for a split may hold nothing but positives
+    best = largest
     summed = tl.zeros((BLOCK_M,), dtype=tl.float32)
-    diagonal = tl.zeros((BLOCK_M,), dtype=tl.float32)
+    positive = tl.zeros((BLOCK_M,), dtype=tl.float32)
     for start in range(split * span, tl.minimum(total, (split + 1) * span), BLOCK_N):
         left, right = inner_products(
             task, rows, start + tl.arange(0, BLOCK_N), DTYPE, EVEN, PRECISION, WIDEN, BLOCK_M, BLOCK_N, BLOCK_K
         )  # fmt: skip
-        largest, summed, diagonal = _reduce(
-            left, scale_x, inverse_y + start, column, own - start, total - start, largest, summed, diagonal
+        largest, summed, positive, best = _reduce(
+            left, scale_x, inverse_y + start, column, own - start, total - start,
+            first + start, second + start, first_x, second_x, (largest, summed, positive, best), DUPLICATES,
         )  # fmt: skip
         middle = start + half
-        largest, summed, diagonal = _reduce(
-            right, scale_x, inverse_y + middle, column, own - middle, total - middle, largest, summed, diagonal
+        largest, summed, positive, best = _reduce(
+            right, scale_x, inverse_y + middle, column, own - middle, total - middle,
+            first + middle, second + middle, first_x, second_x, (largest, summed, positive, best), DUPLICATES,
         )  # fmt: skip
     out = partial + tl.load(task + PARTIAL) + split.to(tl.int64) * count + rows
     tl.store(out, largest, mask=rows < count)
     tl.store(out + plane, summed, mask=rows < count)
-    tl.store(out + 2 * plane, diagonal, mask=rows < count)
+    tl.store(out + 2 * plane, positive, mask=rows < count)
+    if DUPLICATES == "positives":
+        tl.store(out + 3 * plane, best, mask=rows < count)
 
 
 @triton.jit
 def forward_combine_kernel(
     table,  # (tasks, FIELDS) int64
-    partial,  # (3, plane) fp32, as above
+    partial,  # (3 or 4, plane) fp32, as above
     plane,
-    out,  # (3, all_rows) fp32: log-sum-exp, diagonal, 1 where the diagonal is the largest
+    out,  # (3, all_rows) fp32: log-sum-exp, sum of positives, 1 where one of them is larger than all others
     all_rows,
+    DUPLICATES: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
 ):
     """Combine the splits of BLOCK_ROWS rows in order; grid (row blocks, tasks)."""
@@ -103,29 +138,58 @@ def forward_combine_kernel(
     source = partial + tl.load(task + PARTIAL) + rows
     largest = tl.load(source, mask=inside, other=0.0)
     summed = tl.load(source + plane, mask=inside, other=1.0)
-    diagonal = tl.load(source + 2 * plane, mask=inside, other=0.0)
+    positive = tl.load(source + 2 * plane, mask=inside, other=0.0)
+    if DUPLICATES == "positives":
+        best = tl.load(source + 3 * plane, mask=inside, other=0.0)
     for split in range(1, tl.load(task + SPLITS).to(tl.int32)):
         at = source + split * tl.load(task + LOCAL)
-        more = tl.load(at, mask=inside, other=0.0)
-        new_largest = tl.maximum(largest, more)
-        summed = summed * tl.exp(largest - new_largest) + tl.load(at + plane, mask=inside, other=0.0) * tl.exp(
-            more - new_largest
-        )
-        largest = new_largest
-        diagonal += tl.load(at + 2 * plane, mask=inside, other=0.0)
+        more, added = tl.load(at, mask=inside, other=0.0), tl.load(at + plane, mask=inside, other=0.0)
+        if DUPLICATES == "positives":
+            more_best = tl.load(at + 3 * plane, mask=inside, other=0.0)
+            shift, more_shift = tl.maximum(largest, best), tl.maximum(more, more_best)
+            largest, best = tl.maximum(largest, more), tl.maximum(best, more_best)
+            new_shift = tl.maximum(largest, best)
+        else:
+            shift, more_shift = largest, more
+            largest = tl.maximum(largest, more)
+            new_shift = largest
+        summed = summed * tl.exp(shift - new_shift) + added * tl.exp(more_shift - new_shift)
+        positive += tl.load(at + 2 * plane, mask=inside, other=0.0)
+    if DUPLICATES != "positives":
+        best = positive
     to = out + tl.load(task + BASE) + rows
-    tl.store(to, largest + tl.log(summed), mask=inside)
-    tl.store(to + all_rows, diagonal, mask=inside)
-    tl.store(to + 2 * all_rows, (diagonal >= largest).to(tl.float32), mask=inside)  # one calculation gave both
+    # a tie is not correct (one calculation gave both), nor is anything beside a NaN, which a maximum passes over
+    shift = tl.maximum(largest, best)
+    if DUPLICATES == "positives":
+        lse = shift + tl.log(summed)
+    else:
+        lse = shift + tl.log(summed * tl.exp(largest - shift) + tl.exp(best - shift))
+    tl.store(to, lse, mask=inside)
+    tl.store(to + all_rows, positive, mask=inside)
+    tl.store(to + 2 * all_rows, ((best > largest) & (lse == lse)).to(tl.float32), mask=inside)
 
 
 @triton.jit
-def _d_similarity(tile, scale_x, row_shift, twice_weight, inverse_y, column_shift, column, own):
-    """Return dS_ij / |y_j| of half a tile; `own` counts from its first column."""
+def _d_similarity(
+    tile, scale_x, row_shift, weight_x, inverse_y, column_shift, column, own, first, second, share_y, first_x, second_x,
+    DUPLICATES: tl.constexpr,
+):  # fmt: skip
+    """Return dS_ij / |y_j| of half a tile; `own` counts from its first column.
+
+    weight_x: twice the weight of a row, or its share of each positive.
+    """
     inverse = tl.load(inverse_y + column)[None, :]
     tile = tile * scale_x[:, None] * inverse
+    if DUPLICATES == "ignore":  # before all else, so that what tells duplicates is not held any longer
+        is_other = column[None, :] != own[:, None]
+        tile = tl.where(same_as(first, second, column, first_x, second_x) & is_other, float("-inf"), tile)
     d_tile = tl.exp(tile - row_shift[:, None]) + tl.exp(tile - tl.load(column_shift + column)[None, :])
-    return (d_tile - tl.where(column[None, :] == own[:, None], twice_weight[:, None], 0.0)) * inverse
+    if DUPLICATES == "positives":
+        same = same_as(first, second, column, first_x, second_x)
+        pulled = weight_x[:, None] + tl.load(share_y + column)[None, :]
+        return (d_tile - tl.where(same, pulled, 0.0)) * inverse
+    is_own = column[None, :] == own[:, None]
+    return (d_tile - tl.where(is_own, weight_x[:, None], 0.0)) * inverse
 
 
 @triton.jit(do_not_specialize=["number"])
@@ -134,6 +198,7 @@ def d_similarity_kernel(
     temperatures,  # (problems,) fp32
     workspace,  # per task (ROWS, SPAN): dS_ij / |y_j| of this block, in the precision of the product that follows
     number,  # which block of every task
+    DUPLICATES: tl.constexpr,
     DTYPE: tl.constexpr,
     EVEN: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -153,15 +218,29 @@ def d_similarity_kernel(
     )  # fmt: skip
     scale_x = row_scale(task, temperatures, rows)
     row_shift = tl.load(tl.load(task + VECTOR_X).to(tl.pointer_type(tl.float32)) + rows)
-    own = rows + tl.load(task + OFFSET).to(tl.int32) - start
-    weight = tl.load(task + WEIGHT_X).to(tl.pointer_type(tl.float32))
-    twice_weight = 2.0 * tl.load(weight + rows, mask=rows < tl.load(task + LOCAL), other=0.0)
+    own = rows + tl.load(task + OFFSET).to(tl.int32)
+    first, second = numbers_of(task, DUPLICATES)
+    first_x, second_x = of_rows(first, own, DUPLICATES), of_rows(second, own, DUPLICATES)
+    share_y = of_columns(task, SHARE, start)
+    if DUPLICATES == "positives":
+        share = tl.load(task + SHARE).to(tl.pointer_type(tl.float32))
+        weight_x = tl.load(share + own.to(tl.int64))
+    else:
+        weight = tl.load(task + WEIGHT_X).to(tl.pointer_type(tl.float32))
+        weight_x = 2.0 * tl.load(weight + rows, mask=rows < tl.load(task + LOCAL), other=0.0)
+    first, second, own = first + start.to(tl.int64), second + start.to(tl.int64), own - start
     inverse_y, column_shift = of_columns(task, INVERSE_Y, start), of_columns(task, VECTOR_Y, start)
     out = workspace_rows(task, workspace, tile_row, tile_column, BLOCK_M)
     half: tl.constexpr = BLOCK_N // 2
     column = tl.arange(0, half)  # compared within a half: constants of the code instead of registers
-    left = _d_similarity(left, scale_x, row_shift, twice_weight, inverse_y, column_shift, column, own)
+    left = _d_similarity(
+        left, scale_x, row_shift, weight_x, inverse_y, column_shift, column, own,
+        first, second, share_y, first_x, second_x, DUPLICATES,
+    )  # fmt: skip
     tl.store(out + column[None, :], left.to(workspace.dtype.element_ty))
-    inverse_y, column_shift, own = inverse_y + half, column_shift + half, own - half
-    right = _d_similarity(right, scale_x, row_shift, twice_weight, inverse_y, column_shift, column, own)
+    inverse_y, column_shift, share_y, own = inverse_y + half, column_shift + half, share_y + half, own - half
+    right = _d_similarity(
+        right, scale_x, row_shift, weight_x, inverse_y, column_shift, column, own,
+        first + half, second + half, share_y, first_x, second_x, DUPLICATES,
+    )  # fmt: skip
     tl.store(out + (half + column)[None, :], right.to(workspace.dtype.element_ty))

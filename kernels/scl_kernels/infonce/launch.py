@@ -9,7 +9,6 @@ from scl_kernels.infonce.kernel import d_similarity_kernel, forward_combine_kern
 from scl_kernels.pairwise import launch as shared
 from scl_kernels.pairwise.cuts import forward_cuts
 from scl_kernels.pairwise.launch import Sides
-from scl_kernels.pairwise.tiles import similarity_constants
 from scl_kernels.sizes import cdiv
 
 
@@ -21,29 +20,30 @@ def statistics(tasks: Sides, temperature: Tensor) -> Tensor:
         temperature: (problems,) fp32.
 
     Returns:
-        (3, sum of n over the tasks) fp32: log-sum-exp, diagonal, 1 where the diagonal is the largest.
+        (3, sum of n over the tasks) fp32: log-sum-exp, sum of positives, 1 where one of them is larger than all others.
     """
     out = temperature.new_empty(3, tasks.local)
     if tasks.local == 0:
         return out
-    dtype, sizes = tasks.dtype, tasks.sizes
-    tiles = shared.square_tiles(tasks)
+    sizes, tiles = tasks.sizes, shared.square_tiles(tasks)
     cuts = forward_cuts(sizes, tiles)
     planned = shared.plan(tasks, cuts)
-    partial = temperature.new_empty(3, planned.partial)
+    partial = temperature.new_empty(4 if tasks.duplicates == "positives" else 3, planned.partial)
     shared.prepare(tasks, planned, "none")
     programs = max(cdiv(n, tiles.block_m) * cut.splits for (n, *_), cut in zip(sizes, cuts, strict=True))
     forward_kernel[(programs, len(sizes))](
-        planned.table,
-        temperature,
-        partial,
-        planned.partial,
-        **similarity_constants(dtype, tiles, even=tasks.even),
-        **tiles.options,
+        planned.table, temperature, partial, planned.partial, **shared.square_constants(tasks, tiles)
     )
     blocks = cdiv(max(n for n, *_ in sizes), shared.COMBINE_ROWS)
     forward_combine_kernel[(blocks, len(sizes))](
-        planned.table, partial, planned.partial, out, tasks.local, BLOCK_ROWS=shared.COMBINE_ROWS, num_warps=1
+        planned.table,
+        partial,
+        planned.partial,
+        out,
+        tasks.local,
+        DUPLICATES=tasks.duplicates,
+        BLOCK_ROWS=shared.COMBINE_ROWS,
+        num_warps=1,
     )
     return out
 
@@ -53,6 +53,7 @@ def gradients(
     temperature: Tensor,
     d_loss: Tensor,
     weight_all: Sequence[Tensor],
+    share_all: Sequence[Tensor] | None,
     x_lse: Sequence[Tensor],
     y_lse_all: Sequence[Tensor],
 ) -> tuple[list[Tensor], Tensor]:
@@ -63,6 +64,7 @@ def gradients(
         temperature: (problems,) fp32.
         d_loss: (problems,) fp32 gradient of each loss.
         weight_all: (N,) fp32 per task.
+        share_all: (N + PADDING,) fp32 per task, weights over the number of positives, where those are several.
         x_lse: (n,) fp32 per task, log-sum-exps of its local rows.
         y_lse_all: (N,) fp32 per task, log-sum-exps of the global rows in the other direction.
 
@@ -76,6 +78,7 @@ def gradients(
         [lse.data_ptr() for lse in y_lse_all],
         [weight + 4 * offset for weight, offset in zip(weights, tasks.offset, strict=True)],
         weights,
+        [share.data_ptr() for share in share_all] if share_all else [0] * len(weights),
     )
     return shared.gradients(tasks, temperature, d_loss, addresses, "shifts", _write_d_similarity)
 

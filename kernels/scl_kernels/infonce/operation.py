@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
@@ -16,6 +17,8 @@ from scl_kernels.backend import Backend, resolve
 from scl_kernels.dtypes import compute_dtype
 from scl_kernels.infonce import launch, reference
 from scl_kernels.infonce.arguments import InfoNCEProblem, InfoNCEStatistics, check_problems
+from scl_kernels.pairwise.duplicates import Treatment
+from scl_kernels.pairwise.kernel import PADDING
 from scl_kernels.pairwise.launch import sides
 from scl_kernels.validation import check_tensor
 
@@ -24,11 +27,12 @@ __all__ = ["InfoNCEProblem", "InfoNCEStatistics", "infonce", "infonce_statistics
 STATISTICS = "scl_kernels::infonce_statistics"
 BACKWARD = "scl_kernels::infonce_backward"
 _LISTS = "Tensor[] a, Tensor[] b, Tensor[] a_all, Tensor[] b_all"
-torch.library.define(STATISTICS, f"({_LISTS}, Tensor temperature, int[] offset, str backend) -> Tensor")
+_DUPLICATES = "Tensor[]? numbers=None, str duplicates='negatives'"
+torch.library.define(STATISTICS, f"({_LISTS}, Tensor temperature, int[] offset, str backend, {_DUPLICATES}) -> Tensor")
 torch.library.define(
     BACKWARD,
     f"(Tensor d_loss, {_LISTS}, Tensor temperature, int[] offset, Tensor[] weight_all, Tensor[] row_lse_all, "
-    "Tensor[] col_lse_all, Tensor statistics, str backend) -> Tensor[]",
+    f"Tensor[] col_lse_all, Tensor statistics, str backend, {_DUPLICATES}, Tensor[]? count=None) -> Tensor[]",
 )
 
 
@@ -42,22 +46,34 @@ def _statistics(
     temperature: Tensor,
     offset: list[int],
     backend: str,
+    numbers: list[Tensor] | None = None,
+    duplicates: Treatment = "negatives",
 ) -> Tensor:
-    """Return (5, sum of n): row_lse, col_lse, diagonal, row_correct, col_correct of all problems in turn."""
+    """Return (5, sum of n): row_lse, col_lse, positive, row_correct, col_correct of all problems in turn.
+
+    `positive`: the diagonal, or where duplicates are positives the sum over them, half of either direction.
+    """
     if backend == "triton":
-        result = launch.statistics(sides(a, b, a_all, b_all, offset), temperature)
+        result = launch.statistics(sides(a, b, a_all, b_all, offset, numbers, duplicates), temperature)
         row, col = result.chunk(2, dim=1)
-        return torch.stack([row[0], col[0], row[1], row[2], col[2]])
+        return _merged(row, col, duplicates)
     out = []
     for k, local_rows in enumerate(a):
-        row = reference.side_statistics(reference.Side(local_rows, b_all[k], temperature[k], offset[k]))
-        col = reference.side_statistics(reference.Side(b[k], a_all[k], temperature[k], offset[k]))
-        out.append(torch.stack([row[0], col[0], row[1], row[2], col[2]]))
+        rest = (temperature[k], offset[k], numbers[k] if numbers else None, duplicates)
+        row = reference.side_statistics(reference.Side(local_rows, b_all[k], *rest))
+        col = reference.side_statistics(reference.Side(b[k], a_all[k], *rest))
+        out.append(_merged(row, col, duplicates))
     return torch.cat(out, dim=1)
 
 
+def _merged(row: Tensor, col: Tensor, duplicates: Treatment) -> Tensor:
+    """Merge both directions' statistics, (3, n) each."""
+    positive = (row[1] + col[1]) / 2 if duplicates == "positives" else row[1]
+    return torch.stack([row[0], col[0], positive, row[2], col[2]])
+
+
 @torch.library.register_fake(STATISTICS)
-def _(a, b, a_all, b_all, temperature, offset, backend):
+def _(a, b, a_all, b_all, temperature, offset, backend, numbers=None, duplicates="negatives"):
     return a[0].new_empty(5, sum(x.shape[0] for x in a), dtype=compute_dtype(a[0].dtype))
 
 
@@ -75,6 +91,9 @@ def _gradients(
     col_lse_all: list[Tensor],
     statistics: Tensor,
     backend: str,
+    numbers: list[Tensor] | None = None,
+    duplicates: Treatment = "negatives",
+    count: list[Tensor] | None = None,
 ) -> list[Tensor]:
     """Return the gradients of every a, then of every b, then (number of problems,) of the temperatures."""
     sizes = [x.shape[0] for x in a]
@@ -82,24 +101,33 @@ def _gradients(
     if backend == "triton":
         lists = (row_lse, col_lse, row_lse_all, col_lse_all, weight_all)
         row, col, row_all, col_all, weight = ([x.float().contiguous() for x in xs] for xs in lists)
-        tasks = sides(a, b, a_all, b_all, offset)
-        d_x, shares = launch.gradients(tasks, temperature, d_loss, weight * 2, row + col, col_all + row_all)
+        tasks = sides(a, b, a_all, b_all, offset, numbers, duplicates)
+        share = (
+            None
+            if count is None
+            else [F.pad(w / c, (0, PADDING.value)) for w, c in zip(weight, count, strict=True)] * 2
+        )
+        d_x, shares = launch.gradients(tasks, temperature, d_loss, weight * 2, share, row + col, col_all + row_all)
         by_problem = shares[: sum(sizes)].split(sizes)
         return [*d_x, torch.stack([share.sum() for share in by_problem])]
     d_a, d_b, d_temperature = [], [], []
     for k, scale in enumerate(d_loss):
         weights = weight_all[k].to(d_loss.dtype) * scale
-        row_side = reference.Side(a[k], b_all[k], temperature[k], offset[k])
-        col_side = reference.Side(b[k], a_all[k], temperature[k], offset[k])
-        gradient, share = reference.side_gradient(row_side, weights, row_lse[k], col_lse_all[k])
+        rest = (temperature[k], offset[k], numbers[k] if numbers else None, duplicates)
+        row_side, col_side = reference.Side(a[k], b_all[k], *rest), reference.Side(b[k], a_all[k], *rest)
+        several = count[k] if count else None
+        gradient, share_of_row = reference.side_gradient(row_side, weights, row_lse[k], col_lse_all[k], several)
         d_a.append(gradient)
-        d_temperature.append(share)
-        d_b.append(reference.side_gradient(col_side, weights, col_lse[k], row_lse_all[k])[0])
+        d_temperature.append(share_of_row)
+        d_b.append(reference.side_gradient(col_side, weights, col_lse[k], row_lse_all[k], several)[0])
     return [*d_a, *d_b, torch.stack(d_temperature).to(temperature.dtype)]
 
 
 @torch.library.register_fake(BACKWARD)
-def _(d_loss, a, b, a_all, b_all, temperature, offset, weight_all, row_lse_all, col_lse_all, statistics, backend):
+def _(
+    d_loss, a, b, a_all, b_all, temperature, offset, weight_all, row_lse_all, col_lse_all, statistics, backend,
+    numbers=None, duplicates="negatives", count=None,
+):  # fmt: skip
     return [*(torch.empty_like(x) for x in a), *(torch.empty_like(x) for x in b), torch.empty_like(temperature)]
 
 
@@ -107,12 +135,24 @@ class _LocalShare(torch.autograd.Function):
     """The local rows' share of each loss, a weighted sum of the statistics, with the gradient of the global losses."""
 
     @staticmethod
-    def forward(ctx: Any, temperature: Tensor, statistics: Tensor, offset: list[int], backend: str, *flat: Tensor):  # type: ignore[no-untyped-def]
-        """Return (number of problems,); `flat`: a, b, a_all, b_all, weight_all, row_lse_all, col_lse_all in turn."""
+    def forward(  # type: ignore[no-untyped-def]
+        ctx: Any,
+        temperature: Tensor,
+        statistics: Tensor,
+        offset: list[int],
+        backend: str,
+        duplicates: Treatment,
+        *flat: Tensor,
+    ):
+        """Return (number of problems,).
+
+        `flat`: a, b, a_all, b_all, weight_all, row_lse_all, col_lse_all in turn, then numbers and counts of duplicates
+        where those are not negatives.
+        """
         count = len(offset)
         sizes = [x.shape[0] for x in flat[:count]]
         ctx.save_for_backward(temperature, statistics, *flat)
-        ctx.offset, ctx.backend = offset, backend
+        ctx.offset, ctx.backend, ctx.duplicates = offset, backend, duplicates
         per_row = (statistics[0] + statistics[1] - 2 * statistics[2]).split(sizes)
         weights = flat[4 * count : 5 * count]
         out = []
@@ -125,7 +165,9 @@ class _LocalShare(torch.autograd.Function):
         """Return the gradients of the temperatures and of every a and b."""
         temperature, statistics, *flat = ctx.saved_tensors
         count = len(ctx.offset)
-        a, b, a_all, b_all, weight_all, row_lse_all, col_lse_all = (flat[i * count : (i + 1) * count] for i in range(7))
+        lists = [flat[start : start + count] for start in range(0, len(flat), count)]
+        a, b, a_all, b_all, weight_all, row_lse_all, col_lse_all = lists[:7]
+        numbers, counts = lists[7:] or (None, None)
         *gradients, d_temperature = torch.ops.scl_kernels.infonce_backward(
             d_loss.contiguous(),
             a,
@@ -139,8 +181,11 @@ class _LocalShare(torch.autograd.Function):
             col_lse_all,
             statistics,
             ctx.backend,
+            numbers,
+            ctx.duplicates,
+            counts if ctx.duplicates == "positives" else None,
         )
-        return d_temperature, None, None, None, *gradients, *[None] * (5 * count)
+        return d_temperature, None, None, None, None, *gradients, *[None] * (len(flat) - 2 * count)
 
 
 @register_flop_formula(torch.ops.scl_kernels.infonce_statistics)
@@ -158,7 +203,8 @@ def backward_flops(d_loss_shape, a_shapes, b_shapes, a_all_shapes, *args, out_sh
 def infonce_statistics(problems: Sequence[InfoNCEProblem], *, backend: Backend = "auto") -> list[InfoNCEStatistics]:
     """Compute the local rows' log-sum-exps, diagonal and accuracy@1, without gradient.
 
-    S = normalize(A) normalize(B)^T / temperature, L2 norms clamped at 1e-8, statistics in fp32 (fp64 for fp64).
+    S = normalize(A) normalize(B)^T / temperature, L2 norms clamped at 1e-8, statistics in fp32 (fp64 for fp64). What
+    duplicates are to each other is in `InfoNCEProblem.duplicates`.
 
     Args:
         problems: One or more losses; sizes n, N and D may differ from one to the next, the dtype may not.
@@ -175,10 +221,18 @@ def infonce_statistics(problems: Sequence[InfoNCEProblem], *, backend: Backend =
     if not problems:
         return []
     a, b, a_all, b_all, temperature, offset = _fields(problems)
+    numbers, counts, treatment = _duplicates(problems)
     with torch.no_grad():
-        out = torch.ops.scl_kernels.infonce_statistics(a, b, a_all, b_all, temperature, offset, resolve(backend, a[0]))
-    parts = out.split([x.shape[0] for x in a], dim=1)
-    return [InfoNCEStatistics(part[0], part[1], part[2], part[3] > 0, part[4] > 0) for part in parts]
+        out = torch.ops.scl_kernels.infonce_statistics(
+            a, b, a_all, b_all, temperature, offset, resolve(backend, a[0]), numbers, treatment
+        )
+    found = []
+    for k, part in enumerate(out.split([x.shape[0] for x in a], dim=1)):
+        positive = part[2]
+        if counts is not None and treatment == "positives":
+            positive = positive / counts[k][offset[k] : offset[k] + len(positive)].to(positive.dtype)
+        found.append(InfoNCEStatistics(part[0], part[1], positive, part[3] > 0, part[4] > 0))
+    return found
 
 
 def infonce(
@@ -195,6 +249,9 @@ def infonce(
     loss. The gradient is that of the global sum: row i of dS for a_i and column j of dS for b_j, with
     dS_ij = w_i P^row_ij + w_j P^col_ij - 2 w_i [i = j]. The temperature's gradient is the local rows' share, so that
     the sum (not the mean) over ranks is exact.
+
+    Duplicates that are ignored have no part in either log-sum-exp. Where they are positives, S_ii is the mean over the
+    positives of i instead (in either direction; L_out of SupCon, arXiv 2004.11362, eq. 2).
 
     Args:
         problems: As given to `infonce_statistics`.
@@ -229,8 +286,20 @@ def infonce(
     )
     rest = ([problem.weight_all for problem in problems], row_lse_all, col_lse_all)
     flat = [tensor for tensors in (a, b, a_all, b_all, *rest) for tensor in tensors]
-    values = _LocalShare.apply(temperature, stacked, offset, resolve(backend, a[0]), *flat)
+    numbers, counts, treatment = _duplicates(problems)
+    flat += [*(numbers or ()), *(counts or ())]
+    values = _LocalShare.apply(temperature, stacked, offset, resolve(backend, a[0]), treatment, *flat)
     return list(values.unbind())
+
+
+def _duplicates(
+    problems: Sequence[InfoNCEProblem],
+) -> tuple[list[Tensor] | None, list[Tensor] | None, Treatment]:
+    """Return numbers and counts of the problems' duplicates, None where they are negatives, and what they are."""
+    known = [problem.duplicates for problem in problems if problem.duplicates is not None]
+    if not known:
+        return None, None, "negatives"
+    return [x.numbers for x in known], [x.counts for x in known], known[0].treatment
 
 
 def _fields(

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from scl_kernels.dtypes import compute_dtype
+from scl_kernels.pairwise.duplicates import Treatment, same_rows
 from scl_kernels.pairwise.reference import MINIMUM_NORM, chunks, normalized, own_columns, through_normalization
 
 
@@ -25,10 +26,17 @@ class Side(NamedTuple):
     """() divisor of the cosine similarities."""
     offset: int
     """Index in `y_all` of the first local row's partner."""
+    numbers: Tensor | None = None
+    """Of `Duplicates`; None where duplicates are negatives."""
+    duplicates: Treatment = "negatives"
 
 
 def side_statistics(side: Side) -> Tensor:
-    """Return (3, n): log-sum-exp over a row's similarities, its diagonal entry, and 1 where that is the largest."""
+    """Return (3, n): log-sum-exp over a row's similarities, the sum of its positives, and 1 where one beats all others.
+
+    A row's positive is its diagonal entry, or where duplicates are positives all of theirs. What is ignored is not
+    there. Neither a tie nor anything beside a NaN counts as beating.
+    """
     dtype = compute_dtype(side.x.dtype)
     x, y = normalized(side.x, dtype), normalized(side.y_all, dtype)
     out = x.new_empty(3, x.shape[0])
@@ -36,26 +44,42 @@ def side_statistics(side: Side) -> Tensor:
         similarity = x[part] @ y.T
         similarity /= side.temperature.to(dtype)
         own = own_columns(part, side.offset, x.device)
-        diagonal = similarity.gather(1, own)
+        best = diagonal = similarity.gather(1, own)
+        positives = torch.zeros_like(similarity, dtype=torch.bool).scatter_(1, own, True)
+        if side.numbers is not None:
+            same = same_rows(side.numbers, own)
+            if side.duplicates == "positives":
+                positives = same
+                diagonal = (similarity * same).sum(1, keepdim=True)
+                best = similarity.masked_fill(~same, -torch.inf).amax(1, keepdim=True)
+            else:
+                similarity.masked_fill_(same & ~positives, -torch.inf)
         largest = similarity.amax(1, keepdim=True)
         out[1, part] = diagonal.squeeze(1)
-        out[2, part] = (diagonal >= largest).squeeze(1).to(dtype)
+        others_smaller = (similarity < best).logical_or_(positives).all(1)
+        out[2, part] = (others_smaller & ~best.squeeze(1).isnan()).to(dtype)
         out[0, part] = similarity.sub_(largest).exp_().sum(1).log_().add_(largest.squeeze(1))
     return out
 
 
-def side_gradient(side: Side, weight_all: Tensor, x_lse: Tensor, y_lse_all: Tensor) -> tuple[Tensor, Tensor]:
+def side_gradient(
+    side: Side, weight_all: Tensor, x_lse: Tensor, y_lse_all: Tensor, count: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Return the gradient of the global loss with respect to the local rows and the temperature's share of it.
 
     dS_ij = w_i exp(S_ij - x_lse_i) + w_j exp(S_ij - y_lse_j) - 2 w_i [i = j] is formed chunk by chunk from the
-    log-sum-exps of the forward pass. Since sum_j dS_ij S_ij equals the product of the normalized row with its own
-    gradient, the temperature's gradient costs nothing more.
+    log-sum-exps of the forward pass. It is 0 for duplicates that are ignored; where they are positives, all of them
+    have -w_i / count_i - w_j / count_j instead of the last term.
+
+    Since sum_j dS_ij S_ij equals the product of the normalized row with its own gradient, the temperature's gradient
+    costs nothing more.
 
     Args:
         side: The direction.
         weight_all: (N,) weight of each global sample.
         x_lse: (n,) log-sum-exp of the local rows.
         y_lse_all: (N,) log-sum-exp of the global samples in the other direction.
+        count: (N,) positives of each global sample, where duplicates are positives.
 
     Returns:
         (n, D) in the local rows' dtype, and () in the statistics' dtype.
@@ -71,16 +95,39 @@ def side_gradient(side: Side, weight_all: Tensor, x_lse: Tensor, y_lse_all: Tens
         d_similarity = (similarity - x_lse[part, None]).exp_().mul_(weight[part, None])
         d_similarity += similarity.sub_(y_lse_all).exp_().mul_(weight_all)
         own = own_columns(part, side.offset, x.device)
-        d_similarity.scatter_add_(1, own, -2 * weight[part, None])
+        if side.numbers is not None and count is not None:
+            share = weight_all / count
+            d_similarity -= same_rows(side.numbers, own) * (share[own] + share)
+        else:
+            if side.numbers is not None:
+                d_similarity.masked_fill_(same_rows(side.numbers, own).scatter_(1, own, False), 0.0)
+            d_similarity.scatter_add_(1, own, -2 * weight[part, None])
         gradient[part] = d_similarity @ y
     gradient /= temperature
     d_x, along = through_normalization(side.x, x, gradient)
     return d_x, -along.sum() / temperature
 
 
-def plain_infonce(a: Tensor, b: Tensor, temperature: Tensor, weight: Tensor) -> Tensor:
-    """Compute the global loss with the whole similarity matrix, in the inputs' dtype; the benchmarks' baseline."""
+def plain_infonce(
+    a: Tensor, b: Tensor, temperature: Tensor, weight: Tensor, same: Tensor | None = None, treatment: str = "negatives"
+) -> Tensor:
+    """Compute the global loss with the whole similarity matrix, in the inputs' dtype; the benchmarks' baseline.
+
+    Args:
+        a: (N, D) rows of one modality.
+        b: (N, D) their partners.
+        temperature: () divisor of the cosine similarities.
+        weight: (N,) of each row's loss.
+        same: (N, N) bool, which rows are duplicates, themselves among them.
+        treatment: What those are to each other.
+    """
     a, b = (F.normalize(x, dim=1, eps=MINIMUM_NORM) for x in (a, b))
     similarity = a @ b.T / temperature
-    each = similarity.logsumexp(1) + similarity.logsumexp(0) - 2 * similarity.diagonal()
+    target = 2 * similarity.diagonal()
+    if same is not None and treatment == "ignore":
+        own = torch.eye(len(a), dtype=torch.bool, device=a.device)
+        similarity = similarity.masked_fill(same & ~own, -torch.inf)
+    if same is not None and treatment == "positives":
+        target = (similarity * same).sum(1) / same.sum(1) + (similarity * same).sum(0) / same.sum(0)
+    each = similarity.logsumexp(1) + similarity.logsumexp(0) - target
     return (weight * each).sum()

@@ -11,16 +11,18 @@ from scl_kernels.backend import Backend
 from scl_kernels.infonce.kernel import d_similarity_kernel, forward_combine_kernel, forward_kernel
 from scl_kernels.infonce.operation import InfoNCEProblem, infonce, infonce_statistics
 from scl_kernels.infonce.reference import plain_infonce
-from scl_kernels.pairwise.accounts import LOCAL, RANKS, WIDTHS, flops_remarks, memory_terms, work
+from scl_kernels.pairwise.accounts import LOCAL, RANKS, WIDTHS, duplicates_remark, flops_remarks, memory_terms, work
+from scl_kernels.pairwise.cases import all_pairs, draw_duplicates
+from scl_kernels.pairwise.duplicates import Treatment
 from scl_kernels.pairwise.launch import COMBINE_ROWS
-from scl_kernels.pairwise.variants import loss_variants, shared_variants
+from scl_kernels.pairwise.variants import TREATMENTS, loss_variants, shared_variants
 from scl_kernels.registry import Operation, Variant, register
 from scl_kernels.roofline import Account, Term, total
 from scl_kernels.threeway import Comparison, compare
 
 
 class Case(NamedTuple):
-    """Sizes of a problem: local and global rows, width, offset, temperature, whether that is learned."""
+    """Sizes of a problem: local and global rows, width, offset, temperature, whether that is learned; duplicates."""
 
     local: int
     total: int
@@ -28,6 +30,7 @@ class Case(NamedTuple):
     offset: int
     temperature: float = 0.07
     learnable: bool = True
+    duplicates: Treatment = "negatives"
 
 
 CASES: tuple[tuple[Case, ...], ...] = (
@@ -35,9 +38,17 @@ CASES: tuple[tuple[Case, ...], ...] = (
     (Case(5, 13, 40, 3), Case(0, 4, 16, 4, 0.03, False), Case(67, 131, 48, 60, 0.03, False)),
     (Case(130, 130, 144, 0),),
     (Case(33, 70, 256, 11), Case(3, 70, 512, 60), Case(2, 9, 768, 7)),
+    (
+        Case(1, 1, 7, 0, duplicates="ignore"),
+        Case(67, 131, 48, 60, 0.03, False, "ignore"),
+        Case(0, 4, 16, 4, duplicates="ignore"),
+    ),
+    (Case(33, 70, 256, 11, duplicates="ignore"),),
+    (Case(5, 13, 40, 3, duplicates="positives"), Case(67, 131, 48, 60, 0.03, False, "positives")),
+    (Case(33, 70, 256, 11, duplicates="positives"), Case(37, 37, 16, 0, duplicates="positives")),
 )
 """Problems of one call. One sample; several problems of other sizes, one without local rows; more than one tile in
-every direction; widths without masks."""
+every direction; widths without masks; some of these with duplicates."""
 STEP = (Case(512, 2048, 512, 512), *[Case(512, 2048, 768, 0)] * 4)
 """A step's losses."""
 
@@ -52,14 +63,16 @@ def draw(case: Case, dtype: torch.dtype, device: str) -> InfoNCEProblem:
     part = slice(case.offset, case.offset + case.local)
     a_all = a_all.to(device, dtype)
     a, b = (x[part].clone().requires_grad_() for x in (a_all, b_all))
-    return InfoNCEProblem(a, b, a_all, b_all, temperature if case.learnable else case.temperature, case.offset, weight)
+    divisor = temperature if case.learnable else case.temperature
+    duplicates = draw_duplicates(case.total, case.duplicates, device)
+    return InfoNCEProblem(a, b, a_all, b_all, divisor, case.offset, weight, duplicates)
 
 
 def _whole(problem: InfoNCEProblem, dtype: torch.dtype) -> Iterator[Tensor]:
     """Yield the local rows' gradients and the temperature's of the global loss in dtype, by plain PyTorch."""
     a, b = (x.detach().to(dtype).requires_grad_() for x in (problem.a_all, problem.b_all))
     temperature = torch.as_tensor(problem.temperature, device=a.device).detach().to(dtype).requires_grad_()
-    loss = plain_infonce(a, b, temperature, problem.weight_all.to(dtype))
+    loss = plain_infonce(a, b, temperature, problem.weight_all.to(dtype), *all_pairs(problem.duplicates, a.shape[0]))
     d_a, d_b, d_temperature = torch.autograd.grad(loss, (a, b, temperature))
     part = slice(problem.offset, problem.offset + problem.a.shape[0])
     yield from (d_a[part], d_b[part])
@@ -73,7 +86,10 @@ def compare_case(cases: Sequence[Case], dtype: torch.dtype, device: str, backend
     problems = [draw(case, dtype, device) for case in cases]
     doubled = [(p.a_all.double(), p.b_all.double(), float(torch.as_tensor(p.temperature).detach())) for p in problems]
     everywhere = infonce_statistics(
-        [InfoNCEProblem(a, b, a, b, t, 0, p.weight_all) for p, (a, b, t) in zip(problems, doubled, strict=True)],
+        [
+            InfoNCEProblem(a, b, a, b, t, 0, p.weight_all, p.duplicates)
+            for p, (a, b, t) in zip(problems, doubled, strict=True)
+        ],
         backend="torch",
     )
     statistics = infonce_statistics(problems, backend=backend)
@@ -114,8 +130,10 @@ def variants(name: str, architecture: int) -> Iterator[Variant]:
     yield from loss_variants("infonce", name, architecture, forward_kernel, d_similarity_kernel, types)
     if name == "fp32":
         types = {"table": "*i64", "partial": "*fp32", "plane": "i32", "out": "*fp32", "all_rows": "i32"}
-        constants = {"BLOCK_ROWS": COMBINE_ROWS}
-        yield Variant("infonce_forward_combine/fp32", forward_combine_kernel, types, constants, num_warps=1)
+        for suffix, duplicates in TREATMENTS.items():
+            constants = {"BLOCK_ROWS": COMBINE_ROWS, "DUPLICATES": duplicates}
+            title = f"infonce_forward_combine/fp32{suffix}"
+            yield Variant(title, forward_combine_kernel, types, constants, num_warps=1)
     yield from shared_variants(name)
 
 
@@ -139,7 +157,8 @@ def accounts() -> Iterator[Account]:
         whole = everything**2 * 4 * 3
         remarks = [
             "eager N x N in fp32 on every rank (two kept directions and one gradient): "
-            f"{whole / 1e9:.1f} GB, {whole / total(ours):,.0f} times as much"
+            f"{whole / 1e9:.1f} GB, {whole / total(ours):,.0f} times as much",
+            duplicates_remark(everything, matrix),
         ]
         product = 2 * 2 * LOCAL * everything * width
         title = f"infonce, {size}: n = {LOCAL:,}, N = {everything:,}, D = {width}, bf16, {RANKS} ranks"

@@ -41,6 +41,15 @@ def memory_terms(local: int, ranks: int, width: int, directions: int, planes: in
     ]
 
 
+def duplicates_remark(everything: int, matrix: int) -> str:
+    """Return what duplicates that are no negatives need on top, for N global rows and n N pairs."""
+    ours = 4 * (2 * everything + 2 * everything)
+    return (
+        f"with duplicates left out or as positives: {ours / 1e6:.1f} MB more (two int32 numbers, a count and "
+        f"a share of each global row); eager code {matrix / 1e6:.0f} MB (a mask, a byte a pair)"
+    )
+
+
 def flops_remarks(forward: float, backward: float) -> list[str]:
     """Return what FLOPs take at the devices' peaks, a line each."""
     lines = []

@@ -35,10 +35,13 @@ LSE_X = tl.constexpr(15)  # address of the local log-sum-exps (n,) fp32
 LSE_Y = tl.constexpr(16)  # address of the global log-sum-exps of the other direction (N,) fp32
 WEIGHT_X = tl.constexpr(17)  # address of w_x (n,) fp32
 WEIGHT_Y = tl.constexpr(18)  # address of w_y (N,) fp32
-D_X = tl.constexpr(19)  # address of the gradient (n, D)
-ROWS = tl.constexpr(20)  # local rows of a block in the backward pass
-WORKSPACE = tl.constexpr(21)  # first element of this task in the workspace
-FIELDS = tl.constexpr(22)
+SHARE = tl.constexpr(19)  # address of w_j / (positives of j) (N,) fp32, where duplicates are positives
+D_X = tl.constexpr(20)  # address of the gradient (n, D)
+ROWS = tl.constexpr(21)  # local rows of a block in the backward pass
+WORKSPACE = tl.constexpr(22)  # first element of this task in the workspace
+FIRST = tl.constexpr(23)  # address of (N,) int32, where duplicates are not negatives: rows that share this number or
+SECOND = tl.constexpr(24)  # this one are duplicates; these two and SHARE are followed by PADDING more
+FIELDS = tl.constexpr(25)
 PADDING = tl.constexpr(128)  # a multiple of every block of rows, so that the arrays padded to it need no masks
 
 
@@ -171,6 +174,31 @@ def row_scale(task, temperatures, rows):
 def of_columns(task, FIELD: tl.constexpr, start):
     """Return the address of a vector over global rows, from row `start` on."""
     return tl.load(task + FIELD).to(tl.pointer_type(tl.float32)) + start.to(tl.int64)
+
+
+@triton.jit
+def numbers_of(task, DUPLICATES: tl.constexpr):
+    """Return the addresses of the numbers that duplicates share; without duplicates some that nobody reads."""
+    kind: tl.constexpr = tl.pointer_type(tl.int32)
+    if DUPLICATES == "negatives":
+        return task.to(kind), task.to(kind)
+    return tl.load(task + FIRST).to(kind), tl.load(task + SECOND).to(kind)
+
+
+@triton.jit
+def of_rows(pointer, own, DUPLICATES: tl.constexpr):
+    """Return what stands at the global indices of local rows; without duplicates the indices."""
+    if DUPLICATES == "negatives":
+        return own
+    return tl.load(pointer + own.to(tl.int64))
+
+
+@triton.jit
+def same_as(first, second, column, first_x, second_x):
+    """Return which pairs of half a tile are duplicates, a row and its own partner among them."""
+    return (tl.load(first + column)[None, :] == first_x[:, None]) | (
+        tl.load(second + column)[None, :] == second_x[:, None]
+    )
 
 
 @triton.jit

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from scl_kernels.pairwise import kernel as kernels
 from scl_kernels.pairwise.cuts import Cut, backward_cuts
+from scl_kernels.pairwise.duplicates import Treatment
 from scl_kernels.pairwise.reference import MINIMUM_NORM
 from scl_kernels.pairwise.tiles import (
     MULTIPLE,
@@ -40,6 +41,9 @@ class Sides(NamedTuple):
     """(n, N, D) per task."""
     even: bool
     """Whether tiles need no masks over D."""
+    numbers: list[Tensor] | None = None
+    """Of `Duplicates`, per task; None where duplicates are negatives."""
+    duplicates: Treatment = "negatives"
 
     @property
     def local(self) -> int:
@@ -52,22 +56,43 @@ class Sides(NamedTuple):
         return self.x[0].dtype
 
 
-def row_sides(a: list[Tensor], b_all: list[Tensor], offset: list[int]) -> Sides:
+def row_sides(
+    a: list[Tensor],
+    b_all: list[Tensor],
+    offset: list[int],
+    numbers: list[Tensor] | None = None,
+    duplicates: Treatment = "negatives",
+) -> Sides:
     """Arrange the row directions of problems as tasks."""
     x, y = ([tensor.contiguous() for tensor in tensors] for tensors in (a, b_all))
     sizes = [(own.shape[0], everything.shape[0], own.shape[1]) for own, everything in zip(x, y, strict=True)]
     even = all(t.shape[1] % MULTIPLE == 0 and t.data_ptr() % 16 == 0 for t in [*x, *y])
-    return Sides(x, y, offset, [*range(len(a))], sizes, even)
+    return Sides(x, y, offset, [*range(len(a))], sizes, even, numbers, duplicates)
 
 
-def sides(a: list[Tensor], b: list[Tensor], a_all: list[Tensor], b_all: list[Tensor], offset: list[int]) -> Sides:
+def sides(
+    a: list[Tensor],
+    b: list[Tensor],
+    a_all: list[Tensor],
+    b_all: list[Tensor],
+    offset: list[int],
+    numbers: list[Tensor] | None = None,
+    duplicates: Treatment = "negatives",
+) -> Sides:
     """Arrange both directions of problems as tasks."""
-    return row_sides([*a, *b], [*b_all, *a_all], offset * 2)._replace(problem=[*range(len(a))] * 2)
+    both = None if numbers is None else numbers * 2
+    tasks = row_sides([*a, *b], [*b_all, *a_all], offset * 2, both, duplicates)
+    return tasks._replace(problem=[*range(len(a))] * 2)
 
 
 def square_tiles(tasks: Sides) -> Tiles:
     """Return the tiles of S in both passes on the tasks' device."""
-    return similarity_tiles(tasks.dtype, tasks.even, architecture(tasks.x[0].device))
+    return similarity_tiles(tasks.dtype, tasks.even, architecture(tasks.x[0].device), tasks.duplicates)
+
+
+def square_constants(tasks: Sides, tiles: Tiles) -> dict[str, Any]:
+    """Return the compile-time arguments of a loss's own kernels on tiles of S, options of the launch among them."""
+    return similarity_constants(tasks.dtype, tiles, even=tasks.even, duplicates=tasks.duplicates) | tiles.options
 
 
 class Addresses(NamedTuple):
@@ -81,6 +106,8 @@ class Addresses(NamedTuple):
     """(n,) fp32 weights of the local rows."""
     weight_y: Sequence[int]
     """(N,) fp32 weights of the global rows."""
+    share: Sequence[int]
+    """(N + PADDING,) fp32 weight of each global row over the number of its positives, where those are several."""
 
 
 class Plan(NamedTuple):
@@ -116,8 +143,9 @@ def plan(
         y_at = x_at + 4 * cdiv(n, pad) * pad
         row = [tasks.x[k].data_ptr(), tasks.y[k].data_ptr(), x_at, y_at, x_at + 4 * total, y_at + 4 * total]
         row += [n, everything, width, tasks.offset[k], tasks.problem[k], cut.span, cut.splits, base, partial]
-        row += [column[k] for column in addresses] if addresses else [0] * 4
-        table.append([*row, d_x[k].data_ptr() if d_x else 0, cut.rows, workspace])
+        row += [column[k] for column in addresses] if addresses else [0] * len(Addresses._fields)
+        numbers = [number.data_ptr() for number in tasks.numbers[k]] if tasks.numbers else [0, 0]
+        table.append([*row, d_x[k].data_ptr() if d_x else 0, cut.rows, workspace, *numbers])
         base, x_at = base + n, y_at + 4 * cdiv(everything, pad) * pad
         partial += cut.splits * n * (width if cut.rows else 1)
         workspace += cut.rows * cut.span
@@ -205,7 +233,7 @@ def _multiply_blocks(
     square_programs = max(cdiv(cut.rows, square.block_m) * cdiv(cut.span, square.block_n) for cut in cuts)
     programs = max(cdiv(cut.rows, tiles.block_m) * cut.splits for cut in cuts)
     slices = cdiv(max(width for *_, width in sizes), tiles.block_n)
-    options: dict[str, Any] = similarity_constants(dtype, square, even=tasks.even) | square.options
+    options = square_constants(tasks, square)
     constants = gradient_constants(dtype, tiles, even=tasks.even)
     for number in range(max(cut.blocks(n, total) for cut, (n, total, _) in zip(cuts, sizes, strict=True))):
         write_d_similarity((square_programs, len(sizes)), planned.table, temperature, workspace, number, **options)

@@ -6,6 +6,7 @@ import torch
 import triton.language as tl
 
 from scl_kernels.backend import interpreting
+from scl_kernels.pairwise.duplicates import Treatment
 
 TRITON_DTYPE = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
 MULTIPLE = 256
@@ -29,19 +30,23 @@ class Tiles(NamedTuple):
         return {"num_warps": 8, "num_stages": self.num_stages, **bound}
 
 
-def similarity_tiles(dtype: torch.dtype, even: bool, architecture: int) -> Tiles:
+def similarity_tiles(dtype: torch.dtype, even: bool, architecture: int, duplicates: Treatment = "negatives") -> Tiles:
     """Return the tiles of S in both passes, the largest found that spill nowhere; masks and fp32 want registers.
 
     Args:
         dtype: Of the rows.
         even: See `Sides`.
         architecture: 80 for an A100, 90 for an H100; the former would spill with 128 registers.
+        duplicates: What duplicates are to each other.
     """
     if dtype == torch.float32:
         return Tiles(64, 64, 32, 2) if even else Tiles(64, 32, 32, 2)
     if not even:
         return Tiles(64, 64, 64, 2)
-    return Tiles(128, 128, 64, 3, 128 if architecture >= 90 else None)
+    # to tell a duplicate from the row itself, or fp16's positives, takes registers that a wider tile does not have
+    narrow = duplicates == "ignore" or (duplicates == "positives" and dtype == torch.float16)
+    columns = 64 if narrow else 128
+    return Tiles(128, columns, 64, 3, 128 if architecture >= 90 else None)
 
 
 def gradient_tiles(dtype: torch.dtype, even: bool, *, wide: bool) -> Tiles:
@@ -74,9 +79,11 @@ def common_constants(dtype: torch.dtype, *, even: bool) -> dict[str, Any]:
     return {"DTYPE": TRITON_DTYPE[dtype], "EVEN": even, "PRECISION": precision(dtype), "WIDEN": interpreting()}
 
 
-def similarity_constants(dtype: torch.dtype, tiles: Tiles, *, even: bool) -> dict[str, Any]:
+def similarity_constants(
+    dtype: torch.dtype, tiles: Tiles, *, even: bool, duplicates: Treatment = "negatives"
+) -> dict[str, Any]:
     """Return the compile-time arguments of the forward kernel and of the one that writes dS."""
-    sizes = {"BLOCK_M": tiles.block_m, "BLOCK_N": tiles.block_n, "BLOCK_K": tiles.block_k}
+    sizes = {"BLOCK_M": tiles.block_m, "BLOCK_N": tiles.block_n, "BLOCK_K": tiles.block_k, "DUPLICATES": duplicates}
     return common_constants(dtype, even=even) | sizes
 
 

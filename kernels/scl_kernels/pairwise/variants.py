@@ -1,11 +1,13 @@
 """Compilations of the pairwise losses' kernels that are held against budgets."""
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 
 from scl_kernels.pairwise import kernel, launch
+from scl_kernels.pairwise.duplicates import Treatment
 from scl_kernels.pairwise.reference import MINIMUM_NORM
 from scl_kernels.pairwise.tiles import (
     TRITON_DTYPE,
@@ -19,6 +21,8 @@ from scl_kernels.registry import DTYPES, Variant
 
 KINDS = {"even": True, "uneven": False}
 """Whether tiles need no masks over D."""
+TREATMENTS: dict[str, Treatment] = {"": "negatives", "/ignore": "ignore", "/positives": "positives"}
+"""What duplicates are to each other."""
 
 
 def _block_types(name: str) -> dict[str, str]:
@@ -39,13 +43,13 @@ def loss_variants(
         d_similarity: The kernel that writes dS.
         types: What both take beside the table.
     """
-    for kind, even in KINDS.items():
-        tiles = similarity_tiles(DTYPES[name], even, architecture)
-        constants = similarity_constants(DTYPES[name], tiles, even=even)
+    for (kind, even), (suffix, duplicates) in itertools.product(KINDS.items(), TREATMENTS.items()):
+        tiles = similarity_tiles(DTYPES[name], even, architecture, duplicates)
+        constants = similarity_constants(DTYPES[name], tiles, even=even, duplicates=duplicates)
         given = {"table": "*i64", **types, "partial": "*fp32", "plane": "i32"}
-        yield Variant(f"{loss}_forward/{name}/{kind}", forward, given, constants, **tiles.options)
+        yield Variant(f"{loss}_forward/{name}/{kind}{suffix}", forward, given, constants, **tiles.options)
         given = {**_block_types(name), **types}
-        yield Variant(f"{loss}_d_similarity/{name}/{kind}", d_similarity, given, constants, **tiles.options)
+        yield Variant(f"{loss}_d_similarity/{name}/{kind}{suffix}", d_similarity, given, constants, **tiles.options)
 
 
 def shared_variants(name: str) -> Iterator[Variant]:

@@ -5,6 +5,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from scl_kernels.pairwise.arguments import check_rows, check_weights
+from scl_kernels.pairwise.duplicates import Duplicates, Treatment, check_duplicates
 from scl_kernels.validation import check_tensor, readable
 
 
@@ -27,10 +28,12 @@ class SigmoidProblem(NamedTuple):
     """Index of the first local row in the global batch."""
     weight_all: Tensor
     """(N,) weight of each global row's sum over its pairs, constants (for a mean: 1 / N)."""
+    duplicates: Duplicates | None = None
+    """Which global rows are no negatives of each other; None where all are."""
 
 
-def check_problem(problem: SigmoidProblem) -> None:
-    """Refuse a problem whose fields do not fit together.
+def check_problem(problem: SigmoidProblem) -> Treatment:
+    """Refuse a problem whose fields do not fit together; return what duplicates are to each other.
 
     Raises:
         ValueError: A field has the wrong shape, dtype, device or value; the message names it.
@@ -44,3 +47,4 @@ def check_problem(problem: SigmoidProblem) -> None:
                 bound = " greater than 0" if name == "scale" else ""
                 raise ValueError(f"problem.{name} is {value}; expected a finite number{bound}")
     check_weights("problem.weight_all", problem.weight_all)
+    return check_duplicates("problem.duplicates", problem.duplicates, problem.a_all.shape[0], problem.a.device)

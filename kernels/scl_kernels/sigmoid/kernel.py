@@ -20,8 +20,11 @@ from scl_kernels.pairwise.kernel import (
     VECTOR_X,
     VECTOR_Y,
     inner_products,
+    numbers_of,
     of_columns,
+    of_rows,
     row_scale,
+    same_as,
     tile_of_block,
     workspace_rows,
 )
@@ -45,23 +48,39 @@ def _log1p(x):
 
 
 @triton.jit
-def _signed(tile, scale_x, inverse_y, bias, own):
-    """Return -z S of half a tile: S, but -S where `own` says that a pair belongs together."""
+def _signed(
+    tile, scale_x, inverse_y, bias, column, own, first, second, first_x, second_x, DUPLICATES: tl.constexpr
+):  # fmt: skip
+    """Return -z S of half a tile, S, but -S for a pair that belongs together, and which do.
+
+    What is ignored has a z S so large that all terms are 0; `own` counts from its first column.
+    """
+    is_own = column[None, :] == own[:, None]
     logits = tile * scale_x[:, None] * inverse_y[None, :] + bias
-    return tl.where(own, -logits, logits)
+    if DUPLICATES == "negatives":
+        return tl.where(is_own, -logits, logits), is_own
+    same = same_as(first, second, column, first_x, second_x)
+    if DUPLICATES == "ignore":
+        return tl.where(is_own, -logits, tl.where(same, -1e30, logits)), is_own
+    return tl.where(same, -logits, logits), same
 
 
 @triton.jit
-def _add(tile, scale_x, inverse_y, bias, column, own, total, losses, slopes, products):
+def _add(
+    tile, scale_x, inverse_y, bias, column, own, total, first, second, first_x, second_x, losses, slopes, products,
+    DUPLICATES: tl.constexpr,
+):  # fmt: skip
     """Go on with a row's sums over half a tile; `own` and `total` count from its first column."""
-    is_own = column[None, :] == own[:, None]
-    signed = _signed(tile, scale_x, tl.load(inverse_y + column), bias, is_own)
+    inverse = tl.load(inverse_y + column)
+    signed, is_own = _signed(
+        tile, scale_x, inverse, bias, column, own, first, second, first_x, second_x, DUPLICATES
+    )  # fmt: skip
     signed = tl.where((column < total)[None, :], signed, -1e30)  # all terms are then 0
     decay = tl.exp(-tl.abs(signed))
-    losses += tl.sum(tl.maximum(signed, 0.0) + _log1p(decay), 1)
     slope = tl.where(signed >= 0, 1.0, decay) / (1.0 + decay)
     slopes += tl.sum(tl.where(is_own, -slope, slope), 1)
     products += tl.sum(slope * signed, 1)
+    losses += tl.sum(tl.maximum(signed, 0.0) + _log1p(decay), 1)
     return losses, slopes, products
 
 
@@ -72,6 +91,7 @@ def forward_kernel(
     biases,  # (problems,) fp32
     partial,  # (3, plane) fp32, per task (splits, n): sums of softplus(-z S), of its derivative dS by S, of dS S
     plane,
+    DUPLICATES: tl.constexpr,
     DTYPE: tl.constexpr,
     EVEN: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -95,6 +115,8 @@ def forward_kernel(
     own = rows + tl.load(task + OFFSET).to(tl.int32)
     scale_x = row_scale(task, temperatures, rows)
     inverse_y = tl.load(task + INVERSE_Y).to(tl.pointer_type(tl.float32))
+    first, second = numbers_of(task, DUPLICATES)
+    first_x, second_x = of_rows(first, own, DUPLICATES), of_rows(second, own, DUPLICATES)
     half: tl.constexpr = BLOCK_N // 2
     column = tl.arange(0, half)  # compared within a half: constants of the code instead of registers
     losses = tl.zeros((BLOCK_M,), dtype=tl.float32)
@@ -105,11 +127,13 @@ def forward_kernel(
             task, rows, start + tl.arange(0, BLOCK_N), DTYPE, EVEN, PRECISION, WIDEN, BLOCK_M, BLOCK_N, BLOCK_K
         )  # fmt: skip
         losses, slopes, products = _add(
-            left, scale_x, inverse_y + start, bias, column, own - start, total - start, losses, slopes, products
+            left, scale_x, inverse_y + start, bias, column, own - start, total - start,
+            first + start, second + start, first_x, second_x, losses, slopes, products, DUPLICATES,
         )  # fmt: skip
         middle = start + half
         losses, slopes, products = _add(
-            right, scale_x, inverse_y + middle, bias, column, own - middle, total - middle, losses, slopes, products
+            right, scale_x, inverse_y + middle, bias, column, own - middle, total - middle,
+            first + middle, second + middle, first_x, second_x, losses, slopes, products, DUPLICATES,
         )  # fmt: skip
     out = partial + tl.load(task + PARTIAL) + split.to(tl.int64) * count + rows
     tl.store(out, losses, mask=rows < count)
@@ -118,11 +142,15 @@ def forward_kernel(
 
 
 @triton.jit
-def _d_similarity(tile, scale_x, weight_x, bias, inverse_y, weight_y, column, own):
+def _d_similarity(
+    tile, scale_x, weight_x, bias, inverse_y, weight_y, column, own, first, second, first_x, second_x,
+    DUPLICATES: tl.constexpr,
+):  # fmt: skip
     """Return dS_ij / |y_j| of half a tile; `own` counts from its first column."""
-    is_own = column[None, :] == own[:, None]
     inverse = tl.load(inverse_y + column)
-    signed = _signed(tile, scale_x, inverse, bias, is_own)
+    signed, is_own = _signed(
+        tile, scale_x, inverse, bias, column, own, first, second, first_x, second_x, DUPLICATES
+    )  # fmt: skip
     slope = 1.0 / (1.0 + tl.exp(-signed))  # exp may be infinite: then 0
     return tl.where(is_own, -slope, slope) * weight_x[:, None] * (tl.load(weight_y + column) * inverse)[None, :]
 
@@ -134,6 +162,7 @@ def d_similarity_kernel(
     workspace,  # per task (ROWS, SPAN): dS_ij / |y_j| of this block, in the precision of the product that follows
     number,  # which block of every task
     biases,  # (problems,) fp32
+    DUPLICATES: tl.constexpr,
     DTYPE: tl.constexpr,
     EVEN: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -154,13 +183,22 @@ def d_similarity_kernel(
     scale_x = row_scale(task, temperatures, rows)
     bias = tl.load(biases + tl.load(task + PROBLEM))
     weight_x = tl.load(tl.load(task + VECTOR_X).to(tl.pointer_type(tl.float32)) + rows)
-    own = rows + tl.load(task + OFFSET).to(tl.int32) - start
+    own = rows + tl.load(task + OFFSET).to(tl.int32)
+    first, second = numbers_of(task, DUPLICATES)
+    first_x, second_x = of_rows(first, own, DUPLICATES), of_rows(second, own, DUPLICATES)
+    first, second, own = first + start.to(tl.int64), second + start.to(tl.int64), own - start
     inverse_y, weight_y = of_columns(task, INVERSE_Y, start), of_columns(task, VECTOR_Y, start)
     out = workspace_rows(task, workspace, tile_row, tile_column, BLOCK_M)
     half: tl.constexpr = BLOCK_N // 2
     column = tl.arange(0, half)  # compared within a half: constants of the code instead of registers
-    left = _d_similarity(left, scale_x, weight_x, bias, inverse_y, weight_y, column, own)
+    left = _d_similarity(
+        left, scale_x, weight_x, bias, inverse_y, weight_y, column, own,
+        first, second, first_x, second_x, DUPLICATES,
+    )  # fmt: skip
     tl.store(out + column[None, :], left.to(workspace.dtype.element_ty))
     inverse_y, weight_y, own = inverse_y + half, weight_y + half, own - half
-    right = _d_similarity(right, scale_x, weight_x, bias, inverse_y, weight_y, column, own)
+    right = _d_similarity(
+        right, scale_x, weight_x, bias, inverse_y, weight_y, column, own,
+        first + half, second + half, first_x, second_x, DUPLICATES,
+    )  # fmt: skip
     tl.store(out + (half + column)[None, :], right.to(workspace.dtype.element_ty))

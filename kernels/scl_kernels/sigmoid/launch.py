@@ -7,7 +7,6 @@ from torch import Tensor
 
 from scl_kernels.pairwise import launch as shared
 from scl_kernels.pairwise.cuts import forward_cuts
-from scl_kernels.pairwise.tiles import similarity_constants
 from scl_kernels.sigmoid.kernel import d_similarity_kernel, forward_kernel
 from scl_kernels.sizes import cdiv
 
@@ -36,8 +35,7 @@ def row_sums(tasks: shared.Sides, temperature: Tensor, bias: Tensor) -> Tensor:
         bias,
         partial,
         planned.partial,
-        **similarity_constants(tasks.dtype, tiles, even=tasks.even),
-        **tiles.options,
+        **shared.square_constants(tasks, tiles),
     )
     return partial.sum(1)
 
@@ -60,7 +58,7 @@ def gradients(
     one = torch.ones_like(weight_all)
     weight, ones = weight_all.data_ptr(), one.data_ptr()
     own = weight + 4 * tasks.offset[0]
-    addresses = shared.Addresses([0, 0], [0, 0], weight_x=[own, ones], weight_y=[ones, weight])
+    addresses = shared.Addresses([0, 0], [0, 0], weight_x=[own, ones], weight_y=[ones, weight], share=[0, 0])
 
     def write_d_similarity(grid: tuple[int, int], *arguments: Any, **options: Any) -> None:
         d_similarity_kernel[grid](*arguments, bias, **options)

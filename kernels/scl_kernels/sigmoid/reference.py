@@ -11,7 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from scl_kernels.dtypes import compute_dtype
+from scl_kernels.pairwise.duplicates import Treatment, same_rows
 from scl_kernels.pairwise.reference import MINIMUM_NORM, chunks, normalized, own_columns, through_normalization
+
+_NOTHING = -1e30
+"""The -z S of a pair that is ignored: its softplus, its derivative and their product are 0."""
 
 
 class Logits(NamedTuple):
@@ -23,10 +27,13 @@ class Logits(NamedTuple):
     """() added."""
     offset: int
     """Global index of the first local row's partner."""
+    numbers: Tensor | None = None
+    """Of `Duplicates`; None where duplicates are negatives."""
+    duplicates: Treatment = "negatives"
 
 
 def row_sums(x: Tensor, y_all: Tensor, logits: Logits) -> Tensor:
-    """Sum over each local row's pairs, with z = 1 for its partner and -1 for all others.
+    """Sum over each local row's pairs, with z = 1 for its partner (or all positives) and -1 for all others.
 
     Args:
         x: (n, D) local rows.
@@ -40,11 +47,11 @@ def row_sums(x: Tensor, y_all: Tensor, logits: Logits) -> Tensor:
     x, y = normalized(x, dtype), normalized(y_all, dtype)
     out = x.new_empty(3, x.shape[0])
     for part in chunks(x.shape[0], y.shape[0], x.element_size()):
-        signed = _signed(x[part], y, logits, part)
+        signed, own = _signed(x[part], y, logits, part)
         out[0, part] = F.softplus(signed).sum(1)
         slope = signed.sigmoid()  # times a sign, as S is of -z S: their product has none
         out[2, part] = signed.mul_(slope).sum(1)
-        out[1, part] = _flip_own(slope, own_columns(part, logits.offset, x.device)).sum(1)
+        out[1, part] = _flip(slope, own).sum(1)
     return out
 
 
@@ -68,8 +75,8 @@ def side_gradient(x: Tensor, y_all: Tensor, logits: Logits, weight_x: Tensor | N
     unit, y = normalized(x, dtype), normalized(y_all, dtype)
     gradient = torch.empty_like(unit)
     for part in chunks(unit.shape[0], y.shape[0], unit.element_size()):
-        d_logits = _signed(unit[part], y, logits, part).sigmoid_()
-        _flip_own(d_logits, own_columns(part, logits.offset, x.device))
+        signed, own = _signed(unit[part], y, logits, part)
+        d_logits = _flip(signed.sigmoid_(), own)
         if weight_x is not None:
             d_logits *= weight_x[part, None].to(dtype)
         if weight_y is not None:
@@ -80,21 +87,45 @@ def side_gradient(x: Tensor, y_all: Tensor, logits: Logits, weight_x: Tensor | N
     return d_x
 
 
-def plain_sigmoid(a: Tensor, b: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
-    """Compute every row's sum over its pairs, (N,), with the whole matrix, in the inputs' dtype; the baseline."""
+def plain_sigmoid(
+    a: Tensor, b: Tensor, scale: Tensor, bias: Tensor, same: Tensor | None = None, treatment: str = "negatives"
+) -> Tensor:
+    """Compute every row's sum over its pairs, (N,), with the whole matrix, in the inputs' dtype; the baseline.
+
+    Args:
+        a: (N, D) rows of one modality.
+        b: (N, D) their partners.
+        scale: () multiplier of the cosine similarities.
+        bias: () added.
+        same: (N, N) bool, which rows are duplicates, themselves among them.
+        treatment: What those are to each other.
+    """
     a, b = (F.normalize(x, dim=1, eps=MINIMUM_NORM) for x in (a, b))
     logits = scale * (a @ b.T) + bias
-    return -F.logsigmoid((2 * torch.eye(len(a), dtype=a.dtype, device=a.device) - 1) * logits).sum(1)
+    own = torch.eye(len(a), dtype=torch.bool, device=a.device)
+    positive = own if same is None or treatment == "ignore" else same
+    each = -F.logsigmoid((2 * positive.to(a.dtype) - 1) * logits)
+    if same is not None and treatment == "ignore":
+        each = each.masked_fill(same & ~own, 0)
+    return each.sum(1)
 
 
-def _signed(x: Tensor, y: Tensor, logits: Logits, part: slice) -> Tensor:
-    """Return (rows of the chunk, N): -z S of normalized rows."""
+def _signed(x: Tensor, y: Tensor, logits: Logits, part: slice) -> tuple[Tensor, Tensor]:
+    """Return (rows of the chunk, N): -z S of normalized rows, and the places where z is 1, for `_flip`."""
     signed = x @ y.T
     signed *= logits.scale.to(x.dtype)
     signed += logits.bias.to(x.dtype)
-    return _flip_own(signed, own_columns(part, logits.offset, x.device))
+    own = own_columns(part, logits.offset, x.device)
+    if logits.numbers is None:
+        return _flip(signed, own), own
+    same = same_rows(logits.numbers, own)
+    if logits.duplicates == "positives":
+        return _flip(signed, same), same
+    return _flip(signed, own).masked_fill_(same.scatter_(1, own, False), _NOTHING), own
 
 
-def _flip_own(matrix: Tensor, own: Tensor) -> Tensor:
-    """Change the sign of every row's entry at `own`, in place."""
-    return matrix.scatter_(1, own, -matrix.gather(1, own))
+def _flip(matrix: Tensor, where: Tensor) -> Tensor:
+    """Change the sign, in place, of every row's entry at `where`, (n, 1) columns, or of all entries of a mask."""
+    if where.dtype == torch.bool:
+        return matrix.mul_(1 - 2 * where.to(matrix.dtype))
+    return matrix.scatter_(1, where, -matrix.gather(1, where))

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from scl_kernels.backend import Backend
-from scl_kernels.pairwise.accounts import LOCAL, RANKS, WIDTHS, flops_remarks, memory_terms, work
+from scl_kernels.pairwise.accounts import LOCAL, RANKS, WIDTHS, duplicates_remark, flops_remarks, memory_terms, work
+from scl_kernels.pairwise.cases import all_pairs, draw_duplicates
+from scl_kernels.pairwise.duplicates import Treatment
 from scl_kernels.pairwise.variants import loss_variants
 from scl_kernels.registry import Operation, Variant, register
 from scl_kernels.roofline import Account, Term
@@ -19,7 +21,9 @@ from scl_kernels.threeway import Comparison, compare
 
 
 class Case(NamedTuple):
-    """Sizes of a problem: local and global rows, width, offset; scale and bias (SigLIP starts from the default)."""
+    """Sizes of a problem: local and global rows, width, offset; scale and bias (SigLIP starts from the default);
+    duplicates.
+    """
 
     local: int
     total: int
@@ -27,6 +31,7 @@ class Case(NamedTuple):
     offset: int
     scale: float = 10.0
     bias: float = -10.0
+    duplicates: Treatment = "negatives"
 
 
 CASES = (
@@ -36,8 +41,12 @@ CASES = (
     Case(67, 131, 48, 60, 4.0, 1.0),
     Case(130, 130, 144, 0),
     Case(3, 70, 256, 60, 100.0, -15.0),
+    Case(67, 131, 48, 60, 4.0, 1.0, "ignore"),
+    Case(33, 70, 256, 11, duplicates="ignore"),
+    Case(5, 13, 40, 3, 30.0, -4.0, "positives"),
+    Case(33, 70, 256, 11, duplicates="positives"),
 )
-"""One sample; no local rows; primes; more than one tile in every direction; a width without masks."""
+"""One sample; no local rows; primes; more than one tile in every direction; a width without masks; duplicates."""
 
 
 def draw(case: Case, dtype: torch.dtype, device: str) -> SigmoidProblem:
@@ -50,14 +59,15 @@ def draw(case: Case, dtype: torch.dtype, device: str) -> SigmoidProblem:
     part = slice(case.offset, case.offset + case.local)
     a_all = a_all.to(device, dtype)
     a, b = (x[part].clone().requires_grad_() for x in (a_all, b_all))
-    return SigmoidProblem(a, b, a_all, b_all, scale, bias, case.offset, weight)
+    duplicates = draw_duplicates(case.total, case.duplicates, device)
+    return SigmoidProblem(a, b, a_all, b_all, scale, bias, case.offset, weight, duplicates)
 
 
 def _whole(problem: SigmoidProblem, dtype: torch.dtype) -> list[Tensor]:
     """Return the local share, the local rows' gradients of the global loss, and scale's and bias's of the share."""
     given = (problem.a_all, problem.b_all, problem.scale, problem.bias)
     a, b, scale, bias = (x.detach().to(dtype).requires_grad_() for x in given)
-    each = plain_sigmoid(a, b, scale, bias) * problem.weight_all.to(dtype)
+    each = plain_sigmoid(a, b, scale, bias, *all_pairs(problem.duplicates, a.shape[0])) * problem.weight_all.to(dtype)
     part = slice(problem.offset, problem.offset + problem.a.shape[0])
     d_a, d_b = torch.autograd.grad(each.sum(), (a, b), retain_graph=True)
     share = each[part].sum()
@@ -100,7 +110,8 @@ def accounts() -> Iterator[Account]:
         ]
         product = 2 * LOCAL * everything * width
         title = f"sigmoid, {size}: n = {LOCAL:,}, N = {everything:,}, D = {width}, bf16, {RANKS} ranks"
-        yield Account(title, "needs", ours, eager, target=40, remarks=flops_remarks(product, 4 * product))
+        remarks = [duplicates_remark(everything, matrix), *flops_remarks(product, 4 * product)]
+        yield Account(title, "needs", ours, eager, target=40, remarks=remarks)
 
 
 register(

@@ -1,0 +1,87 @@
+"""`sclds evaluate`: measure a checkpoint or weights on held-out sets; alone, under torchrun or deepspeed.
+
+On several processes: `torchrun --nproc_per_node N -m sclds.cli.evaluate …`, `deepspeed --module sclds.cli.evaluate …`.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import click
+
+from sclds.cli.arguments import FILE, Whole
+from sclds.cli.command import Command, run
+
+RESULTS = "evaluation.json"
+"""Written into the folder that is measured, unless --out names another file."""
+
+
+@click.command("evaluate", cls=Command)
+@click.argument("weights", type=FILE)
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option(
+    "--config", metavar="FILE", help="configuration, which a converted folder needs; by default the run's own"
+)
+@click.option(
+    "--data",
+    multiple=True,
+    metavar="NAME=SHARDS",
+    help="held-out set, again for each; video:NAME=SHARDS for videos, NAME alone for a set of the catalogue; by default "
+    "the run's own",
+)
+@click.option("--out", type=FILE, metavar="FILE", help=f"results; by default {RESULTS} in the folder that is measured")
+@click.option("--local_rank", type=Whole(-1), default=0, hidden=True, expose_value=False)
+def command(
+    weights: Path, overrides: tuple[str, ...], config: str | None, data: tuple[str, ...], out: Path | None
+) -> int:
+    """Measure a checkpoint or weights on held-out sets.
+
+    WEIGHTS is a run folder, a checkpoint `step-…` of it, or a converted folder.
+    """
+    from sclds.train.place import this_place
+    from sclds.train.progress import drop_banners
+    from sclds.train.startup import exit_code
+
+    def work() -> int:
+        rank = this_place().rank
+        drop_banners(rank)
+        from sclds.interop.measure import find_target, measure
+        from sclds.train.distributed import ProcessGroup
+        from sclds.train.progress import Reporter
+
+        target = find_target(weights, config, list(data), list(overrides))
+        results_file = out or weights / RESULTS
+        reporter = Reporter(rank, 0)
+        reporter.say(f"Measuring {target.folder} on {', '.join(one.name for one in target.config.data.heldout)}")
+        group = ProcessGroup()
+        try:
+            results = measure(target, group)
+            if rank == 0:
+                _write(results_file, results)
+            reporter.show_results(results)
+            reporter.say(f"Results      {results_file}")
+        finally:
+            group.close()
+        return 0
+
+    return exit_code(work)
+
+
+def _write(out: Path, results: dict[str, object]) -> None:
+    """Write the results; an older file is replaced in one go."""
+    from sclds.config.errors import UserError
+    from sclds.run.files import write_atomically
+
+    try:
+        write_atomically(out, json.dumps(results, indent=2) + "\n")
+    except OSError as fault:
+        raise UserError(f"{out} cannot be written ({fault.strerror}): give another --out") from fault
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command by itself, as a launcher starts it, and return its exit code."""
+    return run(command, argv, "sclds evaluate")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,149 @@
+"""A checkpoint, or a folder of weights, measured on held-out sets: what `sclds evaluate` does.
+
+Every process holds the whole model and runs its own share of the batches; no optimizer state is read.
+"""
+
+import json
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from sclds.config import Config
+from sclds.config.errors import CheckpointError, ConfigError
+from sclds.config.reading import load_config
+from sclds.data.quarantine import Quarantine
+from sclds.data.storage.shards import cache_of, shard_problems
+from sclds.data.tokenizer import Tokenizer, load_tokenizer
+from sclds.evaluation.record import recorded
+from sclds.evaluation.tasks import evaluate
+from sclds.interop.folder import WEIGHTS, read_folder
+from sclds.machine.implementations import choose, compute_dtype, use
+from sclds.model.scl import SCLModel
+from sclds.run.checkpoints import Checkpoint, newest_checkpoint, read_checkpoint
+from sclds.run.folder import RunFolder
+from sclds.train.consolidate import consolidated_weights
+from sclds.train.distributed import ProcessGroup
+from sclds.train.engine import OF_AN_OBJECTIVE
+
+KINDS = ("image", "video")
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is to be measured, before weights are read."""
+
+    config: Config
+    checkpoint: Checkpoint | None
+    """None where it is a folder of weights."""
+    folder: Path
+    """Of the checkpoint or of the weights."""
+
+
+def find_target(path: Path, config: str | None, data: Sequence[str], overrides: Sequence[str]) -> Target:
+    """Return what to measure and how.
+
+    Args:
+        path: A run, of which the newest checkpoint is taken, a checkpoint `step-…`, or a folder of weights.
+        config: Configuration file or shipped name, for a folder of weights, which tells nothing of data.
+        data: Held-out sets, each `[image:|video:]NAME[=SHARDS]`; none: those of the configuration.
+        overrides: `key=value` settings.
+
+    Raises:
+        UserError: There is nothing to measure, or something contradicts itself or is not there.
+    """
+    settings = [*overrides, *([f"data.heldout={json.dumps([_row(one) for one in data])}"] if data else [])]
+    if (path / WEIGHTS).is_file():
+        if config is None:
+            raise CheckpointError(
+                f"{path} holds weights alone, which tell nothing of tokenizer, sizes and data: give --config as well"
+            )
+        found = load_config(config, settings)
+        target = Target(found.model_copy(update={"model": read_folder(path).config}), None, path)
+    else:
+        checkpoint = read_checkpoint(path) or newest_checkpoint(RunFolder(path).checkpoints)
+        if checkpoint is None:
+            raise CheckpointError(
+                f"{path} is no run with a complete checkpoint, no checkpoint `step-…` and no folder that "
+                f"`sclds convert` wrote; name one of these"
+            )
+        target = Target(_settings_of(checkpoint, config, settings), checkpoint, checkpoint.folder)
+    problems = [
+        problem
+        for dataset in target.config.data.heldout
+        for problem in shard_problems(dataset, cache_of(target.config.data))
+    ]
+    if not target.config.data.heldout:
+        problems.append("data.heldout is empty, so there is nothing to measure on; give --data NAME=SHARDS")
+    if problems:
+        raise ConfigError(problems)
+    return target
+
+
+def _row(given: str) -> dict[str, str]:
+    """Return the row of a held-out set; what it does not tell comes from the catalogue of known data sets."""
+    name, equals, shards = given.partition("=")
+    kind, colon, rest = name.partition(":")
+    if colon and kind not in KINDS:
+        raise ConfigError([f"--data {given}: '{kind}' is no kind of samples; write image:NAME=SHARDS or video:…"])
+    row = {"name": rest if colon else name} | ({"kind": kind} if colon else {}) | ({"shards": shards} if equals else {})
+    if not row["name"] or (equals and not shards):
+        raise ConfigError([f"--data {given} is not of the form NAME=SHARDS"])
+    return row
+
+
+def _settings_of(checkpoint: Checkpoint, config: str | None, overrides: list[str]) -> Config:
+    """Return the settings of a checkpoint's run: its config.yaml, or else what the checkpoint itself holds."""
+    own = RunFolder(checkpoint.folder.parent.parent).config
+    if config is not None:
+        return load_config(config, overrides)
+    if own.is_file():
+        return load_config(own, overrides)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "config.yaml"
+        file.write_text(json.dumps(checkpoint.config), encoding="utf-8")
+        return load_config(file, overrides)
+
+
+def measure(target: Target, group: ProcessGroup) -> dict[str, Any]:
+    """Return what `results.json` would hold for these weights; every process calls it and gets the same.
+
+    Raises:
+        UserError: Weights or samples cannot be read.
+    """
+    config = target.config
+    use(choose(config))
+    tokenizer = load_tokenizer(config.data.tokenizer)
+    model = _model(target, tokenizer).to(group.device, compute_dtype(config))
+    measured = evaluate(model, config, tokenizer, group.device, group, Quarantine())
+    step = target.checkpoint.step if target.checkpoint else 0
+    return {"source": str(target.folder)} | recorded(measured, config, step, {})
+
+
+def _model(target: Target, tokenizer: Tokenizer) -> nn.Module:
+    config = target.config
+    weights = consolidated_weights(target.folder) if target.checkpoint else read_folder(target.folder).weights
+    vocabulary = config.model.text.vocab_size or tokenizer.vocab_size
+    model = SCLModel(config.model, vocab_size=vocabulary, sigmoid=config.losses.sigmoid > 0)
+    _check(target.folder, model, weights)
+    model.load_state_dict(weights, strict=False)
+    return model
+
+
+def _check(folder: Path, model: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Refuse weights that are not those of the model."""
+    shapes = {name: p.shape for name, p in model.named_parameters()}
+    missing = sorted(shapes.keys() - weights.keys())
+    if missing and all(name.startswith(OF_AN_OBJECTIVE) for name in missing):
+        raise ConfigError(
+            [f"losses.sigmoid cannot be measured: {folder} has no {', '.join(missing)}; give losses.sigmoid=0"]
+        )
+    wrong = missing + sorted(n for n in shapes.keys() & weights.keys() if shapes[n] != weights[n].shape)
+    if wrong:
+        raise CheckpointError(
+            f"{folder} does not fit the model of the configuration: {', '.join(wrong[:3])} are missing or have another "
+            f"shape; compare the `model` section with that of the run"
+        )

@@ -1,0 +1,29 @@
+"""The tables of held-out results on a terminal: the same that the page shows."""
+
+from collections.abc import Iterable
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from sclds.evaluation.section import Cell, Section
+
+NAME_WIDTH = 26
+"""Characters."""
+
+
+def print_sections(console: Console, sections: Iterable[Section]) -> None:
+    """Print each section as a table, its note below it."""
+    for section in sections:
+        table = Table(title=escape(section.title), title_justify="left", caption_justify="left")
+        table.caption = escape(section.note) or None
+        table.add_column("", overflow="fold", min_width=NAME_WIDTH)
+        for column in section.columns:
+            table.add_column(escape(column), justify="right", overflow="fold")
+        for name, cells in section.rows:
+            table.add_row(escape(name), *(escape(_text(cell)) for cell in cells))
+        console.print(table)
+
+
+def _text(cell: Cell) -> str:
+    return f"{cell.text} ({cell.chance})" if cell.chance else cell.text

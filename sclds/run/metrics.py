@@ -1,0 +1,84 @@
+"""The lines of `metrics.jsonl`: one a logged step, read so that a damaged one costs itself alone."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+NAMED_LINES = 3
+"""Lines that a sentence about damaged ones names."""
+TABLES = ("loss", "seconds", "levels")
+"""Entries of a line that hold numbers by name."""
+NUMBERS = ("step", "lr", "grad_norm", "samples_per_second", "skipped")
+"""Entries that are numbers, or null where one was not finite."""
+HELDOUT = "heldout/"
+"""Before the names of figures of held-out sets, which stand in the line itself."""
+LARGEST = 2**63
+
+
+def read_metrics(path: Path, problems: list[str] | None = None) -> list[dict[str, Any]]:
+    """Return the lines of a metrics file in the order of their steps; empty if there is no file.
+
+    A line that is no object of numbers, or that a killed process cut short, is left out. A resumed run may repeat
+    steps: the later line counts.
+
+    Args:
+        path: The file.
+        problems: Is given a sentence on what is left out.
+    """
+    steps: dict[int, dict[str, Any]] = {}
+    damaged: list[int] = []
+    try:
+        content = path.read_bytes() if path.is_file() else b""
+    except OSError as fault:
+        content = b""
+        _tell(problems, f"{path.name} cannot be read ({fault.strerror})")
+    # not splitlines(): to that, some control characters inside a line end it
+    texts = content.split(b"\n")
+    for number, text in enumerate(texts, 1):
+        line = _line(text)
+        if line is not None:
+            steps[line["step"]] = line
+        elif text.strip():
+            damaged.append(number)
+    if damaged:
+        which = ", ".join(map(str, damaged[:NAMED_LINES])) + (" and others" if len(damaged) > NAMED_LINES else "")
+        cut = " (cut short, as a kill leaves it)" if damaged == [len(texts)] else ""
+        lines = "1 damaged line is" if len(damaged) == 1 else f"{len(damaged)} damaged lines are"
+        _tell(problems, f"{path.name}: {lines} left out: {which}{cut}")
+    return [steps[step] for step in sorted(steps)]
+
+
+def heldout_figures(line: dict[str, Any]) -> dict[str, float]:
+    """Return the figures of held-out sets in a line, by `heldout/SET/FIGURE`."""
+    return {name: value for name, value in line.items() if name.startswith(HELDOUT) and value is not None}
+
+
+def finite(value: float) -> float | None:
+    """Return a number as JSON can hold it; None for what is not finite."""
+    return value if math.isfinite(value) else None
+
+
+def _line(text: bytes) -> dict[str, Any] | None:
+    """Return a line if it is an object with a step and numbers, or nothing."""
+    try:
+        line = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(line, dict) or not isinstance(line.get("step"), int) or isinstance(line["step"], bool):
+        return None
+    tables = [line[name] for name in TABLES if name in line]
+    if not all(isinstance(table, dict) for table in tables):
+        return None
+    numbers = [value for name, value in line.items() if name in NUMBERS or name.startswith(HELDOUT)]
+    numbers += [value for table in tables for value in table.values()]
+    return line if all(number is None or _is_number(number) for number in numbers) else None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, float) or (isinstance(value, int) and not isinstance(value, bool) and abs(value) < LARGEST)
+
+
+def _tell(problems: list[str] | None, sentence: str) -> None:
+    if problems is not None:
+        problems.append(sentence)

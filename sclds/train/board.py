@@ -1,0 +1,50 @@
+"""TensorBoard event files, of which no fault ends a run: it is said once, and nothing is written there any more."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+
+
+class Board:
+    """Writes to a folder that `tensorboard --logdir` shows; nothing is served from here.
+
+    Args:
+        folder: Where.
+        purge_step: TensorBoard drops what lies at this step or after it.
+        say: Is told, once, that the files cannot be written.
+    """
+
+    def __init__(self, folder: Path, purge_step: int, say: Callable[[str], None]):
+        self._folder, self._say = folder, say
+        self._writer: Any = None
+        self._try(lambda: setattr(self, "_writer", SummaryWriter(str(folder), purge_step=purge_step)))
+
+    def scalar(self, name: str, value: float, step: int) -> None:
+        """Add a number."""
+        self._try(lambda: self._writer and self._writer.add_scalar(name, value, step))
+
+    def image(self, name: str, pixels: Tensor, step: int) -> None:
+        """Add a (3, H, W) image in [0, 1]."""
+        self._try(lambda: self._writer and self._writer.add_image(name, pixels, step))
+
+    def text(self, name: str, markdown: str, step: int) -> None:
+        """Add a text."""
+        self._try(lambda: self._writer and self._writer.add_text(name, markdown, step))
+
+    def close(self) -> None:
+        """Write what is left."""
+        self._try(lambda: self._writer and self._writer.close())
+        self._writer = None
+
+    def _try(self, write: Callable[[], Any]) -> None:
+        try:
+            write()
+        except OSError as fault:  # its own thread's too, which it passes on at the next call
+            self._writer = None
+            self._say(
+                f"{self._folder} cannot be written ({fault.strerror or fault}): the run goes on without TensorBoard, "
+                f"and metrics.jsonl has the figures"
+            )

@@ -1,0 +1,172 @@
+"""What would start and then end in a traceback is refused before any process group, engine or folder exists."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from sclds.config.errors import ConfigError
+from sclds.config.rules import LOSS_WEIGHTS
+from sclds.objectives.table import OBJECTIVES
+from sclds.train.deepspeed_settings import REFUSED, deepspeed_problems, deepspeed_settings, overriding
+from sclds.train.optimizer import build_optimizer
+from sclds.train.startup import checked_start
+from tests.train.synthetic import tiny_config
+
+ROOT = Path(__file__).resolve().parents[2]
+QUICKSTART = str(ROOT / "configs" / "quickstart.yaml")
+NO_LOSS = [f"losses.{name}=0" for name in LOSS_WEIGHTS]
+ZERO = "engine.deepspeed.zero_optimization"
+REFUSALS = {
+    "no_loss": (NO_LOSS, "losses: all weights are 0"),
+    "rate_of_0": (["optimizer.learning_rate=0"], "optimizer.learning_rate=0: input should be greater than 0"),
+    "rate_of_inf": (["optimizer.learning_rate=.inf"], "optimizer.learning_rate=inf: input should be a finite number"),
+    "rate_of_nan": (["optimizer.learning_rate=.nan"], "optimizer.learning_rate=nan: input should be"),
+    "rate_too_large": (
+        ["optimizer.learning_rate=1e300", "optimizer.heads_multiplier=1e300"],
+        "optimizer.heads_multiplier=1e+300 times optimizer.learning_rate=1e+300 is no number",
+    ),
+    "weight_of_inf": (["losses.mlm=.inf"], "losses.mlm=inf: input should be a finite number"),
+    "eps_below_fp32": (["optimizer.eps=1e-60"], "optimizer.eps=1e-60: input should be greater"),
+    "clip_of_inf": (["optimizer.clip_norm=.inf"], "optimizer.clip_norm=inf"),
+    "batch_not_of_groups": (["batch.global_size=100"], "batch.global_size=100 is not a multiple"),
+    "batch_not_divisible": (["batch.global_size=112"], "batch.global_size=112 cannot be split over 3 processes"),
+    "more_processes_than_samples": (
+        ["batch.global_size=16", "batch.group_size=16"],
+        "batch.global_size=16 cannot be split over 3 processes",
+    ),
+    "fused_at_stage_0": (
+        ["engine.zero_stage=0", "engine.precision=bf16", "optimizer.implementation=deepspeed"],
+        "optimizer.implementation=deepspeed has no effect with engine.zero_stage=0",
+    ),
+    "unknown_stage": (["engine.zero_stage=4"], "engine.zero_stage=4"),
+    "fp16": (["engine.precision=fp16"], "engine.precision='fp16'"),
+    "gradients_of_fp32": (
+        ["engine.precision=fp32", "engine.gradient_precision=bf16"],
+        "engine.gradient_precision=bf16 has no effect with engine.precision=fp32",
+    ),
+    "gradients_of_stage_0": (
+        ["engine.precision=bf16", "engine.zero_stage=0", "engine.gradient_precision=bf16"],
+        "engine.gradient_precision=bf16 has no effect with engine.zero_stage=0",
+    ),
+    "deepspeed_unknown": (
+        [f"{ZERO}.reduce_bucket_siz=5"],
+        f"{ZERO}.reduce_bucket_siz: unknown key of DeepSpeed; did you mean 'reduce_bucket_size'?",
+    ),
+    "deepspeed_unknown_section": (
+        ["engine.deepspeed.zero_optimisation.stage=1"],
+        "engine.deepspeed.zero_optimisation: unknown key of DeepSpeed; did you mean 'zero_optimization'?",
+    ),
+    "deepspeed_wrong_type": ([f"{ZERO}.reduce_bucket_size=many"], f"{ZERO}.reduce_bucket_size='many': input should be"),
+    "deepspeed_without_effect": (
+        ["engine.zero_stage=0", f"{ZERO}.reduce_bucket_size=5"],
+        f"{ZERO} has no effect with engine.zero_stage=0",
+    ),
+    "deepspeed_monitor": (["engine.deepspeed.comet.enabled=true"], "engine.deepspeed.comet needs comet_ml, which is"),
+}
+"""Overrides of the quickstart, and the beginning of what is told."""
+
+
+def refusal(overrides, world_size):
+    with pytest.raises(ConfigError) as fault:
+        checked_start(QUICKSTART, overrides, world_size)
+    assert not torch.distributed.is_initialized()
+    return fault.value.problems
+
+
+@pytest.mark.parametrize("name", REFUSALS)
+def test_it_is_refused_before_anything_starts(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    overrides, told = REFUSALS[name]
+    processes = 3 if "processes" in told else 1
+    problems = refusal([f"run_dir={tmp_path / 'run'}", *overrides], processes)
+    assert any(problem.startswith(told) for problem in problems), problems
+    assert not (tmp_path / "run").exists()
+
+
+def test_all_is_told_at_once(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    (tmp_path / "file").touch()
+    overrides = [
+        f"run_dir={tmp_path / 'file'}",
+        *NO_LOSS,
+        "optimizer.eps=1e-60",
+        "engine.deepspeed.optimizer.type=Adam",
+        f"{ZERO}.stag=1",
+    ]
+    told = "\n".join(refusal(overrides, 1))
+    for part in (
+        "losses: all weights",
+        "optimizer.eps",
+        "deepspeed.optimizer is refused",
+        "did you mean 'stage'",
+        "file",
+    ):
+        assert part in told, told
+
+
+@pytest.mark.parametrize("key", REFUSED)
+def test_keys_that_would_break_a_run_are_refused_with_what_to_do_instead(key):
+    tree = 1
+    for part in reversed(key.split(".")):
+        tree = {part: tree}
+    [problem] = deepspeed_problems(tiny_config(engine={"deepspeed": tree}).engine)
+    assert problem == f"engine.deepspeed.{key} is refused: {REFUSED[key]}"
+
+
+def test_other_keys_come_last_and_those_that_replace_ours_are_named():
+    theirs = {"zero_optimization": {"reduce_bucket_size": 7, "contiguous_gradients": False}, "steps_per_print": 3}
+    config = tiny_config(engine={"deepspeed": theirs})
+    from sclds.batch.split import Split
+
+    settings = deepspeed_settings(config, Split(8, 2, 1))
+    assert settings["zero_optimization"]["stage"] == 3
+    assert settings["zero_optimization"]["reduce_bucket_size"] == 7
+    assert settings["zero_optimization"]["contiguous_gradients"] is False
+    assert settings["gradient_accumulation_steps"] == 2
+    assert overriding(config.engine) == [
+        "engine.deepspeed.zero_optimization.contiguous_gradients=False replaces True",
+        f"engine.deepspeed.steps_per_print=3 replaces {10**12}",
+    ]
+    assert overriding(tiny_config().engine) == []
+
+
+def test_the_weights_of_losses_are_those_of_the_objectives():
+    assert set(LOSS_WEIGHTS) == {objective.name for objective in OBJECTIVES}
+
+
+def test_a_model_without_anything_to_train_is_refused():
+    with pytest.raises(ConfigError, match="no parameter to train"):
+        build_optimizer(torch.nn.Linear(2, 2).requires_grad_(False), tiny_config().optimizer)
+
+
+def test_a_folder_of_checkpoints_that_cannot_be_written_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    (tmp_path / "checkpoints").touch()
+    problems = refusal([f"run_dir={tmp_path}"], 1)
+    assert any(f"{tmp_path / 'checkpoints'} is a file" in problem for problem in problems)
+
+
+PORT_TAKEN = """
+from sclds.train.distributed import ProcessGroup
+from sclds.train.startup import exit_code
+raise SystemExit(exit_code(lambda: ProcessGroup() and 0, 0))
+"""
+
+
+def test_a_port_that_is_taken_is_a_sentence():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
+        command = [sys.executable, "-c", PORT_TAKEN]
+        environment = os.environ | place | {"DS_ACCELERATOR": "cpu"}
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2, done.stderr
+    assert f"cannot meet at 127.0.0.1:{port}: another program uses this port" in done.stderr
+    assert "Traceback" not in done.stderr
