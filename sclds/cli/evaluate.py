@@ -19,15 +19,13 @@ RESULTS = "evaluation.json"
 @click.command("evaluate", cls=Command)
 @click.argument("weights", type=FILE)
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
-@click.option(
-    "--config", metavar="FILE", help="configuration, which a converted folder needs; by default the run's own"
-)
+@click.option("--config", metavar="FILE", help="configuration, which a converted folder needs; else the run's own")
 @click.option(
     "--data",
     multiple=True,
     metavar="NAME=SHARDS",
-    help="held-out set, again for each; video:NAME=SHARDS for videos, NAME alone for a set of the catalogue; by default "
-    "the run's own",
+    help="held-out set, again for each; video:NAME=SHARDS for videos, NAME alone for a set of the catalogue; by "
+    "default the run's own",
 )
 @click.option("--out", type=FILE, metavar="FILE", help=f"results; by default {RESULTS} in the folder that is measured")
 @click.option("--local_rank", type=Whole(-1), default=0, hidden=True, expose_value=False)

@@ -31,7 +31,7 @@ def own_record(config: Config) -> dict[str, Any]:
 
 
 def code_digest(package: Path) -> str:
-    """Return a short SHA-256 over names and bytes of a package's Python files, which change more often than versions."""
+    """Return a short SHA-256 over a package's Python files, which change more often than its version."""
     digest = hashlib.sha256()
     for path in sorted(package.rglob("*.py")):
         digest.update(f"{path.relative_to(package).as_posix()}\0".encode() + path.read_bytes())
