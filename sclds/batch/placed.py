@@ -11,6 +11,10 @@ HOST = {"host": True}
 """Metadata of a dataclass field that stays on the host whatever moves: lengths, names, counts."""
 
 
+_ALIGNMENT = 64
+"""Bytes at multiples of which tensors begin in a block."""
+
+
 class Placed:
     """Base of the dataclasses that make up a batch.
 
@@ -19,16 +23,37 @@ class Placed:
     """
 
     def to(self, device: torch.device, dtype: torch.dtype | None = None) -> Self:
-        """Return a copy on a device, floating-point tensors in `dtype` if one is given."""
+        """Return a copy on a device, floating-point tensors in `dtype` if one is given; one copy if it is one block."""
+        block = self._block()
+        moved = None if block is None else block.to(device, non_blocking=True)
 
         def move(tensor: Tensor) -> Tensor:
-            return tensor.to(device, dtype if tensor.is_floating_point() else None, non_blocking=True)
+            kind = dtype if tensor.is_floating_point() else None
+            if block is None or moved is None or tensor.device != block.device:
+                return tensor.to(device, kind, non_blocking=True)
+            first = tensor.storage_offset() * tensor.itemsize
+            return moved[first : first + tensor.nbytes].view(tensor.dtype).view(tensor.shape).to(kind or tensor.dtype)
 
         return self._mapped(move, {})
 
-    def pin_memory(self) -> Self:
-        """Return a copy in pinned memory, from which a CUDA device can copy while it computes."""
-        return self._mapped(lambda tensor: tensor if tensor.is_cuda else tensor.pin_memory(), {})
+    def in_one_block(self, pinned: bool = False) -> Self:
+        """Return a copy whose tensors on the host lie in one block of memory.
+
+        Args:
+            pinned: From pinned memory a CUDA device copies while it computes, and the host goes on.
+        """
+        starts, size = {}, 0
+        for tensor in self._host_tensors():
+            starts[id(tensor)], size = size, size + -(-tensor.nbytes // _ALIGNMENT) * _ALIGNMENT
+        block = torch.empty(size, dtype=torch.uint8, pin_memory=pinned)
+
+        def move(tensor: Tensor) -> Tensor:
+            if id(tensor) not in starts:
+                return tensor
+            first = starts[id(tensor)]
+            return block[first : first + tensor.nbytes].view(tensor.dtype).view(tensor.shape).copy_(tensor)
+
+        return self._mapped(move, {})
 
     @property
     def nbytes(self) -> int:
@@ -41,6 +66,26 @@ class Placed:
 
         self._mapped(count, {})
         return sum(sizes.values())
+
+    def _host_tensors(self) -> list[Tensor]:
+        found: dict[int, Tensor] = {}
+
+        def note(tensor: Tensor) -> Tensor:
+            if tensor.device.type == "cpu":
+                found[id(tensor)] = tensor
+            return tensor
+
+        self._mapped(note, {})
+        return list(found.values())
+
+    def _block(self) -> Tensor | None:
+        """Return the memory that all tensors on the host share, as bytes; None where they do not."""
+        tensors = self._host_tensors()
+        storages = {tensor.untyped_storage().data_ptr() for tensor in tensors if tensor.nbytes}
+        if len(storages) != 1 or not all(tensor.is_contiguous() for tensor in tensors):
+            return None
+        storage = next(tensor for tensor in tensors if tensor.nbytes).untyped_storage()
+        return torch.empty(0, dtype=torch.uint8).set_(storage)
 
     def _mapped(self, move: Callable[[Tensor], Tensor], done: dict[int, Any]) -> Self:
         if id(self) not in done:

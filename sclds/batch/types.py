@@ -1,7 +1,7 @@
 """The typed batch that data, model and losses share: all views of a micro-batch in packed buffers without padding.
 
 Shape suffixes in the field docs: B samples, Nt and Nv packed text and vision tokens, R patch rows, S segments. Index
-tensors are int64, cumulative lengths int32. Everything is frozen and moves as a whole (`Placed.to`, `pin_memory`);
+tensors are int64, cumulative lengths int32. Everything is frozen and moves as a whole (`Placed.to`, `in_one_block`);
 what attention was planned from stays on the host. CONTRIBUTING.md ("The batch") describes the layout.
 """
 

@@ -109,9 +109,13 @@ def _run(way: str, mode: str, seed: int, steps: int, given: tuple[Path, list[str
     ]
     pretrain(name, path, replaced(overrides, settings), processes)
     seconds = statistics.median(line["seconds"]["total"] for line in read_metrics(folder.metrics))
+    problems: list[str] = []
+    results = folder.read_results(problems)
+    if "retrieval" not in results:
+        raise UserError(f"{folder.results} has no retrieval to compare ({'; '.join(problems) or 'not measured'})")
     retrieval = {
         f"{kind} {direction}": figures
-        for kind, directions in folder.read_results()["retrieval"].items()
+        for kind, directions in results["retrieval"].items()
         for direction, figures in directions.items()
     }
     return Measured(way, seed, steps, seconds, retrieval)

@@ -103,4 +103,4 @@ class Prefetch(Generic[T]):
 
 def pinned(batch: Batch) -> Batch:
     """Return a batch that a CUDA device can copy while it computes; without one, the batch itself."""
-    return batch.pin_memory() if cuda.is_available() else batch
+    return batch.in_one_block(pinned=True) if cuda.is_available() else batch

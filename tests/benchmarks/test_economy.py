@@ -23,7 +23,14 @@ def started(monkeypatch):
         runs.append((name, given["seed"], given["schedule.steps"]))
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "metrics.jsonl").write_text(json.dumps({"step": 1, "seconds": {"total": seconds}}) + "\n")
-        figures = {"n": 10, "r10": int(given["schedule.steps"]) / 100, "chance_r10": 0.1}
+        figures = {
+            "n": 10,
+            "r1": 0.0,
+            "r5": 0.1,
+            "median_rank": 4.0,
+            "r10": int(given["schedule.steps"]) / 100,
+            "chance_r10": 0.1,
+        }
         retrieval = {"image": {"text_to_vision": figures, "vision_to_text": figures}}
         (folder / "results.json").write_text(json.dumps({"retrieval": retrieval}))
 

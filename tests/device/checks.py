@@ -53,7 +53,7 @@ def test_a_step_gives_the_numbers_of_the_cpu(name, accumulation):
     expected = step(model_of(sigmoid=losses.sigmoid > 0), batches, losses)
     with pretend_device() as device:
         model = moved(model_of(sigmoid=losses.sigmoid > 0))
-        there = [batch.to(device) for batch in batches]
+        there = [batch.in_one_block().to(device) for batch in batches]
         with host_reads() as reads:
             found = step(model, there, losses)
     assert reads == [], "a step that is not logged never waits for the device"

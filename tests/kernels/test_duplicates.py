@@ -132,7 +132,7 @@ def test_without_duplicates_the_loss_is_the_one_with_negatives(treatment):
 
 @pytest.mark.parametrize(("treatment", "correct"), [("ignore", [True] * 3), ("positives", [True] * 3)])
 def test_a_duplicate_that_is_nearer_makes_nothing_wrong(treatment, correct):
-    a, b = torch.eye(3), torch.eye(3)[[1, 0, 2]]  # the first two are the wrong way round
+    a, b = torch.eye(3), torch.tensor([[0.3, 1, 0], [1, 0.3, 0], [0, 0, 1]])  # the first two are the wrong way round
     for known, wanted in (
         (None, [False, False, True]),
         (duplicates_of(torch.tensor([[1, 1, 2]] * 2), treatment), correct),
