@@ -61,7 +61,7 @@ WRITTEN = [
         (page, line)
         for page in sorted((ROOT / "configs").rglob("*.yaml"))
         for line in re.findall(
-            r"^#.*?\bsclds ((?:convert|plan|train|profile|prepare|data) [^`;\n]*)", page.read_text(), re.M
+            r"^#.*?\bsclds ((?:convert|plan|train|launch|profile|prepare|data) [^`;\n]*)", page.read_text(), re.M
         )
     ),
 ]

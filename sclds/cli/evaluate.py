@@ -4,7 +4,6 @@ On several processes: `torchrun --nproc_per_node N -m sclds.cli.evaluate …`, `
 """
 
 import json
-import os
 import sys
 from pathlib import Path
 
@@ -46,13 +45,13 @@ def command(
     WEIGHTS is a run folder, a checkpoint `step-…` of it, or a folder that `sclds convert` wrote. Alone, under torchrun,
     or as `deepspeed --module sclds.cli.evaluate …`.
     """
+    from sclds.train.place import this_place
     from sclds.train.progress import drop_banners
     from sclds.train.startup import exit_code
 
-    rank = int(os.environ.get("RANK", "0"))
-    drop_banners(rank)
-
     def work() -> int:
+        rank = this_place().rank
+        drop_banners(rank)
         from sclds.interop.measure import find_target, measure
         from sclds.train.distributed import ProcessGroup
         from sclds.train.progress import Reporter
@@ -72,7 +71,7 @@ def command(
             group.close()
         return 0
 
-    return exit_code(work, rank)
+    return exit_code(work)
 
 
 def _write(out: Path, results: dict[str, object]) -> None:

@@ -20,6 +20,7 @@ from sclds.cli import (
     data_stats,
     doctor,
     evaluate,
+    launch,
     plan,
     prepare_embedded,
     prepare_index,
@@ -78,7 +79,7 @@ PROGRAM = Program(
             ),
         ),
         "Before a run": (doctor.command, plan.command, profile.command),
-        "Runs": (train.command, evaluate.command, report.command),
+        "Runs": (train.command, launch.command, evaluate.command, report.command),
         "Weights": (
             Group(
                 "convert",

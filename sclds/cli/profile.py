@@ -5,7 +5,6 @@ where the time went, and the share of the machine's peak matmul speed.
 """
 
 import json
-import os
 import sys
 import tempfile
 from pathlib import Path
@@ -31,17 +30,16 @@ def command(config: str, overrides: tuple[str, ...], steps: int, as_json: bool) 
     `deepspeed --module sclds.cli.profile --config …`.
     """
     from sclds.config.overrides import replaced
+    from sclds.train.place import this_place
     from sclds.train.progress import drop_banners
     from sclds.train.startup import checked_start, exit_code
 
-    rank = int(os.environ.get("RANK", "0"))
-    drop_banners(rank)
-
     def work() -> int:
+        place = this_place()
+        drop_banners(place.rank)
         # nothing is written; another folder keeps the checks from comparing with a run that is there
         elsewhere = f"run_dir={Path(tempfile.gettempdir()) / 'sclds-profile'}"
-        processes = int(os.environ.get("WORLD_SIZE", "1"))
-        settings = checked_start(config, replaced(overrides, [elsewhere]), processes).config
+        settings = checked_start(config, replaced(overrides, [elsewhere]), place.world_size).config
         from sclds.train.profile_steps import profile_steps
 
         found = profile_steps(settings, steps)
@@ -49,7 +47,7 @@ def command(config: str, overrides: tuple[str, ...], steps: int, as_json: bool) 
             print(json.dumps(found, indent=2)) if as_json else _print(found)
         return 0
 
-    return exit_code(work, rank)
+    return exit_code(work)
 
 
 def _print(found: dict[str, Any]) -> None:

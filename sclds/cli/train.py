@@ -1,7 +1,7 @@
-"""`sclds train`: pre-train; alone, under torchrun, or as `deepspeed --module sclds.cli.train --config …`."""
+"""`sclds train`: pre-train; alone, or as each process that `sclds launch`, DeepSpeed, torchrun or Slurm starts."""
 
-import os
 import sys
+from pathlib import Path
 
 import click
 
@@ -11,21 +11,26 @@ from sclds.cli.command import Command, run
 
 @click.command("train", cls=Command)
 @configured
+@click.option("--hostfile-run", is_flag=True, hidden=True)
 @click.option("--local_rank", type=Whole(-1), default=0, hidden=True, expose_value=False)
-def command(config: str, overrides: tuple[str, ...]) -> int:
+def command(config: str, overrides: tuple[str, ...], hostfile_run: bool) -> int:
     """Pre-train, go on, or show the result of a run that is done.
 
-    Alone, under torchrun, or on many hosts as `deepspeed --hostfile hosts --module sclds.cli.train --config …`.
+    Alone, or as what a launcher starts: torchrun, Slurm, DeepSpeed. `sclds launch` starts it on the hosts of a file.
     """
+    from sclds.config.errors import ConfigError
+    from sclds.train.place import this_place
     from sclds.train.startup import checked_start, exit_code
 
     def work() -> int:
-        start = checked_start(config, list(overrides), int(os.environ.get("WORLD_SIZE", "1")))
+        if hostfile_run and not Path(config).is_file():
+            raise ConfigError([f"{config} is not there: the run folder has to be one that all hosts share"])
+        start = checked_start(config, list(overrides), this_place().world_size, hostfile=hostfile_run)
         from sclds.train.pretrain import pretrain
 
         return pretrain(start.config, start.checkpoint)
 
-    return exit_code(work, int(os.environ.get("RANK", "0")))
+    return exit_code(work)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -5,7 +5,11 @@ class UserError(ValueError):
     """Something that the user gave is wrong; the message says what, where, and what to do."""
 
 
-class ConfigError(UserError):
+class SharedError(UserError):
+    """What all processes of a host find alike, so that one of them tells it."""
+
+
+class ConfigError(SharedError):
     """One or several faults of a configuration, all reported at once.
 
     Args:
@@ -24,3 +28,7 @@ class DataError(UserError):
 
 class CheckpointError(UserError):
     """A checkpoint cannot be read, or does not fit the configuration."""
+
+
+class SharedCheckpointError(CheckpointError, SharedError):
+    """All ranks have found together that no checkpoint can be used."""

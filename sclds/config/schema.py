@@ -325,6 +325,8 @@ class EngineConfig(Section):
     """Whose LayerNorm runs: PyTorch's, or the fused one of NVIDIA Apex or Liger Kernel (CUDA)."""
     attention: MayChange[Literal["auto", "flash_attn", "torch_varlen", "sdpa"]] = "auto"
     """Attention backend: `auto` takes the first that this machine has, in this order."""
+    env: MayChange[list[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]]] = []
+    """Names of environment variables that every host needs, such as DATA_ROOT: `sclds launch` hands their values on."""
     deepspeed: MayChange[dict[str, Any]] = {}
     """Further settings of DeepSpeed, by its own names, over ours: buckets, prefetching, monitors. Keys that would
     change what a step computes are refused, with the setting to use instead (docs/engine.md)."""

@@ -4,10 +4,12 @@ import hashlib
 import platform
 import socket
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
+import sclds
 from sclds.config import Config
-from sclds.config.errors import UserError
+from sclds.config.errors import SharedError
 from sclds.config.reading import dump_config
 from sclds.losses.communicator import gather_records
 from sclds.train.distributed import ProcessGroup
@@ -24,7 +26,16 @@ def own_record(config: Config) -> dict[str, Any]:
             record[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             record[package] = "absent"
+    record["the code of sclds"] = code_digest(Path(sclds.__file__).parent)
     return record | {"the configuration": hashlib.sha256(dump_config(config).encode()).hexdigest()[:12]}
+
+
+def code_digest(package: Path) -> str:
+    """Return a short SHA-256 over a package's Python files, which change more often than its version."""
+    digest = hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        digest.update(f"{path.relative_to(package).as_posix()}\0".encode() + path.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def differences(records: list[dict[str, Any]]) -> list[str]:
@@ -43,11 +54,11 @@ def refuse_strangers(config: Config, group: ProcessGroup) -> None:
     """Compare all processes.
 
     Raises:
-        UserError: On every rank, if any is another program or has other settings.
+        SharedError: On every rank, if any is another program or has other settings.
     """
     told = differences(gather_records(own_record(config), group, group.device))
     if told:
-        raise UserError(
+        raise SharedError(
             f"the processes of this run are not alike: {'; '.join(told)}. Give all machines the same environment and "
             f"the same files"
         )

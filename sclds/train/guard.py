@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sclds.config.errors import CheckpointError, UserError
+from sclds.config.errors import SharedCheckpointError, SharedError
 
 CLIENT_STATE = "sclds_skips"
 """Where DeepSpeed's checkpoints keep what a guard knows."""
@@ -39,10 +39,10 @@ class SkipGuard:
         """End the run where too many steps on end changed nothing; call it when the last one is written down.
 
         Raises:
-            UserError: On every rank, since all skip alike.
+            SharedError: On every rank, since all skip alike.
         """
         if self.in_a_row >= self._most:
-            raise UserError(
+            raise SharedError(
                 f"Training stopped at step {step}: {self.in_a_row} steps in a row had a gradient that is not finite "
                 f"(optimizer.max_skipped_in_a_row={self._most}). Start over in another run_dir with a lower "
                 f"optimizer.learning_rate or a longer schedule.warmup_share; the same command goes on from the last "
@@ -75,11 +75,11 @@ def refuse_broken_state(engine: Any, group: Any, step: int) -> None:
     """Raise where there is nothing worth a checkpoint, before any file is touched.
 
     Raises:
-        CheckpointError: On every rank, if a weight or a value of the optimizer is not finite on any.
+        SharedCheckpointError: On every rank, if a weight or a value of the optimizer is not finite on any.
     """
     [broken] = group.any(not state_is_finite(engine))
     if broken:
-        raise CheckpointError(
+        raise SharedCheckpointError(
             f"the weights or the optimizer's state after step {step} are not finite, so that no checkpoint of them is "
             f"written and the ones before are kept. Start over in another run_dir with a lower "
             f"optimizer.learning_rate or a larger optimizer.eps; the same command goes on from the last checkpoint"

@@ -4,7 +4,7 @@ from contextlib import AbstractContextManager, ExitStack
 from typing import Literal
 
 from sclds.config import Config
-from sclds.config.errors import UserError
+from sclds.config.errors import SharedError, UserError
 from sclds.run.folder import RunFolder
 from sclds.run.lease import Lease
 from sclds.train.distributed import ProcessGroup, launched_rank, launched_world_size
@@ -53,7 +53,7 @@ class Guards:
         """Take the run folder, and give signs of life, once the processes have met.
 
         Raises:
-            UserError: On every rank, if another job writes into the folder.
+            SharedError: On every rank, if another job writes into the folder.
         """
         self._watchdog.meet(group.store())
         refusal = None
@@ -65,7 +65,7 @@ class Guards:
                 refusal = str(fault)
         refusal = next(filter(None, group.gather_objects(refusal)), None)
         if refusal is not None:
-            raise UserError(refusal)
+            raise SharedError(refusal)
 
     def fault(self) -> UserError | None:
         """Return why the run cannot go on, if another job took its folder over."""

@@ -7,7 +7,7 @@ from typing import Any
 from sclds.batch import Batch
 from sclds.batch.split import Split, split_batch
 from sclds.config import Config
-from sclds.config.errors import UserError
+from sclds.config.errors import SharedError, UserError
 from sclds.costs.peak import machine_profile
 from sclds.data.quarantine import Quarantine
 from sclds.data.storage.shards import left_out_sentences
@@ -262,7 +262,7 @@ class Run:
             fault = error
         stopping, failing = self.group.any(stop.requested, fault is not None)
         if failing:
-            raise fault or UserError("Another process's data cannot be used; its message says why")
+            raise fault or SharedError("Another process's data cannot be used; its message says why")
         return None if stopping else micro_batches
 
     def _save(self) -> None:

@@ -9,6 +9,7 @@ from sclds.costs.peak import machine_profile, summarize_steps
 from sclds.data.loader import TrainingBatches
 from sclds.data.tokenizer import load_tokenizer
 from sclds.machine.implementations import choose, use
+from sclds.train.agreement import refuse_strangers
 from sclds.train.distributed import ProcessGroup
 from sclds.train.engine import build_engine
 from sclds.train.step import train_step
@@ -23,6 +24,7 @@ def profile_steps(config: Config, steps: int) -> dict[str, Any] | None:
     """
     group = ProcessGroup()
     try:
+        refuse_strangers(config, group)
         use(choose(config))
         split = split_batch(config.batch, group.world_size)
         tokenizer = load_tokenizer(config.data.tokenizer)

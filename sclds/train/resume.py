@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from sclds.config.errors import CheckpointError
+from sclds.config.errors import CheckpointError, SharedCheckpointError
 from sclds.run.checkpoints import (
     ENGINE_TAG,
     Checkpoint,
@@ -28,7 +28,7 @@ def sound_checkpoint(checkpoints: Path, group: ProcessGroup, say: Callable[[str]
         say: Prints a sentence, on rank 0.
 
     Raises:
-        CheckpointError: Every checkpoint is damaged, or ranks see different ones.
+        SharedCheckpointError: Every checkpoint is damaged, or ranks see different ones.
     """
     found = complete_checkpoints(checkpoints)
     _agree(checkpoints, [checkpoint.step for checkpoint in found], group)
@@ -49,7 +49,7 @@ def sound_checkpoint(checkpoints: Path, group: ProcessGroup, say: Callable[[str]
         for line in passed_over:
             say(f"{line}; the run starts at step 0")
         return None
-    raise CheckpointError(
+    raise SharedCheckpointError(
         f"no checkpoint of this run can be used:\n  {chr(10).join(passed_over)}\n"
         f"restore one from a copy, or start over with another run_dir"
     )
@@ -88,7 +88,7 @@ def _agree(checkpoints: Path, steps: list[int], group: ProcessGroup) -> None:
     seen = group.gather_objects(steps)
     for rank, of_rank in enumerate(seen):
         if of_rank != seen[0]:
-            raise CheckpointError(
+            raise SharedCheckpointError(
                 f"rank {rank} sees checkpoints of steps {of_rank or 'none'} in {checkpoints}, rank 0 those of "
                 f"{seen[0] or 'none'}; run_dir has to be one folder that all hosts share"
             )

@@ -2,6 +2,7 @@
 
 import contextlib
 import difflib
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,11 +12,12 @@ from typing import Any
 from pydantic import ValidationError
 
 from sclds.config import BatchConfig, Config, DataConfig, EngineConfig, ModelConfig, OptimizerConfig, Section
-from sclds.config.errors import ConfigError, UserError
+from sclds.config.errors import ConfigError, SharedError, UserError
 from sclds.config.reading import parse_config, read_settings
 from sclds.config.weights import TOKENIZER, architecture_problems
 from sclds.run.checkpoints import Checkpoint, newest_checkpoint, resume_problems
 from sclds.run.folder import RunFolder
+from sclds.train.place import Place, take_ranks, this_place
 
 USER_ERROR = 2
 """Exit code where the user's input is at fault."""
@@ -32,8 +34,17 @@ class Start:
     """The newest of its run folder, from which it goes on; None starts at step 0."""
 
 
-def checked_start(path: str | Path, overrides: list[str], world_size: int) -> Start:
+def checked_start(
+    path: str | Path, overrides: list[str], world_size: int, hostfile: bool = False, trains: bool = True
+) -> Start:
     """Return what a run starts from, if it can start here on `world_size` processes.
+
+    Args:
+        path: The configuration, a file or a shipped one's name.
+        overrides: Settings over those of the file.
+        world_size: Processes of the run.
+        hostfile: Whether hosts were named for it, which are held to have accelerators.
+        trains: Whether this host takes part, and so must have what the settings need of a machine.
 
     Raises:
         ConfigError: With a sentence for everything that stands in the way.
@@ -49,8 +60,15 @@ def checked_start(path: str | Path, overrides: list[str], world_size: int) -> St
         lambda: _split_problems(config.batch, world_size),
         lambda: _data_problems(config.data),
         lambda: RunFolder(config.run_dir).problems(),
-        lambda: _optimizer_problems(config.optimizer),
-        lambda: _backend_problems(config.engine, config.model),
+        lambda: _optimizer_problems(config.optimizer) if trains else [],
+        lambda: _backend_problems(config.engine, config.model) if trains else [],
+        lambda: _accelerator_problems(this_place(), hostfile) if trains else [],
+        lambda: [
+            f"engine.env: {name} is not set here; export it where the run is launched, and use sclds launch, which "
+            f"hands it on (DeepSpeed's own launcher does not)"
+            for name in config.engine.env
+            if name not in os.environ
+        ],
         lambda: _deepspeed_problems(config.engine),
         lambda: _best_problems(config),
         # a run that goes on has its weights in its checkpoint
@@ -83,16 +101,20 @@ def _problems_of_valid_sections(settings: Any) -> list[str]:
     return problems
 
 
-def exit_code(work: Callable[[], int], rank: int) -> int:
-    """Return `work()`, or 2 after printing what the user has to fix; settings, which all ranks share, on rank 0.
+def exit_code(work: Callable[[], int]) -> int:
+    """Return `work()`, or 2 after printing what the user has to fix; what a host's processes share is told by one.
+
+    A task of mpirun gets its rank first. Each host tells its own faults, since another may have none.
 
     A process that another one left alone ends with 1 and a sentence: the reason is where the other one ended.
     """
     try:
+        take_ranks()
         return work()
     except UserError as fault:
-        if rank == 0 or not isinstance(fault, ConfigError):
-            print(f"error: {fault}", file=sys.stderr, flush=True)  # noqa: T201
+        place = this_place()
+        if place.local_rank == 0 or not isinstance(fault, SharedError):
+            print(f"error: {place.told(str(fault))}", file=sys.stderr, flush=True)  # noqa: T201
         return USER_ERROR
     except RuntimeError as fault:
         from sclds.train.distributed import lost_peer
@@ -100,8 +122,8 @@ def exit_code(work: Callable[[], int], rank: int) -> int:
         if not lost_peer(fault):
             raise
         print(  # noqa: T201
-            f"error: rank {rank} lost another process of this run, which was killed or failed (its own message says "
-            f"why); the same command goes on from the last checkpoint",
+            f"error: rank {this_place().rank} lost another process of this run, which was killed or failed (its own "
+            f"message says why); the same command goes on from the last checkpoint",
             file=sys.stderr,
             flush=True,
         )
@@ -152,6 +174,27 @@ def _backend_problems(engine: EngineConfig, model: ModelConfig) -> list[str]:
     from sclds.machine.implementations import implementation_problems, this_machine
 
     return implementation_problems(engine, model, this_machine())
+
+
+def _accelerator_problems(place: Place, hostfile: bool) -> list[str]:
+    """Return what keeps this host from a run on accelerators: it has none, or fewer than processes."""
+    if place.world_size == 1 and not hostfile:
+        return []
+    from deepspeed.accelerator import get_accelerator
+
+    accelerator = get_accelerator()
+    on_cpu = accelerator.device_name() == "cpu"
+    if on_cpu and (os.environ.get("DS_ACCELERATOR") == "cpu" or not (hostfile or place.several_hosts)):
+        return []
+    count, processes = 0 if on_cpu else accelerator.device_count(), place.local_size or place.local_rank + 1
+    if count == 0:
+        return [
+            f"{place.host} has no GPU that torch can use, and a run over hosts does not train on the CPU unasked; see "
+            f"sclds doctor there, or export DS_ACCELERATOR=cpu"
+        ]
+    if processes > count:
+        return [f"{place.host} was given {processes} processes and has {count} GPUs; give it slots={count}"]
+    return []
 
 
 def _deepspeed_problems(engine: EngineConfig) -> list[str]:

@@ -45,6 +45,11 @@ def test_a_run_starts_with_its_settings_and_its_newest_checkpoint(tmp_path, monk
     assert [(given[0], given[1] and given[1].step) for given in started] == [(config, None), (config, 3)]
 
 
+def test_a_host_that_does_not_share_the_run_folder_is_told_so(tmp_path, capsys):
+    assert train.main(["--config", str(tmp_path / "run" / "launch.yaml"), "--hostfile-run"]) == 2
+    assert "launch.yaml is not there: the run folder has to be one that all hosts share" in capsys.readouterr().err
+
+
 def test_profile_refuses_no_steps(capsys):
     assert main(["profile", "--config", "quickstart", "--steps", "0"]) == 2
     assert profile.main(["--config", "quickstart", "--steps", "0"]) == 2

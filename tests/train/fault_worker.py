@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 import torch.distributed as dist
@@ -20,6 +21,7 @@ def work() -> int:
     config = load_config(sys.argv[1])
     dist.init_process_group("gloo")
     group = object.__new__(ProcessGroup)  # without DeepSpeed, of which the agreement of ranks needs nothing
+    group._hosts = None  # gloo takes part in all
     group.device, group.rank, group.world_size = torch.device("cpu"), dist.get_rank(), dist.get_world_size()
     if group.rank == 1:
         config = config.model_copy(update={"data": config.data.model_copy(update={"max_bad_share": 1.0})})
@@ -28,7 +30,7 @@ def work() -> int:
     tokenizer = load_tokenizer(config.data.tokenizer)
     batches = iter(TrainingBatches(config, tokenizer, group.rank, group.world_size, micro, 1, 0, quarantine))
     run = object.__new__(Run)
-    run.group, step = group, 0
+    run.group, run.guards, step = group, SimpleNamespace(fault=lambda: None), 0
     try:
         with StopRequest() as stop:
             while run._fetch(batches, stop):
@@ -41,4 +43,4 @@ def work() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_code(work, rank=0))
+    sys.exit(exit_code(work))

@@ -40,7 +40,7 @@ def test_processes_that_are_alike_may_start(monkeypatch):
     assert compared([own, own | {"host": "other"}], monkeypatch) == [None, None]
 
 
-@pytest.mark.parametrize("key", ["torch", "deepspeed", "sclds", "the configuration"])
+@pytest.mark.parametrize("key", ["torch", "deepspeed", "sclds", "the code of sclds", "the configuration"])
 def test_the_host_that_differs_is_named_on_every_rank(key, monkeypatch):
     own = agreement.own_record(tiny_config()) | {"host": "a"}
     told = compared([own, own, own | {"host": "b", key: "other"}], monkeypatch)
@@ -54,3 +54,10 @@ def test_settings_count():
     assert [line.split(" has ")[1].split(",")[0] for line in agreement.differences(records)] == [
         f"the configuration {records[1]['the configuration']}"
     ]
+
+
+def test_code_that_was_changed_without_its_version_counts(tmp_path):
+    (tmp_path / "step.py").write_text("a = 1", encoding="utf-8")
+    before = agreement.code_digest(tmp_path)
+    (tmp_path / "step.py").write_text("a = 2", encoding="utf-8")
+    assert agreement.code_digest(tmp_path) != before

@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from sclds.config.overrides import replaced
 from sclds.run.checkpoints import newest_checkpoint
 from sclds.run.folder import read_metrics
 from sclds.run.lease import LEASE_FILE
@@ -25,7 +26,7 @@ class Job:
 
     def __init__(self, folder, log, *settings):
         self.log = log
-        command = pretrain_command(CONFIG, [*SETTINGS, f"run_dir={folder}", *settings], PROCESSES)
+        command = pretrain_command(CONFIG, replaced([*SETTINGS, f"run_dir={folder}"], settings), PROCESSES)
         with log.open("wb") as output:
             self.process = subprocess.Popen(
                 command, env=launcher_environment(PROCESSES), stdout=output, stderr=output, start_new_session=True

@@ -44,6 +44,6 @@ def test_two_processes_stop_together(tmp_path):
     assert "stopped at step 49" in out, "the 50th micro-batch of 4 completes the first 200 samples"
     assert "stopped at step 49" in other_out
     assert "samples read are unusable, more than data.max_bad_share=0.25" in err
-    assert "Another process's data cannot be used" in other_err
+    assert "cannot be used" not in other_err, "a host tells once why its processes end"
     lines = [json.loads(line)["sample"] for line in (tmp_path / "quarantine.jsonl").read_text().splitlines()]
     assert sorted(lines) == [f"set/0/{k:02d}" for k in range(0, 40, 2)], "two processes name each sample once"

@@ -1,11 +1,13 @@
 import json
+import socket
 
 import pytest
 from torch.distributed import DistBackendError
 
 from sclds.config.errors import ConfigError, DataError
 from sclds.config.reading import load_config
-from sclds.train.startup import PEER_LOST, USER_ERROR, checked_start, exit_code
+from sclds.train.place import this_place
+from sclds.train.startup import PEER_LOST, USER_ERROR, _accelerator_problems, checked_start, exit_code
 
 QUICKSTART = "configs/quickstart.yaml"
 
@@ -99,21 +101,87 @@ def raises(fault):
     return work
 
 
-def test_settings_are_told_by_rank_0_only(capsys):
-    assert exit_code(raises(ConfigError(["a is wrong"])), rank=1) == USER_ERROR
-    assert capsys.readouterr().err == ""
-    assert exit_code(raises(ConfigError(["a is wrong"])), rank=0) == USER_ERROR
-    assert "a is wrong" in capsys.readouterr().err
+def launched(monkeypatch, rank, local_rank, hosts):
+    """Set what DeepSpeed's launcher sets for a process, two of them on each host."""
+    given = {"RANK": rank, "LOCAL_RANK": local_rank, "WORLD_SIZE": 2 * hosts, "LOCAL_SIZE": 2, "CROSS_SIZE": hosts}
+    for name, value in given.items():
+        monkeypatch.setenv(name, str(value))
 
 
-def test_a_fault_of_one_ranks_data_is_told_by_that_rank(capsys):
-    assert exit_code(raises(DataError("shard 3 is broken")), rank=1) == USER_ERROR
+def test_what_a_hosts_processes_share_is_told_by_one_of_them_with_the_hosts_name(capsys, monkeypatch):
+    for rank, local_rank, told in ((0, 0, True), (1, 1, False), (2, 0, True), (3, 1, False)):
+        launched(monkeypatch, rank, local_rank, hosts=2)
+        assert exit_code(raises(ConfigError(["a is wrong"]))) == USER_ERROR
+        said = capsys.readouterr().err
+        assert said.startswith(f"error: {socket.gethostname()}: 1 problem") if told else said == ""
+
+
+def test_one_host_is_not_named(capsys, monkeypatch):
+    launched(monkeypatch, 0, 0, hosts=1)
+    assert exit_code(raises(ConfigError(["a is wrong"]))) == USER_ERROR
+    assert capsys.readouterr().err.startswith("error: 1 problem")
+
+
+def test_a_task_among_others_without_a_rank_does_not_start(capsys, monkeypatch):
+    monkeypatch.delenv("RANK", raising=False)
+    monkeypatch.setenv("SLURM_NTASKS", "8")
+    assert exit_code(raises(AssertionError("it started"))) == USER_ERROR
+    assert "SLURM_NTASKS=8, but RANK is not set" in capsys.readouterr().err
+
+
+class Accelerator:
+    """A host with some GPUs, or with none."""
+
+    def __init__(self, count):
+        self.count = count
+
+    def device_name(self):
+        return "cuda" if self.count else "cpu"
+
+    def device_count(self):
+        return self.count
+
+
+@pytest.mark.parametrize(
+    ("count", "hosts", "asked", "told"),
+    [
+        (0, 2, None, "has no GPU that torch can use"),
+        (0, 2, "cpu", None),
+        (0, 1, None, None),
+        (1, 1, None, "was given 2 processes and has 1 GPUs; give it slots=1"),
+        (2, 2, None, None),
+    ],
+)
+def test_a_host_has_a_gpu_for_each_of_its_processes(count, hosts, asked, told, monkeypatch):
+    import deepspeed.accelerator
+
+    monkeypatch.setattr(deepspeed.accelerator, "get_accelerator", lambda: Accelerator(count))
+    monkeypatch.delenv("DS_ACCELERATOR", raising=False)
+    if asked:
+        monkeypatch.setenv("DS_ACCELERATOR", asked)
+    launched(monkeypatch, 0, 0, hosts)
+    problems = _accelerator_problems(this_place(), hostfile=False)
+    assert problems == [] if told is None else told in problems[0]
+
+
+def test_a_variable_that_a_host_lacks_is_named(tmp_path, monkeypatch):
+    monkeypatch.delenv("SHARED_CACHE", raising=False)
+    given = [f"run_dir={tmp_path}", "engine.env=[SHARED_CACHE]"]
+    with pytest.raises(ConfigError, match=r"engine\.env: SHARED_CACHE is not set here"):
+        checked_start(QUICKSTART, given, world_size=2)
+    monkeypatch.setenv("SHARED_CACHE", "/cache")
+    assert checked_start(QUICKSTART, given, world_size=2).config.engine.env == ["SHARED_CACHE"]
+
+
+def test_a_fault_of_one_ranks_data_is_told_by_that_rank(capsys, monkeypatch):
+    launched(monkeypatch, 3, 1, hosts=2)
+    assert exit_code(raises(DataError("shard 3 is broken"))) == USER_ERROR
     assert "shard 3 is broken" in capsys.readouterr().err
 
 
 def test_our_own_mistakes_keep_their_traceback():
     with pytest.raises(AssertionError):
-        exit_code(raises(AssertionError()), rank=0)
+        exit_code(raises(AssertionError()))
 
 
 @pytest.mark.parametrize(
@@ -124,10 +192,10 @@ def test_our_own_mistakes_keep_their_traceback():
     ],
 )
 def test_a_process_that_is_left_alone_says_so(capsys, fault):
-    assert exit_code(raises(fault), rank=1) == PEER_LOST
-    assert "rank 1 lost another process" in capsys.readouterr().err
+    assert exit_code(raises(fault)) == PEER_LOST
+    assert "rank 0 lost another process" in capsys.readouterr().err
 
 
 def test_other_faults_of_the_environment_keep_their_traceback():
     with pytest.raises(RuntimeError, match="out of memory"):
-        exit_code(raises(RuntimeError("out of memory")), rank=0)
+        exit_code(raises(RuntimeError("out of memory")))
