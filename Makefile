@@ -6,7 +6,7 @@ RUN := $(VENV)/bin/python
 export DS_ACCELERATOR ?= cpu
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help setup quickstart test lint style kernel-check gpu-check clean
+.PHONY: help setup quickstart test lint style kernel-check gpu-check mutants clean
 
 help:
 	@grep -E '^## ' $(MAKEFILE_LIST) | sed 's/^## /make /'
@@ -48,6 +48,11 @@ kernel-check: $(VENV)/.ready
 ## gpu-check     what needs a GPU: kernel tests, benchmarks, one step with and without each kernel
 gpu-check:
 	@PYTHONPATH=kernels $(PYTHON) kernels/benchmarks/gpu_check.py
+
+## mutants       break the code on purpose, one fault at a time, and list the faults that no test notices (hours on 2 cores)
+mutants: $(VENV)/.ready
+	@$(VENV)/bin/pip install --quiet --disable-pip-version-check -c requirements/constraints.txt mutmut==3.8.1
+	@$(VENV)/bin/mutmut run; $(VENV)/bin/mutmut results
 
 clean:
 	rm -rf $(VENV) runs build *.egg-info
