@@ -82,7 +82,7 @@ WHOLE = {
     "plan": {"schedule", "economy", "fewer)", "communicating,", "activations"},
     "order": {"perfect", "shuffle", "sequence", "travels"},
     "doctor": {"nvidia-dali-cuda120", "engine.attention=auto", "--no-build-isolation"},
-    "stats": {"pictures-heldout", "repeated", "unusable"},
+    "stats": {"pictures-heldout", "shared", "unusable"},
 }
 
 

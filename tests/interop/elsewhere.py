@@ -35,7 +35,7 @@ def main():
     kind = AutoConfig.from_pretrained(folder, **trusted).model_type
     found = {}
     for name in ("images", "videos"):
-        rows = json.loads((data / f"{name}.json").read_text())
+        rows = json.loads((data / f"{name}.json").read_text(encoding="utf-8"))
         captions = [row["caption"] for row in rows]
         if name == "images":
             shown = {"images": [Image.open(data / row["file"]) for row in rows]}
@@ -60,7 +60,9 @@ def main():
     cut = tokenizer("word " * 600, truncation=True)["input_ids"]
     np.savez(data / "found.npz", **{name: tensor.numpy() for name, tensor in found.items()})
     told = {"kind": kind, "longest": len(cut), "push": all(hasattr(x, "push_to_hub") for x in (model, processor))}
-    (data / "found.json").write_text(json.dumps(told | {"loaded": sorted(name.split(".")[0] for name in sys.modules)}))
+    (data / "found.json").write_text(
+        json.dumps(told | {"loaded": sorted(name.split(".")[0] for name in sys.modules)}), encoding="utf-8"
+    )
 
 
 main()

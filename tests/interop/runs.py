@@ -42,9 +42,9 @@ def trained_run(folder, *overrides):
     (checkpoint / ENGINE_TAG).mkdir(parents=True)
     torch.save({"module": model.state_dict(), "optimizer": None}, checkpoint / ENGINE_TAG / MODEL_FILE)
     state = {"step": STEP, "world_size": 1, "config": config.model_dump(mode="json")}
-    (checkpoint / STATE_FILE).write_text(json.dumps(state))
-    (folder / "config.yaml").write_text(dump_config(config))
+    (checkpoint / STATE_FILE).write_text(json.dumps(state), encoding="utf-8")
+    (folder / "config.yaml").write_text(dump_config(config), encoding="utf-8")
     arguments = (model, config, tokenizer, torch.device("cpu"), SingleProcess())
     results = evaluate(*arguments, tasks=["retrieval"]) | {"steps": STEP}
-    (folder / "results.json").write_text(json.dumps(results))
+    (folder / "results.json").write_text(json.dumps(results), encoding="utf-8")
     return config, model, {found.kind: found for found in HeldoutPass(*arguments).run().values()}
