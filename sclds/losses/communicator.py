@@ -79,8 +79,11 @@ def gather_rows(tensors: Sequence[Tensor], lengths: Ints, communicator: Communic
             found.append(tensor.new_empty(int(lengths[:, k].sum()), *tensor.shape[1:]))
             continue
         whole = gathered[:, end - rows * width : end].reshape(communicator.world_size * rows, *tensor.shape[1:])
-        filled = np.arange(rows) < lengths[:, k, None]
-        found.append(whole if filled.all() else whole[on_device(np.flatnonzero(filled), whole.device)])
+        if (lengths[:, k] == rows).all():
+            found.append(whole)
+        else:
+            filled = np.arange(rows) < lengths[:, k, None]
+            found.append(whole[on_device(np.flatnonzero(filled), whole.device)])
     return found
 
 
