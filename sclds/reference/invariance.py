@@ -129,24 +129,24 @@ def run_way(way: Way, config: Path, overrides: list[str], folder: Path) -> Outco
     return Outcome(losses, consolidated_weights(checkpoint.folder))
 
 
-def compare(name: str, found: Outcome, wanted: Outcome) -> Difference:
-    """Return the largest differences of `found` from `wanted`.
+def compare(name: str, found: Outcome, expected: Outcome) -> Difference:
+    """Return the largest differences of `found` from `expected`.
 
     Raises:
         UserError: If they do not hold the same steps, loss terms and parameters.
     """
-    same_steps = [sorted(line) for line in found.losses] == [sorted(line) for line in wanted.losses]
-    if not same_steps or found.weights.keys() != wanted.weights.keys():
+    same_steps = [sorted(line) for line in found.losses] == [sorted(line) for line in expected.losses]
+    if not same_steps or found.weights.keys() != expected.weights.keys():
         raise UserError(f"{name} wrote other steps, loss terms or parameters than the first split; nothing to compare")
     losses = [
         (_relative(abs(ours[term] - theirs[term]), abs(theirs[term])), f"{term}, step {step}")
-        for step, (ours, theirs) in enumerate(zip(found.losses, wanted.losses, strict=True), start=1)
+        for step, (ours, theirs) in enumerate(zip(found.losses, expected.losses, strict=True), start=1)
         for term in theirs
         if not term.endswith(COUNTED)
     ]
     weights = [
         (_relative(float((found.weights[key] - w).abs().max()), float(w.abs().max())), key)
-        for key, w in wanted.weights.items()
+        for key, w in expected.weights.items()
     ]
     loss, weight = max(losses, key=_rank), max(weights, key=_rank)
     return Difference(name, loss[0], loss[1], weight[0], weight[1])

@@ -249,14 +249,14 @@ def _gradients(model: SCLModel) -> dict[str, Tensor]:
 
 
 def _compare(name: str, ours: Tensor, published: np.ndarray, floor: float) -> Comparison:
-    wanted = torch.from_numpy(np.asarray(published)).double()
+    expected = torch.from_numpy(np.asarray(published)).double()
     got = ours.detach().double()
-    if got.shape != wanted.shape:
-        return Comparison(f"{name} (shape {tuple(got.shape)}, published {tuple(wanted.shape)})", np.inf, np.inf)
+    if got.shape != expected.shape:
+        return Comparison(f"{name} (shape {tuple(got.shape)}, published {tuple(expected.shape)})", np.inf, np.inf)
     if name.startswith("gradnorm."):
         # Norm and sum of entries; the sum cancels, so that the norm is the measure of both.
-        error = float((got - wanted).abs().max())
-        return Comparison(name, error, error / max(float(wanted[0]), floor))
-    error = float((got - wanted).abs().max()) if wanted.numel() else 0.0
-    scale = float(wanted.abs().max()) if wanted.numel() else 1.0
+        error = float((got - expected).abs().max())
+        return Comparison(name, error, error / max(float(expected[0]), floor))
+    error = float((got - expected).abs().max()) if expected.numel() else 0.0
+    scale = float(expected.abs().max()) if expected.numel() else 1.0
     return Comparison(name, error, error / max(scale, 1e-12))
