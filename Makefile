@@ -3,6 +3,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
+TEST_PROCESSES ?= 2
 export DS_ACCELERATOR ?= cpu
 export OMP_NUM_THREADS ?= 1
 
@@ -28,7 +29,7 @@ quickstart: $(VENV)/.ready
 
 ## test          lint, types, import rules and every test that this machine can run
 test: lint
-	@$(RUN) -m pytest
+	@$(RUN) -m pytest -n $(TEST_PROCESSES) --dist loadfile
 
 ## lint          check style, types and import rules; change nothing
 lint: $(VENV)/.ready
