@@ -1,7 +1,7 @@
 """Host time of what a step keeps books of for the whole cluster, with the number of ranks simulated in one process.
 
-Every rank has to know where its rows lie among those of all ranks, and which samples it has of the global batch. Neither
-may grow with the number of ranks: a launch is about 5 µs of host time, and every rank pays.
+Every rank has to know where its rows lie among those of all ranks, and which samples it has of the global batch.
+Neither may grow with the number of ranks: a launch is about 5 µs of host time, and every rank pays.
 """
 
 import csv
