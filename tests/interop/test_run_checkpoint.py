@@ -13,6 +13,7 @@ import torch
 from sclds.cli.main import main
 from sclds.config.errors import CheckpointError
 from sclds.interop.folder import build_model, read_folder
+from sclds.run.manifest import MANIFEST_FILE
 from sclds.train.consolidate import consolidated_weights
 from tests.interop.checkpoint_worker import CASES
 
@@ -58,27 +59,34 @@ def test_a_checkpoint_becomes_a_folder(runs, tmp_path, capsys, stage, precision)
     build_model(folder.config, folder.weights)
 
 
+def unvouched(source, folder):
+    """Copy a checkpoint as a version would have written it that had no manifest, which would find all damage first."""
+    shutil.copytree(source, folder)
+    (folder / MANIFEST_FILE).unlink()
+    return folder
+
+
 @pytest.mark.multiprocess
 @pytest.mark.slow
 def test_checkpoints_that_are_absent_damaged_or_foreign_are_sentences(runs, tmp_path, capsys):
     assert main(["convert", "run", str(tmp_path), str(tmp_path / "ours")]) == 2
     assert "holds no complete checkpoint" in capsys.readouterr().err
     source = runs / "bf16-1" / "checkpoints" / "step-0000001"
-    halved = shutil.copytree(source, tmp_path / "halved")
+    halved = unvouched(source, tmp_path / "halved")
     next((halved / "engine").glob("*_rank_1_*_optim_states.pt")).unlink()
     with pytest.raises(CheckpointError, match="is not whole"):
         consolidated_weights(halved)
     source = runs / "fp32-3" / "checkpoints" / "step-0000001"
-    damaged = shutil.copytree(source, tmp_path / "damaged")
+    damaged = unvouched(source, tmp_path / "damaged")
     shard = next((damaged / "engine").glob("*_optim_states.pt"))
     shard.write_bytes(shard.read_bytes()[:1000])
     with pytest.raises(CheckpointError, match="cannot be read"):
         consolidated_weights(damaged)
-    foreign = shutil.copytree(source, tmp_path / "foreign")
+    foreign = unvouched(source, tmp_path / "foreign")
     torch.save({"a": subprocess.Popen}, next((foreign / "engine").glob("*_optim_states.pt")))
     with pytest.raises(CheckpointError, match=r"Popen.*not opened"):
         consolidated_weights(foreign)
-    lost = shutil.copytree(source, tmp_path / "lost")
+    lost = unvouched(source, tmp_path / "lost")
     next((lost / "engine").glob("*_optim_states.pt")).unlink()
     with pytest.raises(CheckpointError, match="cannot be put together"):
         consolidated_weights(lost)
