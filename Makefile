@@ -29,7 +29,7 @@ quickstart: $(VENV)/.ready
 
 ## test          lint, types, import rules and every test that this machine can run
 test: lint
-	@$(RUN) -m pytest -n $(TEST_PROCESSES) --dist loadfile
+	@$(RUN) -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
 ## lint          check style, types and import rules; change nothing
 lint: $(VENV)/.ready
