@@ -14,6 +14,8 @@ from sclds.evaluation.tasks import evaluate
 from sclds.losses.communicator import SingleProcess
 from sclds.losses.objectives import GlobalFeatures, features_of, step_loss
 from sclds.model.scl import SCLModel
+from sclds.reference.standalone import modeling_scl
+from sclds.reference.standalone.configuration_scl import SCLConfig
 from sclds.report.batch_page import page
 from sclds.report.pictures import masked_inputs
 from tests.device.pretend import PretendTensor, host_reads, moved, pretend_device
@@ -105,19 +107,20 @@ def test_pictures_and_pages_of_a_device_batch_are_those_of_the_host(quickstart):
 
 
 def test_the_exported_model_computes_there():
-    huggingface = pytest.importorskip("sclds.interop.huggingface")
     architecture = model_of().config.model_dump(mode="json")
     architecture["text"]["vocab_size"] = 23
     rng = generator(0, "export")
     ids = torch.from_numpy(rng.integers(4, 23, (3, 6)))
     pixels = torch.from_numpy(rng.standard_normal((3, 2, 3, 6, 6))).float()
-    model = huggingface.SCLModel(huggingface.SCLConfig(architecture)).eval()
-    model.scl.initialize(0)
+    model = modeling_scl.SCLModel(SCLConfig(architecture)).eval()
+    weights = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        expected = model(ids, None, pixels)
+        for parameter in model.parameters():
+            parameter.normal_(std=0.1, generator=weights)
+        expected = model(ids, pixel_values_videos=pixels)
         with pretend_device() as device:
             moved(model)
-            found = model(ids.to(device), None, pixels.to(device))
+            found = model(ids.to(device), pixel_values_videos=pixels.to(device))
     for name in ("text_embeds", "vision_embeds", "itm_logits"):
         torch.testing.assert_close(inside(found[name]), expected[name])
 

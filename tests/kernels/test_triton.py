@@ -293,7 +293,7 @@ def test_a_softplus_near_zero_is_not_rounded_away():
 def test_the_operators_of_the_sigmoid_loss_follow_the_rules():
     problem = sigmoid_cases.draw(sigmoid_cases.CASES[1], torch.float32, DEVICE)
     a, b, a_all, b_all, scale, bias, offset, weight = (
-        x.detach() if isinstance(x, torch.Tensor) else x for x in problem
+        x.detach() if isinstance(x, torch.Tensor) else x for x in problem[:8]
     )
     ops, checks = torch.ops.scl_kernels, ("test_schema", "test_faketensor")
     torch.library.opcheck(ops.sigmoid_statistics.default, (a, b_all, scale, bias, offset, "triton"), test_utils=checks)

@@ -154,7 +154,7 @@ def test_a_folder_of_checkpoints_that_cannot_be_written_is_refused(tmp_path, mon
 PORT_TAKEN = """
 from sclds.train.distributed import ProcessGroup
 from sclds.train.startup import exit_code
-raise SystemExit(exit_code(lambda: ProcessGroup() and 0, 0))
+raise SystemExit(exit_code(lambda: ProcessGroup() and 0))
 """
 
 
