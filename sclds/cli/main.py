@@ -44,17 +44,11 @@ def _print_version(ctx: click.Context, param: click.Parameter, wanted: bool) -> 
     """Print this package's version and those of the libraries that decide what a run computes."""
     if not wanted:
         return
-    from importlib.metadata import PackageNotFoundError, version
-
     from sclds import __version__
+    from sclds.machine.packages import installed_version
 
-    found = [f"sclds {__version__}"]
-    for name in ("torch", "deepspeed"):
-        try:
-            found.append(f"{name} {version(name)}")
-        except PackageNotFoundError:
-            found.append(f"{name} not installed")
-    click.echo(", ".join(found))
+    libraries = (f"{name} {installed_version(name) or 'not installed'}" for name in ("torch", "deepspeed"))
+    click.echo(", ".join((f"sclds {__version__}", *libraries)))
     ctx.exit()
 
 

@@ -1,7 +1,6 @@
 """What a run records of where it ran: versions, the commit of the code, the processor and the GPUs of this machine."""
 
 import contextlib
-import importlib.metadata
 import os
 import platform
 import resource
@@ -11,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from sclds.machine.packages import installed_version
 
 DISTRIBUTIONS = {
     "deepspeed": ("deepspeed",),
@@ -31,10 +32,9 @@ def versions() -> dict[str, str]:
     if torch.version.cuda:
         found["cuda"] = torch.version.cuda
     for name, distributions in DISTRIBUTIONS.items():
-        for distribution in distributions:
-            with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-                found[name] = importlib.metadata.version(distribution)
-                break
+        installed = next(filter(None, map(installed_version, distributions)), None)
+        if installed is not None:
+            found[name] = installed
     return found
 
 

@@ -1,6 +1,5 @@
 """Whether pre-training can run here: what this machine has and lacks, what that costs, and how it is fixed."""
 
-import importlib.metadata
 import importlib.util
 import os
 import platform
@@ -10,6 +9,8 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+
+from sclds.machine.packages import installed_version
 
 State = Literal["ok", "optional", "missing"]
 """`optional`: a run works without it; `missing`: pre-training cannot run here."""
@@ -79,7 +80,7 @@ def _python() -> list[Finding]:
 
 
 def _torch() -> list[Finding]:
-    if _version("torch") is None:
+    if installed_version("torch") is None:
         return [Finding("torch", "missing", "not installed", "nothing runs", "make setup")]
     import torch
 
@@ -105,7 +106,7 @@ def _libraries() -> list[Finding]:
     )
     findings = []
     for distribution, module, state, cost in wanted:
-        version = _version(distribution)
+        version = installed_version(distribution)
         if version is None and not _importable(module):
             findings.append(Finding(distribution, state, "not installed", cost, f"pip install {distribution}"))
         else:
@@ -201,13 +202,6 @@ def _on_cuda() -> bool:
     import torch
 
     return torch.cuda.is_available() and os.environ.get("DS_ACCELERATOR", "cuda") == "cuda"
-
-
-def _version(distribution: str) -> str | None:
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def _importable(module: str) -> bool:

@@ -3,7 +3,6 @@
 import hashlib
 import platform
 import socket
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from sclds.config import Config
 from sclds.config.errors import SharedError
 from sclds.config.reading import dump_config
 from sclds.losses.communicator import gather_records
+from sclds.machine.packages import installed_version
 from sclds.train.distributed import ProcessGroup
 
 PACKAGES = ("sclds", "torch", "deepspeed", "triton", "nvidia-nccl-cu12", "nvidia-nccl-cu13")
@@ -22,10 +22,7 @@ def own_record(config: Config) -> dict[str, Any]:
     """Return what must be the same on all processes, and the name of this machine."""
     record = {"host": socket.gethostname(), "Python": platform.python_version()}
     for package in PACKAGES:
-        try:
-            record[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            record[package] = "absent"
+        record[package] = installed_version(package) or "absent"
     record["the code of sclds"] = code_digest(Path(sclds.__file__).parent)
     return record | {"the configuration": hashlib.sha256(dump_config(config).encode()).hexdigest()[:12]}
 

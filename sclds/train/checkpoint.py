@@ -10,7 +10,6 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from torch import Tensor
 from sclds.config import Config
 from sclds.config.errors import CheckpointError
 from sclds.config.reading import dump_config
+from sclds.machine.packages import installed_version
 from sclds.run.checkpoints import ENGINE_TAG, STATE_FILE, UNIVERSAL_TAG, Checkpoint, checkpoint_name, is_checkpoint_name
 from sclds.run.files import flush, write_atomically
 from sclds.run.manifest import FileRecord, file_problems, manifest_of, record_files, write_manifest
@@ -99,7 +99,7 @@ def _complete(
         "step": step,
         "samples": step * config.batch.global_size,
         "config_sha256": hashlib.sha256(dump_config(config).encode()).hexdigest(),
-        "versions": {"sclds": _version("sclds"), "torch": _version("torch"), "deepspeed": _version("deepspeed")},
+        "versions": {name: installed_version(name) or "unknown" for name in ("sclds", "torch", "deepspeed")},
     }
     write_manifest(partial, records | record_files(partial, [state]), facts)
     for folder in [path for path in partial.rglob("*") if path.is_dir()]:
@@ -153,13 +153,6 @@ def _free_space(folder: Path) -> str:
         return f"where {shutil.disk_usage(folder).free / 2**20:,.0f} MiB are free"
     except OSError:
         return f"where {folder} cannot be read"
-
-
-def _version(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "unknown"
 
 
 def needs_conversion(checkpoint: Checkpoint, config: Config, world_size: int) -> bool:

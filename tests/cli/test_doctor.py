@@ -50,8 +50,8 @@ def test_the_table_says_what_to_do(capsys):
 
 @pytest.mark.parametrize(("distribution", "code"), [("deepspeed", 1), ("nvidia-dali-cuda120", 1), ("triton", 0)])
 def test_a_missing_library_decides_by_what_it_costs(monkeypatch, capsys, distribution, code):
-    version = examination._version
-    monkeypatch.setattr(examination, "_version", lambda name: None if name == distribution else version(name))
+    version = examination.installed_version
+    monkeypatch.setattr(examination, "installed_version", lambda name: None if name == distribution else version(name))
     monkeypatch.setattr(examination, "_importable", lambda module: False)
     found_code, ready, findings = report(capsys)
     assert (found_code, ready) == (code, not code)
