@@ -44,6 +44,11 @@ def set_norms(name: Norms) -> None:
     _process_wide = cast(Norms, name)
 
 
+def chosen_norms() -> Norms:
+    """Return whose LayerNorm this process runs, `torch` until `set_norms` changed it."""
+    return _process_wide
+
+
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     """Normalise the last dimension with the chosen implementation.
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from sclds.batch.attention_plan import AttentionPlan, FusionAttention, StreamAttention, plan_attention
+from sclds.batch.dropout_keys import pair_keys, sample_keys, view_keys
 from sclds.batch.duplicates import caption_identities, image_identities
 from sclds.batch.frames import frames_by_number
 from sclds.batch.pairs import PairBuffer, hard_candidates, itm_places, itm_rows, pack_pairs
@@ -20,6 +21,7 @@ from sclds.batch.ragged import Ints, concat
 from sclds.batch.types import (
     Batch,
     Counts,
+    DropoutKeys,
     FramePooling,
     HardNegatives,
     Identities,
@@ -121,6 +123,7 @@ def pack(views: Sequence[SampleViews], patches: Tensor, recipe: Recipe, order: S
         ),
         negatives=_hard_negatives(views, rows, vision.layout, pairs, recipe, objectives),
         identities=_identities(views, recipe.losses),
+        dropout_keys=_dropout_keys(views, rows, text, vision, pairs),
         lengths=lengths,
         samples=Samples(
             ids=tuple(v.sample_id for v in views),
@@ -312,6 +315,20 @@ def _hard_negatives(
         row_offset=torch.from_numpy(row_offset),
         first_row=pairs.first_vision_row["itm"],
     )
+
+
+def _dropout_keys(
+    views: Sequence[SampleViews], order: Ints, text: TextBuffer, vision: VisionBuffer, pairs: PairBuffer
+) -> DropoutKeys:
+    keys = sample_keys(views)
+    found = (
+        *(
+            view_keys(keys, buffer.layout, tuple(buffer.layout.start), int(buffer.cu_seqlens[-1]))
+            for buffer in (text, vision)
+        ),
+        *(pair_keys(keys[order], pairs.lengths[stream], stream) for stream in ("text", "vision")),
+    )
+    return DropoutKeys(*map(torch.from_numpy, found))
 
 
 def _identities(views: Sequence[SampleViews], losses: LossesConfig) -> Identities | None:

@@ -27,6 +27,8 @@ class PairBuffer:
     vision_reads: "StreamReads"
     first_vision_row: dict[str, int]
     """By pair, its first row among the vision rows."""
+    lengths: dict[str, dict[str, Ints]]
+    """By stream and pair, rows of each sample in packing order."""
 
 
 class StreamReads:
@@ -108,6 +110,10 @@ def pack_pairs(
         text_reads,
         vision_reads,
         first_vision_row,
+        {
+            "text": dict(zip(first_vision_row, text_lengths, strict=True)),
+            "vision": dict(zip(first_vision_row, vision_lengths, strict=True)),
+        },
     )
 
 

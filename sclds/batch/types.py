@@ -97,6 +97,20 @@ class VisionViews(Placed):
 
 
 @dataclass(frozen=True)
+class DropoutKeys(Placed):
+    """Keys, one a row, from which dropout draws; see `sclds.batch.dropout_keys`."""
+
+    text: Tensor
+    """(Nt,) int64, of the text views."""
+    vision: Tensor
+    """(Nv,) int64, of the vision views."""
+    text_pairs: Tensor
+    """(rows of all pairs,) int64, of the text stream."""
+    vision_pairs: Tensor
+    """The same for vision."""
+
+
+@dataclass(frozen=True)
 class Pairs(Placed):
     """The fusion pairs, by pair of the method, each of all samples in packing order."""
 
@@ -235,6 +249,7 @@ class Batch(Placed):
     negatives: HardNegatives | None
     """Where `losses.itm_negatives` is hard."""
     identities: Identities | None
+    dropout_keys: DropoutKeys
     """Where duplicates are not negatives (`losses.duplicates`)."""
     lengths: Lengths = field(metadata=HOST)
     samples: Samples = field(metadata=HOST)

@@ -50,6 +50,8 @@ class SampleViews:
     """Below `ITM_DRAWS`: chooses the partner where `losses.itm_negatives` is hard."""
     itm_alone: bool = False
     """Whether no other member of its group can be a wrong partner, so that ITM shows it matched."""
+    dropout_key: int = 0
+    """Below 2^63: what dropout draws for this sample follows from it."""
     image_id: int | None = None
     """Fingerprint of the stored image or video; None where nobody asks for it, and the sample id stands for it."""
 

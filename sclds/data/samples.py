@@ -10,7 +10,7 @@ import numpy as np
 from sclds.batch import SampleViews
 from sclds.batch.duplicates import fingerprint
 from sclds.config import Config
-from sclds.data.keys import generator
+from sclds.data.keys import generator, seed_of
 from sclds.data.masks import mlm_mask, mltc_vision_replace, scl_text_mask, scl_vision_keep
 from sclds.data.media.augment import NOTHING, draw_augmentation
 from sclds.data.media.encoded import Encoded
@@ -133,4 +133,5 @@ class SampleMaker:
             scl_positions=scl_positions,
             keep=scl_vision_keep(grid**2, masking.scl_vision_ratio, rng),
             replaced=replaced,
+            dropout_key=seed_of(self._config.seed, "dropout", *occasion, sample_id),
         )

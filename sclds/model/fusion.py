@@ -2,7 +2,8 @@
 
 What no head reads is not computed: the first self-attention and the first projections run once per *view*, not once
 per pair that shows it, and the last layer runs only for the rows that a head reads. Both are exact (with dropout the
-pairs of one view share that one mask).
+pairs of one view share that one mask). Dropout draws from the keys of `sclds.batch.dropout_keys`; that of attention
+weights, which lives inside the attention kernels, from PyTorch's generator.
 
 Shape suffixes: N rows of the own stream, M rows of the other stream, C channels.
 """
@@ -21,6 +22,10 @@ from sclds.model.attention import attend
 from sclds.model.groups import ParameterGroup
 from sclds.model.layers import MLP, PostNorm, SelfAttention
 from sclds.model.recompute import recomputed
+from sclds.objectives.table import Stream
+
+_FIRST_SITE: dict[Stream, int] = {"text": 2**16, "vision": 2**17}
+"""Where the dropout of each stream's layers draws: three places a layer, behind those of the text tower."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,10 @@ class StreamPlan:
     """First layer: from view rows to pair rows (or to the read ones among them)."""
     expand_other: Tensor | None = None
     """First layer: from view rows to pair rows of the other stream."""
+    self_keys: Tensor | None = None
+    """Of the rows behind self-attention: what dropout draws from."""
+    cross_keys: Tensor | None = None
+    """The same of the rows behind cross-attention."""
 
 
 class CrossAttention(nn.Module):
@@ -68,24 +77,27 @@ class FusionLayer(nn.Module):
 
     parameter_group: ClassVar[ParameterGroup] = "fusion"
 
-    def __init__(self, config: FusionConfig):
+    def __init__(self, config: FusionConfig, stream: Stream, number: int):
         super().__init__()
         width, eps, dropout = config.width, config.layer_norm_eps, config.dropout
+        site = _FIRST_SITE[stream] + 3 * number
         self.self_attention = SelfAttention(width, config.heads, dropout)
-        self.self_norm = PostNorm(width, eps, dropout)
+        self.self_norm = PostNorm(width, eps, dropout, site)
         self.cross_attention = CrossAttention(width, config.heads, dropout)
-        self.cross_norm = PostNorm(width, eps, dropout)
+        self.cross_norm = PostNorm(width, eps, dropout, site + 1)
         self.mlp = MLP(width, config.mlp_ratio * width, "gelu")
-        self.mlp_norm = PostNorm(width, eps, dropout)
+        self.mlp_norm = PostNorm(width, eps, dropout, site + 2)
 
     def forward(self, x_NC: Tensor, other_MC: Tensor, plan: StreamPlan) -> Tensor:
         """Return the rows that `plan` asks for, (rows, C)."""
         x = x_NC[plan.attention.own]
         residual = x if plan.query_rows is None else x[plan.query_rows]
-        x = self.self_norm(self.self_attention(x, plan.attention.self_attention, plan.query_rows), residual)
+        mixed = self.self_attention(x, plan.attention.self_attention, plan.query_rows)
+        x = self.self_norm(mixed, residual, plan.self_keys)
         crossed = self.cross_attention(x, other_MC, plan)
-        x = self.cross_norm(crossed, x if plan.expand_own is None else gather_rows(x, plan.expand_own))
-        return self.mlp_norm(self.mlp(x), x)
+        residual = x if plan.expand_own is None else gather_rows(x, plan.expand_own)
+        x = self.cross_norm(crossed, residual, plan.cross_keys)
+        return self.mlp_norm(self.mlp(x), x, plan.cross_keys)
 
     @staticmethod
     def flops(config: FusionConfig, own: int, other: int, rows: int) -> int:
@@ -117,30 +129,47 @@ class FusionLayer(nn.Module):
 
 def stream_plans(batch: Batch, layer: int, layers: int) -> tuple[StreamPlan, StreamPlan]:
     """Return what a layer does in the text and in the vision stream."""
-    pairs, reads = batch.pairs, batch.reads
+    pairs, reads, keys = batch.pairs, batch.reads, batch.dropout_keys
     streams = (
-        (pairs.text_rows, pairs.vision_rows, reads.text_rows),
-        (pairs.vision_rows, pairs.text_rows, reads.vision_rows),
+        (pairs.text_rows, pairs.vision_rows, reads.text_rows, keys.text, keys.text_pairs),
+        (pairs.vision_rows, pairs.text_rows, reads.vision_rows, keys.vision, keys.vision_pairs),
     )
     text, vision = (_stream_plan(batch, layer, layers, stream, *rows) for stream, rows in enumerate(streams))
     return text, vision
 
 
 def _stream_plan(
-    batch: Batch, layer: int, layers: int, stream: int, own: Tensor, other: Tensor, read: Tensor
+    batch: Batch,
+    layer: int,
+    layers: int,
+    stream: int,
+    own: Tensor,
+    other: Tensor,
+    read: Tensor,
+    view_keys: Tensor,
+    pair_keys: Tensor,
 ) -> StreamPlan:
-    """Return what a layer of one stream (0 text, 1 vision) does; `own` and `other` lead from view rows to pair rows."""
+    """Return what a layer of one stream (0 text, 1 vision) does.
+
+    `own` and `other` lead from view rows to pair rows, `read` are the pair rows that are read, and the keys are those of
+    view rows and of pair rows.
+    """
     attention = batch.pairs.attention
     if layer == layers - 1:
         last = attention.last[stream]
         if layers == 1:
-            return StreamPlan(last, expand_own=own[read], expand_other=other)
-        return StreamPlan(last, query_rows=read - last.own.start)
+            return StreamPlan(
+                last, expand_own=own[read], expand_other=other, self_keys=view_keys, cross_keys=pair_keys[read]
+            )
+        keys = pair_keys[read]
+        return StreamPlan(last, query_rows=read - last.own.start, self_keys=keys, cross_keys=keys)
     if layer == 0:
         assert attention.first is not None
-        return StreamPlan(attention.first[stream], expand_own=own, expand_other=other)
+        return StreamPlan(
+            attention.first[stream], expand_own=own, expand_other=other, self_keys=view_keys, cross_keys=pair_keys
+        )
     assert attention.middle is not None
-    return StreamPlan(attention.middle[stream])
+    return StreamPlan(attention.middle[stream], self_keys=pair_keys, cross_keys=pair_keys)
 
 
 def fuse(

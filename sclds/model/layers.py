@@ -1,13 +1,12 @@
 """Building blocks that both encoders and fusion share. Shape suffixes: N rows, C channels."""
 
-from collections.abc import Callable
-from functools import partial
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from scl_kernels.norms import layer_norm
+from scl_kernels import dropout_add_norm, linear_activation
+from scl_kernels.dropout_norm.draws import counter_dropout
+from scl_kernels.norms import chosen_norms, layer_norm
 from sclds.batch.attention_plan import AttentionPlan
 from sclds.model.attention import attend
 from sclds.model.initial import Draw, norm_value
@@ -23,6 +22,36 @@ class LayerNorm(nn.LayerNorm):
     def initial_value(self, name: str, shape: torch.Size, draw: Draw) -> Tensor:
         """Return weight 1 and bias 0."""
         return norm_value(name, shape)
+
+
+class SumNorm(LayerNorm):
+    """LayerNorm of a sub-layer's output added to the residual stream, dropout before the addition."""
+
+    def __init__(self, width: int, eps: float, dropout: float = 0.0, site: int = 0):
+        super().__init__(width, eps=eps)
+        self.dropout, self.site = dropout, site
+
+    def forward(  # type: ignore[override]
+        self, branch_NC: Tensor, residual_NC: Tensor, keys_N: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return the normalized sum and the sum, (N, C) each; `keys_N` is what training with dropout draws from."""
+        dropout = self.dropout if self.training else 0.0
+        if chosen_norms() != "torch":
+            total_NC = counter_dropout(branch_NC, keys_N, self.site, dropout) + residual_NC
+            return layer_norm(total_NC, self.weight, self.bias, self.eps), total_NC
+        return dropout_add_norm(branch_NC, residual_NC, self.weight, self.bias, keys_N, self.site, dropout, self.eps)
+
+
+class ActivatedLinear(nn.Linear):
+    """A linear map and an activation of `model.vision.activation` behind it."""
+
+    def __init__(self, width: int, inner: int, activation: str):
+        super().__init__(width, inner)
+        self.activation = activation
+
+    def forward(self, x_NC: Tensor) -> Tensor:
+        """Return (N, inner)."""
+        return linear_activation(x_NC, self.weight, self.bias, self.activation)
 
 
 class QKVLinear(nn.Linear):
@@ -60,43 +89,29 @@ class SelfAttention(nn.Module):
 
 
 class MLP(nn.Module):
-    """Two linear maps with an activation of `ACTIVATIONS` between them."""
+    """Two linear maps with an activation between them."""
 
     def __init__(self, width: int, inner: int, activation: str):
         super().__init__()
-        self.up = nn.Linear(width, inner)
+        self.up = ActivatedLinear(width, inner, activation)
         self.down = nn.Linear(inner, width)
-        self.activation = ACTIVATIONS[activation]
 
     def forward(self, x_NC: Tensor) -> Tensor:
         """Return (N, C)."""
-        return self.down(self.activation(self.up(x_NC)))
+        return self.down(self.up(x_NC))
 
 
 class PostNorm(nn.Module):
     """`LayerNorm(dropout(branch) + residual)`, the sub-layer end of RoBERTa and of fusion (docs/method.md §2)."""
 
-    def __init__(self, width: int, eps: float, dropout: float):
+    def __init__(self, width: int, eps: float, dropout: float, site: int):
         super().__init__()
-        self.norm = LayerNorm(width, eps=eps)
-        self.dropout = dropout
+        self.norm = SumNorm(width, eps, dropout, site)
 
-    def forward(self, branch_NC: Tensor, residual_NC: Tensor) -> Tensor:
+    def forward(self, branch_NC: Tensor, residual_NC: Tensor, keys_N: Tensor | None) -> Tensor:
         """Return (N, C)."""
-        return self.norm(F.dropout(branch_NC, self.dropout, self.training) + residual_NC)
-
-
-def quick_gelu(x: Tensor) -> Tensor:
-    """CLIP's activation, `x · sigmoid(1.702 x)`."""
-    return x * torch.sigmoid(1.702 * x)
-
-
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "quick_gelu": quick_gelu,
-    "gelu": F.gelu,
-    "gelu_tanh": partial(F.gelu, approximate="tanh"),
-}
-"""By name, those of `model.vision.activation`."""
+        normalized_NC, _ = self.norm(branch_NC, residual_NC, keys_N)
+        return normalized_NC
 
 
 def rotate(x_NHD: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -54,8 +54,8 @@ class SCLModel(nn.Module):
         self.cross_modal_text_transform = Transform(text.width, fusion.width)
         self.cross_modal_image_transform = Transform(vision.width, fusion.width)
         self.token_type_embeddings = TokenType(fusion.token_types, fusion.width)
-        self.cross_modal_text_layers = nn.ModuleList(FusionLayer(fusion) for _ in range(fusion.layers))
-        self.cross_modal_image_layers = nn.ModuleList(FusionLayer(fusion) for _ in range(fusion.layers))
+        self.cross_modal_text_layers = nn.ModuleList(FusionLayer(fusion, "text", n) for n in range(fusion.layers))
+        self.cross_modal_image_layers = nn.ModuleList(FusionLayer(fusion, "vision", n) for n in range(fusion.layers))
         self.cross_modal_text_pooler = Pooler(fusion.width, fusion.width)
         self.cross_modal_image_pooler = Pooler(fusion.width, fusion.width)
         self.mlm_score = MLMHead(fusion.width, vocab_size, fusion.layer_norm_eps)
@@ -109,7 +109,7 @@ class SCLModel(nn.Module):
 
     def encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Encode all views: (Nt, C) and (Nv, C), after the linear transforms and without token types."""
-        text = self.cross_modal_text_transform(self.text_encoder(batch.text))
+        text = self.cross_modal_text_transform(self.text_encoder(batch.text, batch.dropout_keys.text))
         return text, self.cross_modal_image_transform(self.vision_encoder(batch.vision))
 
     def project(self, text: Tensor, vision: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:

@@ -9,10 +9,10 @@ from types import MappingProxyType
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from scl_kernels import masked_gather
+from scl_kernels.dropout_norm.draws import counter_dropout
 from sclds.batch import TextViews
 from sclds.batch.attention_plan import AttentionPlan
 from sclds.config import TextConfig
@@ -21,6 +21,9 @@ from sclds.model.groups import ParameterGroup
 from sclds.model.initial import Draw, default_value, norm_value
 from sclds.model.layers import MLP, PostNorm, SelfAttention
 from sclds.model.recompute import recomputed
+
+EMBEDDING_SITE = 0
+"""Where the embedding's dropout draws; the layers' sites follow it, and stay below those of fusion."""
 
 
 class TextEmbedding(nn.Module):
@@ -36,8 +39,8 @@ class TextEmbedding(nn.Module):
         self.norm_weight = nn.Parameter(torch.empty(config.width))
         self.norm_bias = nn.Parameter(torch.empty(config.width))
 
-    def forward(self, ids: Tensor, positions: Tensor) -> Tensor:
-        """Embed (N,) ids at (N,) positions into (N, C)."""
+    def forward(self, ids: Tensor, positions: Tensor, keys_N: Tensor | None = None) -> Tensor:
+        """Embed (N,) ids at (N,) positions into (N, C); `keys_N` is what training with dropout draws from."""
         x = masked_gather(
             self.word_embedding,
             self.position_embedding,
@@ -51,7 +54,7 @@ class TextEmbedding(nn.Module):
             torch.zeros_like(ids),
             self.eps,
         )
-        return F.dropout(x, self.dropout, self.training)
+        return counter_dropout(x, keys_N, EMBEDDING_SITE, self.dropout if self.training else 0.0)
 
     def initial_value(self, name: str, shape: torch.Size, draw: Draw) -> Tensor:
         """Return normal tables and the norm's 1 and 0."""
@@ -61,18 +64,19 @@ class TextEmbedding(nn.Module):
 class TextLayer(nn.Module):
     """Post-norm transformer layer."""
 
-    def __init__(self, config: TextConfig):
+    def __init__(self, config: TextConfig, number: int):
         super().__init__()
         width, eps, dropout = config.width, config.layer_norm_eps, config.dropout
+        site = EMBEDDING_SITE + 1 + 2 * number
         self.attention = SelfAttention(width, config.heads, dropout)
-        self.attention_norm = PostNorm(width, eps, dropout)
+        self.attention_norm = PostNorm(width, eps, dropout, site)
         self.mlp = MLP(width, 4 * width, "gelu")
-        self.mlp_norm = PostNorm(width, eps, dropout)
+        self.mlp_norm = PostNorm(width, eps, dropout, site + 1)
 
-    def forward(self, x_NC: Tensor, plan: AttentionPlan) -> Tensor:
+    def forward(self, x_NC: Tensor, plan: AttentionPlan, keys_N: Tensor | None) -> Tensor:
         """Return (N, C)."""
-        x = self.attention_norm(self.attention(x_NC, plan), x_NC)
-        return self.mlp_norm(self.mlp(x), x)
+        x = self.attention_norm(self.attention(x_NC, plan), x_NC, keys_N)
+        return self.mlp_norm(self.mlp(x), x, keys_N)
 
 
 class TextEncoder(nn.Module):
@@ -84,13 +88,13 @@ class TextEncoder(nn.Module):
         super().__init__()
         self.recompute = recompute
         self.embedding = TextEmbedding(config, vocab_size)
-        self.layers = nn.ModuleList(TextLayer(config) for _ in range(config.layers))
+        self.layers = nn.ModuleList(TextLayer(config, number) for number in range(config.layers))
 
-    def forward(self, views: TextViews) -> Tensor:
-        """Return (N, C) in the packed order of `views.ids`."""
-        x = self.embedding(views.ids, views.positions)
+    def forward(self, views: TextViews, keys_N: Tensor | None = None) -> Tensor:
+        """Return (N, C) in the packed order of `views.ids`; `keys_N` is what training with dropout draws from."""
+        x = self.embedding(views.ids, views.positions, keys_N)
         for layer in self.layers:
-            x = recomputed(layer, self.recompute and self.training, x, views.attention)
+            x = recomputed(layer, self.recompute and self.training, x, views.attention, keys_N)
         return x
 
     @staticmethod

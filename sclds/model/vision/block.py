@@ -15,7 +15,7 @@ from sclds.config import VisionConfig
 from sclds.model import flops
 from sclds.model.attention import attend
 from sclds.model.initial import Draw
-from sclds.model.layers import MLP, LayerNorm, QKVLinear, rotate
+from sclds.model.layers import MLP, LayerNorm, QKVLinear, SumNorm, rotate
 
 Rotary = tuple[Tensor, Tensor]
 """Cosines and sines (N, D/2) by which pairs of channels of queries and keys are turned."""
@@ -33,7 +33,7 @@ class VisionBlock(nn.Module):
         self.norm_1 = LayerNorm(width, eps=eps)
         self.qkv = QKVLinear(width)
         self.out = nn.Linear(width, width)
-        self.norm_2 = LayerNorm(width, eps=eps)
+        self.norm_2 = SumNorm(width, eps)
         self.mlp = MLP(width, config.inner_width, activation)
 
     def forward(
@@ -54,8 +54,8 @@ class VisionBlock(nn.Module):
         if videos is not None:
             over_video = attend(q[videos.cls], k[videos.start :], v[videos.start :], videos.plan)
             mixed = mixed.index_copy(0, videos.cls, over_video)
-        x = x_NC + self.out(mixed.flatten(1))
-        return x + self.mlp(self.norm_2(x))
+        normalized, x = self.norm_2(self.out(mixed.flatten(1)), x_NC)
+        return x + self.mlp(normalized)
 
     def initial_value(self, name: str, shape: torch.Size, draw: Draw) -> Tensor:
         """Return what CLIP's own scheme gives."""

@@ -1,0 +1,1 @@
+"""Bias and activation behind a matrix product in one pass."""

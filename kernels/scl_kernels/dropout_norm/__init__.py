@@ -1,0 +1,1 @@
+"""Dropout by counter, residual and LayerNorm in one pass over the rows."""
