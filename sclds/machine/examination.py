@@ -159,13 +159,27 @@ def _optional() -> list[Finding]:
 
 def _choices() -> list[Finding]:
     from sclds.config import EngineConfig, ModelConfig
-    from sclds.machine.implementations import choose_for
+    from sclds.machine.implementations import choose_for, this_machine
 
-    chosen = choose_for(EngineConfig(), ModelConfig())
+    engine, model, machine = EngineConfig(), ModelConfig(), this_machine()
+    chosen = choose_for(engine, model, machine)
     return [
         Finding("engine.kernels=auto", "ok", chosen.kernels),
-        Finding("engine.attention=auto", "ok", str(chosen.attention)),
+        Finding("engine.attention=auto", "ok", str(chosen.attention), _passed_over(chosen.attention, model, machine)),
     ]
+
+
+def _passed_over(chosen: "AttentionBackends", model: "ModelConfig", machine: "Machine") -> str:
+    """Return which attention backends that are preferred to those chosen cannot be had, and why."""
+    from sclds.machine.attention import BACKENDS, call_sites, obstacle
+
+    reasons: dict[str, None] = {}
+    for site, wanted in call_sites(model, "bf16").items():
+        for name in BACKENDS:
+            if name == getattr(chosen, site):
+                break
+            reasons[f"not {name}: {obstacle(name, wanted, machine)}"] = None
+    return "; ".join(reasons)
 
 
 def _accelerator() -> list[Finding]:

@@ -17,7 +17,7 @@ from sclds.batch import Batch
 from sclds.batch.attention_plan import StreamAttention
 from sclds.config import FusionConfig
 from sclds.model import flops
-from sclds.model.attention import attend
+from sclds.model.attention import attend_kv
 from sclds.model.groups import ParameterGroup
 from sclds.model.layers import MLP, PostNorm, SelfAttention
 from sclds.model.recompute import recomputed
@@ -58,9 +58,9 @@ class CrossAttention(nn.Module):
             kv = self.kv(other_MC[attention.other])
         else:
             kv = gather_rows(self.kv(other_MC), plan.expand_other[attention.other])
-        k, v = kv.unflatten(-1, (2, self.heads, -1)).unbind(1)
+        q_NHD, kv_M2HD = q.unflatten(-1, (self.heads, -1)), kv.unflatten(-1, (2, self.heads, -1))
         dropout = self.dropout if self.training else 0.0
-        return self.out(attend(q.unflatten(-1, (self.heads, -1)), k, v, attention.cross_attention, dropout).flatten(1))
+        return self.out(attend_kv(q_NHD, kv_M2HD, attention.cross_attention, dropout).flatten(1))
 
 
 class FusionLayer(nn.Module):
@@ -71,9 +71,9 @@ class FusionLayer(nn.Module):
     def __init__(self, config: FusionConfig):
         super().__init__()
         width, eps, dropout = config.width, config.layer_norm_eps, config.dropout
-        self.self_attention = SelfAttention(width, config.heads, dropout)
+        self.self_attention = SelfAttention(width, config.heads, config.dropout_of_attention)
         self.self_norm = PostNorm(width, eps, dropout)
-        self.cross_attention = CrossAttention(width, config.heads, dropout)
+        self.cross_attention = CrossAttention(width, config.heads, config.dropout_of_attention)
         self.cross_norm = PostNorm(width, eps, dropout)
         self.mlp = MLP(width, config.mlp_ratio * width, "gelu")
         self.mlp_norm = PostNorm(width, eps, dropout)

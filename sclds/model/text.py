@@ -64,7 +64,7 @@ class TextLayer(nn.Module):
     def __init__(self, config: TextConfig):
         super().__init__()
         width, eps, dropout = config.width, config.layer_norm_eps, config.dropout
-        self.attention = SelfAttention(width, config.heads, dropout)
+        self.attention = SelfAttention(width, config.heads, config.dropout_of_attention)
         self.attention_norm = PostNorm(width, eps, dropout)
         self.mlp = MLP(width, 4 * width, "gelu")
         self.mlp_norm = PostNorm(width, eps, dropout)
