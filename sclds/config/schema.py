@@ -360,7 +360,10 @@ class CheckpointConfig(Section):
 
 
 class LimitsConfig(Section):
-    """How long a part of a run may take before every process ends with a message that names who held it up; seconds."""
+    """How long a part of a run may take before every process ends with a message that names who held it up; seconds.
+
+    Collectives wait a minute longer: than `start` until the run is built, than the longest of the others from then on.
+    """
 
     start: Annotated[float, Field(gt=0.0)] = 1800.0
     """From the start of a process until all have met, and the engine is built and loaded."""

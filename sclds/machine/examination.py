@@ -8,9 +8,13 @@ import sys
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from sclds.machine.packages import installed_version
+
+if TYPE_CHECKING:
+    from sclds.config import ModelConfig
+    from sclds.machine.attention import AttentionBackends, Machine
 
 State = Literal["ok", "optional", "missing"]
 """`optional`: a run works without it; `missing`: pre-training cannot run here."""

@@ -1,4 +1,4 @@
-"""Every backend computes attention within segments in every layout, forward and gradients, also where some are empty."""
+"""Every backend attends within segments in every layout, forward and gradients, also where some are empty."""
 
 import inspect
 import sys
