@@ -9,6 +9,7 @@ import os
 import threading
 from collections.abc import MutableMapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -57,7 +58,7 @@ def write_collectives(rank: int) -> Path | None:
 
 
 def _write(file: Path) -> None:
-    collectives = torch._C._distributed_c10d
+    collectives: Any = torch._C._distributed_c10d  # torch's stubs lack both
     # with NCCL its own ring, else that of gloo; both without C++ stacks, which take minutes to resolve
     dump = getattr(collectives, "_dump_nccl_trace", None) or collectives._dump_fr_trace
     temporary = file.with_name(f".{file.name}.part")
