@@ -8,10 +8,14 @@ import pytest
 import torch
 from torch.nn.attention import varlen
 
+from sclds.batch import Recipe, pack
 from sclds.batch.attention_plan import Planner, plan_attention
-from sclds.machine.attention import BACKENDS
+from sclds.losses.communicator import SingleProcess
+from sclds.losses.objectives import GlobalFeatures, features_of, step_loss
+from sclds.machine.attention import BACKENDS, AttentionBackends
 from sclds.model.attention import attend, attend_kv, attend_qkv
 from tests.model.attention_stubs import STUBS
+from tests.model.samples import ALL, GRIDS, PAD, assert_equal, gradients, model_of, pixels, plain, sample
 
 SEGMENTS = {
     "one_token": ([1], [1]),
@@ -137,6 +141,27 @@ def test_packed_rows_that_are_not_those_of_the_plan_are_named(layout, change, me
         inputs[at] = value
     with pytest.raises(ValueError, match=message):
         LAYOUTS[layout](*inputs, plan_attention(cumulative([3, 2]), cumulative([3, 2])))
+
+
+@pytest.mark.parametrize("backend", [name for name in BACKENDS if name != "sdpa"])
+def test_a_step_is_that_of_the_plain_definition_with_every_backend(backend, stub):
+    """One frame and eight, a text of one inner token and one of which no word is predicted: fusion's last layer then
+    has keys without queries.
+    """
+    views = [
+        sample(0, inner=1, hidden=1, partner=1),
+        sample(1, "video", 8, inner=6, partner=0),
+        sample(2, "video", 1, inner=9, words=0, hidden=8, partner=2),
+        sample(3, inner=2, words=2, partner=1),
+    ]
+    stub(backend)
+    model = model_of().eval()
+    batch = pack(views, pixels(views), Recipe(PAD, ALL, GRIDS, len(views), 2, AttentionBackends.all(backend)))
+    outputs = model(batch)
+    features = GlobalFeatures.gather([features_of(outputs, batch)], [batch], ALL, SingleProcess())
+    total, terms = step_loss(outputs, batch, features, 0, ALL)
+    found = {n: t for n, t in terms.items() if not n.endswith(("accuracy", "alone"))}, gradients(model, total)
+    assert_equal(found, plain(model, views))
 
 
 def test_equal_segments_are_planned_once():
