@@ -1,6 +1,8 @@
 # Every target builds the environment in .venv once and reuses it.
 SHELL := /bin/bash
 PYTHON ?= python3
+# cpu, gpu-cu12 or gpu-cu13: of the CUDA that torch is built with
+EXTRA ?= cpu
 VENV := .venv
 RUN := $(VENV)/bin/python
 TEST_PROCESSES ?= 2
@@ -16,7 +18,7 @@ $(VENV)/.ready: setup.py pyproject.toml requirements/constraints.txt requirement
 	@echo "Setting up the environment in $(VENV) (about 3 GB, one to three minutes; only once)"
 	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
 	@$(VENV)/bin/pip install --quiet --disable-pip-version-check -c requirements/constraints.txt torch==2.13.0 setuptools wheel ninja
-	@$(VENV)/bin/pip install --quiet --disable-pip-version-check -c requirements/constraints.txt --no-build-isolation -e '.[dev]'
+	@$(VENV)/bin/pip install --quiet --disable-pip-version-check -c requirements/constraints.txt --no-build-isolation -e '.[$(EXTRA),dev]'
 	@$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps -r requirements/references.txt
 	@touch $@
 

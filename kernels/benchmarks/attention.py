@@ -15,7 +15,8 @@ from torch import Tensor
 pydantic_stand_in.install()
 
 from sclds.batch.attention_plan import plan_attention  # noqa: E402
-from sclds.machine.implementations import available_attention, this_machine  # noqa: E402
+from sclds.machine.attention import CallSite, available  # noqa: E402
+from sclds.machine.implementations import this_machine  # noqa: E402
 from sclds.model.attention import attend  # noqa: E402
 
 HEADS, CHANNELS = 12, 64
@@ -83,7 +84,7 @@ def workloads() -> Iterator[Workload]:
             shapes = [(sum(n), HEADS, CHANNELS) for n in (q_lengths, k_lengths, k_lengths)]
             inputs = [torch.randn(s, generator=generator).to(device(), dtype).requires_grad_() for s in shapes]
             providers: dict[str, Callable[[], Tensor]] = {}
-            for backend in available_attention(this_machine(), precision, dropout=0.0):
+            for backend in available(CallSite(precision, head_size=CHANNELS), this_machine()):
                 plan = plan_attention(cumulative(q_lengths), cumulative(k_lengths), backend)
                 providers[backend] = partial(attend, *inputs, plan.to(torch.device(device())))
             (q_index, q_real), (k_index, k_real) = rows_of(q_lengths), rows_of(k_lengths)

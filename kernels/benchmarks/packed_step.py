@@ -19,7 +19,8 @@ from scl_kernels.backend import Backend, set_backend
 pydantic_stand_in.install()
 
 from sclds.benchmarks.step import MID_SIZE, build_model, totals  # noqa: E402
-from sclds.machine.implementations import AttentionBackends, available_attention, this_machine  # noqa: E402
+from sclds.machine.attention import AttentionBackends, CallSite, available  # noqa: E402
+from sclds.machine.implementations import this_machine  # noqa: E402
 
 BASE: dict[str, Any] = MID_SIZE | {
     "width": 768,
@@ -66,8 +67,7 @@ def workloads() -> Iterator[Workload]:
     """Yield one workload per number of samples, which is x."""
     gpu = device() == "cuda"
     dtype = torch.bfloat16 if gpu else torch.float32
-    best = available_attention(this_machine(), "bf16" if gpu else "fp32", dropout=0.0)[0]
-    attention = AttentionBackends(best, best, best)
+    attention = AttentionBackends.all(available(CallSite("bf16" if gpu else "fp32"), this_machine())[0])
     for batch in (16, 64) if gpu else (SMALL["batch"],):
         sizes = (BASE if gpu else SMALL) | {"batch": batch}
         model = build_model(sizes).to(device(), dtype).train()

@@ -22,6 +22,10 @@ class _Wanted(NamedTuple):
     modules: tuple[str, ...]
     gives: str
     remedy: str
+    needs: tuple[str, ...] = ()
+    """Modules of other packages, without which this one cannot be imported."""
+    shared: bool = False
+    """Whether several libraries lie side by side in a package of this name."""
 
 
 _WANTED = (
@@ -36,8 +40,26 @@ _WANTED = (
         "flash-attn",
         "flash_attn",
         ("flash_attn_interface",),
-        "variable-length attention",
+        "variable-length attention with dropout",
         "pip install flash-attn --no-build-isolation",
+        shared=True,
+    ),
+    _Wanted(
+        "flash-attn 3",
+        "flash_attn_interface",
+        (),
+        "variable-length attention without dropout on compute capability 9.x",
+        "build it from the folder hopper of github.com/Dao-AILab/flash-attention",
+        ("flash_attn_3",),
+    ),
+    _Wanted(
+        "flash-attn 4",
+        "flash_attn",
+        ("cute",),
+        "variable-length attention without dropout on compute capability 9.x and 10.x",
+        "pip install flash-attn-4",
+        ("cutlass", "quack"),
+        shared=True,
     ),
     _Wanted("Liger Kernel", "liger_kernel", ("ops",), "a fused LayerNorm", "pip install liger-kernel"),
 )
@@ -53,9 +75,16 @@ def _inspect(wanted: _Wanted) -> OptionalLibrary:
         for module in wanted.modules
         if not any((place / module).is_dir() or (place / f"{module}.py").is_file() for place in places)
     ]
+    if missing and wanted.shared:
+        why = f"not installed; the package `{wanted.package}` that is has no {' and no '.join(missing)}"
+        return OptionalLibrary(wanted.name, False, why, wanted.remedy)
     if missing:
         why = f"a package `{wanted.package}` is installed, but it is another one: it has no {' and no '.join(missing)}"
         return OptionalLibrary(wanted.name, False, why, f"pip uninstall {wanted.package}; then {wanted.remedy}")
+    absent = [module for module in wanted.needs if importlib.util.find_spec(module) is None]
+    if absent:
+        why = f"installed without {' and '.join(absent)}, which it imports"
+        return OptionalLibrary(wanted.name, False, why, wanted.remedy)
     return OptionalLibrary(wanted.name, True, f"installed, gives {wanted.gives}", "")
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from scl_kernels.validation import check_cumulative
 from sclds.batch.placed import HOST, Placed
-from sclds.machine.implementations import AttentionBackend
+from sclds.machine.attention import AttentionBackend
 
 MOST_RUNS = 4
 """Consecutive segments of a size are computed together while there are at most so many runs per size."""
@@ -56,6 +56,19 @@ class AttentionPlan(Placed):
     restore: Tensor | None = None
     """Where each query row lies in the concatenated results of the buckets; None where it stays in its place."""
 
+    @property
+    def segments(self) -> tuple[Tensor, Tensor, int, int]:
+        """What variable-length backends take, in their order: lengths of queries and of keys, the longest of each."""
+        assert self.cu_seqlens_q is not None, "planned for a variable-length backend"
+        assert self.cu_seqlens_k is not None, "planned for a variable-length backend"
+        return self.cu_seqlens_q, self.cu_seqlens_k, self.max_q, self.max_k
+
+    @property
+    def named_segments(self) -> dict[str, Tensor | int]:
+        """The same by flash-attention's names."""
+        names = ("cu_seqlens_q", "cu_seqlens_k", "max_seqlen_q", "max_seqlen_k")
+        return dict(zip(names, self.segments, strict=True))
+
 
 @dataclass(frozen=True)
 class StreamAttention(Placed):
@@ -79,6 +92,23 @@ class FusionAttention(Placed):
     last: tuple[StreamAttention, StreamAttention]
     first: tuple[StreamAttention, StreamAttention] | None = None
     middle: tuple[StreamAttention, StreamAttention] | None = None
+
+
+class Planner:
+    """Plans the attention of one micro-batch, each kind once: call sites of equal segments share a plan.
+
+    The text encoder and the first fusion layer attend alike within text views, images alike within frames and views.
+    """
+
+    def __init__(self) -> None:
+        self._plans: dict[tuple[bytes, bytes, AttentionBackend], AttentionPlan] = {}
+
+    def __call__(self, cu_seqlens_q: Tensor, cu_seqlens_k: Tensor, backend: AttentionBackend) -> AttentionPlan:
+        """Return the plan, see `plan_attention`."""
+        key = (cu_seqlens_q.numpy().tobytes(), cu_seqlens_k.numpy().tobytes(), backend)
+        if key not in self._plans:
+            self._plans[key] = plan_attention(cu_seqlens_q, cu_seqlens_k, backend)
+        return self._plans[key]
 
 
 def plan_attention(cu_seqlens_q: Tensor, cu_seqlens_k: Tensor, backend: AttentionBackend = "sdpa") -> AttentionPlan:

@@ -37,10 +37,10 @@ def row_keys(what: str, keys: Ints, lengths: Ints) -> Ints:
         return np.repeat(keys + _displacement(what), lengths) + ranges(0, lengths)
 
 
-def view_keys(keys: Ints, layout: Layout, names: Sequence[str], rows: int) -> Ints:
+def view_keys(keys: Ints, layout: Layout, rows: int) -> Ints:
     """Return (rows,) keys of all views of one modality as `layout` places them."""
     found, samples = np.zeros(rows, np.int64), np.arange(len(keys))
-    for name in names:
+    for name in layout.start:
         found[layout.rows(name, samples)] = row_keys(name, keys, layout.length[name])
     return found
 

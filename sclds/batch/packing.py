@@ -4,15 +4,14 @@ Numpy in, a typed batch out: the same function serves training, held-out evaluat
 numbers. `sclds.batch.types` describes the layout; docs/method.md §3 is where views and pairs come from.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from sclds.batch.attention_plan import AttentionPlan, FusionAttention, StreamAttention, plan_attention
+from sclds.batch.attention_plan import AttentionPlan, FusionAttention, Planner, StreamAttention
 from sclds.batch.dropout_keys import pair_keys, sample_keys, view_keys
 from sclds.batch.duplicates import caption_identities, image_identities
 from sclds.batch.frames import frames_by_number
@@ -45,11 +44,10 @@ from sclds.batch.views import (
     pack_vision,
 )
 from sclds.config import Config, LossesConfig
-from sclds.machine.implementations import AttentionBackend, AttentionBackends, choose
+from sclds.machine.attention import AttentionBackend, AttentionBackends
+from sclds.machine.implementations import choose
 from sclds.objectives import Objective, objectives_in_use, pairs_in_use, view_names
 from sclds.objectives.pairs import pairs_read
-
-_Plan = Callable[[Tensor, Tensor], AttentionPlan]
 
 
 @dataclass(frozen=True)
@@ -111,11 +109,11 @@ def pack(views: Sequence[SampleViews], patches: Tensor, recipe: Recipe, order: S
     vision = pack_vision(views, rows, vision_names, recipe.grids)
     reads = [read for objective in objectives for read in objective.reads]
     pairs = pack_pairs(views, rows, pairs_in_use(objectives), reads, text.layout, vision.layout)
-    lengths = _lengths(text, vision, pairs, objectives)
+    lengths, plan = _lengths(text, vision, pairs, objectives), Planner()
     return Batch(
-        text=_text_views(text, text_names, recipe, lengths),
-        vision=_vision_views(vision, vision_names, patches, recipe, lengths),
-        pairs=_pairs(pairs, objectives, recipe, lengths, len(views)),
+        text=_text_views(text, text_names, recipe, lengths, plan),
+        vision=_vision_views(vision, vision_names, patches, recipe, lengths, plan),
+        pairs=_pairs(pairs, objectives, recipe, lengths, len(views), plan),
         reads=_reads(pairs, views, vision.layout),
         labels=Labels(
             mlm=torch.from_numpy(concat([v.mlm_labels for v in views])),
@@ -152,20 +150,20 @@ def _lengths(text: TextBuffer, vision: VisionBuffer, pairs: PairBuffer, objectiv
     return Lengths(**{name: torch.from_numpy(array) for name, array in arrays.items()})
 
 
-def _text_views(text: TextBuffer, names: tuple[str, ...], recipe: Recipe, lengths: Lengths) -> TextViews:
+def _text_views(text: TextBuffer, names: tuple[str, ...], recipe: Recipe, lengths: Lengths, plan: Planner) -> TextViews:
     cu_seqlens = lengths.text_cu_seqlens
     ids, positions, cls = (torch.from_numpy(array) for array in (text.ids, text.positions, text.cls))
-    return TextViews(ids, positions, cls, plan_attention(cu_seqlens, cu_seqlens, recipe.attention.text), names)
+    return TextViews(ids, positions, cls, plan(cu_seqlens, cu_seqlens, recipe.attention.text), names)
 
 
 def _vision_views(
-    vision: VisionBuffer, names: tuple[str, ...], patches: Tensor, recipe: Recipe, lengths: Lengths
+    vision: VisionBuffer, names: tuple[str, ...], patches: Tensor, recipe: Recipe, lengths: Lengths, plan: Planner
 ) -> VisionViews:
     backend = recipe.attention.vision
     videos = None
     if len(lengths.video_cu_seqlens) > 1:
-        plan = plan_attention(lengths.video_cls_cu_seqlens, lengths.video_cu_seqlens, backend)
-        videos = VideoAttention(vision.video_start, torch.from_numpy(vision.video_cls), plan)
+        over_videos = plan(lengths.video_cls_cu_seqlens, lengths.video_cu_seqlens, backend)
+        videos = VideoAttention(vision.video_start, torch.from_numpy(vision.video_cls), over_videos)
     return VisionViews(
         patches,
         source=torch.from_numpy(vision.source),
@@ -173,15 +171,15 @@ def _vision_views(
         frame=torch.from_numpy(vision.frame),
         cls=torch.from_numpy(vision.cls),
         frames=frames_by_number(vision.layout.frames, recipe.max_frames),
-        attention=plan_attention(lengths.frame_cu_seqlens, lengths.frame_cu_seqlens, backend),
+        attention=plan(lengths.frame_cu_seqlens, lengths.frame_cu_seqlens, backend),
         videos=videos,
         names=names,
         grids=recipe.grids,
-        pooling=_frame_pooling(lengths, backend) if recipe.pools_frames else None,
+        pooling=_frame_pooling(lengths, backend, plan) if recipe.pools_frames else None,
     )
 
 
-def _frame_pooling(lengths: Lengths, backend: AttentionBackend) -> FramePooling:
+def _frame_pooling(lengths: Lengths, backend: AttentionBackend, plan: Planner) -> FramePooling:
     """Plan attention without [CLS] rows, the first of every frame, and the pooling of frames over patches."""
     cu_seqlens, frames = lengths.frame_cu_seqlens, lengths.video_cls_cu_seqlens.diff()
     cls_rows = cu_seqlens[:-1].long()
@@ -196,8 +194,8 @@ def _frame_pooling(lengths: Lengths, backend: AttentionBackend) -> FramePooling:
         patch_rows=(~is_cls).nonzero().squeeze(1),
         cls_rows=cls_rows,
         merged=merged,
-        attention=plan_attention(_cumulative(patches), _cumulative(patches), backend),
-        pooling=plan_attention(_cumulative(queries), _cumulative(keys), backend),
+        attention=plan(_cumulative(patches), _cumulative(patches), backend),
+        pooling=plan(_cumulative(queries), _cumulative(keys), backend),
     )
 
 
@@ -207,7 +205,12 @@ def _cumulative(lengths: Tensor) -> Tensor:
 
 
 def _pairs(
-    pairs: PairBuffer, objectives: tuple[Objective, ...], recipe: Recipe, lengths: Lengths, samples: int
+    pairs: PairBuffer,
+    objectives: tuple[Objective, ...],
+    recipe: Recipe,
+    lengths: Lengths,
+    samples: int,
+    plan: Planner,
 ) -> Pairs:
     names = tuple(pair.name for pair in pairs_in_use(objectives))
     text = _Stream(
@@ -222,8 +225,8 @@ def _pairs(
         lengths.read_vision_cu_seqlens,
         _range(names, pairs_read(objectives, "vision"), samples),
     )
-    plan = partial(plan_attention, backend=recipe.attention.fusion)
-    attention = _fusion_attention(text, vision, recipe.fusion_layers, plan)
+    layers = _Layers(recipe.fusion_layers, plan, recipe.attention)
+    attention = _fusion_attention(text, vision, layers)
     return Pairs(torch.from_numpy(pairs.text_rows), torch.from_numpy(pairs.vision_rows), attention, names)
 
 
@@ -253,31 +256,50 @@ class _Stream:
         return slice(start, end), self.pairs[pairs.start : pairs.stop + 1] - self.pairs[pairs.start]
 
 
-def _fusion_attention(text: _Stream, vision: _Stream, layers: int, plan: _Plan) -> FusionAttention:
+@dataclass(frozen=True)
+class _Layers:
+    """The layers of the fusion encoder, and who plans and computes their attention."""
+
+    count: int
+    planner: Planner
+    backends: AttentionBackends
+
+    def within(self, q: Tensor, k: Tensor) -> AttentionPlan:
+        """Plan self-attention."""
+        return self.planner(q, k, self.backends.fusion_self)
+
+    def across(self, q: Tensor, k: Tensor) -> AttentionPlan:
+        """Plan cross-attention."""
+        return self.planner(q, k, self.backends.fusion_cross)
+
+
+def _fusion_attention(text: _Stream, vision: _Stream, layers: _Layers) -> FusionAttention:
     """Plan every layer: the first over views, the middle over pairs, the last over what is read."""
     streams = ((text, vision), (vision, text))
-    last_text, last_vision = (_last_layer(own, other, layers, plan) for own, other in streams)
-    if layers == 1:
+    last_text, last_vision = (_last_layer(own, other, layers) for own, other in streams)
+    if layers.count == 1:
         return FusionAttention((last_text, last_vision))
-    crosses = [plan(own.pairs, other.pairs) for own, other in streams]
+    crosses = [layers.across(own.pairs, other.pairs) for own, other in streams]
     first_text, first_vision = (
-        StreamAttention(plan(own.views, own.views), cross) for (own, _), cross in zip(streams, crosses, strict=True)
+        StreamAttention(layers.within(own.views, own.views), cross)
+        for (own, _), cross in zip(streams, crosses, strict=True)
     )
-    if layers == 2:
+    if layers.count == 2:
         return FusionAttention((last_text, last_vision), (first_text, first_vision))
     middle_text, middle_vision = (
-        StreamAttention(plan(own.pairs, own.pairs), cross) for (own, _), cross in zip(streams, crosses, strict=True)
+        StreamAttention(layers.within(own.pairs, own.pairs), cross)
+        for (own, _), cross in zip(streams, crosses, strict=True)
     )
     return FusionAttention((last_text, last_vision), (first_text, first_vision), (middle_text, middle_vision))
 
 
-def _last_layer(own: _Stream, other: _Stream, layers: int, plan: _Plan) -> StreamAttention:
+def _last_layer(own: _Stream, other: _Stream, layers: _Layers) -> StreamAttention:
     own_rows, own_cu_seqlens = own.of_active(own.active)
     other_rows, other_cu_seqlens = other.of_active(own.active)
-    cross = plan(own.read, other_cu_seqlens)
-    if layers == 1:
-        return StreamAttention(plan(own.views, own.views), cross, other=other_rows)
-    return StreamAttention(plan(own.read, own_cu_seqlens), cross, own=own_rows, other=other_rows)
+    cross = layers.across(own.read, other_cu_seqlens)
+    if layers.count == 1:
+        return StreamAttention(layers.within(own.views, own.views), cross, other=other_rows)
+    return StreamAttention(layers.within(own.read, own_cu_seqlens), cross, own=own_rows, other=other_rows)
 
 
 def _reads(pairs: PairBuffer, views: Sequence[SampleViews], vision: Layout) -> Reads:
@@ -321,14 +343,9 @@ def _dropout_keys(
     views: Sequence[SampleViews], order: Ints, text: TextBuffer, vision: VisionBuffer, pairs: PairBuffer
 ) -> DropoutKeys:
     keys = sample_keys(views)
-    found = (
-        *(
-            view_keys(keys, buffer.layout, tuple(buffer.layout.start), int(buffer.cu_seqlens[-1]))
-            for buffer in (text, vision)
-        ),
-        *(pair_keys(keys[order], pairs.lengths[stream], stream) for stream in ("text", "vision")),
-    )
-    return DropoutKeys(*map(torch.from_numpy, found))
+    of_views = [view_keys(keys, buffer.layout, int(buffer.cu_seqlens[-1])) for buffer in (text, vision)]
+    of_pairs = [pair_keys(keys[order], pairs.lengths[stream], stream) for stream in ("text", "vision")]
+    return DropoutKeys(*map(torch.from_numpy, of_views + of_pairs))
 
 
 def _identities(views: Sequence[SampleViews], losses: LossesConfig) -> Identities | None:

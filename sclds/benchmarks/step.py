@@ -16,7 +16,7 @@ from sclds.config import LossesConfig, MaskingConfig, ModelConfig, OptimizerConf
 from sclds.config.errors import UserError
 from sclds.losses.communicator import SingleProcess
 from sclds.losses.objectives import GlobalFeatures, features_of, step_loss
-from sclds.machine.implementations import AttentionBackends
+from sclds.machine.attention import AttentionBackends
 from sclds.model.scl import SCLModel
 from sclds.reference.published_schedule import pad_batch, published_step
 

@@ -77,6 +77,11 @@ def _print(sheet: "Sheet", result: dict[str, Any]) -> None:
         "ZeRO stages at this split",
         right=True,
     )
+    alike: dict[str, list[str]] = {}
+    for site, backends in result["attention"].items():
+        alike.setdefault(", ".join(backends), []).append(site)
+    attention = "; ".join(f"{', '.join(sites)} {backends}" for backends, sites in alike.items())
+    sheet.text(f"Attention there, the first of these that is installed: {attention} (docs/engine.md).")
     _print_speed(sheet, result)
 
 

@@ -167,7 +167,14 @@ class TextConfig(Section):
     layer_norm_eps: float = 1e-5
     """Epsilon of every LayerNorm of the encoder."""
     dropout: Probability = 0.1
-    """Dropout of embeddings, attention and sub-layer outputs."""
+    """Dropout of embeddings and sub-layer outputs."""
+    attention_dropout: Probability | None = None
+    """Dropout of attention weights; none is `dropout`, as published. 0 lets attention take kernels without dropout."""
+
+    @property
+    def dropout_of_attention(self) -> float:
+        """Probability of dropping an attention weight."""
+        return self.dropout if self.attention_dropout is None else self.attention_dropout
 
 
 class FusionConfig(Section):
@@ -184,9 +191,16 @@ class FusionConfig(Section):
     layer_norm_eps: float = 1e-12
     """Epsilon of every LayerNorm of fusion and of the MLM head."""
     dropout: Probability = 0.1
-    """Dropout of attention and sub-layer outputs."""
+    """Dropout of sub-layer outputs."""
+    attention_dropout: Probability | None = None
+    """Dropout of attention weights in self- and cross-attention; none is `dropout`, as published."""
     token_types: Positive = 2
     """Rows of the token-type table: 0 text, 1 vision; NLVR2 adds a third."""
+
+    @property
+    def dropout_of_attention(self) -> float:
+        """Probability of dropping an attention weight."""
+        return self.dropout if self.attention_dropout is None else self.attention_dropout
 
 
 class ModelConfig(Section):
@@ -323,8 +337,9 @@ class EngineConfig(Section):
     """Our kernels: `auto` is Triton on CUDA, at sizes that gain from it, and the PyTorch twins elsewhere."""
     norms: Literal["torch", "apex", "liger"] = "torch"
     """Whose LayerNorm runs: PyTorch's, or the fused one of NVIDIA Apex or Liger Kernel (CUDA)."""
-    attention: MayChange[Literal["auto", "flash_attn", "torch_varlen", "sdpa"]] = "auto"
-    """Attention backend: `auto` takes the first that this machine has, in this order."""
+    attention: MayChange[Literal["auto", "flash_attn_3", "flash_attn_4", "flash_attn", "torch_varlen", "sdpa"]] = "auto"
+    """Attention backend: `auto` takes for each call site (vision, text, fusion self, fusion cross) the first in this
+    order that its dropout, precision, heads and device allow (docs/engine.md)."""
     env: MayChange[list[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]]] = []
     """Names of environment variables that every host needs, such as DATA_ROOT: `sclds launch` hands their values on."""
     deepspeed: MayChange[dict[str, Any]] = {}
@@ -345,7 +360,10 @@ class CheckpointConfig(Section):
 
 
 class LimitsConfig(Section):
-    """How long a part of a run may take before every process ends with a message that names who held it up; seconds."""
+    """How long a part of a run may take before every process ends with a message that names who held it up; seconds.
+
+    Collectives wait a minute longer: than `start` until the run is built, than the longest of the others from then on.
+    """
 
     start: Annotated[float, Field(gt=0.0)] = 1800.0
     """From the start of a process until all have met, and the engine is built and loaded."""

@@ -13,7 +13,10 @@ from omegaconf import OmegaConf
 WEIGHTS, CONFIG, ORIGIN, UNUSED = "model.safetensors", "config.yaml", "origin.json", "unused.safetensors"
 PREPROCESSING, TOKENIZER = "preprocessing.json", "tokenizer"
 OF_THE_RUN = frozenset(
-    {"init_from", "init_std", "initial_temperature", "text.dropout", "fusion.dropout", "text.vocab_size=0"}
+    {
+        *("init_from", "init_std", "initial_temperature", "text.vocab_size=0"),
+        *("text.dropout", "text.attention_dropout", "fusion.dropout", "fusion.attention_dropout"),
+    }
 )
 """Keys of the `model` section that are no architecture; a vocabulary of 0 leaves its size to others."""
 EMBEDDED = "embedded"

@@ -12,6 +12,7 @@ from sclds.config import Config
 from sclds.config.errors import ConfigError, UserError
 from sclds.costs.counts import Kind, packed_forward, pairs_of, parameter_counts, published_forward, views_of
 from sclds.data.tokenizer import load_tokenizer
+from sclds.machine.attention import BACKENDS, Machine, attention_problems, available, call_sites
 from sclds.objectives import objectives_in_use, view_names
 
 DEFAULT_TEXT_TOKENS = 12
@@ -35,17 +36,19 @@ class Gpu:
         peak_flops: Dense bf16 matmul operations per second, by the maker's data sheet.
         memory: Bytes.
         network: Bytes per second and GPU between hosts (one 200 or 400 Gbit/s port each).
+        capability: Compute capability, which decides on attention backends.
     """
 
     peak_flops: float
     memory: int
     network: float
+    capability: tuple[int, int] = (8, 0)
 
 
 GPUS = {
     "a100": Gpu(312e12, 80 * 10**9, 25e9),
-    "h100": Gpu(989e12, 80 * 10**9, 50e9),
-    "h200": Gpu(989e12, 141 * 10**9, 50e9),
+    "h100": Gpu(989e12, 80 * 10**9, 50e9, (9, 0)),
+    "h200": Gpu(989e12, 141 * 10**9, 50e9, (9, 0)),
 }
 FP32_SLOWDOWN = 2
 """fp32 runs use TF32, at half the bf16 rate."""
@@ -163,8 +166,25 @@ def plan(config: Config, gpus: int, gpu: str, utilization: float, text_tokens: i
         "memory": {"bytes_per_gpu": sum(memory.values()), "gpu_bytes": machine.memory, **memory},
         "communication": {"bytes_per_step": sum(wire.values()), **wire},
         "zero_stages": _zero_stages(config, split, parameters, kinds, text_tokens, frames),
+        "attention": attention_on(config, machine),
         **speed,
     }
+
+
+def attention_on(config: Config, gpu: Gpu) -> dict[str, list[str]]:
+    """Return for each place that attends the backends that it can have on a kind of GPU, best first; all installed.
+
+    Raises:
+        UserError: `engine.attention` names one that cannot be had there.
+    """
+    there = Machine(True, gpu.capability, frozenset(BACKENDS))
+    sites, wanted = call_sites(config.model, config.engine.precision), config.engine.attention
+    if wanted == "auto":
+        return {site: list(available(asked, there)) for site, asked in sites.items()}
+    problems = attention_problems(wanted, sites, there)
+    if problems:
+        raise ConfigError(problems)
+    return {site: [wanted] for site in sites}
 
 
 def vocabulary_size(config: Config) -> int:

@@ -11,17 +11,8 @@ from typing import Any
 
 import torch
 
-from sclds.machine.packages import installed_version
+from sclds.machine.packages import DISTRIBUTIONS, installed_version
 
-DISTRIBUTIONS = {
-    "deepspeed": ("deepspeed",),
-    "triton": ("triton",),
-    "dali": ("nvidia-dali-cuda120", "nvidia-dali-cuda130"),
-    "transformers": ("transformers",),
-    "flash-attn": ("flash-attn",),
-    "sclds": ("sclds",),
-}
-"""Library → the packages that it comes in; the first that is installed counts."""
 GIT_SECONDS = 10
 _CODE = Path(__file__).resolve().parents[2]
 

@@ -8,9 +8,13 @@ import sys
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from sclds.machine.packages import installed_version
+from sclds.machine.packages import DISTRIBUTIONS, installed_version
+
+if TYPE_CHECKING:
+    from sclds.config import ModelConfig
+    from sclds.machine.attention import AttentionBackends, Machine
 
 State = Literal["ok", "optional", "missing"]
 """`optional`: a run works without it; `missing`: pre-training cannot run here."""
@@ -51,6 +55,7 @@ def examine(collectives: Callable[[], Collection[str]]) -> list[Finding]:
         _python,
         _torch,
         _libraries,
+        _dali,
         _compilers,
         _collectives,
         _optional,
@@ -90,6 +95,12 @@ def _torch() -> list[Finding]:
         names = sorted({torch.cuda.get_device_name(i) for i in range(count)})
         return [*findings, Finding("CUDA devices", "ok", f"{count}: {', '.join(names)}")]
     built = torch.version.cuda
+    from sclds.machine.driver import driver_problem
+
+    too_old = driver_problem()
+    if too_old is not None:
+        told, _, remedy = too_old.partition(": ")
+        return [*findings, Finding("CUDA devices", "optional", "the driver is too old", told, remedy)]
     why = "none visible to torch" if built else "this torch is built without CUDA"
     remedy = "check nvidia-smi and CUDA_VISIBLE_DEVICES" if built else "pip install torch (a CUDA build), on a GPU host"
     cost = "runs on CPU: enough for the quickstart and tests, not for the base model"
@@ -99,7 +110,6 @@ def _torch() -> list[Finding]:
 def _libraries() -> list[Finding]:
     wanted: tuple[tuple[str, str, State, str], ...] = (
         ("deepspeed", "deepspeed", "missing", "no training"),
-        ("nvidia-dali-cuda120", "nvidia.dali", "missing", "no decoding of images and videos"),
         ("av", "av", "missing", "videos cannot be checked or prepared"),
         ("triton", "triton", "optional", "our kernels run as their PyTorch twins, slower on GPUs"),
         ("transformers", "transformers", "optional", "only the embedded tokenizer; no Hugging Face weights"),
@@ -112,6 +122,23 @@ def _libraries() -> list[Finding]:
         else:
             findings.append(Finding(distribution, "ok", version or "installed"))
     return findings
+
+
+def _dali() -> list[Finding]:
+    """Return which of DALI's builds there is: the one of torch's CUDA is asked for, either one does."""
+    import torch
+
+    builds = DISTRIBUTIONS["dali"]
+    wanted = builds[(torch.version.cuda or "").startswith("13.")]
+    found = {name: version for name in builds if (version := installed_version(name)) is not None}
+    if len(found) > 1:
+        cost = "both hold the same files: the one installed last counts, and removing either breaks both"
+        remedy = f"pip uninstall {' '.join(found)}; then pip install {wanted}"
+        return [Finding("DALI", "optional", " and ".join(found), cost, remedy)]
+    if not found and not _importable("nvidia.dali"):
+        cost = "no decoding of images and videos"
+        return [Finding(wanted, "missing", "not installed", cost, f"pip install {wanted}")]
+    return [Finding(name, "ok", version) for name, version in (found or {wanted: "installed"}).items()]
 
 
 def _compilers() -> list[Finding]:
@@ -159,13 +186,27 @@ def _optional() -> list[Finding]:
 
 def _choices() -> list[Finding]:
     from sclds.config import EngineConfig, ModelConfig
-    from sclds.machine.implementations import choose_for
+    from sclds.machine.implementations import choose_for, this_machine
 
-    chosen = choose_for(EngineConfig(), ModelConfig())
+    engine, model, machine = EngineConfig(), ModelConfig(), this_machine()
+    chosen = choose_for(engine, model, machine)
     return [
         Finding("engine.kernels=auto", "ok", chosen.kernels),
-        Finding("engine.attention=auto", "ok", str(chosen.attention)),
+        Finding("engine.attention=auto", "ok", str(chosen.attention), _passed_over(chosen.attention, model, machine)),
     ]
+
+
+def _passed_over(chosen: "AttentionBackends", model: "ModelConfig", machine: "Machine") -> str:
+    """Return which attention backends that are preferred to those chosen cannot be had, and why."""
+    from sclds.machine.attention import BACKENDS, call_sites, obstacle
+
+    reasons: dict[str, None] = {}
+    for site, wanted in call_sites(model, "bf16").items():
+        for name in BACKENDS:
+            if name == getattr(chosen, site):
+                break
+            reasons[f"not {name}: {obstacle(name, wanted, machine)}"] = None
+    return "; ".join(reasons)
 
 
 def _accelerator() -> list[Finding]:

@@ -8,7 +8,7 @@ by the plans of a batch, one backend per call site.
 import importlib.util
 import os
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 
@@ -17,36 +17,14 @@ from scl_kernels.norms import Norms, norms_problem, set_norms
 from scl_kernels.optional import library
 from sclds.config import Config, EngineConfig, ModelConfig
 from sclds.config.errors import ConfigError
-
-AttentionBackend = Literal["flash_attn", "torch_varlen", "sdpa"]
-"""In the order of preference."""
-_TAKES_DROPOUT = ("flash_attn", "sdpa")
-
-
-@dataclass(frozen=True)
-class Machine:
-    """What the choice depends on beside the configuration."""
-
-    cuda: bool
-    """Whether a run here computes on CUDA."""
-    flash_attn: bool = False
-    """Whether flash-attn 2 with its variable-length functions is installed."""
-    torch_varlen: bool = False
-    """Whether this torch has variable-length attention."""
-
-
-@dataclass(frozen=True)
-class AttentionBackends:
-    """The backend of each call site."""
-
-    vision: AttentionBackend = "sdpa"
-    text: AttentionBackend = "sdpa"
-    fusion: AttentionBackend = "sdpa"
-
-    def __str__(self) -> str:
-        """Return one name where all sites agree, else one per site."""
-        sites = {site: getattr(self, site) for site in ("vision", "text", "fusion")}
-        return self.vision if len(set(sites.values())) == 1 else ", ".join(f"{s} {b}" for s, b in sites.items())
+from sclds.machine.attention import (
+    AttentionBackend,
+    AttentionBackends,
+    Machine,
+    attention_problems,
+    available,
+    call_sites,
+)
 
 
 @dataclass(frozen=True)
@@ -63,29 +41,17 @@ class Implementations:
 def this_machine() -> Machine:
     """Look at the machine and the environment of this process."""
     cuda = torch.cuda.is_available() and os.environ.get("DS_ACCELERATOR", "cuda") == "cuda"
+    found: dict[AttentionBackend, bool] = {
+        "flash_attn_3": library("flash-attn 3").present,
+        "flash_attn_4": library("flash-attn 4").present,
+        "flash_attn": library("flash-attn").present,
+        "torch_varlen": importlib.util.find_spec("torch.nn.attention.varlen") is not None,
+        "sdpa": True,
+    }
+    capabilities = [torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())] if cuda else []
     return Machine(
-        cuda=cuda,
-        flash_attn=library("flash-attn").present,
-        torch_varlen=importlib.util.find_spec("torch.nn.attention.varlen") is not None,
+        cuda, min(capabilities, default=(0, 0)), frozenset(name for name, present in found.items() if present)
     )
-
-
-def available_attention(machine: Machine, precision: str, dropout: float) -> tuple[AttentionBackend, ...]:
-    """Return the backends that can run a call site, best first.
-
-    Args:
-        machine: Where.
-        precision: `bf16` or `fp32`; both variable-length kernels take half types only.
-        dropout: Dropout of attention weights, which torch's variable-length kernel lacks.
-    """
-    fits = machine.cuda and precision == "bf16"
-    has = {"flash_attn": fits and machine.flash_attn, "torch_varlen": fits and machine.torch_varlen, "sdpa": True}
-    return tuple(name for name in get_args(AttentionBackend) if has[name] and (dropout == 0 or name in _TAKES_DROPOUT))
-
-
-def attention_dropout(model: ModelConfig) -> dict[str, float]:
-    """Return the dropout of attention weights by call site."""
-    return {"vision": 0.0, "text": model.text.dropout, "fusion": model.fusion.dropout}
 
 
 def implementation_problems(engine: EngineConfig, model: ModelConfig, machine: Machine) -> list[str]:
@@ -96,16 +62,8 @@ def implementation_problems(engine: EngineConfig, model: ModelConfig, machine: M
     norms = norms_problem(engine.norms)
     if norms:
         problems.append(f"engine.{norms}")
-    lacking = [
-        f"{site} (attention dropout {dropout:g}) can have {', '.join(found)}"
-        for site, dropout in attention_dropout(model).items()
-        if engine.attention not in ("auto", *(found := available_attention(machine, engine.precision, dropout)))
-    ]
-    if lacking:
-        problems.append(
-            f"engine.attention={engine.attention} cannot be had here with engine.precision={engine.precision}: "
-            f"{'; '.join(lacking)}; engine.attention=auto takes the best for each"
-        )
+    if engine.attention != "auto":
+        problems += attention_problems(engine.attention, call_sites(model, engine.precision), machine)
     return problems
 
 
@@ -128,10 +86,10 @@ def choose_for(engine: EngineConfig, model: ModelConfig, machine: Machine | None
     problems = implementation_problems(engine, model, machine)
     if problems:
         raise ConfigError(problems)
-    sites: dict[str, AttentionBackend] = {}
-    for site, dropout in attention_dropout(model).items():
-        forced = engine.attention
-        sites[site] = forced if forced != "auto" else available_attention(machine, engine.precision, dropout)[0]
+    sites = {
+        site: available(wanted, machine)[0] if engine.attention == "auto" else engine.attention
+        for site, wanted in call_sites(model, engine.precision).items()
+    }
     device = torch.device("cuda") if machine.cuda else torch.device("cpu")
     return Implementations(
         kernels=_kernels(engine.kernels, device),

@@ -3,6 +3,7 @@
 Shape suffixes: N query rows, M key rows, H heads, D channels of a head.
 """
 
+from collections.abc import Callable
 from typing import cast
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from scl_kernels import gather_rows
 from scl_kernels.validation import check_tensor
 from sclds.batch.attention_plan import AttentionPlan
+from sclds.machine.attention import BACKENDS
 
 
 def attend(q_NHD: Tensor, k_MHD: Tensor, v_MHD: Tensor, plan: AttentionPlan, dropout: float = 0.0) -> Tensor:
@@ -38,16 +40,81 @@ def attend(q_NHD: Tensor, k_MHD: Tensor, v_MHD: Tensor, plan: AttentionPlan, dro
         return q_NHD + 0 * (k_MHD.sum() + v_MHD.sum())
     if plan.backend == "sdpa":
         return _attend_sdpa(q_NHD, k_MHD, v_MHD, plan, dropout)
-    assert plan.cu_seqlens_q is not None, "planned for a variable-length backend"
-    assert plan.cu_seqlens_k is not None, "planned for a variable-length backend"
-    segments = (plan.cu_seqlens_q, plan.cu_seqlens_k, plan.max_q, plan.max_k)
+    segments = plan.segments
+    if plan.backend == "flash_attn":
+        from flash_attn import flash_attn_varlen_func
+
+        return flash_attn_varlen_func(q_NHD, k_MHD, v_MHD, *segments, dropout_p=dropout)
+    if dropout:
+        raise ValueError(f"expected dropout 0 for {plan.backend}, which has none, got {dropout:g}")
     if plan.backend == "torch_varlen":
         from torch.nn.attention.varlen import varlen_attn
 
         return cast(Tensor, varlen_attn(q_NHD, k_MHD, v_MHD, *segments))
-    from flash_attn import flash_attn_varlen_func
+    return _without_statistics(_newer_flash_attention(plan)(q_NHD, k_MHD, v_MHD, **plan.named_segments))
 
-    return flash_attn_varlen_func(q_NHD, k_MHD, v_MHD, *segments, dropout_p=dropout)
+
+def attend_qkv(qkv_N3HD: Tensor, plan: AttentionPlan, dropout: float = 0.0) -> Tensor:
+    """Self-attention of queries, keys and values that lie in one tensor, see `attend`.
+
+    Args:
+        qkv_N3HD: Queries, keys, values of every row.
+        plan: Segments, the same of queries and keys.
+        dropout: Probability of dropping an attention weight.
+
+    Returns:
+        (N, H, D).
+
+    Raises:
+        ValueError: Rows are not those of the plan.
+    """
+    check_tensor("qkv", qkv_N3HD, shape=(plan.rows_q, 3, None, None))
+    if not BACKENDS[plan.backend].packed or not len(qkv_N3HD):
+        q_NHD, k_NHD, v_NHD = qkv_N3HD.unbind(1)
+        return attend(q_NHD, k_NHD, v_NHD, plan, dropout)
+    from flash_attn import flash_attn_varlen_qkvpacked_func
+
+    cu_seqlens, _, longest, _ = plan.segments
+    return flash_attn_varlen_qkvpacked_func(qkv_N3HD, cu_seqlens, longest, dropout_p=dropout)
+
+
+def attend_kv(q_NHD: Tensor, kv_M2HD: Tensor, plan: AttentionPlan, dropout: float = 0.0) -> Tensor:
+    """Attention with keys and values that lie in one tensor, see `attend`.
+
+    Args:
+        q_NHD: Queries.
+        kv_M2HD: Keys and values of every row.
+        plan: Segments of queries and keys.
+        dropout: Probability of dropping an attention weight.
+
+    Returns:
+        (N, H, D).
+
+    Raises:
+        ValueError: Rows are not those of the plan, or queries, keys and values do not fit together.
+    """
+    check_tensor("q", q_NHD, shape=(plan.rows_q, None, None))
+    check_tensor("kv", kv_M2HD, shape=(plan.rows_k, 2, *q_NHD.shape[1:]), dtypes=(q_NHD.dtype,), device=q_NHD.device)
+    if not BACKENDS[plan.backend].packed or not len(q_NHD):
+        k_MHD, v_MHD = kv_M2HD.unbind(1)
+        return attend(q_NHD, k_MHD, v_MHD, plan, dropout)
+    from flash_attn import flash_attn_varlen_kvpacked_func
+
+    return flash_attn_varlen_kvpacked_func(q_NHD, kv_M2HD, *plan.segments, dropout_p=dropout)
+
+
+def _newer_flash_attention(plan: AttentionPlan) -> Callable[..., Tensor | tuple[Tensor, ...]]:
+    """Return the function of flash-attn 3 or 4, which give their arguments another order but the same names."""
+    if plan.backend == "flash_attn_3":
+        from flash_attn_interface import flash_attn_varlen_func as function
+    else:
+        from flash_attn.cute import flash_attn_varlen_func as function
+    return function
+
+
+def _without_statistics(found: Tensor | tuple[Tensor, ...]) -> Tensor:
+    """Return the output alone: flash-attn 4, and 3 until August 2025, return the log-sum-exp of each row with it."""
+    return found if isinstance(found, Tensor) else found[0]
 
 
 def _attend_sdpa(q_NHD: Tensor, k_MHD: Tensor, v_MHD: Tensor, plan: AttentionPlan, dropout: float) -> Tensor:

@@ -18,7 +18,7 @@ from sclds.batch import Batch
 from sclds.batch.attention_plan import StreamAttention
 from sclds.config import FusionConfig
 from sclds.model import flops
-from sclds.model.attention import attend
+from sclds.model.attention import attend_kv
 from sclds.model.groups import ParameterGroup
 from sclds.model.layers import MLP, PostNorm, SelfAttention
 from sclds.model.recompute import recomputed
@@ -67,9 +67,9 @@ class CrossAttention(nn.Module):
             kv = self.kv(other_MC[attention.other])
         else:
             kv = gather_rows(self.kv(other_MC), plan.expand_other[attention.other])
-        k, v = kv.unflatten(-1, (2, self.heads, -1)).unbind(1)
+        q_NHD, kv_M2HD = q.unflatten(-1, (self.heads, -1)), kv.unflatten(-1, (2, self.heads, -1))
         dropout = self.dropout if self.training else 0.0
-        return self.out(attend(q.unflatten(-1, (self.heads, -1)), k, v, attention.cross_attention, dropout).flatten(1))
+        return self.out(attend_kv(q_NHD, kv_M2HD, attention.cross_attention, dropout).flatten(1))
 
 
 class FusionLayer(nn.Module):
@@ -81,9 +81,9 @@ class FusionLayer(nn.Module):
         super().__init__()
         width, eps, dropout = config.width, config.layer_norm_eps, config.dropout
         site = _FIRST_SITE[stream] + 3 * number
-        self.self_attention = SelfAttention(width, config.heads, dropout)
+        self.self_attention = SelfAttention(width, config.heads, config.dropout_of_attention)
         self.self_norm = PostNorm(width, eps, dropout, site)
-        self.cross_attention = CrossAttention(width, config.heads, dropout)
+        self.cross_attention = CrossAttention(width, config.heads, config.dropout_of_attention)
         self.cross_norm = PostNorm(width, eps, dropout, site + 1)
         self.mlp = MLP(width, config.mlp_ratio * width, "gelu")
         self.mlp_norm = PostNorm(width, eps, dropout, site + 2)
@@ -151,8 +151,8 @@ def _stream_plan(
 ) -> StreamPlan:
     """Return what a layer of one stream (0 text, 1 vision) does.
 
-    `own` and `other` lead from view rows to pair rows, `read` are the pair rows that are read, and the keys are those of
-    view rows and of pair rows.
+    `own` and `other` lead from view rows to pair rows, `read` are the pair rows that are read, and the keys are those
+    of view rows and of pair rows.
     """
     attention = batch.pairs.attention
     if layer == layers - 1:

@@ -8,7 +8,7 @@ from scl_kernels import dropout_add_norm, linear_activation
 from scl_kernels.dropout_norm.draws import counter_dropout
 from scl_kernels.norms import chosen_norms, layer_norm
 from sclds.batch.attention_plan import AttentionPlan
-from sclds.model.attention import attend
+from sclds.model.attention import attend_kv, attend_qkv
 from sclds.model.initial import Draw, norm_value
 
 
@@ -61,15 +61,16 @@ class QKVLinear(nn.Linear):
         super().__init__(width, 3 * width)
         self.width = width
 
-    def forward(self, x_NC: Tensor, query_rows: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
-        """Return q (rows, C), k (N, C), v (N, C); `query_rows` limits the queries."""
+    def forward(self, x_NC: Tensor, query_rows: Tensor | None = None) -> tuple[Tensor | None, Tensor]:  # type: ignore[override]
+        """Return None and qkv (N, 3·C); with `query_rows`, q (rows, C) of these alone and kv (N, 2·C).
+
+        They stay in one tensor, so that a kernel which takes them so gives their gradient in one, without a copy.
+        """
         if query_rows is None:
-            q, k, v = F.linear(x_NC, self.weight, self.bias).split(self.width, dim=-1)
-            return q, k, v
+            return None, F.linear(x_NC, self.weight, self.bias)
         w, b = self.weight, self.bias
         q = F.linear(x_NC[query_rows], w[: self.width], b[: self.width])
-        k, v = F.linear(x_NC, w[self.width :], b[self.width :]).split(self.width, dim=-1)
-        return q, k, v
+        return q, F.linear(x_NC, w[self.width :], b[self.width :])
 
 
 class SelfAttention(nn.Module):
@@ -84,8 +85,14 @@ class SelfAttention(nn.Module):
 
     def forward(self, x_NC: Tensor, plan: AttentionPlan, query_rows: Tensor | None = None) -> Tensor:
         """Return (N, C), or one row per query row."""
-        q, k, v = (t.unflatten(-1, (self.heads, -1)) for t in self.qkv(x_NC, query_rows))
-        return self.out(attend(q, k, v, plan, self.dropout if self.training else 0.0).flatten(1))
+        dropout = self.dropout if self.training else 0.0
+        q, packed = self.qkv(x_NC, query_rows)
+        if q is None:
+            mixed = attend_qkv(packed.unflatten(-1, (3, self.heads, -1)), plan, dropout)
+        else:
+            q_NHD, kv_M2HD = q.unflatten(-1, (self.heads, -1)), packed.unflatten(-1, (2, self.heads, -1))
+            mixed = attend_kv(q_NHD, kv_M2HD, plan, dropout)
+        return self.out(mixed.flatten(1))
 
 
 class MLP(nn.Module):

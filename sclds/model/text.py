@@ -68,7 +68,7 @@ class TextLayer(nn.Module):
         super().__init__()
         width, eps, dropout = config.width, config.layer_norm_eps, config.dropout
         site = EMBEDDING_SITE + 1 + 2 * number
-        self.attention = SelfAttention(width, config.heads, dropout)
+        self.attention = SelfAttention(width, config.heads, config.dropout_of_attention)
         self.attention_norm = PostNorm(width, eps, dropout, site)
         self.mlp = MLP(width, 4 * width, "gelu")
         self.mlp_norm = PostNorm(width, eps, dropout, site + 1)

@@ -89,8 +89,8 @@ def forced_settings(steps: int, way: Way, micro: int, folder: Path) -> list[str]
         *(
             f"batch.max_micro_size={micro}",
             f"batch.layout={way.layout}",
-            "model.text.dropout=0",
-            "model.fusion.dropout=0",
+            *("model.text.dropout=0", "model.text.attention_dropout=0"),
+            *("model.fusion.dropout=0", "model.fusion.attention_dropout=0"),
         ),
         *("log.every=1", "log.pictures_every=0", "log.tensorboard=false", "data.heldout=[]"),
         *(f"checkpoint.every={steps}", "checkpoint.keep=1"),

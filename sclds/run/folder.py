@@ -36,6 +36,7 @@ class RunFolder:
         self.report = self.root / "report.html"
         self.tensorboard = self.root / "tensorboard"
         self.checkpoints = self.root / "checkpoints"
+        self.collectives = self.root / "flight_recorder"
 
     def holds_run(self) -> bool:
         """Return whether a run has written here: settings, metrics, results or set-aside samples."""

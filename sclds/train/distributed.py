@@ -4,6 +4,7 @@ import os
 import socket
 from collections.abc import Sequence
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import deepspeed
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from sclds.config.errors import UserError
 from sclds.losses.communicator import Ints
+from sclds.train.flight_recorder import keep_collectives
 
 
 def launched_rank() -> int:
@@ -31,9 +33,10 @@ class ProcessGroup:
 
     Args:
         patience: Seconds for which a collective waits; torch's own when not given.
+        collectives: Folder that takes the last collectives where some wait too long on a GPU; none keeps none.
     """
 
-    def __init__(self, patience: float | None = None) -> None:
+    def __init__(self, patience: float | None = None, collectives: Path | None = None) -> None:
         _without_launcher()
         _without_compiled_collectives()
         accelerator = get_accelerator()
@@ -41,6 +44,8 @@ class ProcessGroup:
         self.device = torch.device(accelerator.device_name(local_rank))
         if self.device.type != "cpu":
             accelerator.set_device(local_rank)
+            if collectives is not None:
+                keep_collectives(collectives)
         self._owns = not dist.is_initialized()
         limit = {} if patience is None else {"timeout": timedelta(seconds=patience)}
         try:
@@ -51,6 +56,13 @@ class ProcessGroup:
         self._hosts = None if self.device.type == "cpu" else dist.new_group(backend="gloo", **limit)  # type: ignore[arg-type]
         self.rank = dist.get_rank()
         self.world_size = dist.get_world_size()
+
+    def wait_at_most(self, seconds: float) -> None:
+        """Have collectives, in all groups of processes that there are, wait so long from now on."""
+        dist.barrier()
+        synchronize()  # those under way have the limit that they began with
+        for group in list(dist.distributed_c10d._world.pg_map):
+            dist.distributed_c10d._set_pg_timeout(timedelta(seconds=seconds), group)
 
     def store(self) -> Any:
         """Return a connection of its own to the store through which the processes met, for use by another thread."""

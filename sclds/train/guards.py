@@ -1,6 +1,7 @@
 """What stands around a run: limits on every wait, one writer per folder, and an end together with the launcher."""
 
 from contextlib import AbstractContextManager, ExitStack
+from functools import partial
 from typing import Literal
 
 from sclds.config import Config
@@ -8,6 +9,7 @@ from sclds.config.errors import SharedError, UserError
 from sclds.run.folder import RunFolder
 from sclds.run.lease import Lease
 from sclds.train.distributed import ProcessGroup, launched_rank, launched_world_size
+from sclds.train.flight_recorder import write_collectives
 from sclds.train.launcher import LauncherWatch
 from sclds.train.progress import Reporter
 from sclds.train.watchdog import Watchdog
@@ -27,15 +29,20 @@ class Guards:
 
     def __init__(self, config: Config, folder: RunFolder, reporter: Reporter):
         self._limits = config.limits
-        self._watchdog = Watchdog(launched_rank(), launched_world_size())
+        rank = launched_rank()
+        self._watchdog = Watchdog(rank, launched_world_size(), record=partial(write_collectives, rank))
         self._lease = Lease(folder.root, reporter.say)
         self._stack = ExitStack()
 
     @property
+    def patience_of_start(self) -> float:
+        """Seconds for which a collective may wait until the run is built and loaded."""
+        return self._limits.start + _LATER
+
+    @property
     def patience(self) -> float:
-        """Seconds for which a collective may wait."""
-        limits = self._limits
-        return max(limits.start, limits.step, limits.save, limits.evaluation) + _LATER
+        """Seconds for which a collective may wait from then on."""
+        return max(self._limits.step, self._limits.save, self._limits.evaluation) + _LATER
 
     def __enter__(self) -> "Guards":
         self._stack.enter_context(self._watchdog)

@@ -36,11 +36,12 @@ def pretrain(config: Config, checkpoint: Checkpoint | None) -> int:
 
     with Guards(config, folder, reporter) as guards:
         with guards.limit("the start", "start"):
-            group = ProcessGroup(guards.patience)
+            group = ProcessGroup(guards.patience_of_start, folder.collectives)
         try:
             with guards.limit("the start", "start"):
                 guards.meet(group)
                 run = Run(config, group, folder, reporter, guards)
+                group.wait_at_most(guards.patience)
             return _carried_out(run, reporter)
         finally:
             group.close()

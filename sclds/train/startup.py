@@ -63,6 +63,8 @@ def checked_start(
         lambda: _optimizer_problems(config.optimizer) if trains else [],
         lambda: _backend_problems(config.engine, config.model) if trains else [],
         lambda: _accelerator_problems(this_place(), hostfile) if trains else [],
+        lambda: _driver_problems(this_place()) if trains else [],
+        lambda: _decoder_problems() if trains else [],
         lambda: [
             f"engine.env: {name} is not set here; export it where the run is launched, and use sclds launch, which "
             f"hands it on (DeepSpeed's own launcher does not)"
@@ -195,6 +197,25 @@ def _accelerator_problems(place: Place, hostfile: bool) -> list[str]:
     if processes > count:
         return [f"{place.host} was given {processes} processes and has {count} GPUs; give it slots={count}"]
     return []
+
+
+def _driver_problems(place: Place) -> list[str]:
+    """Return a sentence where torch would pass over this host's GPUs without a word."""
+    from sclds.machine.driver import driver_problem
+
+    problem = None if os.environ.get("DS_ACCELERATOR") == "cpu" else driver_problem()
+    return [] if problem is None else [f"{place.host}: {problem}; or export DS_ACCELERATOR=cpu to train on the CPU"]
+
+
+def _decoder_problems() -> list[str]:
+    from sclds.machine.packages import DISTRIBUTIONS, installed_version
+
+    if any(map(installed_version, DISTRIBUTIONS["dali"])):
+        return []
+    return [
+        f"NVIDIA DALI, which decodes images and videos, is not installed (none of {', '.join(DISTRIBUTIONS['dali'])}): "
+        f"install this package with one of its extras cpu, gpu-cu12, gpu-cu13"
+    ]
 
 
 def _deepspeed_problems(engine: EngineConfig) -> list[str]:

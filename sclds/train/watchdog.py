@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Protocol
 
 INTERVAL = 2.0
@@ -51,10 +52,17 @@ class Watchdog:
         rank: Of this process.
         world_size: Number of processes.
         end: Called with the exit code; another one in tests.
+        record: Writes what collectives were under way, and returns the file; None where it keeps none.
     """
 
-    def __init__(self, rank: int, world_size: int, end: Callable[[int], None] = os._exit):
-        self._rank, self._world_size, self._end = rank, world_size, end
+    def __init__(
+        self,
+        rank: int,
+        world_size: int,
+        end: Callable[[int], None] = os._exit,
+        record: Callable[[], Path | None] = lambda: None,
+    ):
+        self._rank, self._world_size, self._end, self._record = rank, world_size, end, record
         self._host = socket.gethostname()
         self._store: Store | None = None
         self._phase: tuple[str, float, float] | None = None
@@ -110,6 +118,9 @@ class Watchdog:
         print(f"error: {reason}; {others}; this process ends, its threads were at:", file=sys.stderr, flush=True)  # noqa: T201
         with contextlib.suppress(OSError, ValueError):  # no file descriptor behind a captured stderr
             faulthandler.dump_traceback(sys.stderr, all_threads=True)
+        file = self._record()
+        if file is not None:
+            print(f"rank {self._rank}: its last collectives are in {file}", file=sys.stderr, flush=True)  # noqa: T201
         self._end(1)
 
     def _others(self) -> str:

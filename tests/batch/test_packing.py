@@ -1,11 +1,14 @@
 """The packed batch holds what the views say, row by row."""
 
 import numpy as np
+import pytest
 
 from scl_kernels import CLASS_ROW, MASK_ROW
+from sclds.batch import Recipe, pack
 from sclds.config import LossesConfig
+from sclds.machine.attention import AttentionBackends
 from sclds.objectives import objectives_in_use, pairs_in_use
-from tests.model.samples import PAD, pack_samples, sample
+from tests.model.samples import GRIDS, PAD, pack_samples, pixels, sample
 
 
 def names(losses):
@@ -53,3 +56,34 @@ def test_pairs_are_those_of_the_objectives_in_use():
     assert names(LossesConfig(**off | {"mltc_image": 1})) == ("mlsc", "mltc")
     assert names(LossesConfig(**off | {"mvsc": 1, "itm": 1})) == ("itm", "mvsc", "mlsc")
     assert names(LossesConfig(mltc_image=1)) == ("mlm", "mvsc", "mlsc", "itm", "mltc")
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3])
+def test_attention_of_equal_segments_is_planned_and_moved_once(monkeypatch, layers):
+    """The text encoder and fusion's first layer attend alike within texts, images within frames and within views."""
+    from sclds.batch import attention_plan
+
+    planned, plan = [], attention_plan.plan_attention
+
+    def noted(cu_seqlens_q, cu_seqlens_k, backend):
+        planned.append((cu_seqlens_q.tolist(), cu_seqlens_k.tolist(), backend))
+        return plan(cu_seqlens_q, cu_seqlens_k, backend)
+
+    monkeypatch.setattr(attention_plan, "plan_attention", noted)
+    batch = pack_samples([sample(0, partner=1), sample(1, inner=3, partner=0)], layers=layers)
+    assert not [key for key in planned if planned.count(key) > 1]
+    first = batch.pairs.attention.first or batch.pairs.attention.last
+    assert [stream.self_attention for stream in first] == [batch.text.attention, batch.vision.attention]
+    moved = batch.in_one_block()
+    first = moved.pairs.attention.first or moved.pairs.attention.last
+    assert first[0].self_attention is moved.text.attention
+
+
+def test_call_sites_of_different_backends_have_plans_of_their_own():
+    views = [sample(0, partner=1), sample(1, inner=3, partner=0)]
+    attention = AttentionBackends("flash_attn_3", "flash_attn", "torch_varlen", "sdpa")
+    batch = pack(views, pixels(views), Recipe(PAD, LossesConfig(), GRIDS, 2, 3, attention))
+    streams = [stream for place in ("first", "middle", "last") for stream in getattr(batch.pairs.attention, place)]
+    assert {stream.self_attention.backend for stream in streams} == {"torch_varlen"}
+    assert {stream.cross_attention.backend for stream in streams} == {"sdpa"}
+    assert (batch.vision.attention.backend, batch.text.attention.backend) == ("flash_attn_3", "flash_attn")

@@ -84,3 +84,30 @@ def test_without_compilers_the_cost_is_named(monkeypatch, capsys):
     _, _, findings = report(capsys)
     assert "engine.kernels=torch" in findings["gcc"]["cost"]
     assert findings["ninja"]["remedy"] == "pip install ninja"
+
+
+@pytest.mark.parametrize(
+    ("cuda", "installed", "state", "said"),
+    [
+        ("12.8", {"nvidia-dali-cuda120"}, "ok", ""),
+        ("13.0", {"nvidia-dali-cuda130"}, "ok", ""),
+        ("13.0", {"nvidia-dali-cuda120"}, "ok", ""),
+        ("13.0", set(), "missing", "pip install nvidia-dali-cuda130"),
+        (None, set(), "missing", "pip install nvidia-dali-cuda120"),
+        ("13.0", {"nvidia-dali-cuda120", "nvidia-dali-cuda130"}, "optional", "then pip install nvidia-dali-cuda130"),
+    ],
+)
+def test_one_build_of_dali_is_asked_for_that_of_torchs_cuda(monkeypatch, cuda, installed, state, said):
+    monkeypatch.setattr("torch.version.cuda", cuda)
+    monkeypatch.setattr(examination, "_importable", lambda module: False)
+    monkeypatch.setattr(examination, "installed_version", lambda name: "2.4.0" if name in installed else None)
+    (finding,) = examination._dali()
+    assert finding.state == state
+    assert said in finding.remedy
+
+
+def test_attention_that_was_passed_over_is_told_with_the_reason(capsys):
+    _, _, findings = report(capsys)
+    told = findings["engine.attention=auto"]
+    assert told["found"] == "sdpa"
+    assert "not torch_varlen: it needs a CUDA device, and a run here computes on the CPU" in told["cost"]

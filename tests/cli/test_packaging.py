@@ -1,10 +1,16 @@
 """What pyproject.toml says of the package is so."""
 
+import json
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
+import pytest
+
 import sclds
+from sclds.machine.packages import DISTRIBUTIONS
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -38,3 +44,34 @@ def test_the_version_stands_in_one_place():
     assert "version" not in PROJECT["project"]
     assert PROJECT["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "sclds.__version__"}
     assert re.fullmatch(r"\d+\.\d+\.\d+", sclds.__version__)
+
+
+EXTRAS = PROJECT["project"]["optional-dependencies"]
+
+
+def test_each_cuda_has_its_build_of_dali_and_no_install_has_two():
+    assert not [name for name in names(PROJECT["project"]["dependencies"]) if "dali" in name]
+    dali = {extra: [name for name in names(EXTRAS[extra]) if "dali" in name] for extra in EXTRAS}
+    assert {extra: found for extra, found in dali.items() if found} == {
+        "cpu": ["nvidia-dali-cuda120"],
+        "gpu-cu12": ["nvidia-dali-cuda120"],
+        "gpu-cu13": ["nvidia-dali-cuda130"],
+    }
+    assert {name for found in dali.values() for name in found} == set(DISTRIBUTIONS["dali"]) <= PINNED.keys()
+
+
+def test_the_packages_that_only_gpu_hosts_of_cuda_13_take_can_be_resolved():
+    """With their own dependencies, so that what the constraints hold and what they need do not contradict."""
+    extra = "gpu-cu13"
+    dry = [sys.executable, "-m", "pip", "install", "--dry-run", "--ignore-installed", "--quiet", "--report", "-"]
+    given = ["--disable-pip-version-check", "-c", str(ROOT / "requirements" / "constraints.txt"), *EXTRAS[extra]]
+    done = subprocess.run([*dry, *given], capture_output=True, text=True, timeout=300, check=False)
+    if done.returncode and not re.search(r"ResolutionImpossible|[Cc]onflict", done.stderr):
+        pytest.skip(f"no package index can be reached: {done.stderr.strip().splitlines()[-1]}")
+    assert done.returncode == 0, done.stderr
+    packages = [package["metadata"] for package in json.loads(done.stdout)["install"]]
+    found = {package["name"]: package["version"] for package in packages}
+    (dali,) = names(EXTRAS[extra])
+    assert found[dali] == PINNED[dali]
+    cuda = {name.rpartition("cu")[2] for name in found if re.fullmatch(r"nvidia-.*-cu\d\d", name)}
+    assert cuda == {extra.removeprefix("gpu-cu")}, "libraries of the other CUDA"

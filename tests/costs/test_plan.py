@@ -74,3 +74,24 @@ def test_wrong_arguments(arguments: tuple[int, str, float, int], message: str) -
 def test_gpus_that_do_not_divide_the_batch() -> None:
     with pytest.raises(ConfigError, match="cannot be split over 7"):
         plan.plan(load_config(CONFIGS[0]), 7, "h100", 0.4, 12)
+
+
+@pytest.mark.parametrize(
+    ("gpu", "overrides", "vision", "text"),
+    [
+        ("h100", [], ["flash_attn_3", "flash_attn_4", "flash_attn", "torch_varlen", "sdpa"], ["flash_attn", "sdpa"]),
+        ("a100", [], ["flash_attn", "torch_varlen", "sdpa"], ["flash_attn", "sdpa"]),
+        ("a100", ["model.text.attention_dropout=0"], *[["flash_attn", "torch_varlen", "sdpa"]] * 2),
+        ("h100", ["engine.precision=fp32"], ["sdpa"], ["sdpa"]),
+        ("h100", ["engine.attention=flash_attn"], ["flash_attn"], ["flash_attn"]),
+    ],
+)
+def test_the_plan_says_which_attention_there_is_on_a_gpu(gpu, overrides, vision, text):
+    found = plan.attention_on(load_config(PRETRAIN / "scl_base_image.yaml", overrides), plan.GPUS[gpu])
+    assert (found["vision"], found["text"]) == (vision, text)
+
+
+def test_a_plan_with_attention_that_is_not_to_be_had_there_is_refused():
+    config = load_config(PRETRAIN / "scl_base_image.yaml", ["engine.attention=flash_attn_3"])
+    with pytest.raises(ConfigError, match=r"9\.x, and this device has 8\.0"):
+        plan.attention_on(config, plan.GPUS["a100"])

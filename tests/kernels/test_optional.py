@@ -74,6 +74,37 @@ def test_the_unrelated_package_of_the_same_name_is_told_apart(install):
     assert apex.remedy.startswith("pip uninstall apex; then build it from github.com/NVIDIA/apex")
 
 
+FLASH = {"flash_attn_interface.py": "raise ImportError('looking must not import')"}
+
+
+@pytest.mark.parametrize(
+    ("packages", "present", "why"),
+    [
+        ({"flash_attn": FLASH}, {"flash-attn"}, "the package `flash_attn` that is has no cute"),
+        (
+            {"flash_attn": {"cute/__init__.py": ""}, "cutlass": {}, "quack": {}},
+            {"flash-attn 4"},
+            "the package `flash_attn` that is has no flash_attn_interface",
+        ),
+        (
+            {"flash_attn": FLASH | {"cute/__init__.py": ""}, "cutlass": {}, "quack": {}},
+            {"flash-attn", "flash-attn 4"},
+            "",
+        ),
+        ({"flash_attn": {"cute/__init__.py": ""}, "quack": {}}, set(), "installed without cutlass, which it imports"),
+        ({"": {"flash_attn_interface.py": ""}, "flash_attn_3": {}}, {"flash-attn 3"}, ""),
+        ({"": {"flash_attn_interface.py": ""}}, set(), "installed without flash_attn_3, which it imports"),
+    ],
+)
+def test_flash_attentions_that_share_a_package_are_told_apart(install, packages, present, why):
+    for package, files in packages.items():
+        install(package, files)
+    found = [library for library in optional_libraries() if library.name.startswith("flash-attn")]
+    assert {library.name for library in found if library.present} == present
+    assert why in "; ".join(library.why for library in found if not library.present)
+    assert not any("pip uninstall" in library.remedy for library in found)
+
+
 @pytest.mark.parametrize("name", ["apex", "liger"])
 def test_a_fused_layer_norm_serves_the_models_layers(name, install, monkeypatch):
     """Stand-ins with the libraries' signatures: values, gradients, and that the model's module goes through them."""

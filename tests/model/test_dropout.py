@@ -3,6 +3,9 @@
 import pytest
 import torch
 
+from sclds.config import FusionConfig, ModelConfig, TextConfig, VisionConfig
+from sclds.model.scl import SCLModel
+from sclds.reference.standalone.parameters_scl import PlainSCL
 from tests.model.samples import assert_equal, model_of, pack_samples, packed, sample
 
 VIEWS = [sample(0, partner=1), sample(1, "video", 2, inner=6, partner=0), sample(2, inner=7)]
@@ -62,3 +65,54 @@ def test_recomputation_drops_the_same(part):
         torch.manual_seed(5)
         results.append(packed(model, VIEWS))
     assert_equal(*results, 1e-12)
+
+
+TINY = {"width": 8, "layers": 1, "heads": 2}
+
+
+def attention_and_other_dropout(text, fusion):
+    """Return the dropout of attention weights and all other dropout of a model, ours and as it is exported."""
+    config = ModelConfig(
+        vision=VisionConfig(**TINY, patch_size=4, pretrained_image_size=8),
+        text=TextConfig(**TINY, max_positions=8, vocab_size=9, **text),
+        fusion=FusionConfig(**TINY, **fusion),
+    )
+    ours, exported = SCLModel(config, 9), PlainSCL(config.model_dump(mode="json"), 1)
+    found = []
+    for model in (ours, exported):
+        dropping = {name: m for name, m in model.named_modules() if isinstance(getattr(m, "dropout", None), float)}
+        for part in ("text_encoder", "cross_modal"):
+            chosen = {name: m for name, m in dropping.items() if name.removeprefix("scl.").startswith(part)}
+            assert chosen, part
+            found.append(
+                (
+                    {m.dropout for m in chosen.values() if hasattr(m, "heads")},
+                    {m.dropout for m in chosen.values() if not hasattr(m, "heads")},
+                )
+            )
+    assert found[:2] == found[2:], "the exported model drops otherwise"
+    return found[:2]
+
+
+@pytest.mark.parametrize(
+    ("text", "fusion", "wanted"),
+    [
+        ({}, {}, [({0.1}, {0.1}), ({0.1}, {0.1})]),
+        ({"dropout": 0.0}, {"dropout": 0.3}, [({0.0}, {0.0}), ({0.3}, {0.3})]),
+        ({"attention_dropout": 0.0}, {"attention_dropout": 0.2}, [({0.0}, {0.1}), ({0.2}, {0.1})]),
+        ({"dropout": 0.0, "attention_dropout": 0.5}, {"dropout": 0.0}, [({0.5}, {0.0}), ({0.0}, {0.0})]),
+    ],
+)
+def test_attention_has_a_dropout_of_its_own(text, fusion, wanted):
+    """By default that of the rest, as published; the exported code has the same."""
+    assert attention_and_other_dropout(text, fusion) == wanted
+
+
+def test_exports_of_before_there_was_one_drop_attention_as_the_rest():
+    architecture = ModelConfig(text=TextConfig(**TINY, max_positions=8, vocab_size=9)).model_dump(mode="json")
+    for section in ("text", "fusion"):
+        del architecture[section]["attention_dropout"]
+    model = PlainSCL(
+        architecture | {"fusion": architecture["fusion"] | TINY, "vision": VisionConfig(**TINY).model_dump()}, 1
+    )
+    assert {m.dropout for m in model.modules() if hasattr(m, "heads") and hasattr(m, "dropout")} == {0.1}

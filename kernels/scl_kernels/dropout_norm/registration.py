@@ -54,8 +54,9 @@ def compare_case(case: Case, dtype: torch.dtype, device: str, backend: Backend) 
     d_out = torch.randn(case.rows, case.width, generator=torch.Generator().manual_seed(1)).to(device, dtype)
 
     def by(choice: Backend) -> Any:
-        def run(*tensors: Tensor) -> Tensor:
-            out, summed = dropout_add_norm(*tensors, keys, 3, case.dropout, EPS, backend=choice)
+        def run(branch: Tensor, residual: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+            inputs = (branch, residual, weight, bias, keys)
+            out, summed = dropout_add_norm(*inputs, 3, case.dropout, EPS, backend=choice)
             return out + summed if case.reads_total else out
 
         return run

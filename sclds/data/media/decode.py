@@ -150,7 +150,7 @@ class Decoder:
         if self._handover is not None:
             arguments = feeds(source, self._data, size, samples, [*inputs.values()])
             pipeline = self._pipeline(source, size)
-            patches = self._handover(lambda: pipeline.run(**arguments)[0].as_tensor(), self._patches)
+            patches = self._handover(lambda stream: pipeline.run(stream, **arguments)[0].as_tensor(), self._patches)
             decoded.update(zip(inputs, patches, strict=True))
             return
         frames: Sequence[Any] = [*inputs.values()]

@@ -20,6 +20,13 @@ Source = Literal["image", "still", "video", "frames", "scaled"]
 """What comes in: an encoded image, one that Pillow decoded (as one frame), an encoded video, frames that FFmpeg
 decoded, or frames scaled on the CPU."""
 
+# the loader's thread already runs ahead of training; DALI's own queue would only keep more buffers
+IN_TURN: dict[str, Any] = {"prefetch_queue_depth": 1, "exec_async": False, "exec_pipelined": False}
+"""DALI's executor on the CPU: without a thread of its own, its memory used again at each run."""
+DYNAMIC: dict[str, Any] = {"prefetch_queue_depth": 1, "exec_async": True, "exec_pipelined": True, "exec_dynamic": True}
+"""DALI's executor on a GPU: memory of outputs is theirs until they are given up, and comes out of a pool that all
+pipelines (image and video, of every size) share; outputs are handed over on a stream, without the host waiting."""
+
 
 def source_of(sample: Encoded, data: DataConfig) -> Source:
     """Return who decodes a sample: DALI what is plain (videos on a GPU only), else the definition, Pillow or FFmpeg."""
@@ -45,10 +52,7 @@ def build_pipeline(source: Source, data: DataConfig, size: int, batch_size: int,
         batch_size=batch_size,
         num_threads=data.decode_threads,
         device_id=device_id,
-        # the loader's thread already runs ahead of training; DALI's own queue would only keep more buffers
-        prefetch_queue_depth=1,
-        exec_async=False,
-        exec_pipelined=False,
+        **(DYNAMIC if data.device == "mixed" else IN_TURN),
     )
     pipeline.build()
     return pipeline

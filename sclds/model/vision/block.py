@@ -13,7 +13,7 @@ from sclds.batch.attention_plan import AttentionPlan
 from sclds.batch.types import VideoAttention
 from sclds.config import VisionConfig
 from sclds.model import flops
-from sclds.model.attention import attend
+from sclds.model.attention import attend, attend_qkv
 from sclds.model.initial import Draw
 from sclds.model.layers import MLP, LayerNorm, QKVLinear, SumNorm, rotate
 
@@ -47,10 +47,13 @@ class VisionBlock(nn.Module):
             videos: The rows of frame [CLS] tokens that attend to all frames instead.
             rotary: Rotary positions of the tokens.
         """
-        q, k, v = (t.unflatten(-1, (self.heads, -1)) for t in self.qkv(self.norm_1(x_NC)))
-        if rotary is not None:
+        qkv = self.qkv(self.norm_1(x_NC))[1].unflatten(-1, (3, self.heads, -1))
+        q, k, v = qkv.unbind(1)
+        if rotary is None:
+            mixed = attend_qkv(qkv, plan)
+        else:
             q, k = rotate(q, *rotary), rotate(k, *rotary)
-        mixed = attend(q, k, v, plan)
+            mixed = attend(q, k, v, plan)
         if videos is not None:
             over_video = attend(q[videos.cls], k[videos.start :], v[videos.start :], videos.plan)
             mixed = mixed.index_copy(0, videos.cls, over_video)

@@ -23,7 +23,7 @@ from sclds.batch import VisionViews
 from sclds.batch.attention_plan import AttentionPlan
 from sclds.config import VisionConfig
 from sclds.model import flops
-from sclds.model.attention import attend
+from sclds.model.attention import attend_kv
 from sclds.model.initial import Draw
 from sclds.model.layers import MLP, LayerNorm
 from sclds.model.recompute import recomputed
@@ -93,8 +93,8 @@ class AttentionPooling(nn.Module):
     def forward(self, probes_FC: Tensor, patches_PC: Tensor, plan: AttentionPlan) -> Tensor:
         """Return the pooled rows (F, C)."""
         q = self.q(probes_FC).unflatten(-1, (self.heads, -1))
-        k, v = self.kv(patches_PC).unflatten(-1, (2, self.heads, -1)).unbind(1)
-        x = self.out(attend(q, k, v, plan).flatten(1))
+        kv = self.kv(patches_PC).unflatten(-1, (2, self.heads, -1))
+        x = self.out(attend_kv(q, kv, plan).flatten(1))
         return x + self.mlp(self.norm(x))
 
     def initial_value(self, name: str, shape: torch.Size, draw: Draw) -> Tensor:

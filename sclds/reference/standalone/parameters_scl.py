@@ -116,7 +116,13 @@ def _post_norm_parameters(width: int, eps: float, dropout: float) -> nn.Module:
 def _self_attention_parameters(section: dict[str, Any]) -> nn.Module:
     width = section["width"]
     qkv, out = nn.Linear(width, 3 * width), nn.Linear(width, width)
-    return Parameters(qkv=qkv, out=out, heads=section["heads"], dropout=section["dropout"])
+    return Parameters(qkv=qkv, out=out, heads=section["heads"], dropout=_attention_dropout(section))
+
+
+def _attention_dropout(section: dict[str, Any]) -> float:
+    """Return the dropout of attention weights; exports of before there was one have that of the section."""
+    given: float | None = section.get("attention_dropout")
+    return section["dropout"] if given is None else given
 
 
 def _fusion_parameters(section: dict[str, Any]) -> nn.Module:
@@ -126,7 +132,7 @@ def _fusion_parameters(section: dict[str, Any]) -> nn.Module:
         kv=nn.Linear(width, 2 * width),
         out=nn.Linear(width, width),
         heads=section["heads"],
-        dropout=dropout,
+        dropout=_attention_dropout(section),
     )
     return Parameters(
         self_attention=_self_attention_parameters(section),

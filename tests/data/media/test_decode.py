@@ -16,7 +16,7 @@ from sclds.data.media.decode import BadMediaError, Decoder, Encoded
 from sclds.data.media.geometry import WHOLE, Region, Window, training_window
 from sclds.data.media.inspection import inspect
 from sclds.data.media.media_info import MediaInfo
-from sclds.data.media.pipeline import _definition, feeds
+from sclds.data.media.pipeline import DYNAMIC, _definition, feeds
 from sclds.data.storage.shards import BadSampleError
 
 from ..synthetic import WIDE, clip, image_members, picture, timed_clip
@@ -260,7 +260,7 @@ def test_the_pipeline_for_a_gpu_can_be_defined_without_one(config, source, nvdec
     """DALI checks operators and their arguments when a pipeline is defined; running it takes a GPU."""
     settings = {"device": "mixed", "hw_decoder_load": 0.5, "nvdec": nvdec, "randaugment_operations": 2}
     data = config.data.model_copy(update=settings)
-    options = {"batch_size": 2, "num_threads": 1, "device_id": 0}
+    options = {"batch_size": 2, "num_threads": 1, "device_id": 0, **DYNAMIC}
     assert _definition()(source, data, SIZE, **options) is not None
     content = timed_clip([0, 40], "libvpx-vp9", "webm")
     film = Encoded("video", content, inspect("video", content), FIRST, Window(Region(4, 8, 16, 32), right=8))
