@@ -39,6 +39,7 @@ def sample(number, kind="image", frames=1, inner=5, words=1, hidden=2, grid=None
         replaced=rng.permutation(grid**2)[: grid**2 // 3],
         itm_partner=number if partner is None else partner,
         itm_label=int(partner is None or partner == number),
+        dropout_key=number * 0x5851F42D4C957F2D % 2**63,
     )
 
 
@@ -47,12 +48,29 @@ def pixels(views, seed=7):
     return torch.randn(rows, 3 * PATCH**2, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
-def model_of(fusion_layers=2, recompute=False, spread=0.3, sigmoid=False, text_dropout=0, fusion_dropout=0):
+def model_of(
+    fusion_layers=2,
+    recompute=False,
+    spread=0.3,
+    sigmoid=False,
+    text_dropout=0,
+    fusion_dropout=0,
+    attention_dropout=None,
+):
     """Return a model in fp64, weights far from initial values so that no gradient is tiny."""
     config = ModelConfig(
         vision=VisionConfig(width=16, layers=2, heads=2, patch_size=PATCH, pretrained_image_size=3 * PATCH),
-        text=TextConfig(width=24, layers=2, heads=3, max_positions=20, dropout=text_dropout),
-        fusion=FusionConfig(width=16, layers=fusion_layers, heads=4, mlp_ratio=2, dropout=fusion_dropout),
+        text=TextConfig(
+            width=24, layers=2, heads=3, max_positions=20, dropout=text_dropout, attention_dropout=attention_dropout
+        ),
+        fusion=FusionConfig(
+            width=16,
+            layers=fusion_layers,
+            heads=4,
+            mlp_ratio=2,
+            dropout=fusion_dropout,
+            attention_dropout=attention_dropout,
+        ),
         projection=8,
     )
     model = SCLModel(config, VOCABULARY, recompute, sigmoid).double()

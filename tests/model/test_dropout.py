@@ -1,20 +1,26 @@
 """Dropout acts wherever the method has it, in training only, and recomputation draws what the first run drew."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from sclds.config import FusionConfig, ModelConfig, TextConfig, VisionConfig
+from sclds.model.layers import SumNorm
 from sclds.model.scl import SCLModel
+from sclds.model.text import EMBEDDING_SITE
 from sclds.reference.standalone.parameters_scl import PlainSCL
-from tests.model.samples import assert_equal, model_of, pack_samples, packed, sample
+from tests.model.samples import assert_equal, model_of, pack_samples, packed, pixels, sample
 
 VIEWS = [sample(0, partner=1), sample(1, "video", 2, inner=6, partner=0), sample(2, inner=7)]
 PARTS = {"text": {"text_dropout": 0.4}, "fusion": {"fusion_dropout": 0.4}}
 
 
-def outputs(model, seed):
-    torch.manual_seed(seed)
-    found = model(pack_samples(VIEWS))
+def outputs(model, occasion):
+    """Return what the model gives when the samples are seen for the how-manieth time."""
+    views = [replace(view, dropout_key=view.dropout_key + occasion) for view in VIEWS]
+    torch.manual_seed(occasion)
+    found = model(pack_samples(views))
     return {name: value.detach() for name, value in found.items()}
 
 
@@ -42,19 +48,69 @@ def sites(model):
         "embedding": (encoder.embedding, (torch.arange(4, 20), torch.arange(2, 18))),
         "text_attention": (encoder.layers[0].attention_norm, (x, y)),
         "text_mlp": (encoder.layers[0].mlp_norm, (x, y)),
-        "fusion_attention": (fused.self_norm if hasattr(fused, "self_norm") else fused.mlp_norm, (a, b)),
+        "fusion_self_attention": (fused.self_norm, (a, b)),
+        "fusion_cross_attention": (fused.cross_norm, (a, b)),
         "fusion_mlp": (fused.mlp_norm, (a, b)),
     }
 
 
-@pytest.mark.parametrize("name", ["embedding", "text_attention", "text_mlp", "fusion_attention", "fusion_mlp"])
-def test_every_sub_layer_drops(name):
+SITES = ("embedding", "text_attention", "text_mlp", "fusion_self_attention", "fusion_cross_attention", "fusion_mlp")
+
+
+@pytest.mark.parametrize("name", SITES)
+def test_every_sub_layer_drops_by_the_keys_of_its_rows(name):
     model = model_of(text_dropout=0.4, fusion_dropout=0.4).train()
     module, inputs = sites(model)[name]
-    first, other = module(*inputs), module(*inputs)
-    assert not torch.allclose(first, other)
+    keys = torch.arange(len(inputs[0]))
+    first = module(*inputs, keys)
+    assert torch.equal(module(*inputs, keys), first)
+    assert not torch.allclose(module(*inputs, keys + 1000), first)
+    reordered = torch.randperm(len(keys))
+    assert torch.equal(module(*(x[reordered] for x in inputs), keys[reordered]), first[reordered])
+    with pytest.raises(ValueError, match="needs the rows' keys"):
+        module(*inputs, None)
     module.eval()
-    assert torch.equal(module(*inputs), module(*inputs))
+    assert torch.equal(module(*inputs, None), module(*inputs, keys))
+
+
+def test_no_two_places_of_the_model_drop_alike():
+    model = model_of(fusion_layers=3, text_dropout=0.4, fusion_dropout=0.4)
+    found = [module.site for module in model.modules() if isinstance(module, SumNorm) and module.dropout]
+    assert len({EMBEDDING_SITE, *found}) == 1 + len(found) == 1 + 2 * 2 + 2 * 3 * 3
+
+
+def test_no_two_rows_of_a_batch_have_one_key():
+    views = [
+        sample(n, "video" if n % 3 else "image", 1 + n % 3 % 2 * 7, inner=1 + n, partner=(n + 1) % 9) for n in range(9)
+    ]
+    keys = pack_samples(views).dropout_keys
+    every = torch.cat((keys.text, keys.vision, keys.text_pairs, keys.vision_pairs))
+    assert len(every.unique()) == len(every)
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3])
+def test_what_is_dropped_does_not_depend_on_the_batch_and_its_order(layers):
+    """One micro-batch, its samples in another order, and each packed alone: the same outputs of every sample."""
+    views = [sample(0, inner=4), sample(1, "video", 2, inner=6), sample(2, inner=7), sample(3, "video", 1, inner=1)]
+    dropped = {"text_dropout": 0.4, "fusion_dropout": 0.4, "attention_dropout": 0.0}
+    model = model_of(layers, **dropped).train()
+    whole = model(pack_samples(views, layers=layers))
+    other = model(pack_samples(views, layers=layers, order=(2, 0, 3, 1)))
+    without = model.eval()(pack_samples(views, layers=layers))
+    model.train()
+    names = ("text_proj", "vision_proj", "itm_logits", "text_recovered")
+    for name in names:
+        torch.testing.assert_close(other[name], whole[name], rtol=1e-9, atol=1e-11)
+        assert name == "vision_proj" or not torch.allclose(whole[name], without[name], rtol=1e-2)
+    rows = sum((v.frames * v.grid**2 for v in views), 0)
+    first = 0
+    for number, view in enumerate(views):
+        own = pixels(views)[first : first + view.frames * view.grid**2]
+        first += len(own)
+        alone = model(pack_samples([replace(view, itm_partner=0)], layers=layers, patches=own))
+        for name in names:
+            torch.testing.assert_close(alone[name][0], whole[name][number], rtol=1e-9, atol=1e-11)
+    assert first == rows
 
 
 @pytest.mark.parametrize("part", PARTS)

@@ -77,7 +77,7 @@ def counter_dropout(x: Tensor, keys: Tensor | None, site: int, dropout: float) -
         x: (N, D).
         keys: (N,) int64, see `kept`; None only where nothing is dropped.
         site: Where in the model.
-        dropout: Share that is dropped; at 0 the argument comes back.
+        dropout: Share that is dropped, below 1; at 0 the argument comes back.
 
     Raises:
         ValueError: There is something to drop and no key.
@@ -86,6 +86,4 @@ def counter_dropout(x: Tensor, keys: Tensor | None, site: int, dropout: float) -
         return x
     if keys is None:
         raise ValueError(f"dropout {dropout:g} needs the rows' keys, got None; pass (N,) int64")
-    if dropout >= 1:
-        return x * 0
     return x * kept(keys, site, x.shape[1], dropout).to(x.dtype).mul_(1 / (1 - dropout))
