@@ -1,8 +1,9 @@
 """The same steps give the same numbers, however they are split, sharded and packed.
 
-Every split runs as a user would run it, through the `deepspeed` launcher, with dropout 0 in fp32: 1 process ×
-4 accumulation steps, 2 × 2 and 4 × 1, with ZeRO stages 0 and 3; and the first of them once more with the samples of
-every micro-batch packed in another order. The first measures the others.
+Every split runs as a user would run it, through the `deepspeed` launcher, in fp32: 1 process × 4 accumulation steps,
+2 × 2 and 4 × 1, with ZeRO stages 0 and 3; and the first of them once more with the samples of every micro-batch packed
+in another order. The first measures the others. Dropout is `DROPOUT`, since it follows from the samples alone; only
+that of attention weights, which the attention kernels draw for a whole micro-batch, is off.
 
 AdamW divides a gradient by its own magnitude. Where a gradient vanishes in exact arithmetic (attention key biases) what
 is left is rounding noise, and with the usual eps of 1e-8 the update is that noise at full learning rate. No split of a
@@ -35,6 +36,8 @@ COUNTED = "_accuracy"
 """End of the names of metrics that count: one near-tie, decided by the last bit, moves them by a whole sample."""
 ADAM_EPS = 1e-3
 """AdamW's epsilon in the comparison, see above."""
+DROPOUT = 0.1
+"""Of text and fusion in the comparison, as published."""
 TIME_LIMIT = 3600
 """Seconds after which a split is given up."""
 
@@ -89,8 +92,8 @@ def forced_settings(steps: int, way: Way, micro: int, folder: Path) -> list[str]
         *(
             f"batch.max_micro_size={micro}",
             f"batch.layout={way.layout}",
-            *("model.text.dropout=0", "model.text.attention_dropout=0"),
-            *("model.fusion.dropout=0", "model.fusion.attention_dropout=0"),
+            *(f"model.text.dropout={DROPOUT}", "model.text.attention_dropout=0"),
+            *(f"model.fusion.dropout={DROPOUT}", "model.fusion.attention_dropout=0"),
         ),
         *("log.every=1", "log.pictures_every=0", "log.tensorboard=false", "data.heldout=[]"),
         *(f"checkpoint.every={steps}", "checkpoint.keep=1"),

@@ -76,7 +76,7 @@ def train_step(
     two_passes = split.accumulation > 1 and config.losses.negatives == "global_batch"
     global_features = features_of_step(engine, micro_batches, sizes, step, config, group) if two_passes else None
     for index, batch in enumerate(micro_batches):
-        seed_dropout(config.seed, step, index, group.rank)
+        seed_attention_dropout(config.seed, step, index, group.rank)
         outputs = engine(batch)
         features = global_features or GlobalFeatures.gather(
             [features_of(outputs, batch)], [batch], config.losses, group, sizes, first_step=index
@@ -101,11 +101,15 @@ def features_of_step(
     features = []
     with torch.no_grad():
         for index, batch in enumerate(micro_batches):
-            seed_dropout(config.seed, step, index, group.rank)
+            seed_attention_dropout(config.seed, step, index, group.rank)
             features.append(features_of(engine(batch), batch))
     return GlobalFeatures.gather(features, micro_batches, config.losses, group, sizes)
 
 
-def seed_dropout(seed: int, step: int, index: int, rank: int) -> None:
-    """Key the dropout of one micro-batch, so that both passes over it, and a resumed run, draw the same."""
+def seed_attention_dropout(seed: int, step: int, index: int, rank: int) -> None:
+    """Key the dropout of attention weights in one micro-batch: both passes over it, and a resumed run, draw the same.
+
+    Attention kernels draw it from PyTorch's generator; all other dropout follows from the samples
+    (`sclds.batch.dropout_keys`).
+    """
     torch.manual_seed(seed_of(seed, "dropout", step, index, rank))

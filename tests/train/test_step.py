@@ -11,13 +11,13 @@ from sclds.data.keys import seed_of
 from sclds.train import step as module
 from sclds.train.optimizer import parameter_groups
 from sclds.train.schedule import learning_rate_factor
-from sclds.train.step import seed_dropout, train_step
+from sclds.train.step import seed_attention_dropout, train_step
 from tests.train.synthetic import tiny_config
 from tests.train.test_optimizer import Model
 
 
 def drawn(*key):
-    seed_dropout(*key)
+    seed_attention_dropout(*key)
     return torch.rand(4).tolist()
 
 
