@@ -8,7 +8,7 @@ import torch
 
 from scl_kernels.backend import Backend
 from scl_kernels.bias_activation.kernel import backward_kernel, forward_kernel
-from scl_kernels.bias_activation.operation import ROWS, bias_activation, block_of
+from scl_kernels.bias_activation.operation import ROWS, bias_activation, block_of, linear_activation
 from scl_kernels.bias_activation.reference import ACTIVATIONS, bias_activation_reference
 from scl_kernels.registry import WIDTHS, Operation, Variant, register
 from scl_kernels.roofline import DEVICES, Account, Cost, Term, Work, launch_cost, total
@@ -113,7 +113,7 @@ def cost() -> Cost:
 register(
     Operation(
         "bias_activation",
-        functions=(bias_activation,),
+        functions=(bias_activation, linear_activation),
         cases=CASES,
         compare=compare_case,
         variants=variants,
