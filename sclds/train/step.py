@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from sclds.batch import Batch
 from sclds.batch.split import Split
 from sclds.config import Config
 from sclds.data.keys import seed_of
-from sclds.losses.objectives import GlobalFeatures, StepSizes, features_of, step_loss
+from sclds.losses.objectives import FeatureGather, GlobalFeatures, StepSizes, step_loss
 from sclds.machine.implementations import compute_dtype
 from sclds.train.distributed import ProcessGroup, synchronize
 from sclds.train.optimizer import learning_rates, set_learning_rate
@@ -74,14 +75,15 @@ def train_step(
 
     sizes = StepSizes.gather(micro_batches, group)
     two_passes = split.accumulation > 1 and config.losses.negatives == "global_batch"
-    global_features = features_of_step(engine, micro_batches, sizes, step, config, group) if two_passes else None
+    features = features_of_step(engine, micro_batches, sizes, step, config, group) if two_passes else None
     for index, batch in enumerate(micro_batches):
         seed_dropout(config.seed, step, index, group.rank)
-        outputs = engine(batch)
-        features = global_features or GlobalFeatures.gather(
-            [features_of(outputs, batch)], [batch], config.losses, group, sizes, first_step=index
-        )
-        loss, terms = step_loss(outputs, batch, features, index if two_passes else 0, config.losses)
+        if features is not None:
+            loss, terms = step_loss(engine(batch), batch, features, index, config.losses)
+        else:
+            gather = FeatureGather(config.losses, group, sizes)
+            outputs = forward(engine, batch, index, gather)
+            loss, terms = step_loss(outputs, batch, gather.wait(), 0, config.losses)
         report.add(terms)
         watch.charge("forward")
         # DeepSpeed averages over ranks and accumulation steps; the shares are to be summed.
@@ -98,12 +100,20 @@ def features_of_step(
     engine: Any, micro_batches: list[Batch], sizes: StepSizes, step: int, config: Config, group: ProcessGroup
 ) -> GlobalFeatures:
     """Return the features of every micro-batch of every rank, out of a pass without gradients (same dropout)."""
-    features = []
+    gather = FeatureGather(config.losses, group, sizes)
     with torch.no_grad():
         for index, batch in enumerate(micro_batches):
             seed_dropout(config.seed, step, index, group.rank)
-            features.append(features_of(engine(batch), batch))
-    return GlobalFeatures.gather(features, micro_batches, config.losses, group, sizes)
+            forward(engine, batch, index, gather)
+    return gather.wait()
+
+
+def forward(engine: Any, batch: Batch, index: int, gather: FeatureGather) -> dict[str, Tensor]:
+    """Run the model on a micro-batch; its projections travel while fusion runs, what fusion gives while all goes on."""
+    send = partial(gather.send, index, batch)
+    outputs: dict[str, Tensor] = engine(batch, send)
+    send(outputs)
+    return outputs
 
 
 def seed_dropout(seed: int, step: int, index: int, rank: int) -> None:
