@@ -113,11 +113,6 @@ def lost_peer(fault: RuntimeError) -> bool:
     return isinstance(fault, dist.DistError) or "gloo/transport" in str(fault)
 
 
-def synchronize() -> None:
-    """Wait until the accelerator has done what was asked of it; nothing on CPU."""
-    get_accelerator().synchronize()
-
-
 def _without_compiled_collectives() -> None:
     """Keep DeepSpeed from compiling its shared-memory all-reduce for CPU, which only its inference uses.
 

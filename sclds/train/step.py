@@ -3,7 +3,7 @@
 import time
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -14,9 +14,11 @@ from sclds.config import Config
 from sclds.data.keys import seed_of
 from sclds.losses.objectives import FeatureGather, GlobalFeatures, StepSizes, step_loss
 from sclds.machine.implementations import compute_dtype
-from sclds.train.distributed import ProcessGroup, synchronize
 from sclds.train.optimizer import learning_rates, set_learning_rate
 from sclds.train.schedule import learning_rate_factor
+
+if TYPE_CHECKING:  # the step itself needs no DeepSpeed, so that a machine without it can check the step
+    from sclds.train.distributed import ProcessGroup
 
 PHASES = ("data", "forward", "backward", "optimizer")
 
@@ -40,9 +42,10 @@ class StepReport:
 class Stopwatch:
     """Seconds per phase; waits for the accelerator at each reading only when `exact`."""
 
-    def __init__(self, seconds: dict[str, float], exact: bool):
+    def __init__(self, seconds: dict[str, float], exact: bool, device: torch.device):
         self._seconds = seconds
-        self._exact = exact
+        self._exact = exact and device.type != "cpu"
+        self._device = device
         self._last = self._now()
 
     def charge(self, phase: str) -> None:
@@ -53,7 +56,7 @@ class Stopwatch:
 
     def _now(self) -> float:
         if self._exact:
-            synchronize()
+            torch.accelerator.synchronize(self._device)
         return time.perf_counter()
 
 
@@ -63,12 +66,12 @@ def train_step(
     step: int,
     config: Config,
     split: Split,
-    group: ProcessGroup,
+    group: "ProcessGroup",
     measure: bool,
 ) -> StepReport:
     """Run optimizer step `step` (from 0) on this rank's micro-batches; without a finite gradient it changes nothing."""
     report = StepReport()
-    watch = Stopwatch(report.seconds, measure)
+    watch = Stopwatch(report.seconds, measure, group.device)
     micro_batches = [batch.to(group.device, compute_dtype(config)) for batch in batches]
     set_learning_rate(engine.optimizer, learning_rate_factor(step, config.schedule))
     watch.charge("data")
@@ -97,7 +100,7 @@ def train_step(
 
 
 def features_of_step(
-    engine: Any, micro_batches: list[Batch], sizes: StepSizes, step: int, config: Config, group: ProcessGroup
+    engine: Any, micro_batches: list[Batch], sizes: StepSizes, step: int, config: Config, group: "ProcessGroup"
 ) -> GlobalFeatures:
     """Return the features of every micro-batch of every rank, out of a pass without gradients (same dropout)."""
     gather = FeatureGather(config.losses, group, sizes)
