@@ -25,6 +25,8 @@ LEAST = 10
 MINIMUM = {"torch": (2, 11), "triton": (3, 6)}
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = ROOT / "kernels" / "benchmarks"
+PATIENCE = 5
+"""How many times as long a rehearsal may take, on a processor that others use too."""
 LACKS = 3
 """Exit code of a stage that a missing library leaves out."""
 
@@ -60,13 +62,14 @@ def stages(folder: Path, names: Sequence[str], rehearse: bool) -> list[Stage]:
     """Return the stages in order: what is right first, what may take long (torch.compile) last."""
     flags = ["--rehearse"] if rehearse else []
     seconds = "0.002" if rehearse else "0.1"
+    patience = PATIENCE if rehearse else 1
 
     def own(name: str, limit: float, decides: bool = False) -> Stage:
-        return Stage(name, [str(SCRIPTS / "gpu_stages.py"), name, str(folder), *flags], limit, decides)
+        return Stage(name, [str(SCRIPTS / "gpu_stages.py"), name, str(folder), *flags], patience * limit, decides)
 
     def benchmark(name: str, limit: float, title: str, *choice: str) -> Stage:
         output = ["--output", str(folder / f"{title}.csv"), "--no-plots", "--limit", str(limit), "--seconds", seconds]
-        return Stage(title, [str(SCRIPTS / "run.py"), name, *choice, *output], limit)
+        return Stage(title, [str(SCRIPTS / "run.py"), name, *choice, *output], patience * (limit + 5))
 
     pytest = ["-m", "pytest", "-q", "-o", "addopts=--import-mode=importlib", "-p", "no:cacheprovider"]
     tests = Stage("tests", [*pytest, str(ROOT / "tests" / "kernels" / "test_triton.py")], 75)
@@ -167,7 +170,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for old in folder.glob("*.csv"):
         old.unlink()
     planned = stages(folder, run.names_of_all(), options.rehearse)
-    ended = run_all(planned, LIMIT - RESERVE)
+    ended = run_all(planned, (PATIENCE if options.rehearse else 1) * LIMIT - RESERVE)
     code = report(folder, [n for n in run.names_of_all() if n not in run.MODEL], ended, planned)
     print(f"{time.monotonic() - start:.0f} s in all")
     return code
