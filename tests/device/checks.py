@@ -117,13 +117,18 @@ def trained(name, accumulation, negatives, device, place):
     return {term: inside(value) for term, value in report.terms.items()}, gradients
 
 
-@pytest.mark.parametrize("negatives", ["global_batch", "micro_batch"])
-@pytest.mark.parametrize("accumulation", [1, 4])
-@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize(
+    ("name", "accumulation", "negatives"),
+    [
+        ("all", 1, "global_batch"),
+        ("all", 4, "micro_batch"),
+        ("hard", 4, "global_batch"),
+        ("sigmoid", 1, "global_batch"),
+        ("recomputed", 4, "global_batch"),
+    ],
+)
 def test_the_whole_step_never_waits_and_copies_each_micro_batch_once(name, accumulation, negatives):
     """`train_step` itself: images and videos, GLSCL, both kinds of negatives; what is not logged is not read."""
-    if (accumulation, negatives) == (1, "micro_batch"):
-        pytest.skip("the same as global_batch")
     expected = trained(name, accumulation, negatives, torch.device("cpu"), lambda model: model)
     with pretend_device() as device, host_reads() as reads, host_copies() as copies:
         found = trained(name, accumulation, negatives, device, moved)
@@ -134,7 +139,9 @@ def test_the_whole_step_never_waits_and_copies_each_micro_batch_once(name, accum
     for one, other in zip(found, expected, strict=True):
         assert one.keys() == other.keys()
         for key, value in other.items():
-            torch.testing.assert_close(one[key], value, msg=lambda m, k=key: f"{k}: {m}")
+            size = float(value.abs().max()) if value.numel() else 0.0
+            rounding = {"rtol": 1e-3, "atol": 1e-5 + 1e-4 * size}
+            torch.testing.assert_close(one[key], value, **rounding, msg=lambda m, k=key: f"{k}: {m}")
 
 
 @pytest.fixture(scope="module")
