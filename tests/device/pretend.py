@@ -15,6 +15,8 @@ from torch.utils.backend_registration import _setup_privateuseone_for_python_bac
 
 _setup_privateuseone_for_python_backend("pretend")
 DEVICE = torch.device("pretend:0")
+# autocast asks for it when activations are computed again
+torch.get_device_module("pretend").get_amp_supported_dtype = lambda: [torch.bfloat16]
 aten = torch.ops.aten
 _COPIES = (aten._to_copy.default, aten.copy_.default, aten._pin_memory.default)
 

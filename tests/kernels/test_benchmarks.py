@@ -215,7 +215,7 @@ def test_every_target_has_a_verdict_or_is_said_to_be_missing(monkeypatch, tmp_pa
     (tmp_path / "waits.csv").write_text("negatives,accumulation,waits\n" + "a,1,\n" * 3 + "a,4,fusion.py:7: waits\n")
     lines = gpu_targets.table(tmp_path, DEVICES[90], ["infonce"])
     found = {line[:42].strip(): line[42:].split(maxsplit=1) for line in lines[1:]}
-    assert found["infonce, share of peak"] == ["0.6671", ">= 50%       met"]
+    assert found["infonce, share of peak"] == ["0.667", ">= 50%       met"]
     assert found["infonce against eager"] == ["1.111", "<= 1.03      MISSED"]
     assert found["attention_text against eager"] == ["1.025", "<= 1.03      met"]
     assert found["base step, MFU"] == ["0.455", ">= 40%       met"]
@@ -256,7 +256,7 @@ def test_planned_stages_fit_the_limit_and_name_every_benchmark(monkeypatch, tmp_
     assert decides <= gpu_check.LIMIT / 2, "what must be right comes first, and leaves time for figures"
 
 
-@pytest.mark.parametrize("stage", ["waits", "evaluation", "base_step"])
+@pytest.mark.parametrize("stage", ["waits", "base_step"])
 def test_stages_are_rehearsed_on_the_cpu(stage, tmp_path):
     done = run("gpu_stages.py", stage, str(tmp_path), "--rehearse", PYTHONPATH=f"{ROOT}:{ROOT / 'kernels'}")
     assert done.returncode == 0, done.stdout + done.stderr
