@@ -9,7 +9,7 @@ TEST_PROCESSES ?= 2
 export DS_ACCELERATOR ?= cpu
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help setup quickstart test lint style kernel-check gpu-check mutants clean
+.PHONY: help setup quickstart test lint style kernel-check gpu-check gpu-rehearsal mutants clean
 
 help:
 	@grep -E '^## ' $(MAKEFILE_LIST) | sed 's/^## /make /'
@@ -51,6 +51,10 @@ kernel-check: $(VENV)/.ready
 ## gpu-check     what needs a GPU: kernel tests, benchmarks, one step with and without each kernel
 gpu-check:
 	@PYTHONPATH=kernels $(PYTHON) kernels/benchmarks/gpu_check.py
+
+## gpu-rehearsal the GPU check on the CPU, small: walks through every stage, proves no figure
+gpu-rehearsal: $(VENV)/.ready
+	@PYTHONPATH=kernels $(RUN) kernels/benchmarks/gpu_check.py --rehearse --output runs/gpu-rehearsal
 
 ## mutants       break the code on purpose, one fault at a time, and list the faults that no test notices (hours on 2 cores)
 mutants: $(VENV)/.ready

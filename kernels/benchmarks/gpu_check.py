@@ -1,34 +1,48 @@
 """What needs a GPU, in at most 8 minutes, into one folder: correctness, a real step, benchmarks, targets.
 
-Kernels against fp64 on the device; a training step with and without each kernel; benchmarks with plots; shares of the
-device's peak and whether anything is slower than eager code. Needs torch >= 2.11 with CUDA and triton >= 3.6, nothing
-else; runs the kernels' tests too where pytest is installed, and draws plots where matplotlib is.
+Each stage runs in a process of its own under its own limit and writes line by line, so that what hangs or crashes loses
+nothing but itself. Needs torch >= 2.11 with CUDA and triton >= 3.6, nothing else; runs more where pytest, pydantic,
+DALI, flash-attn, inf_cl or siglip-kernel are, and says what was left out. `--rehearse` walks through all of it on the
+CPU with small sizes.
 """
 
-import csv
+import argparse
 import importlib.util
-import itertools
-import json
 import re
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 OUTPUT = Path("runs/gpu-check")
 LIMIT = 8 * 60
-TESTS_LIMIT = 90
-"""Seconds of the tests, whose kernels are for the most part compiled already."""
-RESERVE = 60
-"""Seconds kept for the last size begun and for the plots."""
-NOISE = 0.03
-"""By how much a median may exceed eager code's before it counts as slower: what one program's two runs differ by."""
+RESERVE = 15
+"""Seconds kept for the table and the plots."""
+LEAST = 10
+"""Seconds under which no stage is begun."""
 MINIMUM = {"torch": (2, 11), "triton": (3, 6)}
 ROOT = Path(__file__).resolve().parents[2]
+SCRIPTS = ROOT / "kernels" / "benchmarks"
+PATIENCE = 5
+"""How many times as long a rehearsal may take, on a processor that others use too."""
+LACKS = 3
+"""Exit code of a stage that a missing library leaves out."""
 
 
-def missing() -> str | None:
+class Stage(NamedTuple):
+    """One process of the check."""
+
+    name: str
+    command: list[str]
+    limit: float
+    """Seconds at most."""
+    decides: bool = False
+    """Whether its failure is the check's, and not only a missing figure."""
+
+
+def missing(rehearse: bool = False) -> str | None:
     """Return what this machine lacks, in one sentence, or None."""
     for name, least in MINIMUM.items():
         if importlib.util.find_spec(name) is None:
@@ -39,143 +53,127 @@ def missing() -> str | None:
             return f"{name} {version} is too old; the GPU check needs >= {'.'.join(map(str, least))}."
     import torch
 
-    if not torch.cuda.is_available():
+    if not rehearse and not torch.cuda.is_available():
         return "No CUDA device is visible; the GPU check needs one of compute capability 8.0 or higher (A100, H100)."
     return None
 
 
-def correctness(path: Path) -> int:
-    """Compare every kernel with fp64 on the device, write the errors as CSV, return how many fail."""
-    import torch
+def stages(folder: Path, names: Sequence[str], rehearse: bool) -> list[Stage]:
+    """Return the stages in order: what is right first, what may take long (torch.compile) last."""
+    flags = ["--rehearse"] if rehearse else []
+    seconds = "0.002" if rehearse else "0.1"
+    patience = PATIENCE if rehearse else 1
 
-    from scl_kernels.registry import operations
+    def own(name: str, limit: float, decides: bool = False) -> Stage:
+        return Stage(name, [str(SCRIPTS / "gpu_stages.py"), name, str(folder), *flags], patience * limit, decides)
 
-    failed = 0
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(("kernel", "dtype", "case", "result", "error", "plain_error", "allowed", "passed"))
-        for operation in operations():
-            cases = (*operation.cases, *operation.device_cases)
-            for dtype, case in itertools.product((torch.float32, torch.bfloat16, torch.float16), cases):
-                for found in operation.compare(case, dtype, "cuda", "triton"):
-                    writer.writerow((operation.name, dtype, case, *found, found.passed))
-                    failed += not found.passed
-                    if not found.passed:
-                        print(f"FAILED {operation.name} {dtype} {case}: {found}")
-    return failed
+    def benchmark(name: str, limit: float, title: str, *choice: str) -> Stage:
+        output = ["--output", str(folder / f"{title}.csv"), "--no-plots", "--limit", str(limit), "--seconds", seconds]
+        return Stage(title, [str(SCRIPTS / "run.py"), name, *choice, *output], patience * (limit + 5))
+
+    pytest = ["-m", "pytest", "-q", "-o", "addopts=--import-mode=importlib", "-p", "no:cacheprovider"]
+    tests = Stage("tests", [*pytest, str(ROOT / "tests" / "kernels" / "test_triton.py")], 75)
+    return [
+        own("correctness", 75, decides=True),
+        own("step", 45, decides=True),
+        own("waits", 45, decides=True),
+        own("evaluation", 30, decides=True),
+        own("base_step", 75),
+        own("peak", 15),
+        *(benchmark(name, 35, name, "--without", "compile") for name in names),
+        own("decoding", 20),
+        *([] if rehearse else [tests]),
+        *(benchmark(name, 25, f"{name}_compiled", "--providers", "compile") for name in names if not rehearse),
+    ]
 
 
-def device_tests() -> bool:
-    """Run the kernels' tests on the device where pytest is installed; return whether they pass."""
-    if importlib.util.find_spec("pytest") is None:
-        print("pytest is not installed: the comparisons above stand alone")
-        return True
-    command = [sys.executable, "-m", "pytest", "-q", "-o", "addopts=--import-mode=importlib", "-p", "no:cacheprovider"]
+def run_stage(stage: Stage, limit: float, environment: dict[str, str] | None = None) -> str:
+    """Run a stage and return how it ended: `ok`, `failed`, `stopped after N s`, or what it lacks."""
     try:
-        done = subprocess.run([*command, "tests/kernels/test_triton.py"], cwd=ROOT, timeout=TESTS_LIMIT)
+        done = subprocess.run([sys.executable, *stage.command], cwd=ROOT, env=environment, timeout=limit)
     except subprocess.TimeoutExpired:
-        print(f"the kernels' tests were stopped after {TESTS_LIMIT} s; run pytest tests/kernels/test_triton.py for all")
-        return True
-    return done.returncode == 0
+        return f"stopped after {limit:.0f} s; what it had written is kept"
+    if done.returncode == LACKS:
+        return "left out: a library is missing, see above"
+    return "ok" if done.returncode == 0 else f"failed with exit code {done.returncode}"
 
 
-def real_step(path: Path) -> int:
-    """Take a step with and without each kernel, write losses, differences and times, return how many differ."""
-    try:
-        import packed_step
-        import real_step
-    except ModuleNotFoundError as lack:
-        print(f"the real step is left out: it needs {lack.name}, which is not installed")
-        return 0
-    sizes = packed_step.MID_SIZE | {"width": 256, "batch": 64}
-    results = real_step.compare(sizes, "cuda", repeats=5)
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow((*real_step.StepResult._fields, "passed"))
-        writer.writerows((*result, result.passed) for result in results)
-    for result in results:
-        print(
-            f"{'ok' if result.passed else 'FAILED'}: real step without {result.without} kernels: "
-            f"{result.milliseconds:.1f} ms, loss {result.loss:.6f} (off by {result.loss_error:.1e}), gradient off by "
-            f"{result.gradient_error:.1e}"
-        )
-    return sum(not result.passed for result in results)
+def run_all(planned: Sequence[Stage], limit: float) -> dict[str, str]:
+    """Run stages one after another within `limit` seconds; return how each ended."""
+    end, ended = time.monotonic() + limit, {}
+    for stage in planned:
+        left = end - time.monotonic()
+        if stage.name == "tests" and importlib.util.find_spec("pytest") is None:
+            ended[stage.name] = "left out: pytest is not installed"
+        elif left < LEAST:
+            ended[stage.name] = "left out: the time is used up"
+        else:
+            begun = time.monotonic()
+            ended[stage.name] = run_stage(stage, min(stage.limit, left))
+            print(f"-- {stage.name}: {ended[stage.name]} ({time.monotonic() - begun:.0f} s)", flush=True)
+    return ended
 
 
-def shares(rows: list, device: Any) -> list[str]:
-    """Return the share of a device's published peak that every kernel reaches, per size, whole and by direction."""
-    from scl_kernels.registry import operations
-
-    peaks = {
-        "bytes": (device.bytes_per_second, "the peak bandwidth"),
-        "FLOPs": (device.flops, "the peak bf16 FLOP/s"),
-    }
-    lines = []
-    for row in rows:
-        own = [o for o in operations() if row.kernel == o.name or row.kernel.startswith(f"{o.name}_")]
-        if not own or row.provider != "triton" or row.metric != "milliseconds":
-            continue
-        work = own[0].work(row.x, json.loads(row.config), row.mode)
-        if work is not None:
-            peak, what = peaks[work.unit]
-            target = "" if work.target is None else f" (target {work.target:.0%})"
-            share = work.amount / peak / (row.median / 1e3)
-            lines.append(f"{row.kernel} x={row.x} {row.mode}: {share:.0%} of {what}{target}")
-    return lines
-
-
-def targets(rows: list) -> list[str]:
-    """Return, per size, the shares of the device's published peak, and what loses to eager code."""
+def report(folder: Path, names: Sequence[str], ended: dict[str, str], planned: Sequence[Stage]) -> int:
+    """Write and print the table of targets; return 1 where something that decides went wrong."""
+    import gpu_targets
+    import harness
+    import run
     import torch
 
     from scl_kernels import roofline
     from scl_kernels.pairwise.tiles import architecture
 
-    capability = architecture(torch.device("cuda"))
-    device = roofline.DEVICES.get(capability)
-    if device:
-        lines = [f"Shares of {device.name}'s published peaks", *shares(rows, device)]
-    else:
-        lines = [f"no published peaks are stored for compute capability {capability / 10}"]
-    full = {(r.kernel, r.x, r.provider): r.median for r in rows if (r.mode, r.metric) == ("full", "milliseconds")}
-    for (kernel, x, provider), milliseconds in full.items():
-        eager = full.get((kernel, x, "eager"))
-        if provider == "ours" and eager is not None:
-            verdict = "SLOWER" if milliseconds > (1 + NOISE) * eager else "never slower"
-            lines.append(f"{kernel} x={x}: {verdict} than eager, {milliseconds:.3f} against {eager:.3f} ms")
-    return lines
+    device = roofline.DEVICES.get(architecture(torch.device("cuda"))) if torch.cuda.is_available() else None
+    lines = [*gpu_targets.table(folder, device, names), "", *(f"stage {name}: {end}" for name, end in ended.items())]
+    (folder / "targets.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    everything = folder / "benchmarks.csv"
+    with harness.RowFile(everything) as file:
+        for row in (row for title in ended if (folder / f"{title}.csv").is_file() for row in _rows(folder, title)):
+            file.keep(row)
+    run.plots(everything)
+    print(*lines, sep="\n")
+    wrong = [stage.name for stage in planned if stage.decides and ended[stage.name].startswith(("failed", "stopped"))]
+    print(f"{folder} holds every stage's CSV, benchmarks.csv, targets.txt and the plots")
+    print(f"Take the sizes from which kernels pay off: python -m scl_kernels.crossover {everything}")
+    if wrong:
+        print(f"WRONG: {', '.join(wrong)}")
+    return 1 if wrong else 0
 
 
-def main() -> int:
+def _rows(folder: Path, title: str) -> list:
+    import gpu_targets
+    import harness
+
+    path = folder / f"{title}.csv"
+    return harness.read(path) if gpu_targets.has_rows(path) else []
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
     """Run everything; return 1 where something is wrong or missing."""
-    lack = missing()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rehearse", action="store_true", help="on the CPU, small: proves no figure")
+    parser.add_argument("--output", type=Path, default=OUTPUT)
+    options = parser.parse_args(arguments)
+    lack = missing(options.rehearse)
     if lack:
         print(lack)
         return 1
     start = time.monotonic()
-    sys.path[:0] = [str(ROOT), str(ROOT / "kernels"), str(Path(__file__).parent)]
+    sys.path[:0] = [str(ROOT), str(ROOT / "kernels"), str(SCRIPTS)]
     import harness
     import run
 
     harness.refuse_interpreter()
-    OUTPUT.mkdir(parents=True, exist_ok=True)
-    failed = correctness(OUTPUT / "correctness.csv")
-    print(f"{failed} comparisons failed after {time.monotonic() - start:.0f} s")
-    failed += real_step(OUTPUT / "real_step.csv")
-    tests_pass = device_tests()
-    left = LIMIT - (time.monotonic() - start) - RESERVE
-    rows, left_out = run.run(run.names_of_all(), (), 0.1, left)
-    harness.write(OUTPUT / "benchmarks.csv", rows)
-    run.plots(OUTPUT / "benchmarks.csv")
-    found = targets(rows)
-    (OUTPUT / "targets.txt").write_text(
-        "\n".join([*found, *(f"left out: {sentence}" for sentence in left_out)]) + "\n", encoding="utf-8"
-    )
-    print(*found, sep="\n")
-    print(f"{OUTPUT} holds correctness, real_step and benchmarks (.csv), targets.txt and the plots")
-    print(f"{len(left_out)} measurements left out; {time.monotonic() - start:.0f} s in all")
-    print(f"Take the sizes from which kernels pay off: python -m scl_kernels.crossover {OUTPUT / 'benchmarks.csv'}")
-    return 1 if failed or not tests_pass else 0
+    folder = options.output.resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob("*.csv"):
+        old.unlink()
+    planned = stages(folder, run.names_of_all(), options.rehearse)
+    ended = run_all(planned, (PATIENCE if options.rehearse else 1) * LIMIT - RESERVE)
+    code = report(folder, [n for n in run.names_of_all() if n not in run.MODEL], ended, planned)
+    print(f"{time.monotonic() - start:.0f} s in all")
+    return code
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 import triton
@@ -176,10 +176,30 @@ def measure(
             left_out.append(f"{name} x={workload.x} {provider}: {type(fault).__name__} {str(fault).splitlines()[:1]}")
 
 
-def write(path: Path, rows: Sequence[Row]) -> None:
-    """Write rows as CSV with a header, replacing the file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(Row._fields)
-        writer.writerows(rows)
+class RowFile:
+    """A CSV that gets each row as it is measured, so that whoever is stopped loses none of them."""
+
+    def __init__(self, path: Path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = path.open("w", newline="", encoding="utf-8")
+        self._writer = csv.writer(self._file)
+        self._writer.writerow(Row._fields)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def keep(self, row: Row) -> None:
+        """Write a row to the disk."""
+        self._writer.writerow(row)
+        self._file.flush()
+
+
+def read(path: Path) -> list[Row]:
+    """Return the rows of a CSV; a last line that a kill cut short is left out."""
+    numbers = {"x": int, "median": float, "q20": float, "q80": float}
+    with path.open(newline="", encoding="utf-8") as file:
+        lines = [line for line in csv.DictReader(file) if None not in line.values() and None not in line]
+    return [Row(**{name: numbers.get(name, str)(line[name]) for name in Row._fields}) for line in lines]

@@ -4,13 +4,14 @@ For the rank, `eager` is the loss of its rows against the gathered ones in both 
 other ranks say of them: a lower bound of what exact eager code needs.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 import torch
 import torch.nn.functional as F
-from harness import Workload, implementations
-from pairwise import RANKS, counts, draw, learnable, mean, rank_counts, setting
+from harness import Workload, device, implementations
+from others import others
+from pairwise import PUBLISHED, PUBLISHED_RANKS, RANKS, counts, draw, learnable, mean, rank_counts, setting
 from torch import Tensor
 
 from scl_kernels import InfoNCEProblem, infonce, infonce_statistics
@@ -50,22 +51,31 @@ def workloads() -> Iterator[Workload]:
                 **implementations(partial(one_rank, problem, None)),
                 "eager": partial(plain_infonce, *eager),
                 "compile": partial(torch.compile(plain_infonce), *eager),
+                **others("inf_cl", a, b, temperature),
             },
         )
-    for count in rank_counts():
+    yield from _ranks(RANKS, rank_counts(), "rank")
+    if device() == "cuda":
+        yield from _ranks(PUBLISHED_RANKS, (PUBLISHED,), "published")
+
+
+def _ranks(ranks: int, totals: Sequence[int], case: str) -> Iterator[Workload]:
+    """Yield the loss of one of so many ranks."""
+    width, dtype = setting()
+    for count in totals:
         a_all, b_all = draw(count, width, dtype)
-        a, b = (x[: count // RANKS].clone().requires_grad_() for x in (a_all, b_all))
+        a, b = (x[: count // ranks].clone().requires_grad_() for x in (a_all, b_all))
         temperature, weight = learnable(0.07), mean(count)
         problem = InfoNCEProblem(a, b, a_all, b_all, temperature, 0, weight)
         eager = (a, b, a_all, b_all, temperature, weight)
         yield Workload(
             count,
-            {"size": len(a) * count * width, "ranks": RANKS, "width": width, "dtype": str(dtype)},
+            {"size": len(a) * count * width, "ranks": ranks, "width": width, "dtype": str(dtype)},
             [a, b, temperature],
             {
                 **implementations(partial(one_rank, problem, torch.full_like(weight, 15.0))),
                 "eager": partial(plain_rank, *eager),
                 "compile": partial(torch.compile(plain_rank), *eager),
             },
-            case="rank",
+            case=case,
         )

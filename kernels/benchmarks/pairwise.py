@@ -24,6 +24,14 @@ def mean(count: int) -> Tensor:
     return torch.full((count,), 1 / count, device=device())
 
 
+PUBLISHED = 65536
+"""Samples at which other packages publish memory and time (kernels/README.md)."""
+PUBLISHED_RANKS = 8
+"""Ranks of `inf_cl`'s figure."""
+SIGLIP_WIDTH = 768
+"""Width of the rows in siglip-kernel's examples."""
+
+
 def setting() -> tuple[int, torch.dtype]:
     """Return the width and the dtype: D = 512 in bf16 on a GPU."""
     return (512, torch.bfloat16) if device() == "cuda" else (128, torch.float32)

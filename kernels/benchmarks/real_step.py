@@ -1,20 +1,17 @@
 """One real training step, forward and backward, with all kernels, without each of them, and without any."""
 
-import contextlib
 import statistics
-import sys
 import time
-from collections.abc import Iterator
 from functools import partial
 from typing import Any, NamedTuple
-from unittest import mock
 
 import torch
 from packed_step import build_model, on_backend, totals
+from replaced import uses, without
 from torch import Tensor
 
-from scl_kernels.backend import Backend
-from scl_kernels.registry import Operation, operations
+from scl_kernels.backend import Backend, interpreting
+from scl_kernels.registry import operations
 
 TOLERANCE = 1e-3
 """Largest relative difference of loss and gradient from the step of the references, in fp32."""
@@ -39,35 +36,19 @@ class StepResult(NamedTuple):
         return self.loss_error <= TOLERANCE and self.gradient_error <= TOLERANCE
 
 
-def uses(operation: Operation) -> list[tuple[str, str]]:
-    """Return where the step may call an operation: the model's modules, and the names that they know it by."""
-    modules = [(name, module) for name, module in sys.modules.items() if name.startswith("sclds.")]
-    names = [(name, attribute, value) for name, module in modules for attribute, value in vars(module).items()]
-    return [(name, attribute) for name, attribute, value in names if any(value is f for f in operation.functions)]
-
-
-@contextlib.contextmanager
-def without(operation: Operation | None) -> Iterator[None]:
-    """Replace one operation by its reference wherever the step calls it."""
-    with contextlib.ExitStack() as stack:
-        for module, name in uses(operation) if operation else ():
-            function = getattr(sys.modules[module], name)
-            stack.enter_context(mock.patch.object(sys.modules[module], name, partial(function, backend="torch")))
-        yield
-
-
 def compare(sizes: dict[str, Any], device: str, repeats: int) -> list[StepResult]:
     """Take the step in fp32 in every way and compare losses and gradients; `repeats` steps of each are timed.
 
     Args:
         sizes: As `sclds.benchmarks.step.MID_SIZE`.
-        device: `cuda`, or `cpu` under Triton's interpreter.
+        device: `cuda`; `cpu` under Triton's interpreter, or to rehearse with the references alone.
         repeats: Timed steps.
     """
     model = build_model(sizes).to(device).train()
     total = totals(sizes, device)["packed"]
     called = {operation.name: operation for operation in operations() if uses(operation)}
-    ways: dict[str, Backend] = {"all": "torch", "none": "triton", **dict.fromkeys(called, "triton")}
+    kernels: Backend = "triton" if device == "cuda" or interpreting() else "auto"
+    ways: dict[str, Backend] = {"all": "torch", "none": kernels, **dict.fromkeys(called, kernels)}
     results, expected = [], None
     for name, backend in ways.items():
         with without(called.get(name)):

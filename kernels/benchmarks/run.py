@@ -6,7 +6,7 @@ On a machine without a GPU the sizes are small and the rows compare PyTorch refe
 import argparse
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 
@@ -24,7 +24,12 @@ def names_of_all() -> tuple[str, ...]:
 
 
 def run(
-    names: Sequence[str], providers: Sequence[str], seconds: float, limit: float
+    names: Sequence[str],
+    providers: Sequence[str],
+    seconds: float,
+    limit: float,
+    without: Sequence[str] = (),
+    keep: Callable[[harness.Row], None] = lambda row: None,
 ) -> tuple[list[harness.Row], list[str]]:
     """Measure kernels and print every row.
 
@@ -33,6 +38,8 @@ def run(
         providers: Which; all if empty.
         seconds: How long to repeat each call.
         limit: Seconds for all kernels; each begins no further size after its share of what is left.
+        without: Providers that are left out.
+        keep: Takes every row as it comes.
 
     Returns:
         The rows, and a sentence for everything that was left out.
@@ -52,8 +59,10 @@ def run(
             if time.monotonic() > share:
                 left_out.append(f"{name} from x={workload.x} on: its share of the time limit is used up")
                 break
-            for row in harness.measure(name, workload, providers, seconds, left_out):
+            chosen = {n: f for n, f in workload.providers.items() if n not in without}
+            for row in harness.measure(name, workload._replace(providers=chosen), providers, seconds, left_out):
                 rows.append(row)
+                keep(row)
                 figures = " ".join(f"{value:12.4g}" for value in (row.median, row.q20, row.q80))
                 print(f"{row.kernel:16} {row.x:8} {row.provider:12} {row.mode:8} {row.metric:12} {figures}", flush=True)
     for sentence in left_out:
@@ -77,6 +86,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", metavar="name", help=f"any of {', '.join(known)}; all by default")
     parser.add_argument("--providers", nargs="+", default=[], help="only these, for instance ours eager compile")
+    parser.add_argument("--without", nargs="+", default=[], help="all but these")
+    parser.add_argument("--no-plots", action="store_true", help="only the CSV")
     parser.add_argument("--seconds", type=float, default=0.2, help="how long to repeat each call")
     parser.add_argument("--limit", type=float, default=600.0, help="seconds for all; no size is begun after them")
     parser.add_argument("--output", type=Path, default=Path("runs/kernel-benchmarks/benchmarks.csv"))
@@ -87,13 +98,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     harness.refuse_interpreter()
     if harness.device() == "cpu":
         print("No GPU: small sizes on the CPU, PyTorch references instead of kernels; this measures no kernel.")
-    rows, left_out = run(options.names or known, options.providers, options.seconds, options.limit)
+    with harness.RowFile(options.output) as file:
+        rows, left_out = run(
+            options.names or known, options.providers, options.seconds, options.limit, options.without, file.keep
+        )
     if not rows:
+        options.output.unlink()
         print(f"no row was measured; {len(left_out)} left out; is a provider of --providers misspelt?")
         return 1
-    harness.write(options.output, rows)
     print(f"{len(rows)} rows in {options.output}, {len(left_out)} measurements left out")
-    plots(options.output)
+    if not options.no_plots:
+        plots(options.output)
     return 0
 
 

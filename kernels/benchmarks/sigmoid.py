@@ -9,8 +9,9 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from harness import Workload, implementations
-from pairwise import RANKS, counts, draw, learnable, mean, rank_counts, setting
+from harness import Workload, device, implementations
+from others import others
+from pairwise import PUBLISHED, RANKS, SIGLIP_WIDTH, counts, draw, learnable, mean, rank_counts, setting
 from torch import Tensor
 
 from scl_kernels import SigmoidProblem, sigmoid_loss
@@ -27,21 +28,29 @@ def plain(a: Tensor, b_all: Tensor, scale: Tensor, bias: Tensor, weight: Tensor)
 def workloads() -> Iterator[Workload]:
     """Yield one workload per N, which is x."""
     width, dtype = setting()
-    for ranks, sizes in ((1, counts()), (RANKS, rank_counts())):
-        for count in sizes:
-            scale, bias, weight = learnable(10.0), learnable(-10.0), mean(count)
-            a_all, b_all = draw(count, width, dtype)
-            a, b = (x[: count // ranks].clone().requires_grad_() for x in (a_all, b_all))
-            problem = SigmoidProblem(a, b, a_all, b_all, scale, bias, 0, weight)
-            eager = (a, b if ranks == 1 else torch.cat([b, b_all[len(b) :]]), scale, bias, weight)
-            yield Workload(
-                count,
-                {"size": len(a) * count * width, "ranks": ranks, "width": width, "dtype": str(dtype)},
-                [a, b, scale, bias],
-                {
-                    **implementations(partial(sigmoid_loss, problem)),
-                    "eager": partial(plain, *eager),
-                    "compile": partial(torch.compile(plain), *eager),
-                },
-                case="" if ranks == 1 else "rank",
-            )
+    for count in counts():
+        yield _workload(count, 1, width, dtype, "")
+    for count in rank_counts():
+        yield _workload(count, RANKS, width, dtype, "rank")
+    if device() == "cuda":
+        yield _workload(PUBLISHED, 1, SIGLIP_WIDTH, dtype, "published")
+
+
+def _workload(count: int, ranks: int, width: int, dtype: torch.dtype, case: str) -> Workload:
+    scale, bias, weight = learnable(10.0), learnable(-10.0), mean(count)
+    a_all, b_all = draw(count, width, dtype)
+    a, b = (x[: count // ranks].clone().requires_grad_() for x in (a_all, b_all))
+    problem = SigmoidProblem(a, b, a_all, b_all, scale, bias, 0, weight)
+    eager = (a, b if ranks == 1 else torch.cat([b, b_all[len(b) :]]), scale, bias, weight)
+    return Workload(
+        count,
+        {"size": len(a) * count * width, "ranks": ranks, "width": width, "dtype": str(dtype)},
+        [a, b, scale, bias],
+        {
+            **implementations(partial(sigmoid_loss, problem)),
+            **(others("siglip_kernel", a, b, scale, bias) if ranks == 1 else {}),
+            "eager": partial(plain, *eager),
+            "compile": partial(torch.compile(plain), *eager),
+        },
+        case=case,
+    )

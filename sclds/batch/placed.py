@@ -1,7 +1,7 @@
 """Frozen dataclasses of tensors that move as a whole: to a device, into pinned memory; sizes counted."""
 
 from collections.abc import Callable
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, Self
 
 import torch
@@ -13,6 +13,16 @@ HOST = {"host": True}
 
 _ALIGNMENT = 64
 """Bytes at multiples of which tensors begin in a block."""
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Where a tensor lies in a block."""
+
+    first: int
+    """Its first byte."""
+    dtype: torch.dtype
+    shape: torch.Size
 
 
 class Placed:
@@ -55,6 +65,30 @@ class Placed:
 
         return self._mapped(move, {})
 
+    def emptied(self) -> tuple[Tensor, Self]:
+        """Return the block of the tensors on the host as bytes, and a copy that has slots in their stead."""
+        whole = self.in_one_block()
+        block = whole._block()
+        assert block is not None
+
+        def slot(tensor: Tensor) -> Any:
+            if tensor.device.type != "cpu":
+                return tensor
+            return Slot(int(tensor.storage_offset()) * tensor.itemsize, tensor.dtype, tensor.shape)
+
+        return block, whole._mapped(slot, {})
+
+    def filled(self, block: Tensor) -> Self:
+        """Return a copy whose slots are tensors in a block again, see `emptied`."""
+
+        def fill(slot: Any) -> Any:
+            if not isinstance(slot, Slot):
+                return slot
+            size = slot.shape.numel() * slot.dtype.itemsize
+            return block[slot.first : slot.first + size].view(slot.dtype).view(slot.shape)
+
+        return self._mapped(fill, {})
+
     @property
     def nbytes(self) -> int:
         """Bytes of all tensors that move."""
@@ -87,7 +121,7 @@ class Placed:
         storage = next(tensor for tensor in tensors if tensor.nbytes).untyped_storage()
         return torch.empty(0, dtype=torch.uint8).set_(storage)
 
-    def _mapped(self, move: Callable[[Tensor], Tensor], done: dict[int, Any]) -> Self:
+    def _mapped(self, move: Callable[[Any], Any], done: dict[int, Any]) -> Self:
         if id(self) not in done:
             assert is_dataclass(self)
             moving = [f.name for f in fields(self) if not f.metadata.get("host")]
@@ -97,8 +131,8 @@ class Placed:
         return moved
 
 
-def _moved(value: Any, move: Callable[[Tensor], Tensor], done: dict[int, Any]) -> Any:
-    if isinstance(value, Tensor):
+def _moved(value: Any, move: Callable[[Any], Any], done: dict[int, Any]) -> Any:
+    if isinstance(value, Tensor | Slot):
         if id(value) not in done:
             done[id(value)] = move(value)
         return done[id(value)]

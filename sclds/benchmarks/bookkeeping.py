@@ -52,6 +52,9 @@ class _Simulated:
     def all_gather(self, tensor: Tensor) -> Tensor:
         return tensor[None].expand(self.world_size, *tensor.shape)
 
+    def start_all_gather(self, tensor: Tensor) -> Callable[[], Tensor]:
+        return lambda: self.all_gather(tensor)
+
     def all_reduce_sum(self, tensor: Tensor) -> Tensor:
         return tensor * self.world_size
 

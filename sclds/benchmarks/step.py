@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sclds.batch import Recipe, SampleViews, pack
+from sclds.batch import Batch, Recipe, SampleViews, pack
 from sclds.benchmarks.rows import Row, quantiles, write
 from sclds.config import LossesConfig, MaskingConfig, ModelConfig, OptimizerConfig
 from sclds.config.errors import UserError
@@ -74,14 +74,9 @@ def totals(
         dtype: Of the pixels.
         attention: Backends of the packed step; by default dense attention.
     """
-    rng = np.random.default_rng(0)
-    views = [_sample(i, sizes, rng) for i in range(sizes["batch"])]
-    grid = sizes["image_size"] // sizes["patch"]
-    shape = (sizes["batch"] * grid**2, 3 * sizes["patch"] ** 2)
-    patches = torch.from_numpy(rng.standard_normal(shape, dtype=np.float32)).to(device, dtype)
+    views, patches = _drawn(sizes, device, dtype)
     losses = LossesConfig(duplicates="negatives")
-    recipe = Recipe(PAD, losses, (grid,), len(views), sizes["fusion_layers"], attention or AttentionBackends())
-    batch = pack(views, patches, recipe).to(torch.device(device))
+    batch = pack(views, patches, _recipe(sizes, losses, attention)).to(torch.device(device))
     padded = pad_batch(views, patches, PAD, sizes["padded"])
 
     def packed_total(model: SCLModel) -> Tensor:
@@ -92,6 +87,24 @@ def totals(
     return dict(
         zip(PROVIDERS, (packed_total, lambda model: published_step(model, padded, losses)["total"]), strict=True)
     )
+
+
+def packed_batch(sizes: dict[str, Any], losses: LossesConfig, attention: AttentionBackends) -> Batch:
+    """Draw samples and pack them for these losses, on the host; sizes as in `MID_SIZE`."""
+    return pack(*_drawn(sizes, "cpu", torch.float32), _recipe(sizes, losses, attention))
+
+
+def _drawn(sizes: dict[str, Any], device: str, dtype: torch.dtype) -> tuple[list[SampleViews], Tensor]:
+    rng = np.random.default_rng(0)
+    views = [_sample(i, sizes, rng) for i in range(sizes["batch"])]
+    grid = sizes["image_size"] // sizes["patch"]
+    shape = (sizes["batch"] * grid**2, 3 * sizes["patch"] ** 2)
+    return views, torch.from_numpy(rng.standard_normal(shape, dtype=np.float32)).to(device, dtype)
+
+
+def _recipe(sizes: dict[str, Any], losses: LossesConfig, attention: AttentionBackends | None) -> Recipe:
+    grids = (sizes["image_size"] // sizes["patch"],)
+    return Recipe(PAD, losses, grids, sizes["batch"], sizes["fusion_layers"], attention or AttentionBackends())
 
 
 def _step(sizes: dict[str, Any], total: ModelLoss, device: str) -> Callable[[], Tensor]:

@@ -15,6 +15,7 @@ from sclds.batch import ITM_DRAWS, Batch, SampleViews, pack, recipe_of
 from sclds.batch.duplicates import wrong_partners
 from sclds.config import Config, DatasetConfig
 from sclds.data.keys import generator
+from sclds.data.loader_process import made_apart
 from sclds.data.media.decode import Decoder, joined
 from sclds.data.order import Order, Place, itm_partners, positions_of, weights_of
 from sclds.data.prefetch import Prefetch, pinned
@@ -34,8 +35,10 @@ _UNDECODABLE = "its image or video cannot be decoded"
 class TrainingBatches:
     """The training batches of one process, from any step on, without end.
 
-    Iterating starts a thread that decodes `data.prefetch` micro-batches ahead; it ends when the iterator is closed or
-    dropped, or the main thread ends. Each step is a list of `accumulation` packed batches.
+    Iterating starts a thread that has `data.prefetch` micro-batches made ahead; it ends when the iterator is closed or
+    dropped, or the main thread ends. Each step is a list of `accumulation` packed batches. Beside a GPU they are made
+    in a process of its own (`own_process`), since the host's interpreter has kernels to launch; with
+    `data.device: mixed`, whose pixels are born on the GPU, in the thread.
 
     Args:
         config: The run.
@@ -45,7 +48,8 @@ class TrainingBatches:
         micro_size: Samples of a micro-batch; a multiple of `batch.group_size`.
         accumulation: Micro-batches of a step.
         start_step: The first step.
-        quarantine: Counts and names unusable samples; by default it only counts.
+        quarantine: Counts and names unusable samples; by default it only counts. A process of its own counts there.
+        own_process: Whether batches are made in a process of its own; by default beside a GPU that does not decode.
 
     Raises:
         DataError: Shards are missing or unreadable.
@@ -61,6 +65,7 @@ class TrainingBatches:
         accumulation: int,
         start_step: int = 0,
         quarantine: Quarantine | None = None,
+        own_process: bool | None = None,
     ):
         assert micro_size % config.batch.group_size == 0, "ITM partners must lie in the micro-batch"
         assert micro_size * world_size * accumulation == config.batch.global_size
@@ -68,6 +73,8 @@ class TrainingBatches:
         self._rank, self._world_size = rank, world_size
         self._micro_size, self._accumulation, self._start = micro_size, accumulation, start_step
         self.quarantine = quarantine or Quarantine()
+        beside_gpu = torch.cuda.is_available() and config.data.device == "cpu"
+        self._own_process = beside_gpu if own_process is None else own_process
         self.index = open_index(config.data.train, cache_of(config.data))
         self.order = Order(
             self.index, weights_of(config.data.train), config.seed, config.batch.global_size, config.data.shuffle_block
@@ -82,9 +89,23 @@ class TrainingBatches:
             DataError: Too many samples are unusable.
         """
         data = self._config.data
-        with Prefetch(self._batches, data.prefetch, data.prefetch_bytes, attrgetter("nbytes"), "decode-ahead") as ahead:
+        with Prefetch(self._pinned, data.prefetch, data.prefetch_bytes, attrgetter("nbytes"), "decode-ahead") as ahead:
             while True:
                 yield [next(ahead) for _ in range(self._accumulation)]
+
+    def __reduce__(self) -> tuple[type["TrainingBatches"], tuple[object, ...]]:
+        """Let another process make the same batches: from what they follow from, not from indexes in memory."""
+        place = (self._rank, self._world_size, self._micro_size, self._accumulation, self._start)
+        return TrainingBatches, (self._config, self._tokenizer, *place, self.quarantine, False)
+
+    def _pinned(self) -> Iterator[Batch]:
+        """Yield micro-batches from which a GPU copies while it computes, made here or in a process of its own."""
+        batches = made_apart(self._batches) if self._own_process else self._batches()
+        try:
+            for batch in batches:
+                yield pinned(batch)
+        finally:
+            batches.close()  # type: ignore[attr-defined]
 
     def _batches(self) -> Iterator[Batch]:
         """Yield this process's micro-batches one by one."""
@@ -98,7 +119,7 @@ class TrainingBatches:
                 for a in range(self._accumulation):
                     positions = positions_of(a, self._rank, self._world_size, self._micro_size)
                     places = self.order.places(step, positions)
-                    yield pinned(assembler.training(places, step, positions.start))
+                    yield assembler.training(places, step, positions.start)
         finally:
             fetches.close()
             decoder.close()

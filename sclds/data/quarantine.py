@@ -32,6 +32,10 @@ class Quarantine:
         self.seen = 0
         self.bad = 0
 
+    def __reduce__(self) -> tuple[type["Quarantine"], tuple[Path | None]]:
+        """Let another process have one that writes into the same file and counts from 0."""
+        return Quarantine, (self._path,)
+
     def count(self, seen: int, bad: int) -> None:
         """Count samples that were wanted, whether they could be used or not.
 

@@ -2,7 +2,8 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,6 +22,13 @@ class Communicator(Protocol):
 
     def all_gather(self, tensor: Tensor) -> Tensor:
         """Return (W, ...) from tensors of the same shape on every rank."""
+        ...
+
+    def start_all_gather(self, tensor: Tensor) -> Callable[[], Tensor]:
+        """Start `all_gather` and return what waits for it: on a GPU its stream does, the host goes on.
+
+        `tensor` must not change before; ranks start all their collectives in the same order.
+        """
         ...
 
     def all_reduce_sum(self, tensor: Tensor) -> Tensor:
@@ -42,6 +50,10 @@ class SingleProcess:
         """Return the tensor with a leading axis of one."""
         return tensor[None]
 
+    def start_all_gather(self, tensor: Tensor) -> Callable[[], Tensor]:
+        """Return what gives the tensor with a leading axis of one."""
+        return lambda: tensor[None]
+
     def all_reduce_sum(self, tensor: Tensor) -> Tensor:
         """Return the tensor."""
         return tensor
@@ -52,7 +64,14 @@ class SingleProcess:
 
 
 def gather_rows(tensors: Sequence[Tensor], lengths: Ints, communicator: Communicator) -> list[Tensor]:
-    """Gather tensors whose first axis differs between ranks, all of them in one message, without asking the device.
+    """Gather tensors whose first axis differs between ranks and wait for them, see `start_gather_rows`."""
+    return start_gather_rows(tensors, lengths, communicator)()
+
+
+def start_gather_rows(
+    tensors: Sequence[Tensor], lengths: Ints, communicator: Communicator
+) -> Callable[[], list[Tensor]]:
+    """Send tensors whose first axis differs between ranks, all of them in one message, without asking the device.
 
     Nothing here is a loop over ranks: each tensor has the room of the longest rank's, and rows that no rank filled are
     left out by one index, where there are any.
@@ -63,7 +82,7 @@ def gather_rows(tensors: Sequence[Tensor], lengths: Ints, communicator: Communic
         communicator: The processes.
 
     Returns:
-        For every tensor the rows of all ranks, in rank order.
+        What waits for the message, and gives for every tensor the rows of all ranks, in rank order.
     """
     most = lengths.max(axis=0).tolist()
     widths = [math.prod(tensor.shape[1:]) for tensor in tensors]
@@ -72,13 +91,22 @@ def gather_rows(tensors: Sequence[Tensor], lengths: Ints, communicator: Communic
     for tensor, end, rows, width in zip(tensors, ends, most, widths, strict=True):
         start = end - rows * width
         message[start : start + tensor.numel()] = tensor.flatten()
-    gathered = communicator.all_gather(message) if len(message) else message.expand(communicator.world_size, 0)
-    found = []
-    for k, (tensor, end, rows, width) in enumerate(zip(tensors, ends, most, widths, strict=True)):
-        if width == 0:  # a view of nothing has strides of its own
+    if not len(message):
+        return partial(_rows_of, message.expand(communicator.world_size, 0), tensors, lengths)
+    wait = communicator.start_all_gather(message)
+    return lambda: _rows_of(wait(), tensors, lengths)
+
+
+def _rows_of(gathered: Tensor, tensors: Sequence[Tensor], lengths: Ints) -> list[Tensor]:
+    """Take the (W, message) of all ranks apart."""
+    most = lengths.max(axis=0).tolist()
+    found, end = [], 0
+    for k, (tensor, rows) in enumerate(zip(tensors, most, strict=True)):
+        start, end = end, end + rows * math.prod(tensor.shape[1:])
+        if start == end:  # a view of nothing has strides of its own
             found.append(tensor.new_empty(int(lengths[:, k].sum()), *tensor.shape[1:]))
             continue
-        whole = gathered[:, end - rows * width : end].reshape(communicator.world_size * rows, *tensor.shape[1:])
+        whole = gathered[:, start:end].reshape(len(gathered) * rows, *tensor.shape[1:])
         if (lengths[:, k] == rows).all():
             found.append(whole)
         else:

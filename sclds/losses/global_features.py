@@ -4,8 +4,8 @@ The global order is by accumulation step, then rank, then row: the order of the 
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -14,13 +14,15 @@ from torch import Tensor
 from scl_kernels import Duplicates, InfoNCEProblem, InfoNCEStatistics, duplicates_of, infonce_statistics
 from sclds.batch import Batch
 from sclds.config import LossesConfig
-from sclds.losses.communicator import Communicator, Ints, gather_rows
+from sclds.losses.communicator import Communicator, Ints, gather_rows, start_gather_rows
 from sclds.losses.scaled_gradient import scaled_gradient
 from sclds.objectives import Objective, objectives_in_use
 from sclds.objectives.table import TEMPERATURE
 
 Features = Mapping[str, Tensor]
 """The model's outputs by name, without gradient."""
+_GLOBAL = ("nce", "sigmoid")
+"""Losses that compare over the global batch."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,7 @@ class StepSizes:
 class GlobalFeatures:
     """Features of all samples of an optimizer step, and the counts that normalize the means.
 
-    Build it with `gather`, once a step, on all ranks.
+    `FeatureGather` sends them while the model runs; `gather` does it all at once. On all ranks alike.
     """
 
     def __init__(self, candidates: dict[Term, Candidates], counts: GlobalCounts):
@@ -139,13 +141,10 @@ class GlobalFeatures:
             sizes: Of all micro-batches of the step, which normalize the means; by default those of `batches`.
             first_step: Accumulation step of the first of `batches` among those of `sizes`.
         """
-        sizes = sizes or StepSizes.gather(batches, communicator)
-        own = [own_rows(f, b, sizes.counts, losses) for f, b in zip(features, batches, strict=True)]
-        if not own[0]:
-            return cls({}, sizes.counts)
-        steps = range(first_step, first_step + len(batches))
-        lengths = {term: sizes.rows(term, steps) for term in own[0]}
-        return cls(_gather_candidates(own, lengths, features, losses, sizes.counts, communicator), sizes.counts)
+        gather = FeatureGather(losses, communicator, sizes or StepSizes.gather(batches, communicator))
+        for step, (of_batch, batch) in enumerate(zip(features, batches, strict=True), first_step):
+            gather.send(step, batch, of_batch)
+        return gather.wait()
 
 
 def features_of(outputs: Mapping[str, Tensor], batch: Batch) -> Features:
@@ -160,16 +159,16 @@ def features_of(outputs: Mapping[str, Tensor], batch: Batch) -> Features:
 
 
 def own_rows(
-    outputs: Mapping[str, Tensor], batch: Batch, counts: GlobalCounts, losses: LossesConfig
+    outputs: Mapping[str, Tensor], batch: Batch, counts: GlobalCounts, objectives: Sequence[Objective]
 ) -> dict[Term, Rows]:
-    """Return the own rows of every comparison over the global batch in use.
+    """Return the own rows of every comparison over the global batch of these objectives.
 
     MVSC is one nce per frame number: frame f competes with frame f of all samples that have one, and a sample's frames
     share its weight, which for videos of equal length is the mean over frames of docs/method.md §4.
     """
     own = {}
-    for objective in objectives_in_use(losses):
-        if objective.loss not in ("nce", "sigmoid"):
+    for objective in objectives:
+        if objective.loss not in _GLOBAL:
             continue
         assert objective.compared is not None
         a, b = (outputs[output.name] for output in objective.compared)
@@ -224,40 +223,106 @@ def problem_of(
     )
 
 
-def _gather_candidates(
-    own: list[dict[Term, Rows]],
-    lengths: Mapping[Term, Ints],
-    features: Sequence[Features],
-    losses: LossesConfig,
-    counts: GlobalCounts,
-    communicator: Communicator,
-) -> dict[Term, Candidates]:
-    """Gather the rows of all ranks in one message, then the log-sum-exps of every nce in another."""
-    terms, dtype = list(own[0]), next(iter(own[0].values())).a.dtype
-    # identities travel as they are, 64 bits each, in the message of the features
-    sent = [x for step in own for rows in step.values() for x in (rows.a, rows.b, rows.ids.view(dtype))]
-    by_tensor = np.stack([lengths[term][:, s] for s in range(len(own)) for term in terms for _ in range(3)], axis=1)
-    gathered = gather_rows(sent, by_tensor, communicator)
-    found: dict[Term, Candidates] = {}
-    for k, term in enumerate(terms):
-        places = [3 * (s * len(terms) + k) for s in range(len(own))]
-        a_all, b_all, sent_ids = (torch.cat([gathered[place + i] for place in places]) for i in range(3))
-        offsets = _first_rows(lengths[term], communicator.rank)
-        empty = a_all.new_zeros(0)
-        # those of an nce may differ from row to row, and come with the log-sum-exps
-        weights = a_all.new_full((len(a_all),), 1 / counts.of(term.objective), dtype=torch.float32)
-        duplicates = _duplicates(sent_ids, losses)
-        found[term] = Candidates(a_all, b_all, weights, empty, empty, offsets, [], duplicates)
-    compared = {term: candidates for term, candidates in found.items() if term.objective.loss == "nce"}
-    if not compared:
-        return found
-    statistics = [
-        infonce_statistics(
-            [problem_of(term, step[term], c, s, features[s][TEMPERATURE], losses) for term, c in compared.items()]
+class FeatureGather:
+    """Features on their way to all ranks: sent as soon as the model has them, waited for where a loss reads them.
+
+    So projections, which exist before fusion, travel while it runs, and the features of one micro-batch travel while
+    the next one is encoded. Every rank sends the same objectives in the same order.
+
+    Args:
+        losses: Objectives in use.
+        communicator: The processes.
+        sizes: Of all micro-batches of the step.
+    """
+
+    def __init__(self, losses: LossesConfig, communicator: Communicator, sizes: StepSizes):
+        self._losses, self._communicator, self._sizes = losses, communicator, sizes
+        self._objectives = [objective for objective in objectives_in_use(losses) if objective.loss in _GLOBAL]
+        self._sent: dict[int, _Sent] = {}
+
+    def send(self, step: int, batch: Batch, outputs: Mapping[str, Tensor]) -> None:
+        """Send what the losses compare of a micro-batch, as far as it is there and has not been sent.
+
+        Args:
+            step: Accumulation step of the micro-batch; steps follow one another.
+            batch: The micro-batch.
+            outputs: What the model has computed so far, at least its temperature.
+        """
+        sent = self._sent.setdefault(step, _Sent(outputs[TEMPERATURE].detach()))
+        new = [o for o in self._objectives if o not in sent.objectives and _compared(o) <= outputs.keys()]
+        detached = {name: outputs[name].detach() for objective in new for name in _compared(objective)}
+        own = own_rows(detached, batch, self._sizes.counts, new)
+        sent.objectives += new
+        sent.own |= own
+        if not own:
+            return
+        # identities travel as they are, 64 bits each, in the message of the features
+        tensors = [x for rows in own.values() for x in (rows.a, rows.b, rows.ids.view(rows.a.dtype))]
+        lengths = [self._sizes.rows(term, range(step, step + 1)) for term in own]
+        by_tensor = np.concatenate([rows for rows in lengths for _ in range(3)], axis=1)
+        sent.messages.append((list(own), start_gather_rows(tensors, by_tensor, self._communicator)))
+
+    def wait(self) -> GlobalFeatures:
+        """Return the features of all ranks and of all micro-batches sent; asks the device for nothing."""
+        sent, counts = list(self._sent.values()), self._sizes.counts
+        assert all(of_step.objectives == self._objectives for of_step in sent), "sent in full, and in order"
+        own = [of_step.own for of_step in sent]
+        if not own[0]:
+            return GlobalFeatures({}, counts)
+        steps = range(min(self._sent), min(self._sent) + len(sent))
+        assert list(self._sent) == list(steps)
+        lengths = {term: self._sizes.rows(term, steps) for term in own[0]}
+        found = self._candidates([of_step.arrived() for of_step in sent], lengths)
+        compared = {term: candidates for term, candidates in found.items() if term.objective.loss == "nce"}
+        if not compared:
+            return GlobalFeatures(found, counts)
+        statistics = [
+            infonce_statistics(
+                [problem_of(t, of_step.own[t], c, s, of_step.temperature, self._losses) for t, c in compared.items()]
+            )
+            for s, of_step in enumerate(sent)
+        ]
+        return GlobalFeatures(
+            found | _with_log_sum_exps(own, lengths, compared, statistics, self._communicator), counts
         )
-        for s, step in enumerate(own)
-    ]
-    return found | _with_log_sum_exps(own, lengths, compared, statistics, communicator)
+
+    def _candidates(
+        self, arrived: list[dict[Term, list[Tensor]]], lengths: Mapping[Term, Ints]
+    ) -> dict[Term, Candidates]:
+        """Put the rows of all ranks in the global order; log-sum-exps are still to come."""
+        found: dict[Term, Candidates] = {}
+        for term in arrived[0]:
+            a_all, b_all, ids = (torch.cat([of_step[term][i] for of_step in arrived]) for i in range(3))
+            offsets = _first_rows(lengths[term], self._communicator.rank)
+            empty = a_all.new_zeros(0)
+            # those of an nce may differ from row to row, and come with the log-sum-exps
+            weight = 1 / self._sizes.counts.of(term.objective)
+            weights = a_all.new_full((len(a_all),), weight, dtype=torch.float32)
+            found[term] = Candidates(a_all, b_all, weights, empty, empty, offsets, [], _duplicates(ids, self._losses))
+        return found
+
+
+@dataclass
+class _Sent:
+    """What was sent of one micro-batch."""
+
+    temperature: Tensor
+    objectives: list[Objective] = field(default_factory=list)
+    own: dict[Term, Rows] = field(default_factory=dict)
+    messages: list[tuple[list[Term], Callable[[], list[Tensor]]]] = field(default_factory=list)
+
+    def arrived(self) -> dict[Term, list[Tensor]]:
+        """Wait for the messages; return a, b and identities of all ranks by term."""
+        found: dict[Term, list[Tensor]] = {}
+        for terms, wait in self.messages:
+            tensors = wait()
+            found |= {term: tensors[3 * k : 3 * k + 3] for k, term in enumerate(terms)}
+        return found
+
+
+def _compared(objective: Objective) -> set[str]:
+    """Return the names of the outputs that an objective compares."""
+    return {output.name for output in objective.compared or ()}
 
 
 def _first_rows(lengths: Ints, rank: int) -> list[int]:

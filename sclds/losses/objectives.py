@@ -16,6 +16,7 @@ from sclds.batch import Batch
 from sclds.config import LossesConfig
 from sclds.losses.global_features import (
     Candidates,
+    FeatureGather,
     GlobalCounts,
     GlobalFeatures,
     Rows,
@@ -29,7 +30,7 @@ from sclds.losses.ranks import hits
 from sclds.objectives import Objective, objectives_in_use
 from sclds.objectives.table import PAIRWISE_BIAS, PAIRWISE_SCALE, TEMPERATURE
 
-__all__ = ["GlobalFeatures", "StepSizes", "features_of", "step_loss"]
+__all__ = ["FeatureGather", "GlobalFeatures", "StepSizes", "features_of", "step_loss"]
 
 Outputs = Mapping[str, Tensor]
 Terms = dict[str, Tensor]
@@ -72,7 +73,7 @@ def _global_terms(
     outputs: Outputs, batch: Batch, global_features: GlobalFeatures, step: int, losses: LossesConfig
 ) -> Terms:
     """Return the terms whose negatives are the global batch, every nce from one kernel launch."""
-    rows_of = own_rows(outputs, batch, global_features.counts, losses)
+    rows_of = own_rows(outputs, batch, global_features.counts, objectives_in_use(losses))
     terms: Terms = {
         term.objective.name: _sigmoid(rows, global_features.candidates[term], step, outputs, losses)
         for term, rows in rows_of.items()

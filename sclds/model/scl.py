@@ -1,5 +1,7 @@
 """The step's forward: all text views, all vision views and all fusion pairs, each once (docs/method.md §3)."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -74,8 +76,12 @@ class SCLModel(nn.Module):
         """Fill one full (unsharded) parameter in place."""
         tensor.copy_(initial_value(self, name, tensor.shape, seed, self.config.init_std))
 
-    def forward(self, batch: Batch) -> Outputs:
+    def forward(self, batch: Batch, before_fusion: Callable[[Outputs], None] | None = None) -> Outputs:
         """Run every view and pair once.
+
+        Args:
+            batch: The micro-batch.
+            before_fusion: Gets what is there before fusion begins: projections that may travel while it runs.
 
         Returns:
             The projections (B, P) of text and vision and the temperature (); for every objective in use its outputs by
@@ -95,6 +101,8 @@ class SCLModel(nn.Module):
         }
         if self.pairwise_logit is not None:
             outputs[PAIRWISE_SCALE], outputs[PAIRWISE_BIAS] = self.pairwise_logit()
+        if before_fusion is not None:
+            before_fusion(outputs)
         if not batch.pairs.names:
             return outputs
         batch = with_hard_negatives(text_proj, vision_proj, temperature, batch)

@@ -2,7 +2,7 @@
 
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -71,9 +71,19 @@ class ProcessGroup:
 
     def all_gather(self, tensor: Tensor) -> Tensor:
         """Return the tensors of all ranks, (W, ...), in rank order; every rank's must have the same shape."""
+        return self.start_all_gather(tensor)()
+
+    def start_all_gather(self, tensor: Tensor) -> Callable[[], Tensor]:
+        """Start `all_gather` and return what waits for it: NCCL lets the current stream wait, gloo the host."""
         gathered = tensor.new_empty(self.world_size * tensor.numel())
-        dist.all_gather_into_tensor(gathered, tensor.flatten())
-        return gathered.view(self.world_size, *tensor.shape)
+        own = tensor.flatten()  # held with the work: its memory may not be given away before
+        work = dist.all_gather_into_tensor(gathered, own, async_op=True)
+
+        def wait(own: Tensor = own) -> Tensor:
+            work.wait()
+            return gathered.view(self.world_size, *tensor.shape)
+
+        return wait
 
     def gather_counts(self, counts: Sequence[int]) -> Ints:
         """Return (W, k) from as many numbers on every rank, from host to host: no device takes part or waits."""
@@ -113,11 +123,6 @@ class ProcessGroup:
 def lost_peer(fault: RuntimeError) -> bool:
     """Return whether a collective failed because another process is gone."""
     return isinstance(fault, dist.DistError) or "gloo/transport" in str(fault)
-
-
-def synchronize() -> None:
-    """Wait until the accelerator has done what was asked of it; nothing on CPU."""
-    get_accelerator().synchronize()
 
 
 def _without_compiled_collectives() -> None:

@@ -2,7 +2,8 @@
 
 import time
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -11,11 +12,13 @@ from sclds.batch import Batch
 from sclds.batch.split import Split
 from sclds.config import Config
 from sclds.data.keys import seed_of
-from sclds.losses.objectives import GlobalFeatures, StepSizes, features_of, step_loss
+from sclds.losses.objectives import FeatureGather, GlobalFeatures, StepSizes, step_loss
 from sclds.machine.implementations import compute_dtype
-from sclds.train.distributed import ProcessGroup, synchronize
 from sclds.train.optimizer import learning_rates, set_learning_rate
 from sclds.train.schedule import learning_rate_factor
+
+if TYPE_CHECKING:  # the step itself needs no DeepSpeed, so that a machine without it can check the step
+    from sclds.train.distributed import ProcessGroup
 
 PHASES = ("data", "forward", "backward", "optimizer")
 
@@ -39,9 +42,10 @@ class StepReport:
 class Stopwatch:
     """Seconds per phase; waits for the accelerator at each reading only when `exact`."""
 
-    def __init__(self, seconds: dict[str, float], exact: bool):
+    def __init__(self, seconds: dict[str, float], exact: bool, device: torch.device):
         self._seconds = seconds
-        self._exact = exact
+        self._exact = exact and device.type != "cpu"
+        self._device = device
         self._last = self._now()
 
     def charge(self, phase: str) -> None:
@@ -52,7 +56,7 @@ class Stopwatch:
 
     def _now(self) -> float:
         if self._exact:
-            synchronize()
+            torch.accelerator.synchronize(self._device)
         return time.perf_counter()
 
 
@@ -62,26 +66,27 @@ def train_step(
     step: int,
     config: Config,
     split: Split,
-    group: ProcessGroup,
+    group: "ProcessGroup",
     measure: bool,
 ) -> StepReport:
     """Run optimizer step `step` (from 0) on this rank's micro-batches; without a finite gradient it changes nothing."""
     report = StepReport()
-    watch = Stopwatch(report.seconds, measure)
+    watch = Stopwatch(report.seconds, measure, group.device)
     micro_batches = [batch.to(group.device, compute_dtype(config)) for batch in batches]
     set_learning_rate(engine.optimizer, learning_rate_factor(step, config.schedule))
     watch.charge("data")
 
     sizes = StepSizes.gather(micro_batches, group)
     two_passes = split.accumulation > 1 and config.losses.negatives == "global_batch"
-    global_features = features_of_step(engine, micro_batches, sizes, step, config, group) if two_passes else None
+    features = features_of_step(engine, micro_batches, sizes, step, config, group) if two_passes else None
     for index, batch in enumerate(micro_batches):
         seed_attention_dropout(config.seed, step, index, group.rank)
-        outputs = engine(batch)
-        features = global_features or GlobalFeatures.gather(
-            [features_of(outputs, batch)], [batch], config.losses, group, sizes, first_step=index
-        )
-        loss, terms = step_loss(outputs, batch, features, index if two_passes else 0, config.losses)
+        if features is not None:
+            loss, terms = step_loss(engine(batch), batch, features, index, config.losses)
+        else:
+            gather = FeatureGather(config.losses, group, sizes)
+            outputs = forward(engine, batch, index, gather)
+            loss, terms = step_loss(outputs, batch, gather.wait(), 0, config.losses)
         report.add(terms)
         watch.charge("forward")
         # DeepSpeed averages over ranks and accumulation steps; the shares are to be summed.
@@ -95,15 +100,23 @@ def train_step(
 
 
 def features_of_step(
-    engine: Any, micro_batches: list[Batch], sizes: StepSizes, step: int, config: Config, group: ProcessGroup
+    engine: Any, micro_batches: list[Batch], sizes: StepSizes, step: int, config: Config, group: "ProcessGroup"
 ) -> GlobalFeatures:
     """Return the features of every micro-batch of every rank, out of a pass without gradients (same dropout)."""
-    features = []
+    gather = FeatureGather(config.losses, group, sizes)
     with torch.no_grad():
         for index, batch in enumerate(micro_batches):
             seed_attention_dropout(config.seed, step, index, group.rank)
-            features.append(features_of(engine(batch), batch))
-    return GlobalFeatures.gather(features, micro_batches, config.losses, group, sizes)
+            forward(engine, batch, index, gather)
+    return gather.wait()
+
+
+def forward(engine: Any, batch: Batch, index: int, gather: FeatureGather) -> dict[str, Tensor]:
+    """Run the model on a micro-batch; its projections travel while fusion runs, what fusion gives while all goes on."""
+    send = partial(gather.send, index, batch)
+    outputs: dict[str, Tensor] = engine(batch, send)
+    send(outputs)
+    return outputs
 
 
 def seed_attention_dropout(seed: int, step: int, index: int, rank: int) -> None:

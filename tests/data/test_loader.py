@@ -2,7 +2,13 @@
 
 import itertools
 import json
+import multiprocessing
+import os
+import subprocess
+import sys
 import threading
+import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +16,7 @@ import torch
 from sclds.batch.unpacking import sample_of
 from sclds.config.errors import DataError
 from sclds.data.loader import Quarantine, TrainingBatches, heldout_batches
+from sclds.data.quarantine import read_quarantine
 from sclds.data.tokenizer import load_tokenizer
 from sclds.objectives import Read
 from tests.batch.leaves import assert_equal_batches
@@ -219,3 +226,63 @@ def test_itm_never_shows_a_wrong_image_that_is_right_or_that_its_kind_betrays(ma
     same = {pair for keys in ("012", "67") for pair in itertools.permutations(keys, 2)}
     assert not any("u" in pair for pair in wrong), "a text of an image beside a video, or the other way round"
     assert (same <= wrong) if duplicates == "negatives" else not same & wrong
+
+
+def test_a_process_of_its_own_makes_the_same_batches(config, tokenizer):
+    """Bit for bit, views of one block of memory without a name; the process ends with the iterator."""
+    expected = batches(config, tokenizer, 3)
+    apart = iter(TrainingBatches(config, tokenizer, 0, 1, 8, 1, own_process=True))
+    found = [next(apart) for _ in range(3)]
+    (maker,) = multiprocessing.active_children()
+    apart.close()
+    assert not maker.is_alive()
+    for (one,), (other,) in zip(found, expected, strict=True):
+        assert_equal_batches(one, other)
+
+
+def test_its_user_errors_are_raised_here(make_config, tokenizer, tmp_path):
+    config = faulty(make_config, good=20, max_bad_share=0.05)
+    quarantine = Quarantine(tmp_path / "quarantine.jsonl")
+    apart = iter(TrainingBatches(config, tokenizer, 0, 1, 8, 1, quarantine=quarantine, own_process=True))
+    with pytest.raises(DataError, match="are unusable"):
+        list(itertools.islice(apart, 200))
+    assert read_quarantine(tmp_path / "quarantine.jsonl")
+
+
+KILLED = """
+import multiprocessing, os, sys, time
+from sclds.config.reading import load_config
+from sclds.data.loader import TrainingBatches
+from sclds.data.tokenizer import load_tokenizer
+if __name__ == "__main__":
+    config = load_config("configs/quickstart.yaml", ["batch.global_size=16"])
+    apart = iter(TrainingBatches(config, load_tokenizer("embedded"), 0, 1, 16, 1, own_process=True))
+    next(apart)
+    print(multiprocessing.active_children()[0].pid, flush=True)
+    time.sleep(600)
+"""
+
+
+def test_a_kill_of_the_run_leaves_no_process_and_no_memory_behind(tmp_path):
+    script = tmp_path / "killed.py"
+    script.write_text(KILLED)
+    shared = set(os.listdir("/dev/shm"))
+    root = Path(__file__).resolve().parents[2]
+    environment = os.environ | {"PYTHONPATH": f"{root}:{root / 'kernels'}"}
+    with subprocess.Popen([sys.executable, script], cwd=root, env=environment, stdout=subprocess.PIPE) as run:
+        maker = int(run.stdout.readline())
+        run.kill()
+    end = time.monotonic() + 60
+    while alive(maker) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not alive(maker)
+    assert set(os.listdir("/dev/shm")) - shared == set() or all("sclds" not in n for n in os.listdir("/dev/shm"))
+
+
+def alive(process):
+    """Return whether a process runs; one that only waits to be buried does not."""
+    try:
+        state = Path(f"/proc/{process}/stat").read_text().rpartition(") ")[2][0]
+    except OSError:
+        return False
+    return state != "Z"

@@ -1,11 +1,13 @@
 """The real path on a device: what CUDA would refuse is refused here, and the numbers are the CPU's."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from sclds.config import LossesConfig
+from sclds.batch.split import Split
+from sclds.config import LossesConfig, OptimizerConfig, ScheduleConfig
 from sclds.config.reading import load_config
 from sclds.data.keys import generator
 from sclds.data.loader import TrainingBatches
@@ -18,7 +20,9 @@ from sclds.reference.standalone import modeling_scl
 from sclds.reference.standalone.configuration_scl import SCLConfig
 from sclds.report.batch_page import page
 from sclds.report.pictures import masked_inputs
-from tests.device.pretend import PretendTensor, host_reads, moved, pretend_device
+from sclds.train.optimizer import parameter_groups
+from sclds.train.step import train_step
+from tests.device.pretend import PretendTensor, host_copies, host_reads, moved, pretend_device
 from tests.model.samples import ALL, model_of, pack_samples
 from tests.model.test_step import MIXED
 
@@ -63,6 +67,81 @@ def test_a_step_gives_the_numbers_of_the_cpu(name, accumulation):
     assert found[1].keys() == expected[1].keys()
     for name, gradient in expected[1].items():
         torch.testing.assert_close(found[1][name], gradient, msg=lambda m, n=name: f"{n}: {m}")
+
+
+class Engine:
+    """DeepSpeed's place in the step, without its own reads; it sums gradients as DeepSpeed averages them."""
+
+    def __init__(self, model, accumulation):
+        self.module, self._accumulation = model, accumulation
+        self.optimizer = torch.optim.AdamW(parameter_groups(model, OptimizerConfig()))
+
+    def __call__(self, *inputs):
+        return self.module(*inputs)
+
+    def backward(self, loss):
+        (loss / self._accumulation).backward()
+
+    def step(self):
+        pass
+
+    def was_step_applied(self):
+        return True
+
+
+class Group(SingleProcess):
+    def __init__(self, device):
+        self.device = device
+
+
+TRAINED = {
+    "all": (STEPS["all"], {}),
+    "hard": (STEPS["hard"], {}),
+    "sigmoid": (ALL.model_copy(update={"sigmoid": 1.0}), {"sigmoid": True}),
+    "recomputed": (STEPS["all"], {"recompute": True}),
+}
+
+
+def trained(name, accumulation, negatives, device, place):
+    """Return losses and gradients of `train_step`, the whole optimizer step as a run takes it."""
+    losses, options = TRAINED[name]
+    losses = losses.model_copy(update={"negatives": negatives})
+    config = SimpleNamespace(
+        seed=0, losses=losses, schedule=ScheduleConfig(steps=9), engine=SimpleNamespace(precision="fp32")
+    )
+    batches = [pack_samples(MIXED, losses).in_one_block() for _ in range(accumulation)]
+    engine = Engine(place(model_of(**options).float()).train(), accumulation)
+    split = Split(len(MIXED), accumulation, 1)
+    report = train_step(engine, batches, 1, config, split, Group(device), measure=False)
+    gradients = {n: inside(p.grad) for n, p in engine.module.named_parameters() if p.grad is not None}
+    return {term: inside(value) for term, value in report.terms.items()}, gradients
+
+
+@pytest.mark.parametrize(
+    ("name", "accumulation", "negatives"),
+    [
+        ("all", 1, "global_batch"),
+        ("all", 4, "micro_batch"),
+        ("hard", 4, "global_batch"),
+        ("sigmoid", 1, "global_batch"),
+        ("recomputed", 1, "global_batch"),
+    ],
+)
+def test_the_whole_step_never_waits_and_copies_each_micro_batch_once(name, accumulation, negatives):
+    """`train_step` itself: images and videos, GLSCL, both kinds of negatives; what is not logged is not read."""
+    expected = trained(name, accumulation, negatives, torch.device("cpu"), lambda model: model)
+    with pretend_device() as device, host_reads() as reads, host_copies() as copies:
+        found = trained(name, accumulation, negatives, device, moved)
+    assert reads == []
+    assert [place.partition(" ")[0].rpartition("/")[2].partition(":")[0] for place in copies] == (
+        ["placed.py"] * accumulation
+    ), "one copy a micro-batch, of a block that is pinned beside a GPU"
+    for one, other in zip(found, expected, strict=True):
+        assert one.keys() == other.keys()
+        for key, value in other.items():
+            size = float(value.abs().max()) if value.numel() else 0.0
+            rounding = {"rtol": 1e-3, "atol": 1e-5 + 1e-4 * size}
+            torch.testing.assert_close(one[key], value, **rounding, msg=lambda m, k=key: f"{k}: {m}")
 
 
 @pytest.fixture(scope="module")

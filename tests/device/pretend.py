@@ -15,6 +15,8 @@ from torch.utils.backend_registration import _setup_privateuseone_for_python_bac
 
 _setup_privateuseone_for_python_backend("pretend")
 DEVICE = torch.device("pretend:0")
+# autocast asks for it when activations are computed again
+torch.get_device_module("pretend").get_amp_supported_dtype = lambda: [torch.bfloat16]
 aten = torch.ops.aten
 _COPIES = (aten._to_copy.default, aten.copy_.default, aten._pin_memory.default)
 
@@ -25,6 +27,7 @@ _WAITS = (
 )
 """Operators whose result, or its shape, the host needs at once."""
 _watched: list[list[str]] = []
+_copied: list[list[str]] = []
 
 
 def _makes_the_host_wait(function, args, leaves, device):
@@ -39,8 +42,8 @@ def _makes_the_host_wait(function, args, leaves, device):
     return function is aten.copy_.default and bool(on_device) and not isinstance(leaves[0], PretendTensor)
 
 
-def _note(function):
-    for reads in _watched:
+def _note(function, notes=_watched):
+    for reads in notes:
         frames = [f for f in traceback.extract_stack() if "/sclds/" in f.filename or "/scl_kernels/" in f.filename]
         place = f"{frames[-1].filename.rpartition('/sclds/')[2]}:{frames[-1].lineno}" if frames else "outside"
         reads.append(f"{place} {function}")
@@ -55,6 +58,17 @@ def host_reads():
         yield found
     finally:
         _watched.remove(found)
+
+
+@contextlib.contextmanager
+def host_copies():
+    """Collect, inside the block, every place where memory of the host is copied to the device."""
+    found: list[str] = []
+    _copied.append(found)
+    try:
+        yield found
+    finally:
+        _copied.remove(found)
 
 
 class PretendTensor(torch.Tensor):
@@ -95,6 +109,9 @@ def computed(function, args, kwargs):
     leaves = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
     if _makes_the_host_wait(function, args, leaves, device):
         _note(function)
+    here = device is None or torch.device(device).type == DEVICE.type
+    if function in _COPIES and here and leaves and not isinstance(leaves[-1], PretendTensor):
+        _note(function, _copied)
     if function not in _COPIES:
         strangers = [x for x in leaves if not isinstance(x, PretendTensor) and x.dim() > 0]
         if strangers and (len(strangers) < len(leaves)):
@@ -106,7 +123,6 @@ def computed(function, args, kwargs):
     if device is not None:
         kwargs = kwargs | {"device": torch.device("cpu")}
     out = function(*args, **kwargs)
-    here = device is None or torch.device(device).type == DEVICE.type
     if function is aten.copy_.default:
         return leaves[0]
     return pytree.tree_map_only(torch.Tensor, PretendTensor, out) if here else out
@@ -136,6 +152,8 @@ _torch_tensor = torch.tensor
 
 def _tensor(data, *, dtype=None, device=None, requires_grad=False):
     made = _torch_tensor(data, dtype=dtype, requires_grad=requires_grad)
+    if device is not None and torch.device(device).type == DEVICE.type:
+        _note("tensor", _copied)
     return made if device is None or torch.device(device).type != DEVICE.type else PretendTensor(made)
 
 

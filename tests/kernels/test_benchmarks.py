@@ -6,14 +6,17 @@ import json
 import os
 import subprocess
 import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from scl_kernels.registry import operations
 
-BENCHMARKS = Path(__file__).parents[2] / "kernels" / "benchmarks"
+ROOT = Path(__file__).parents[2]
+BENCHMARKS = ROOT / "kernels" / "benchmarks"
 
 
 def run(script, *arguments, **environment):
@@ -184,36 +187,115 @@ def test_an_unknown_name_is_refused_with_the_choices():
     )
 
 
-def test_targets_are_read_from_the_rows(monkeypatch):
+def test_every_target_has_a_verdict_or_is_said_to_be_missing(monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import gpu_check
+    import gpu_targets
     import harness
 
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    from scl_kernels.roofline import DEVICES
 
-    def row(kernel, provider, x, median, mode="full"):
-        config = json.dumps({"size": 512 * x**2, "rows": x * 324 // 390, "width": 768})
-        return harness.Row(kernel, provider, mode, "milliseconds", x, median, median, median, config, "H100", "", "")
+    def row(kernel, provider, x, median, metric="milliseconds", **config):
+        config = json.dumps({"size": 512 * x**2, "rows": x * 324 // 390, "width": 768} | config)
+        return harness.Row(kernel, provider, "full", metric, x, median, median, median, config, "H100", "", "")
 
-    rows = [
-        row("infonce", "triton", 32768, 10.0),
-        row("infonce", "triton", 32768, 3.0, "forward"),
-        row("masked_gather", "triton", 48000, 0.25),
-        row("masked_gather", "triton", 48000, 0.05, "forward"),
-        row("infonce", "ours", 32768, 10.0),
-        row("infonce", "eager", 32768, 9),
-        row("attention_text", "ours", 8, 2.05),
-        row("attention_text", "eager", 8, 2.0),
+    with harness.RowFile(tmp_path / "some.csv") as file:
+        for one in (
+            row("infonce", "triton", 32768, 10.0),
+            row("infonce", "ours", 32768, 10.0),
+            row("infonce", "eager", 32768, 9.0),
+            row("attention_text", "sdpa", 8, 2.05),
+            row("attention_text", "flash_attn", 8, 2.5),
+            row("attention_text", "eager", 8, 2.0),
+            row("base_step", "ours", 64, 100.0, flops=45e12),
+            row("sigmoid_published", "ours", 65536, 0.64e9, "peak_bytes"),
+        ):
+            file.keep(one)
+    with (tmp_path / "some.csv").open("a") as file:
+        file.write("cut,by,a,kill")
+    (tmp_path / "waits.csv").write_text("negatives,accumulation,waits\n" + "a,1,\n" * 3 + "a,4,fusion.py:7: waits\n")
+    lines = gpu_targets.table(tmp_path, DEVICES[90], ["infonce"])
+    found = {line[:42].strip(): line[42:].split(maxsplit=1) for line in lines[1:]}
+    assert found["infonce, share of peak"] == ["0.667", ">= 50%       met"]
+    assert found["infonce against eager"] == ["1.111", "<= 1.03      MISSED"]
+    assert found["attention_text against eager"] == ["1.025", "<= 1.03      met"]
+    assert found["base step, MFU"] == ["0.455", ">= 40%       met"]
+    assert found["base step, samples/s"] == ["640", "measured     met"]
+    assert found["sigmoid at 65,536, memory"] == ["0.64", "GB  <= 0.25 GB   MISSED"]
+    assert found["steps that wait for the device"] == ["1", "0            MISSED"]
+    assert found["kernels that differ from fp64"] == ["-", "0            missing: not measured"]
+
+
+def test_a_stage_that_hangs_or_crashes_loses_only_itself(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import gpu_check
+
+    monkeypatch.setattr(gpu_check, "LEAST", 0)
+    stages = [
+        gpu_check.Stage("hangs", ["-c", "import time; time.sleep(60)"], 0.5),
+        gpu_check.Stage("crashes", ["-c", "import os; os.abort()"], 20),
+        gpu_check.Stage("lacks", ["-c", "raise SystemExit(3)"], 20),
+        gpu_check.Stage("works", ["-c", "pass"], 20),
     ]
-    assert gpu_check.targets(rows) == [
-        "Shares of H100 SXM 80 GB's published peaks",
-        "infonce x=32768 full: 67% of the peak bf16 FLOP/s (target 50%)",
-        "infonce x=32768 forward: 74% of the peak bf16 FLOP/s",
-        "masked_gather x=48000 full: 80% of the peak bandwidth (target 80%)",
-        "masked_gather x=48000 forward: 89% of the peak bandwidth",
-        "infonce x=32768: SLOWER than eager, 10.000 against 9.000 ms",
-        "attention_text x=8: never slower than eager, 2.050 against 2.000 ms",
-    ]
+    assert gpu_check.run_all(stages, 60) == {
+        "hangs": "stopped after 0 s; what it had written is kept",
+        "crashes": "failed with exit code -6",
+        "lacks": "left out: a library is missing, see above",
+        "works": "ok",
+    }
+    assert gpu_check.run_all(stages[3:], -1) == {"works": "left out: the time is used up"}
+
+
+def test_planned_stages_fit_the_limit_and_name_every_benchmark(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import gpu_check
+    import run as script
+
+    planned = gpu_check.stages(tmp_path, script.names_of_all(), rehearse=False)
+    assert {stage.name for stage in planned} >= {*script.names_of_all(), "waits", "base_step", "tests"}
+    decides = sum(stage.limit for stage in planned if stage.decides)
+    assert decides <= gpu_check.LIMIT / 2, "what must be right comes first, and leaves time for figures"
+
+
+@pytest.mark.parametrize("stage", ["waits", "base_step"])
+def test_stages_are_rehearsed_on_the_cpu(stage, tmp_path):
+    done = run("gpu_stages.py", stage, str(tmp_path), "--rehearse", PYTHONPATH=f"{ROOT}:{ROOT / 'kernels'}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len((tmp_path / f"{stage}.csv").read_text().splitlines()) > 2
+
+
+def test_other_packages_losses_are_providers_where_they_and_a_gpu_are(monkeypatch):
+    """Stubs with their signatures: the same numbers as ours, gradients too."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import others
+
+    from scl_kernels.infonce.reference import plain_infonce
+
+    def flash(q, k, labels=None, scale=None, head_dim=256):
+        return torch.nn.functional.cross_entropy(scale * q @ k.T, torch.arange(len(q)), reduction="none")
+
+    def siglip(image, text, log_temperature, bias):
+        sign = 2 * torch.eye(len(image)) - 1
+        logits = log_temperature.exp() * image @ text.T + bias
+        return -torch.nn.functional.logsigmoid(sign * logits).sum() / len(image)
+
+    monkeypatch.setitem(
+        sys.modules, "inf_cl", SimpleNamespace(cal_flash_loss=flash, __spec__=ModuleSpec("inf_cl", None))
+    )
+    name = "siglip_kernel"
+    monkeypatch.setitem(sys.modules, name, SimpleNamespace(fused_siglip_loss=siglip, __spec__=ModuleSpec(name, None)))
+    a, b = torch.randn(2, 7, 5).requires_grad_()
+    assert others.others("inf_cl", a, b, torch.tensor(0.1)) == {}, "no GPU"
+    monkeypatch.setattr(others, "device", lambda: "cuda")
+    assert others.others("nobody_has_this", a, b) == {}
+    weight = torch.full((7,), 1 / 7)
+    found = others.others("inf_cl", a, b, torch.tensor(0.1))["inf_cl"]()
+    torch.testing.assert_close(found, plain_infonce(a, b, torch.tensor(0.1), weight))
+    monkeypatch.setattr("harness.device", lambda: "cpu")
+    import sigmoid as benchmark
+
+    scale, bias = torch.tensor(10.0), torch.tensor(-3.0)
+    found = others.others("siglip_kernel", a, b, scale, bias)["siglip_kernel"]()
+    torch.testing.assert_close(found, benchmark.plain(a, b, scale, bias, weight))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")

@@ -12,7 +12,7 @@ from sclds.batch.frames import frames_by_number
 from sclds.batch.types import Identities
 from sclds.config import LossesConfig
 from sclds.losses.communicator import SingleProcess, gather_records, gather_rows
-from sclds.losses.objectives import GlobalFeatures, StepSizes, features_of, step_loss
+from sclds.losses.objectives import FeatureGather, GlobalFeatures, StepSizes, features_of, step_loss
 from sclds.objectives import objectives_in_use
 from sclds.reference.published_schedule import nce, pairwise_sigmoid
 
@@ -33,6 +33,10 @@ class Threads:
         gathered = torch.stack(slots)
         barrier.wait()
         return gathered
+
+    def start_all_gather(self, tensor):
+        gathered = self.all_gather(tensor)
+        return lambda: gathered
 
     def all_reduce_sum(self, tensor):
         return self.all_gather(tensor).sum(0)
@@ -300,3 +304,57 @@ def test_micro_batch_negatives_are_weighed_by_their_samples():
         torch.testing.assert_close(terms[name].double(), wanted.detach(), rtol=1e-6, atol=1e-6)
     words = [torch.nn.functional.cross_entropy(o["mlm_logits"], b.labels.mlm, reduction="sum") for o, b in pieces]
     torch.testing.assert_close(terms["mlm"].double(), (sum(words) / 5).detach(), rtol=1e-6, atol=1e-6)
+
+
+class Recording(Threads):
+    """Notes when messages leave and when somebody waits for them."""
+
+    def __init__(self, *threads):
+        super().__init__(*threads)
+        self.events = []
+
+    def start_all_gather(self, tensor):
+        number = sum(event.startswith("start") for event in self.events)
+        self.events.append(f"start {number}")
+        wait = super().start_all_gather(tensor)
+
+        def noted():
+            self.events.append(f"wait {number}")
+            return wait()
+
+        return noted
+
+
+def same(one, other):
+    """Return whether two results agree bit by bit."""
+    return all(
+        torch.equal(getattr(one, n), getattr(other, n)) for n in ("a_all", "b_all", "row_lse_all", "col_lse_all")
+    )
+
+
+def test_projections_leave_before_fusion_and_nobody_waits_before_the_loss():
+    """Two ranks, two accumulation steps: the same bits as gathering all at once, in any number of messages."""
+    ranks = [[piece(10 * r + s, (1, 2, 1)[r:], 2 * s + r) for s in range(2)] for r in range(2)]
+
+    def work(communicator):
+        recorder = Recording(communicator.rank, 2, communicator._shared)
+        tau = torch.tensor(TAU)
+        outputs = [detached_targets(o, tau) for o, _ in ranks[recorder.rank]]
+        batches = [b for _, b in ranks[recorder.rank]]
+        expected = GlobalFeatures.gather(outputs, batches, ALL, recorder)
+        recorder.events.clear()
+        gather = FeatureGather(ALL, recorder, StepSizes.gather(batches, recorder))
+        for index, (of_batch, batch) in enumerate(zip(outputs, batches, strict=True)):
+            early = ("text_proj", "vision_proj", "temperature")
+            gather.send(index, batch, {name: of_batch[name] for name in early})
+            recorder.events.append(f"fusion {index}")
+            gather.send(index, batch, of_batch)
+        recorder.events.append("loss")
+        return recorder.events, gather.wait().candidates, expected.candidates
+
+    for events, found, expected in run_ranks(2, work):
+        assert events[:6] == ["start 0", "fusion 0", "start 1", "start 2", "fusion 1", "start 3"]
+        assert events[6:] == ["loss", "wait 0", "wait 1", "wait 2", "wait 3", "start 4", "wait 4"]
+        assert found.keys() == expected.keys()
+        assert all(same(found[term], expected[term]) for term in expected)
+        assert all(found[term].offsets == expected[term].offsets for term in expected)

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from sclds.config import LossesConfig
+from sclds.model import scl
 from sclds.objectives import objectives_in_use, pairs_in_use
 from tests.model.samples import ALL, assert_equal, model_of, pack_samples, packed, plain, sample
 
@@ -146,6 +147,14 @@ def test_local_image_negatives_are_those_of_the_group():
     found = packed(model, views, group_size=2)
     assert_equal(found, plain(model, views, group_size=2))
     assert abs(found[0]["mltc_image"] - packed(model, views)[0]["mltc_image"]) > 1e-2
+
+
+def test_projections_are_handed_over_before_fusion_begins(monkeypatch):
+    events, fuse = [], scl.fuse
+    monkeypatch.setattr(scl, "fuse", lambda *a: events.append("fusion") or fuse(*a))
+    outputs = model_of()(pack_samples(MIXED), lambda early: events.append(sorted(early)))
+    assert events == [["temperature", "text_proj", "text_views", "vision_proj", "vision_views"], "fusion"]
+    assert set(events[0]) < set(outputs)
 
 
 def test_checkpointing_changes_nothing():

@@ -40,7 +40,7 @@ class Engine:
         self.optimizer = torch.optim.AdamW(parameter_groups(Model(), config.optimizer))
         self.seeds, self.rates = [], []
 
-    def __call__(self, batch):
+    def __call__(self, batch, before_fusion=None):
         self.seeds.append(torch.initial_seed())
         return {}
 
@@ -64,15 +64,19 @@ def gathered(monkeypatch):
     """Take model and losses out of the step; return what was gathered, and for which micro-batches."""
     calls = []
 
-    class GlobalFeatures:
-        @staticmethod
-        def gather(features, batches, losses, group, sizes, first_step=0):
-            calls.append((batches, sizes, first_step))
+    class FeatureGather:
+        def __init__(self, losses, group, sizes):
+            self.sent, self.sizes = [], sizes
+
+        def send(self, index, batch, outputs):
+            self.sent.append((index, batch))
+
+        def wait(self):
+            calls.append((self.sent, self.sizes))
             return calls[-1]
 
     monkeypatch.setattr(module.StepSizes, "gather", lambda batches, group: tuple(batches))
-    monkeypatch.setattr(module, "GlobalFeatures", GlobalFeatures)
-    monkeypatch.setattr(module, "features_of", lambda outputs, batch: {})
+    monkeypatch.setattr(module, "FeatureGather", FeatureGather)
     monkeypatch.setattr(module, "step_loss", lambda *_: (torch.tensor(1.0), {"total": torch.tensor(1.0)}))
     return calls
 
@@ -88,7 +92,7 @@ def test_both_passes_of_a_step_run_under_the_seeds_of_their_micro_batch(gathered
     config = tiny_config(seed=7)
     engine, batches, _ = take(config, step=3, rank=1)
     assert engine.seeds == 2 * [seed_of(7, "dropout", 3, index, 1) for index in range(2)]
-    assert gathered == [(batches, tuple(batches), 0)]
+    assert gathered == [(list(enumerate(batches)), tuple(batches))]
     others = [take(tiny_config(seed=8)), take(config, step=4), take(config, step=3)]
     assert len({tuple(engine.seeds), *(tuple(other.seeds) for other, _, _ in others)}) == 4
 
@@ -96,7 +100,7 @@ def test_both_passes_of_a_step_run_under_the_seeds_of_their_micro_batch(gathered
 def test_micro_batch_negatives_are_gathered_one_by_one_and_normalized_by_all(gathered):
     engine, batches, _ = take(tiny_config(losses={"negatives": "micro_batch"}))
     assert len(engine.seeds) == 2, "one pass"
-    assert gathered == [([batch], tuple(batches), index) for index, batch in enumerate(batches)]
+    assert gathered == [([place], tuple(batches)) for place in enumerate(batches)]
 
 
 def test_the_rates_of_the_report_are_those_that_the_step_used(gathered):

@@ -11,7 +11,16 @@ from scl_kernels.backend import Backend
 from scl_kernels.infonce.kernel import d_similarity_kernel, forward_combine_kernel, forward_kernel
 from scl_kernels.infonce.operation import InfoNCEProblem, infonce, infonce_statistics
 from scl_kernels.infonce.reference import plain_infonce
-from scl_kernels.pairwise.accounts import LOCAL, RANKS, WIDTHS, duplicates_remark, flops_remarks, memory_terms, work
+from scl_kernels.pairwise.accounts import (
+    LOCAL,
+    RANKS,
+    WIDTHS,
+    duplicates_remark,
+    flops_remarks,
+    memory_terms,
+    published_remark,
+    work,
+)
 from scl_kernels.pairwise.cases import all_pairs, draw_duplicates
 from scl_kernels.pairwise.duplicates import Treatment
 from scl_kernels.pairwise.launch import COMBINE_ROWS
@@ -51,6 +60,13 @@ CASES: tuple[tuple[Case, ...], ...] = (
 every direction; widths without masks; some of these with duplicates."""
 STEP = (Case(512, 2048, 512, 512), *[Case(512, 2048, 768, 0)] * 4)
 """A step's losses."""
+
+
+PRODUCTS = {"forward": 2, "backward": 4}
+"""Of (n, N) with D in either pass."""
+
+
+PUBLISHED = published_remark(8192, 8, 512, PRODUCTS, "inf_cl: 0.36 GB")
 
 
 def draw(case: Case, dtype: torch.dtype, device: str) -> InfoNCEProblem:
@@ -162,7 +178,18 @@ def accounts() -> Iterator[Account]:
         ]
         product = 2 * 2 * LOCAL * everything * width
         title = f"infonce, {size}: n = {LOCAL:,}, N = {everything:,}, D = {width}, bf16, {RANKS} ranks"
-        yield Account(title, "needs", ours, eager, 50, [*remarks, *flops_remarks(product, 2 * product)])
+        yield Account(
+            title,
+            "needs",
+            ours,
+            eager,
+            50,
+            [
+                *remarks,
+                *flops_remarks(product, 2 * product),
+                PUBLISHED,
+            ],
+        )
 
 
 register(
@@ -174,6 +201,6 @@ register(
         variants=variants,
         device_cases=(STEP, (Case(4096, 8192, 512, 1024),)),  # the last is wide and of many blocks
         accounts=accounts,
-        work=partial(work, products={"forward": 2, "backward": 4}),
+        work=partial(work, products=PRODUCTS),
     )
 )

@@ -7,7 +7,7 @@ import torch
 
 from scl_kernels.pairwise.cuts import backward_cuts, forward_cuts
 from scl_kernels.pairwise.tiles import similarity_tiles
-from scl_kernels.roofline import DEVICES, Term, Work
+from scl_kernels.roofline import DEVICES, Term, Work, total
 
 LOCAL, RANKS = 1024, 64
 """The setting of the accounts: local rows, and ranks that have as many."""
@@ -57,6 +57,29 @@ def flops_remarks(forward: float, backward: float) -> list[str]:
         times = " and ".join(f"{1e3 * flops / device.flops:.2f} ms" for flops in (forward, backward))
         lines.append(f"{forward / 1e9:.0f} and {backward / 1e9:.0f} GFLOP; at {device.name}'s peak: {times}")
     return lines
+
+
+REACHED = 0.66
+"""Share of an H100's bf16 peak that the tiles can reach (kernels/README.md)."""
+
+
+def published_remark(local: int, ranks: int, width: int, products: Mapping[str, int], theirs: str) -> str:
+    """Return memory and time at the shape at which another package publishes its own, by arithmetic.
+
+    Args:
+        local: n.
+        ranks: N / n.
+        width: D.
+        products: Of the forward and of the backward pass.
+        theirs: The package and its figures.
+    """
+    terms = memory_terms(local, ranks, width, directions=products["forward"], planes=3)
+    flops = 2 * local * local * ranks * width * (products["forward"] + products["backward"])
+    least = 1e3 * flops / DEVICES[90].flops
+    return (
+        f"n = {local:,}, N = {local * ranks:,}, D = {width}: {total(terms) / 1e9:.2f} GB, {flops / 1e12:.1f} TFLOP, "
+        f"{least:.1f} ms at {DEVICES[90].name}'s peak, {least / REACHED:.1f} ms at {REACHED:.0%} of it; {theirs}"
+    )
 
 
 def work(x: int, config: Mapping[str, Any], mode: str, products: Mapping[str, int]) -> Work:

@@ -1,0 +1,180 @@
+"""The stages of the GPU check, each run in a process of its own: `python gpu_stages.py STAGE FOLDER [--rehearse]`.
+
+A stage writes what it finds line by line, so that one that is stopped loses nothing, and exits 1 where something is
+wrong. `--rehearse` takes the CPU, the references and small sizes, and so walks through every line but the kernels'.
+"""
+
+import argparse
+import csv
+import importlib.util
+import itertools
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import harness
+import pydantic_stand_in
+import torch
+
+pydantic_stand_in.install()
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Lines:
+    """A CSV that is written line by line."""
+
+    def __init__(self, path: Path, header: tuple[str, ...]):
+        self._file = path.open("w", newline="", encoding="utf-8")
+        self._writer = csv.writer(self._file)
+        self.add(header)
+
+    def add(self, line: tuple[Any, ...]) -> None:
+        """Write a line to the disk."""
+        self._writer.writerow(line)
+        self._file.flush()
+
+
+def correctness(folder: Path, rehearse: bool) -> int:
+    """Compare every kernel with fp64 on the device; return how many comparisons fail."""
+    from scl_kernels.registry import operations
+
+    failed = 0
+    header = ("kernel", "dtype", "case", "result", "error", "plain_error", "allowed", "passed")
+    lines = Lines(folder / "correctness.csv", header)
+    backend = "torch" if rehearse else "triton"
+    dtypes = (torch.float32,) if rehearse else (torch.float32, torch.bfloat16, torch.float16)
+    for operation in operations():
+        cases = operation.cases[:1] if rehearse else (*operation.cases, *operation.device_cases)
+        for dtype, case in itertools.product(dtypes, cases):
+            for found in operation.compare(case, dtype, harness.device(), backend):
+                lines.add((operation.name, dtype, case, *found, found.passed))
+                failed += not found.passed
+                if not found.passed:
+                    print(f"FAILED {operation.name} {dtype} {case}: {found}")
+    return failed
+
+
+def step(folder: Path, rehearse: bool) -> int:
+    """Take a step with and without each kernel, write losses, differences and times; return how many differ."""
+    import packed_step
+    import real_step
+
+    sizes = packed_step.SMALL if rehearse else packed_step.MID_SIZE | {"width": 256, "batch": 64}
+    lines = Lines(folder / "real_step.csv", (*real_step.StepResult._fields, "passed"))
+    results = real_step.compare(sizes, harness.device(), repeats=1 if rehearse else 5)
+    for result in results:
+        lines.add((*result, result.passed))
+        print(
+            f"{'ok' if result.passed else 'FAILED'}: real step without {result.without} kernels: "
+            f"{result.milliseconds:.1f} ms, loss {result.loss:.6f} (off by {result.loss_error:.1e}), gradient off by "
+            f"{result.gradient_error:.1e}"
+        )
+    return sum(not result.passed for result in results)
+
+
+@contextmanager
+def _no_waiting() -> Iterator[None]:
+    """Let CUDA raise where the host would wait for it; nothing on the CPU."""
+    gpu = torch.cuda.is_available()
+    if gpu:
+        torch.cuda.synchronize()
+        torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        if gpu:
+            torch.cuda.set_sync_debug_mode("default")
+
+
+def waits(folder: Path, rehearse: bool) -> int:
+    """Take the whole `train_step` where nothing may wait for the device; the second one, when all is compiled.
+
+    With one and with four accumulation steps, both kinds of negatives, and every objective.
+    """
+    import waiting
+
+    failed, lines = 0, Lines(folder / "waits.csv", ("negatives", "accumulation", "waits"))
+    for negatives, accumulation in itertools.product(("global_batch", "micro_batch"), (1, 4)):
+        take = waiting.step_of(negatives, accumulation, harness.device())
+        take(0)
+        fault = ""
+        try:
+            with _no_waiting():
+                take(1)
+        except RuntimeError as found:
+            fault = waiting.place_of(found)
+        failed += bool(fault)
+        lines.add((negatives, accumulation, fault))
+        print(f"{'FAILED' if fault else 'ok'}: {negatives}, {accumulation} accumulation steps: {fault or 'no waits'}")
+    return failed
+
+
+def evaluation(folder: Path, rehearse: bool) -> int:
+    """Measure on held-out data and draw pictures on the device; what they need beyond torch may be missing."""
+    import waiting
+
+    lines = Lines(folder / "evaluation.csv", ("what", "figure"))
+    for what, figure in waiting.evaluated(harness.device()):
+        lines.add((what, figure))
+        print(f"{what}: {figure}")
+    return 0
+
+
+def base_step(folder: Path, rehearse: bool) -> int:
+    """Measure the base model's step under every implementation."""
+    import base_step as benchmark
+
+    with harness.RowFile(folder / "base_step.csv") as file:
+        for row in benchmark.rows(2 if rehearse else benchmark.REPEATS):
+            file.keep(row)
+            print(f"base_step {row.provider:20} {row.metric:12} {row.median:12.4g}", flush=True)
+    return 0
+
+
+def peak(folder: Path, rehearse: bool) -> int:
+    """Measure the FLOPs per second of large products of random matrices."""
+    from waiting import measured_peak
+
+    lines = Lines(folder / "peak.csv", ("dtype", "flops_per_second"))
+    for dtype in (torch.float32,) if rehearse else (torch.bfloat16, torch.float32):
+        lines.add((dtype, measured_peak(dtype)))
+    return 0
+
+
+def decoding(folder: Path, rehearse: bool) -> int:
+    """Decode generated JPEGs with `data.device: mixed`, or on the CPU in a rehearsal."""
+    from waiting import decoding_rate
+
+    lines = Lines(folder / "decoding.csv", ("device", "images_per_second"))
+    device = "cpu" if rehearse else "mixed"
+    lines.add((device, decoding_rate(device)))
+    return 0
+
+
+STAGES: dict[str, Callable[[Path, bool], int]] = {
+    stage.__name__: stage for stage in (correctness, step, waits, evaluation, peak, base_step, decoding)
+}
+
+
+def main() -> int:
+    """Run one stage; say what it lacks where a library is missing (exit code 3)."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("stage", choices=STAGES)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--rehearse", action="store_true")
+    options = parser.parse_args()
+    sys.path[:0] = [str(ROOT), str(ROOT / "kernels")]
+    try:
+        return 1 if STAGES[options.stage](options.folder, options.rehearse) else 0
+    except ModuleNotFoundError as lack:
+        if importlib.util.find_spec((lack.name or "").partition(".")[0] or "torch") is not None:
+            raise
+        print(f"{options.stage}: needs {lack.name}, which is not installed")
+        return 3
+
+
+if __name__ == "__main__":
+    sys.exit(main())
