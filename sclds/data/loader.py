@@ -3,7 +3,6 @@
 The stages have no state but the step they are at, so a run that resumes gives `start_step` and sees the same batches.
 """
 
-import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from operator import attrgetter
@@ -21,6 +20,7 @@ from sclds.data.prefetch import Prefetch, pinned
 from sclds.data.quarantine import Quarantine
 from sclds.data.replacement import Replacements
 from sclds.data.samples import HELDOUT, Loaded, Occasion, SampleMaker
+from sclds.data.skips import Windows, batches_from
 from sclds.data.storage.fetch_ahead import FetchAhead
 from sclds.data.storage.shards import BadSampleError, SampleIndex, cache_of, open_index
 from sclds.data.tokenizer import Tokenizer
@@ -46,6 +46,7 @@ class TrainingBatches:
         accumulation: Micro-batches of a step.
         start_step: The first step.
         quarantine: Counts and names unusable samples; by default it only counts.
+        windows: Batches of the order that no step reads; by default those of `data.skip_batches`.
 
     Raises:
         DataError: Shards are missing or unreadable.
@@ -61,12 +62,14 @@ class TrainingBatches:
         accumulation: int,
         start_step: int = 0,
         quarantine: Quarantine | None = None,
+        windows: Windows | None = None,
     ):
         assert micro_size % config.batch.group_size == 0, "ITM partners must lie in the micro-batch"
         assert micro_size * world_size * accumulation == config.batch.global_size
         self._config, self._tokenizer = config, tokenizer
         self._rank, self._world_size = rank, world_size
         self._micro_size, self._accumulation, self._start = micro_size, accumulation, start_step
+        self._windows = config.data.skip_batches if windows is None else windows
         self.quarantine = quarantine or Quarantine()
         self.index = open_index(config.data.train, cache_of(config.data))
         self.order = Order(
@@ -93,7 +96,7 @@ class TrainingBatches:
         fetches = FetchAhead(self.index.shards)
         try:
             assembler = _Assembler(self._config, self._tokenizer, self.index, maker, decoder, self.quarantine)
-            for step in itertools.count(self._start):
+            for step in batches_from(self._start, self._windows):
                 fetches.want(self.order.shards_ahead(step))
                 for a in range(self._accumulation):
                     positions = positions_of(a, self._rank, self._world_size, self._micro_size)

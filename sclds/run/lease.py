@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from sclds.config.errors import UserError
+from sclds.run.events import Events
 from sclds.run.files import write_atomically
 from sclds.run.processes import is_running, started_at
 
@@ -38,11 +39,12 @@ class Lease:
     Args:
         folder: The run folder; made if it is not there.
         say: Prints a sentence.
+        events: Of the run; they are given what becomes of the lease.
     """
 
-    def __init__(self, folder: Path, say: Callable[[str], None]):
+    def __init__(self, folder: Path, say: Callable[[str], None], events: Events | None = None):
         self._path = folder / LEASE_FILE
-        self._say = say
+        self._say, self._events = say, events
         self._own = {"host": socket.gethostname(), "process": os.getpid(), "started": started_at(os.getpid())}
         self._beats = 0
         self._ended = threading.Event()
@@ -61,7 +63,7 @@ class Lease:
         holder = self._read()
         if holder is not None and not self._is_own(holder):
             self._await_death(holder)
-            self._say(
+            self._tell(
                 f"The lease of {self._path.parent} is taken over from {_name(holder)}, which does not run any more"
             )
         self._write()
@@ -83,6 +85,11 @@ class Lease:
                 if holder is not None and self._is_own(holder):
                     self._path.unlink()
 
+    def _tell(self, sentence: str) -> None:
+        self._say(sentence)
+        if self._events is not None:
+            self._events.write("lease", sentence)
+
     def _await_death(self, holder: dict[str, Any]) -> None:
         """Return when the holder is dead; raise while it lives."""
         if holder.get("host") == self._own["host"]:
@@ -102,6 +109,8 @@ class Lease:
                 holder = self._read()
                 if holder is not None and not self._is_own(holder):
                     self.lost = _name(holder)
+                    if self._events is not None:
+                        self._events.write("lease", f"the run folder was taken over by {self.lost}")
                     return
                 self._write()
             except OSError:  # a full disk for now; the next beat tries again, and a checkpoint would say so

@@ -88,6 +88,12 @@ class ProcessGroup:
         dist.all_gather_object(gathered, value)
         return gathered
 
+    def from_first(self, value: Any) -> Any:
+        """Return what rank 0 gives, on every rank; for bookkeeping outside the step."""
+        values = [value]
+        dist.broadcast_object_list(values, src=0, device=self.device)
+        return values[0]
+
     def barrier(self) -> None:
         """Wait for all ranks."""
         dist.barrier()
