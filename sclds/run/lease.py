@@ -140,5 +140,31 @@ class Lease:
         )
 
 
+def wait_until_free(folder: Path, say: Callable[[str], None], limit: float = 900.0) -> None:
+    """Return when nobody holds a run folder any more, or after `limit` seconds; a dead holder's lease counts as none.
+
+    Args:
+        folder: The run folder.
+        say: Gets a sentence if somebody holds it.
+        limit: Seconds, in which a run that was told to end has saved.
+    """
+    lease, seen = Lease(folder, say), None
+    begun = still_since = time.monotonic()
+    while time.monotonic() - begun < limit:
+        holder = lease._read()
+        if holder is None:
+            return
+        here = holder.get("host") == socket.gethostname()
+        if here and not is_running(holder.get("process"), holder.get("started")):
+            return
+        if seen is None:
+            say(f"Waiting for {_name(holder)}, which still holds {folder}")
+        if holder != seen:
+            seen, still_since = holder, time.monotonic()
+        elif not here and time.monotonic() - still_since > PATIENCE:
+            return
+        time.sleep(0.5)
+
+
 def _name(holder: dict[str, Any]) -> str:
     return f"process {holder.get('process', '?')} on {holder.get('host', 'an unknown host')}"

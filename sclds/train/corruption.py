@@ -45,6 +45,8 @@ def resident(engine: Any) -> dict[Part, list[Tensor]]:
         weights = [*optimizer.bit16_groups_flat, *optimizer.single_partition_of_fp32_groups]
         kept = (*optimizer.averaged_gradients.values(), *optimizer.all_grad_tensors.values())
         gradients = [tensor for tensors in kept if tensors is not None for tensor in tensors]
+        added = (getattr(weight, "grad_accum", None) for group in optimizer.bit16_groups for weight in group)
+        gradients += [gradient for gradient in added if gradient is not None]
     else:
         masters = [parameter for group in inner.param_groups for parameter in group["params"]]
         weights = [*engine.module.parameters(), *masters]
@@ -195,21 +197,9 @@ class Probe:
         torch.manual_seed(seed_of(self._config.seed, "probe", step))
         outputs = self._engine(batch.to(self._group.device, compute_dtype(self._config)))
         digest = hashlib.sha256()
-        for tensor in _tensors_of(outputs):
+        for _, tensor in sorted(outputs.items()):
             digest.update(tensor.reshape(-1).view(torch.uint8).cpu().numpy().tobytes())
         return digest.hexdigest()
-
-
-def _tensors_of(outputs: Any) -> Iterator[Tensor]:
-    """Return the tensors in what a model returns, in a fixed order."""
-    if isinstance(outputs, Tensor):
-        yield outputs.detach()
-    elif isinstance(outputs, dict):
-        for name in sorted(outputs, key=str):
-            yield from _tensors_of(outputs[name])
-    elif isinstance(outputs, list | tuple):
-        for one in outputs:
-            yield from _tensors_of(one)
 
 
 class SelfCheck:

@@ -5,6 +5,7 @@ launchers at its start, and asks for a stop as soon as one of them is gone: the 
 """
 
 import contextlib
+import itertools
 import os
 import signal
 import sys
@@ -19,7 +20,8 @@ INTERVAL = 1.0
 """Seconds between looks."""
 GRACE = 600.0
 """Seconds for the stop and its checkpoint, before the process ends all the same."""
-_LAUNCHERS = ("deepspeed", "deepspeed.launcher.runner", "torchrun", "torch.distributed.run")
+_SUPERVISOR = "sclds launch"
+_LAUNCHERS = (_SUPERVISOR, "deepspeed", "deepspeed.launcher.runner", "torchrun", "torch.distributed.run")
 _ON_ITS_HOST = "deepspeed.launcher.launch"
 
 
@@ -43,6 +45,9 @@ def watched_launchers(chain: Sequence[Process]) -> list[Process]:
 
 def _launcher_name(one: Process) -> str:
     """Return which launcher a process is, as a module or command; empty for anything else."""
+    words = [PurePath(argument).name for argument in one.command[:4]]
+    if ("sclds", "launch") in itertools.pairwise(words):
+        return _SUPERVISOR
     for argument in one.command[:4]:
         if argument.endswith("deepspeed/launcher/launch.py"):
             return _ON_ITS_HOST

@@ -327,21 +327,20 @@ class Run:
             tell(f"{spike.sentence()}. There is no checkpoint before it: the run goes on")
             return False
         window = self.spikes.leave_out(spike, before.step)
-        with self.guards.limit("a checkpoint", "save"), self.journal.spending("checkpoint"):
+        tell(
+            f"{spike.sentence()}. The run goes back to step {before.step} and leaves out {window[1]} batches from "
+            f"number {window[0]} on (data.skip_batches=[[{window[0]},{window[1]}]] repeats that)"
+        )
+        with self.guards.limit("a checkpoint", "save"), self.journal.spending("start"):
             self.engine._config.load_universal_checkpoint = False  # what a converted start has set for good
             saved = load_checkpoint(self.engine, before, universal=False)
         self.guard.resume(saved)
         self.spikes.resume(saved, keep_windows=True)
         self.step = self.saved_step = before.step
-        self.journal.at(self.step)
         if self.group.rank == 0:
             remove_after(checkpoints, before.step)
             self.folder.open(self.config, self.step)
         self.group.barrier()
-        tell(
-            f"{spike.sentence()}. The run goes back to step {before.step} and leaves out {window[1]} batches from "
-            f"number {window[0]} on (data.skip_batches=[[{window[0]},{window[1]}]] repeats that)"
-        )
         return True
 
     def _refuse_corruption(self, found: str | None) -> None:
