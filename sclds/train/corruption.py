@@ -45,7 +45,8 @@ def resident(engine: Any) -> dict[Part, list[Tensor]]:
         weights = [*optimizer.bit16_groups_flat, *optimizer.single_partition_of_fp32_groups]
         kept = (*optimizer.averaged_gradients.values(), *optimizer.all_grad_tensors.values())
         gradients = [tensor for tensors in kept if tensors is not None for tensor in tensors]
-        added = (getattr(weight, "grad_accum", None) for group in optimizer.bit16_groups for weight in group)
+        between = [weight for group in optimizer.bit16_groups for weight in group]
+        added = [gradient for one in between for gradient in (one.grad, getattr(one, "grad_accum", None))]
         gradients += [gradient for gradient in added if gradient is not None]
     else:
         masters = [parameter for group in inner.param_groups for parameter in group["params"]]

@@ -157,10 +157,10 @@ class Supervisor:
             enough = self._restarts.fewest_hosts is not None and len(answering) >= self._restarts.fewest_hosts
             if len(answering) == len(self._slots) or (enough and self._fits(sum(answering.values()))):
                 return answering
-            if self._told_to_stop or time.monotonic() > end:
-                return None
             missing = ", ".join(host for host in self._slots if host not in answering)
             self._say(f"{missing} does not answer; looking again in {_BETWEEN_LOOKS:.0f} s")
+            if self._told_to_stop or time.monotonic() >= end:
+                return None
             time.sleep(_BETWEEN_LOOKS)
 
     def _pass_on(self, number: int, frame: FrameType | None) -> None:
