@@ -71,9 +71,9 @@ def bit_sums(tensors: list[Tensor]) -> Tensor:
 def _bit_sum(tensor: Tensor) -> Tensor:
     flat = tensor.reshape(-1)
     size = flat.element_size()
-    if size < 4 and flat.numel() * size % 4 == 0 and flat.storage_offset() * size % 4 == 0:
+    if size == 8 or (size < 4 and flat.numel() * size % 4 == 0 and flat.storage_offset() * size % 4 == 0):
         flat = flat.view(torch.int32)
-    words = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[flat.element_size()]
+    words = {1: torch.int8, 2: torch.int16, 4: torch.int32}[flat.element_size()]
     return flat.view(words).sum(dtype=torch.int32)
 
 
