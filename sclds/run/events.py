@@ -40,6 +40,8 @@ sets measured; an orderly stop; the end; a fault that ended the run; a step with
 since the event before; a checkpoint that was not taken; a wait over its limit; the launcher gone; a folder taken over,
 or lost; a restart by `sclds launch`, or none any more; a loss out of its band; a bit that changed by itself."""
 KINDS: tuple[str, ...] = get_args(Kind)
+_YEAR_10000 = 253_402_300_800
+"""Seconds since 1970: the first that a date cannot have."""
 FAULTS = ("failure", "watchdog", "launcher", "corruption")
 """Kinds that say why a start ended before its time."""
 
@@ -142,7 +144,7 @@ def _event(text: bytes) -> Event | None:
     sound = (
         isinstance(event.time, int | float)
         and not isinstance(event.time, bool)
-        and 0 <= event.time < 2**40
+        and 0 <= event.time < _YEAR_10000
         and all(isinstance(text, str) for text in (event.host, event.kind, event.cause))
         and all(number is None or type(number) is int for number in (event.rank, event.step))
         and isinstance(event.facts, dict)

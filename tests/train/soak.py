@@ -20,6 +20,7 @@ from pathlib import Path
 
 import torch
 
+from sclds.config.overrides import replaced
 from sclds.run.checkpoints import complete_checkpoints, newest_checkpoint
 from sclds.run.folder import RunFolder
 from sclds.run.metrics import read_metrics
@@ -30,7 +31,7 @@ from tests.train.test_killed_run import CONFIG, SETTINGS
 
 PROCESSES = 2
 LIMIT = 900
-WITHOUT_MEASUREMENTS = ("data.heldout=[]", "checkpoint.keep=3")
+WITHOUT_MEASUREMENTS = ("data.heldout=[]", "checkpoint.keep=3", "schedule.steps=24")
 STOPPED = "limits.step=20"
 """Ends a run one of whose ranks is stopped."""
 
@@ -45,7 +46,7 @@ class Soak:
         self.job = None
 
     def settings(self, name):
-        return [*SETTINGS, *WITHOUT_MEASUREMENTS, f"run_dir={self.folder / name}"]
+        return replaced(SETTINGS, [*WITHOUT_MEASUREMENTS, f"run_dir={self.folder / name}"])
 
     def start(self, *settings, most_bytes=None):
         """Start the run in the background; no file may grow beyond `most_bytes`, as on a full disk."""
@@ -85,15 +86,19 @@ class Soak:
             time.sleep(0.2)
 
     def fault(self, kind, last):
-        """Bring a fault upon the run while it goes through its steps."""
+        """Bring a fault upon the run while it goes through its steps; return whether it still had some to go."""
         first = newest_checkpoint(self.folder / "run" / "checkpoints")
-        step = self.draw.randint((first.step if first else 0) + 1, last)
+        done = first.step if first else 0
+        if done >= last:
+            return False
+        step = self.draw.randint(done + 1, last)
         self.start(STOPPED, **({"most_bytes": 20_000} if kind == "full disk" else {}))
         running = self.until_step(step)
         if running and kind != "full disk":
             getattr(self, f"_{kind.replace(' ', '_')}")()
         self.until_gone()
         self.done[kind] += 1
+        return True
 
     def _signal(self, number, signum):
         with contextlib.suppress(ProcessLookupError):
@@ -183,10 +188,9 @@ def main():
         while time.monotonic() < end and soak.done.total() < given.faults:
             for _ in range(soak.draw.randint(2, 5)):
                 kind = soak.draw.choice(KINDS)
-                soak.fault(kind, last - 1)
-                print(f"{time.strftime('%H:%M:%S')} {soak.done.total():4} {kind}", flush=True)
-                if time.monotonic() > end:
+                if not soak.fault(kind, last - 1) or time.monotonic() > end:
                     break
+                print(f"{time.strftime('%H:%M:%S')} {soak.done.total():4} {kind}", flush=True)
             pretrain("the run", CONFIG, soak.settings("run"), PROCESSES, LIMIT)
             told = differences(soak.folder / "run", soak.folder / "untouched")
             if told:
