@@ -9,7 +9,7 @@ TEST_PROCESSES ?= 2
 export DS_ACCELERATOR ?= cpu
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help setup quickstart test lint style kernel-check gpu-check gpu-rehearsal mutants clean
+.PHONY: help setup quickstart test lint style kernel-check gpu-check gpu-rehearsal mutants soak clean
 
 help:
 	@grep -E '^## ' $(MAKEFILE_LIST) | sed 's/^## /make /'
@@ -60,6 +60,10 @@ gpu-rehearsal: $(VENV)/.ready
 mutants: $(VENV)/.ready
 	@$(VENV)/bin/pip install --quiet --disable-pip-version-check -c requirements/constraints.txt mutmut==3.8.1
 	@$(VENV)/bin/mutmut run; $(VENV)/bin/mutmut results
+
+## soak          random faults on small real runs, each of which has to end as if nothing had happened (an hour)
+soak: $(VENV)/.ready
+	@$(RUN) -m tests.train.soak
 
 clean:
 	rm -rf $(VENV) runs build *.egg-info

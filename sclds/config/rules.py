@@ -2,7 +2,7 @@
 
 import math
 
-from sclds.config.schema import Config, DataConfig, MaskingConfig, MayChangeMark, Section
+from sclds.config.schema import Config, DataConfig, GuardsConfig, MaskingConfig, MayChangeMark, Section
 
 LOSS_WEIGHTS = ("contrastive", "sigmoid", "itm", "mlm", "mvsc", "mlsc", "mltc_image", "mltc_text")
 """Fields of `losses` that are weights."""
@@ -53,7 +53,7 @@ def cross_field_problems(config: Config) -> list[str]:
         problems.append("losses.itm_negatives=hard has no effect with losses.itm=0; remove it")
     if config.losses.scaling == "exact" and config.losses.published_world_size != 1:
         problems.append("losses.published_world_size has no effect with losses.scaling=exact; remove it")
-    problems += _training_problems(config)
+    problems += _training_problems(config) + _guards_problems(config)
     if data.device == "cpu" and (data.hw_decoder_load != 0.9 or not data.nvdec):
         problems.append("data.hw_decoder_load and data.nvdec have no effect with data.device=cpu; remove them")
     if not data.randaugment_operations and data.randaugment_magnitude != 9:
@@ -105,6 +105,17 @@ def _training_problems(config: Config) -> list[str]:
         why = "engine.precision=fp32" if engine.precision == "fp32" else "engine.zero_stage=0, which adds up in fp32"
         problems.append(f"engine.gradient_precision=bf16 has no effect with {why}; remove it")
     return problems
+
+
+def _guards_problems(config: Config) -> list[str]:
+    """Return what the guard against spikes lacks, or what is set for one that is off."""
+    guards = config.guards
+    if guards.spike_deviations:
+        if config.checkpoint.keep < 2:
+            return ["checkpoint.keep=1 leaves guards.spike_deviations no checkpoint to go back to; set 2 or more"]
+        return []
+    changed = [n for n in ("spike_window", "spike_skip") if getattr(guards, n) != GuardsConfig.model_fields[n].default]
+    return [f"guards.{name} has no effect with guards.spike_deviations=0; remove it" for name in changed]
 
 
 def _tower_problems(config: Config) -> list[str]:

@@ -105,6 +105,8 @@ class DataConfig(Section):
     """Folder on a local disk where shards behind a URL are fetched to; all processes of a machine share it."""
     cache_bytes: Positive = 200_000_000_000
     """Most bytes of `cache_dir`; shards that were not read for longest make room. At least two blocks must fit."""
+    skip_batches: list[tuple[Annotated[int, Field(ge=0)], Positive]] = []
+    """Windows of global batches that no step reads, each as its first batch, from 0, and their number."""
     max_bad_share: MayChange[Share] = 0.01
     """A run stops when more than this share of the samples it has read was set aside as unusable."""
     max_pixels: Annotated[int, Field(ge=1, le=178_000_000)] = 64_000_000
@@ -375,6 +377,23 @@ class LimitsConfig(Section):
     """One pass over the held-out data."""
 
 
+class GuardsConfig(Section):
+    """What a run watches itself by (docs/bad_days.md)."""
+
+    spike_deviations: Weight = 0.0
+    """A logged loss this many robust standard deviations above its median takes the run back to the checkpoint before,
+    and the batches from there on are left out. 0 is off: the published recipes read every batch."""
+    spike_window: Annotated[int, Field(ge=4)] = 64
+    """Logged losses whose median and spread the next one is held against."""
+    spike_skip: Positive = 200
+    """Global batches that are left out, at least all up to the spike; PaLM left out 200 to 500."""
+    memory_every: MayChange[Annotated[int, Field(ge=0)]] = 100
+    """Optimizer steps between looks at whether bits of weights, optimizer or gradients changed by themselves; sums are
+    taken in every step. 0 takes none."""
+    probe_every: MayChange[Annotated[int, Field(ge=0)]] = 0
+    """Optimizer steps between forwards of one micro-batch on every rank, which have to agree bit for bit; 0 is off."""
+
+
 class LogConfig(Section):
     """What is written down."""
 
@@ -433,6 +452,8 @@ class Config(Section):
     """Saved state."""
     limits: MayChange[LimitsConfig] = LimitsConfig()
     """Longest waits."""
+    guards: GuardsConfig = GuardsConfig()
+    """What a run watches itself by."""
     log: MayChange[LogConfig] = LogConfig()
     """Logging."""
     evaluation: MayChange[EvaluationConfig] = EvaluationConfig()

@@ -3,7 +3,6 @@
 The stages have no state but the step they are at, so a run that resumes gives `start_step` and sees the same batches.
 """
 
-import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from operator import attrgetter
@@ -22,6 +21,7 @@ from sclds.data.prefetch import Prefetch, pinned
 from sclds.data.quarantine import Quarantine
 from sclds.data.replacement import Replacements
 from sclds.data.samples import HELDOUT, Loaded, Occasion, SampleMaker
+from sclds.data.skips import Windows, batches_from
 from sclds.data.storage.fetch_ahead import FetchAhead
 from sclds.data.storage.shards import BadSampleError, SampleIndex, cache_of, open_index
 from sclds.data.tokenizer import Tokenizer
@@ -50,6 +50,7 @@ class TrainingBatches:
         start_step: The first step.
         quarantine: Counts and names unusable samples; by default it only counts. A process of its own counts there.
         own_process: Whether batches are made in a process of its own; by default beside a GPU that does not decode.
+        windows: Batches of the order that no step reads; by default those of `data.skip_batches`.
 
     Raises:
         DataError: Shards are missing or unreadable.
@@ -66,12 +67,14 @@ class TrainingBatches:
         start_step: int = 0,
         quarantine: Quarantine | None = None,
         own_process: bool | None = None,
+        windows: Windows | None = None,
     ):
         assert micro_size % config.batch.group_size == 0, "ITM partners must lie in the micro-batch"
         assert micro_size * world_size * accumulation == config.batch.global_size
         self._config, self._tokenizer = config, tokenizer
         self._rank, self._world_size = rank, world_size
         self._micro_size, self._accumulation, self._start = micro_size, accumulation, start_step
+        self._windows = config.data.skip_batches if windows is None else windows
         self.quarantine = quarantine or Quarantine()
         beside_gpu = torch.cuda.is_available() and config.data.device == "cpu"
         self._own_process = beside_gpu if own_process is None else own_process
@@ -96,7 +99,7 @@ class TrainingBatches:
     def __reduce__(self) -> tuple[type["TrainingBatches"], tuple[object, ...]]:
         """Let another process make the same batches: from what they follow from, not from indexes in memory."""
         place = (self._rank, self._world_size, self._micro_size, self._accumulation, self._start)
-        return TrainingBatches, (self._config, self._tokenizer, *place, self.quarantine, False)
+        return TrainingBatches, (self._config, self._tokenizer, *place, self.quarantine, False, self._windows)
 
     def _pinned(self) -> Iterator[Batch]:
         """Yield micro-batches from which a GPU copies while it computes, made here or in a process of its own."""
@@ -114,7 +117,7 @@ class TrainingBatches:
         fetches = FetchAhead(self.index.shards)
         try:
             assembler = _Assembler(self._config, self._tokenizer, self.index, maker, decoder, self.quarantine)
-            for step in itertools.count(self._start):
+            for step in batches_from(self._start, self._windows):
                 fetches.want(self.order.shards_ahead(step))
                 for a in range(self._accumulation):
                     positions = positions_of(a, self._rank, self._world_size, self._micro_size)

@@ -10,6 +10,7 @@ from sclds.config.errors import ConfigError, UserError
 from sclds.config.reading import load_config
 from sclds.data.quarantine import read_quarantine
 from sclds.run.environment import Start
+from sclds.run.events import Event, read_events
 from sclds.run.folder import MARKS, RunFolder
 from sclds.run.metrics import read_metrics
 
@@ -25,6 +26,7 @@ class Run:
     results: dict[str, Any] = field(default_factory=dict)
     quarantine: list[dict[str, Any]] = field(default_factory=list)
     starts: Sequence[Start] = ()
+    events: Sequence[Event] = ()
     problems: list[str] = field(default_factory=list)
     """A sentence for everything that is damaged."""
 
@@ -45,6 +47,7 @@ def read_run(run_dir: Path) -> Run:
     run.metrics = read_metrics(files.metrics, run.problems)
     run.results = files.read_results(run.problems)
     run.starts = files.read_starts(run.problems)
+    run.events = read_events(files.events, run.problems)
     run.quarantine = read_quarantine(files.quarantine)
     return run
 

@@ -17,6 +17,7 @@ from sclds.evaluation.section import Cell, Section
 from sclds.evaluation.tasks import sections
 from sclds.report.charts import share_bar, stacked_bar
 from sclds.report.curves import heldout_curves, training_curves
+from sclds.report.goodput import goodput_section
 from sclds.report.page import document, write_page
 from sclds.report.run_contents import Run, read_run
 from sclds.report.starts import describe_start
@@ -61,6 +62,7 @@ def page(run: Run) -> str:
             _section("Losses", _curves(run)),
             _heldout(run),
             _section("Where the time went", _time(run)),
+            goodput_section(run.events),
             _section("Where it ran", _starts(run)),
             _section("Do it again", _commands(run)),
             _section("Settings", _settings(run)),

@@ -33,6 +33,7 @@ class RunFolder:
         self.results = self.root / "results.json"
         self.environment = self.root / "environment.json"
         self.quarantine = self.root / "quarantine.jsonl"
+        self.events = self.root / "events.jsonl"
         self.report = self.root / "report.html"
         self.tensorboard = self.root / "tensorboard"
         self.checkpoints = self.root / "checkpoints"

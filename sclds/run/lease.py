@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from sclds.config.errors import UserError
+from sclds.run.events import Events
 from sclds.run.files import write_atomically
 from sclds.run.processes import is_running, started_at
 
@@ -38,11 +39,12 @@ class Lease:
     Args:
         folder: The run folder; made if it is not there.
         say: Prints a sentence.
+        events: Of the run; they are given what becomes of the lease.
     """
 
-    def __init__(self, folder: Path, say: Callable[[str], None]):
+    def __init__(self, folder: Path, say: Callable[[str], None], events: Events | None = None):
         self._path = folder / LEASE_FILE
-        self._say = say
+        self._say, self._events = say, events
         self._own = {"host": socket.gethostname(), "process": os.getpid(), "started": started_at(os.getpid())}
         self._beats = 0
         self._ended = threading.Event()
@@ -61,7 +63,7 @@ class Lease:
         holder = self._read()
         if holder is not None and not self._is_own(holder):
             self._await_death(holder)
-            self._say(
+            self._tell(
                 f"The lease of {self._path.parent} is taken over from {_name(holder)}, which does not run any more"
             )
         self._write()
@@ -83,6 +85,11 @@ class Lease:
                 if holder is not None and self._is_own(holder):
                     self._path.unlink()
 
+    def _tell(self, sentence: str) -> None:
+        self._say(sentence)
+        if self._events is not None:
+            self._events.write("lease", sentence)
+
     def _await_death(self, holder: dict[str, Any]) -> None:
         """Return when the holder is dead; raise while it lives."""
         if holder.get("host") == self._own["host"]:
@@ -102,6 +109,8 @@ class Lease:
                 holder = self._read()
                 if holder is not None and not self._is_own(holder):
                     self.lost = _name(holder)
+                    if self._events is not None:
+                        self._events.write("lease", f"the run folder was taken over by {self.lost}")
                     return
                 self._write()
             except OSError:  # a full disk for now; the next beat tries again, and a checkpoint would say so
@@ -129,6 +138,32 @@ class Lease:
             f"{self._path.parent} is written by {_name(holder)}; wait for its end, stop it, or give this run another "
             f"run_dir"
         )
+
+
+def wait_until_free(folder: Path, say: Callable[[str], None], limit: float = 900.0) -> None:
+    """Return when nobody holds a run folder any more, or after `limit` seconds; a dead holder's lease counts as none.
+
+    Args:
+        folder: The run folder.
+        say: Gets a sentence if somebody holds it.
+        limit: Seconds, in which a run that was told to end has saved.
+    """
+    lease, seen = Lease(folder, say), None
+    begun = still_since = time.monotonic()
+    while time.monotonic() - begun < limit:
+        holder = lease._read()
+        if holder is None:
+            return
+        here = holder.get("host") == socket.gethostname()
+        if here and not is_running(holder.get("process"), holder.get("started")):
+            return
+        if seen is None:
+            say(f"Waiting for {_name(holder)}, which still holds {folder}")
+        if holder != seen:
+            seen, still_since = holder, time.monotonic()
+        elif not here and time.monotonic() - still_since > PATIENCE:
+            return
+        time.sleep(0.5)
 
 
 def _name(holder: dict[str, Any]) -> str:

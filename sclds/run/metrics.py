@@ -7,9 +7,9 @@ from typing import Any
 
 NAMED_LINES = 3
 """Lines that a sentence about damaged ones names."""
-TABLES = ("loss", "seconds", "levels")
+TABLES = ("loss", "seconds", "levels", "spent")
 """Entries of a line that hold numbers by name."""
-NUMBERS = ("step", "lr", "grad_norm", "samples_per_second", "skipped")
+NUMBERS = ("step", "lr", "grad_norm", "samples_per_second", "skipped", "time", "goodput")
 """Entries that are numbers, or null where one was not finite."""
 HELDOUT = "heldout/"
 """Before the names of figures of held-out sets, which stand in the line itself."""

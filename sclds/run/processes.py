@@ -1,5 +1,6 @@
 """Processes of this host by number and start, so that a number given out again is not taken for the old process."""
 
+import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,6 +34,16 @@ def started_at(number: int) -> int | None:
     """Return the clock ticks from boot to a process's start; None if it does not run."""
     found = process(number)
     return None if found is None else found.started
+
+
+def age() -> float:
+    """Return the seconds since this process was started; 0 where the system does not say."""
+    try:
+        uptime = float(Path("/proc/uptime").read_text(encoding="utf-8").split()[0])
+        started = started_at(os.getpid())
+        return 0.0 if started is None else max(0.0, uptime - started / os.sysconf("SC_CLK_TCK"))
+    except (OSError, ValueError):
+        return 0.0
 
 
 def is_running(number: object, started: object) -> bool:

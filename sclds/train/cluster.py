@@ -6,11 +6,13 @@ was given: `{00000..00331}` is its last part, `$(…)` is executed. Here setting
 
 import os
 import re
+import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from sclds.batch.split import split_batch
 from sclds.config import Config
 from sclds.config.errors import ConfigError, UserError
 from sclds.config.reading import dump_config
@@ -18,6 +20,7 @@ from sclds.run.files import write_atomically
 from sclds.train.hostfile import chosen_hosts, is_here, missing_tools, read_hostfile, unknown_hosts
 from sclds.train.launch import TRAIN
 from sclds.train.startup import checked_start
+from sclds.train.supervise import Restarts, Supervisor
 
 _SAFE_PATH = re.compile(r"[A-Za-z0-9_./=-]+")
 _SAFE_VALUE = re.compile(r"[A-Za-z0-9_@+=:,./-]*")
@@ -27,6 +30,8 @@ _EXPANDED = re.compile(r'[$`"\\\n]')
 """What a shell changes inside double quotes."""
 SETTINGS_FILE = "launch.yaml"
 ENVIRONMENT_FILE = "launch.env"
+HOSTS_FILE = "launch.hosts"
+"""Those that are left, where a run goes on with fewer."""
 _ALWAYS = ("DS_ACCELERATOR",)
 """Variables that every host gets if they are set, since they decide what runs there."""
 
@@ -54,14 +59,17 @@ class Hosts:
     launcher_args: str = ""
 
 
-def launch(path: str, overrides: list[str], hosts: Hosts, say: Callable[[str], None]) -> None:
-    """Start a run on all hosts; this process becomes DeepSpeed's runner, and its exit code is the run's.
+def launch(
+    path: str, overrides: list[str], hosts: Hosts, say: Callable[[str], None], restarts: Restarts | None = None
+) -> int:
+    """Start a run on all hosts and return its exit code; unless it may be restarted, this process becomes the runner.
 
     Args:
         path: The configuration.
         overrides: Settings over those of the file.
         hosts: Where to run.
         say: Gets a sentence that does not keep the run from starting.
+        restarts: How often, and on how few hosts; None: never.
 
     Raises:
         ConfigError: With a sentence for everything that stands in the way; nothing was started or written.
@@ -73,15 +81,54 @@ def launch(path: str, overrides: list[str], hosts: Hosts, say: Callable[[str], N
     folder = Path(config.run_dir).absolute()
     try:
         write_atomically(folder / SETTINGS_FILE, dump_config(config))
-        write_atomically(folder / ENVIRONMENT_FILE, _environment_text(config, hosts, next(iter(slots))))
-        (folder / ENVIRONMENT_FILE).chmod(0o600)  # values may be secrets
+        _write_environment(folder, config, hosts, next(iter(slots)))
     except OSError as fault:
         raise UserError(f"run_dir={folder} cannot be written ({fault.strerror}); name another folder") from fault
     say(f"Starting {sum(slots.values())} processes on {', '.join(slots)}; settings are in {folder / SETTINGS_FILE}")
-    command = runner_command(hosts, slots, folder / SETTINGS_FILE)
     sys.stdout.flush()
     environment = os.environ | {"DS_ENV_FILE": str(folder / ENVIRONMENT_FILE)}
+    if restarts is not None:
+        return _supervised(config, hosts, slots, restarts, environment, say)
+    command = runner_command(hosts, slots, folder / SETTINGS_FILE)
     os.execve(command[0], command, environment)  # signals reach the runner itself
+
+
+def _supervised(
+    config: Config,
+    hosts: Hosts,
+    slots: dict[str, int],
+    restarts: Restarts,
+    environment: dict[str, str],
+    say: Callable[[str], None],
+) -> int:
+    """Run, and run again after a fault; return the last exit code."""
+    folder = Path(config.run_dir).absolute()
+
+    def start(on: dict[str, int]) -> "subprocess.Popen[bytes]":
+        which = hosts if on == slots else _fewer(hosts, on, next(iter(slots)), folder)
+        _write_environment(folder, config, which, next(iter(on)))
+        return subprocess.Popen(runner_command(which, on, folder / SETTINGS_FILE), env=environment)
+
+    def fits(processes: int) -> bool:
+        try:
+            return bool(split_batch(config.batch, processes))
+        except ConfigError:
+            return False
+
+    return Supervisor(folder, slots, restarts, start, fits, say).run()
+
+
+def _write_environment(folder: Path, config: Config, hosts: Hosts, first: str) -> None:
+    write_atomically(folder / ENVIRONMENT_FILE, _environment_text(config, hosts, first))
+    (folder / ENVIRONMENT_FILE).chmod(0o600)  # values may be secrets
+
+
+def _fewer(hosts: Hosts, on: dict[str, int], first: str, folder: Path) -> Hosts:
+    """Return where a run goes on with some of its hosts; the address of the first one goes with it."""
+    hostfile = folder / HOSTS_FILE
+    write_atomically(hostfile, "".join(f"{host} slots={count}\n" for host, count in on.items()))
+    address = hosts.master_addr if first in on else ""
+    return replace(hosts, hostfile=hostfile, include="", exclude="", master_addr=address)
 
 
 def runner_command(hosts: Hosts, slots: dict[str, int], settings: Path) -> list[str]:

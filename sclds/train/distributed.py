@@ -60,7 +60,7 @@ class ProcessGroup:
     def wait_at_most(self, seconds: float) -> None:
         """Have collectives, in all groups of processes that there are, wait so long from now on."""
         dist.barrier()
-        synchronize()  # those under way have the limit that they began with
+        get_accelerator().synchronize()  # those under way have the limit that they began with
         for group in list(dist.distributed_c10d._world.pg_map):
             dist.distributed_c10d._set_pg_timeout(timedelta(seconds=seconds), group)
 
@@ -109,6 +109,12 @@ class ProcessGroup:
         gathered: list[Any] = [None] * self.world_size
         dist.all_gather_object(gathered, value)
         return gathered
+
+    def from_first(self, value: Any) -> Any:
+        """Return what rank 0 gives, on every rank; for bookkeeping outside the step."""
+        values = [value]
+        dist.broadcast_object_list(values, src=0, device=self.device)
+        return values[0]
 
     def barrier(self) -> None:
         """Wait for all ranks."""

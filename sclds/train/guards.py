@@ -2,13 +2,16 @@
 
 from contextlib import AbstractContextManager, ExitStack
 from functools import partial
+from types import TracebackType
 from typing import Literal
 
 from sclds.config import Config
 from sclds.config.errors import SharedError, UserError
+from sclds.run.events import Events
 from sclds.run.folder import RunFolder
 from sclds.run.lease import Lease
-from sclds.train.distributed import ProcessGroup, launched_rank, launched_world_size
+from sclds.train.corruption import CorruptionError
+from sclds.train.distributed import ProcessGroup, launched_rank, launched_world_size, lost_peer
 from sclds.train.flight_recorder import write_collectives
 from sclds.train.launcher import LauncherWatch
 from sclds.train.progress import Reporter
@@ -28,10 +31,12 @@ class Guards:
     """
 
     def __init__(self, config: Config, folder: RunFolder, reporter: Reporter):
-        self._limits = config.limits
+        self._limits, self._say = config.limits, reporter.say
         rank = launched_rank()
-        self._watchdog = Watchdog(rank, launched_world_size(), record=partial(write_collectives, rank))
-        self._lease = Lease(folder.root, reporter.say)
+        self.events = Events(folder.events, rank)
+        record = partial(write_collectives, rank)
+        self._watchdog = Watchdog(rank, launched_world_size(), record=record, events=self.events)
+        self._lease = Lease(folder.root, reporter.say, self.events)
         self._stack = ExitStack()
 
     @property
@@ -46,11 +51,18 @@ class Guards:
 
     def __enter__(self) -> "Guards":
         self._stack.enter_context(self._watchdog)
-        self._stack.enter_context(LauncherWatch())
+        self._stack.enter_context(LauncherWatch(self.events))
         return self
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        shared = isinstance(fault, SharedError | CorruptionError)
+        if isinstance(fault, Exception) and not (shared and launched_rank()):
+            self._note_failure(fault)
         self._stack.close()
+        if self.events.unwritten is not None:
+            self._say(f"{self.events.unwritten}: what happened to this run is not written down there")
 
     def limit(self, name: str, setting: Literal["start", "step", "save", "evaluation"]) -> AbstractContextManager[None]:
         """Hold a part of the run to its limit; see `Watchdog.phase`."""
@@ -73,6 +85,13 @@ class Guards:
         refusal = next(filter(None, group.gather_objects(refusal)), None)
         if refusal is not None:
             raise SharedError(refusal)
+
+    def _note_failure(self, fault: Exception) -> None:
+        """Write down what ended this process; one that another left alone says just that, wherever it waited."""
+        lost = isinstance(fault, RuntimeError) and lost_peer(fault)
+        cause = "another process of this run is gone" if lost else str(fault) or type(fault).__name__
+        kind = "lost_peer" if lost else type(fault).__name__
+        self.events.write("failure", cause, type=kind, user=isinstance(fault, UserError))
 
     def fault(self) -> UserError | None:
         """Return why the run cannot go on, if another job took its folder over."""

@@ -5,6 +5,7 @@ launchers at its start, and asks for a stop as soon as one of them is gone: the 
 """
 
 import contextlib
+import itertools
 import os
 import signal
 import sys
@@ -12,13 +13,15 @@ import threading
 from collections.abc import Sequence
 from pathlib import PurePath
 
+from sclds.run.events import Events
 from sclds.run.processes import Process, ancestors, is_running
 
 INTERVAL = 1.0
 """Seconds between looks."""
 GRACE = 600.0
 """Seconds for the stop and its checkpoint, before the process ends all the same."""
-_LAUNCHERS = ("deepspeed", "deepspeed.launcher.runner", "torchrun", "torch.distributed.run")
+_SUPERVISOR = "sclds launch"
+_LAUNCHERS = (_SUPERVISOR, "deepspeed", "deepspeed.launcher.runner", "torchrun", "torch.distributed.run")
 _ON_ITS_HOST = "deepspeed.launcher.launch"
 
 
@@ -42,6 +45,9 @@ def watched_launchers(chain: Sequence[Process]) -> list[Process]:
 
 def _launcher_name(one: Process) -> str:
     """Return which launcher a process is, as a module or command; empty for anything else."""
+    words = [PurePath(argument).name for argument in one.command[:4]]
+    if ("sclds", "launch") in itertools.pairwise(words):
+        return _SUPERVISOR
     for argument in one.command[:4]:
         if argument.endswith("deepspeed/launcher/launch.py"):
             return _ON_ITS_HOST
@@ -53,9 +59,14 @@ def _launcher_name(one: Process) -> str:
 
 
 class LauncherWatch:
-    """Asks this process to stop when one of its launchers is gone; without a launcher it does nothing."""
+    """Asks this process to stop when one of its launchers is gone; without a launcher it does nothing.
 
-    def __init__(self) -> None:
+    Args:
+        events: Of the run; they are told of it.
+    """
+
+    def __init__(self, events: Events | None = None) -> None:
+        self._events = events
         self._watched = watched_launchers(ancestors(os.getpid()))
         self._ended = threading.Event()
 
@@ -72,7 +83,10 @@ class LauncherWatch:
             gone = [one for one in self._watched if not is_running(one.number, one.started)]
             if gone:
                 name = PurePath(_launcher_name(gone[0]) or gone[0].command[0]).name
-                _tell(f"error: the launcher ({name}, process {gone[0].number}) is gone; this run saves and stops")
+                reason = f"the launcher ({name}, process {gone[0].number}) is gone"
+                _tell(f"error: {reason}; this run saves and stops")
+                if self._events is not None:
+                    self._events.write("launcher", reason)
                 os.kill(os.getpid(), signal.SIGTERM)
                 if not self._ended.wait(GRACE):
                     _tell(f"error: no stop within {GRACE:.0f} s of the launcher's end; the process ends without saving")

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 from sclds.batch import Batch
 from sclds.batch.split import Split, split_batch
@@ -26,6 +26,7 @@ from sclds.train.checkpoint import (
     needs_conversion,
     save_checkpoint,
 )
+from sclds.train.corruption import CorruptionError, SelfCheck
 from sclds.train.data_wait import DataWait
 from sclds.train.deepspeed_settings import overriding
 from sclds.train.distributed import ProcessGroup
@@ -34,10 +35,12 @@ from sclds.train.guard import SkipGuard
 from sclds.train.guards import Guards
 from sclds.train.heldout import HeldoutMeasurements
 from sclds.train.interrupt import StopRequest
+from sclds.train.journal import Journal
 from sclds.train.metrics import MetricsWriter
 from sclds.train.progress import Reporter, write_page_of
 from sclds.train.record import StartRecord
-from sclds.train.resume import sound_checkpoint
+from sclds.train.resume import checkpoint_before, remove_after, sound_checkpoint
+from sclds.train.spikes import Spike, SpikeGuard
 from sclds.train.step import train_step
 
 
@@ -65,19 +68,24 @@ class Run:
         self.folder = folder
         self.reporter = reporter
         self.guards = guards
+        self.journal = Journal(guards.events, folder, group.rank, reporter.say)
         refuse_strangers(config, group)
         self.implementations = choose(config)
         use(self.implementations)
         self.split: Split = split_batch(config.batch, group.world_size)
         self.tokenizer: Tokenizer = load_tokenizer(config.data.tokenizer)
-        self.checkpoint = sound_checkpoint(folder.checkpoints, group, reporter.say)
+        self.checkpoint = sound_checkpoint(folder.checkpoints, group, self.journal.teller("passed_over"))
         self.universal = self._prepare_checkpoint()
         model = config.model if self.checkpoint is None else config.model.model_copy(update={"init_from": None})
         start = config.model_copy(update={"model": model})
         self.engine = build_engine(start, self.tokenizer, self.split, group, self.universal)
         self.step = 0
         self.saved_step = -1
-        self.guard = SkipGuard(config.optimizer.max_skipped_in_a_row, reporter.say)
+        self.guard = SkipGuard(config.optimizer.max_skipped_in_a_row, self.journal.teller("skipped_step"))
+        self.spikes = SpikeGuard(config.guards, config.log.every, config.data.skip_batches)
+        self.self_check = SelfCheck(config, self.engine, group)
+        self.quarantine = Quarantine(folder.quarantine)
+        self.bad_samples = 0
         self.heldout = HeldoutMeasurements(config, self.engine, self.tokenizer, group, folder, reporter)
         self.record: StartRecord | None = None
         self.best: BestCheckpoint | None = None
@@ -91,23 +99,29 @@ class Run:
             self.folder, self.group, count_parameters(self.engine.module), self.step, self.reporter.say
         )
         if not self.step:
-            with self.guards.limit("held-out measurements", "evaluation"):
+            with self.guards.limit("held-out measurements", "evaluation"), self.journal.spending("evaluation"):
                 self.heldout.measure_start()
+        self.journal.spent.all_so_far_to("start")
+        while (outcome := self._take_steps()) == "gone back":
+            pass
+        if outcome == "stopped":
+            self.record.update(self.step, "stopped")
+            self.journal.note("stop", "asked to stop, and saved")
+        return outcome == "finished"
+
+    def _take_steps(self) -> Literal["finished", "stopped", "gone back"]:
+        """Take steps up to the last one, to a stop signal, or to a spike after which the run stands further back."""
         lines = read_metrics(self.folder.metrics) if self.group.rank == 0 else []
         self.best = BestCheckpoint(self.config.checkpoint.best, self.group, lines, self.folder.checkpoints)
         self.health = health_of(lines, self.config.schedule.steps, self.config.log.stuck_share)
-        finished = self._take_steps()
-        if not finished:
-            self.record.update(self.step, "stopped")
-        return finished
-
-    def _take_steps(self) -> bool:
-        """Take steps up to the last one, or to a stop signal; return whether the last was reached."""
+        engine, spent = self.self_check.engine, self.journal.spent
+        self.self_check.begin(self.step)
+        self.journal.at(self.step)
+        self.journal.note("training", f"steps are taken from {self.step} on", **self.spikes.state())
         metrics = MetricsWriter(
             self.folder, self.config, self.group, self.step, self.reporter.say, self._word_entropy()
         )
         batches = self._batches()
-        finished = True
         waits = DataWait()
         self.reporter.start(self.step)
         try:
@@ -117,36 +131,42 @@ class Run:
                     with self.guards.limit("data", "step"):
                         micro_batches = self._fetch(batches, stop)
                     if micro_batches is None:
-                        finished = False
-                        break
+                        self._save()
+                        return "stopped"
                     fetched = time.perf_counter()
                     measure = metrics.due(self.step + 1)
                     with self.guards.limit("the step", "step"):
                         report = train_step(
-                            self.engine, micro_batches, self.step, self.config, self.split, self.group, measure
+                            engine, micro_batches, self.step, self.config, self.split, self.group, measure
                         )
                     report.seconds["data"] += fetched - begun  # until every rank has its data: they fetch together
                     self.step += 1
+                    self.journal.at(self.step)
                     self.guard.count(self.step, report.applied)
                     total = time.perf_counter() - begun
+                    spent.charge("data", fetched - begun)
+                    spent.charge("step", total - (fetched - begun))
                     if (slow := waits.add(fetched - begun, total)) is not None:
                         self.reporter.say(slow)
                     measured = self._measure_between(metrics)
                     line = metrics.record(
-                        self.engine, self.step, report, total, self.guard.total, micro_batches, measured
+                        engine, self.step, report, total, self.guard.total, micro_batches, measured, spent
                     )
                     metrics.show_inputs(self.step, micro_batches[0], self.tokenizer)
                     self.reporter.advance(self.step, line)
                     self._judge(line)
                     self.guard.stop_if_stuck(self.step)
+                    self._refuse_corruption(self.self_check.found(self.step, micro_batches[0]))
+                    if (spike := self._agreed_spike(line)) is not None and self._go_back(spike):
+                        return "gone back"
                     better = bool(measured) and self.best is not None and self.best.improved(self.step, measured)
                     if better or self.step % self.config.checkpoint.every == 0:
                         self._save()
-                self._save()  # inside the block: a signal while this is written must not end it
+                self._save()  # inside the block, as above: a signal while this is written must not end it
+                return "finished"
         finally:
             self.reporter.stop()
             metrics.close()
-        return finished
 
     def fail(self, fault: Exception) -> None:
         """Note in the run folder that this start failed."""
@@ -155,13 +175,14 @@ class Run:
 
     def finish(self) -> None:
         """Measure on held-out data, write results and the report, and show them."""
-        with self.guards.limit("held-out measurements", "evaluation"):
+        with self.guards.limit("held-out measurements", "evaluation"), self.journal.spending("evaluation"):
             results = self.heldout.measure_end(self.step)
         results["profile"] = machine_profile(self.config, self.group.world_size)
         if self.group.rank == 0:
             self.folder.write_results(results)
         if self.record is not None:
             self.record.update(self.step, "finished")
+        self.journal.note("finish", "the last step is done, and its results are written")
         if self.group.rank == 0:
             write_page_of(self.folder, self.reporter)
         self.reporter.show_results(results)
@@ -184,9 +205,12 @@ class Run:
     def _resume(self) -> None:
         """Go on from the newest complete checkpoint, if there is one."""
         if self.checkpoint is not None:
-            self.guard.resume(load_checkpoint(self.engine, self.checkpoint, self.universal))
+            saved = load_checkpoint(self.engine, self.checkpoint, self.universal)
+            self.guard.resume(saved)
+            self.spikes.resume(saved)
             self.step = self.saved_step = self.checkpoint.step
-            self.reporter.say(f"Resuming after step {self.step} from {self.checkpoint.folder}")
+            self.journal.at(self.step)
+            self.journal.tell("resume", f"Resuming after step {self.step} from {self.checkpoint.folder}")
         if self.group.rank == 0:
             for problem in self.folder.open(self.config, self.step):
                 self.reporter.say(problem)
@@ -225,7 +249,7 @@ class Run:
         if not every or self.step % every:
             return {}
         begun = time.perf_counter()
-        with self.guards.limit("held-out measurements", "evaluation"):
+        with self.guards.limit("held-out measurements", "evaluation"), self.journal.spending("evaluation"):
             measured = self.heldout.measure_between(self.step)
         metrics.leave_out(time.perf_counter() - begun)
         return measured
@@ -242,7 +266,8 @@ class Run:
             self.split.micro,
             self.split.accumulation,
             start_step=self.step,
-            quarantine=Quarantine(self.folder.quarantine),
+            quarantine=self.quarantine,
+            windows=self.spikes.all_windows,
         )
         for sentence in (*left_out_sentences(training.index), *training.order.crowding()):
             self.reporter.say(sentence)
@@ -268,7 +293,8 @@ class Run:
     def _save(self) -> None:
         """Write a checkpoint, unless this step has one."""
         if self.saved_step != self.step:
-            with self.guards.limit("a checkpoint", "save"):
+            self._refuse_corruption(self.self_check.memory_found(self.step))
+            with self.guards.limit("a checkpoint", "save"), self.journal.spending("checkpoint"):
                 save_checkpoint(
                     self.engine,
                     self.folder.checkpoints,
@@ -276,9 +302,61 @@ class Run:
                     self.config,
                     self.group,
                     self.config.checkpoint.keep,
-                    self.guard.state(),
+                    self.guard.state() | self.spikes.state(),
                     self.best.best_step() if self.best else None,
                 )
             self.saved_step = self.step
             if self.record is not None:
                 self.record.update(self.step)
+            self.journal.note("checkpoint", f"step {self.step} is saved")
+            self._note_bad_samples()
+
+    def _agreed_spike(self, line: dict[str, Any] | None) -> Spike | None:
+        """Return the spike that a logged line is; all ranks read the same sums, and act only if all see it."""
+        if not self.config.guards.spike_deviations or line is None:
+            return None
+        spike = self.spikes.judge(self.step, line)
+        seen = self.group.gather_counts([spike is not None])
+        return spike if seen.all() else None
+
+    def _go_back(self, spike: Spike) -> bool:
+        """Load the checkpoint before a spike and leave out the batches since; return whether there is one."""
+        checkpoints, tell = self.folder.checkpoints, self.journal.teller("spike")
+        before = checkpoint_before(checkpoints, spike.last_good, self.config.checkpoint.every, self.group)
+        if before is None:
+            tell(f"{spike.sentence()}. There is no checkpoint before it: the run goes on")
+            return False
+        window = self.spikes.leave_out(spike, before.step)
+        tell(
+            f"{spike.sentence()}. The run goes back to step {before.step} and leaves out {window[1]} batches from "
+            f"number {window[0]} on (data.skip_batches=[[{window[0]},{window[1]}]] repeats that)"
+        )
+        with self.guards.limit("a checkpoint", "save"), self.journal.spending("start"):
+            self.engine._config.load_universal_checkpoint = False  # what a converted start has set for good
+            saved = load_checkpoint(self.engine, before, universal=False)
+        self.guard.resume(saved)
+        self.spikes.resume(saved, keep_windows=True)
+        self.step = self.saved_step = before.step
+        if self.group.rank == 0:
+            remove_after(checkpoints, before.step)
+            self.folder.open(self.config, self.step)
+        self.group.barrier()
+        return True
+
+    def _refuse_corruption(self, found: str | None) -> None:
+        """End the run where bits changed by themselves, before they reach a checkpoint."""
+        if found is None:
+            return
+        self.journal.note("corruption", found)
+        raise CorruptionError(
+            f"{found}. Take that host out of the run and test its memory; the same command goes on from the last "
+            f"checkpoint, which was written before"
+        )
+
+    def _note_bad_samples(self) -> None:
+        """Write down how many samples were unusable, where there are new ones."""
+        seen, bad = self.group.gather_counts([self.quarantine.seen, self.quarantine.bad]).sum(0).tolist()
+        if bad > self.bad_samples:
+            self.bad_samples = bad
+            cause = f"{bad} of the {seen} samples read since this start are unusable ({bad / seen:.2%})"
+            self.journal.note("bad_samples", cause, seen=seen, bad=bad)

@@ -14,6 +14,7 @@ from sclds.objectives import objectives_in_use
 from sclds.objectives.levels import Makeup, trivial_level
 from sclds.report.pictures import masked_inputs
 from sclds.run.folder import RunFolder
+from sclds.run.goodput import Spent
 from sclds.run.metrics import finite
 from sclds.train.board import Board
 from sclds.train.distributed import ProcessGroup
@@ -70,6 +71,7 @@ class MetricsWriter:
         skipped: int,
         micro_batches: Sequence[Batch],
         heldout: Mapping[str, float],
+        spent: Spent,
     ) -> dict[str, Any] | None:
         """Return the line of step number `step` (from 1) after writing it, or nothing where none is due.
 
@@ -83,6 +85,7 @@ class MetricsWriter:
             skipped: Steps of the whole run that were.
             micro_batches: It saw on this rank, on the host.
             heldout: What was measured after it, by `heldout/SET/FIGURE`.
+            spent: Seconds of this start so far.
         """
         if not self.due(step) and report.applied:
             return None
@@ -101,6 +104,9 @@ class MetricsWriter:
             "samples_per_second": (step - first) * self._config.batch.global_size / (now - begun),
             "seconds": {**report.seconds, "total": total_seconds},
             "skipped": skipped,
+            "goodput": spent.share(),
+            "time": round(time.time(), 3),
+            "spent": spent.seconds(),
             **{name: finite(value) for name, value in heldout.items()},
         }
         if self._group.rank == 0:
@@ -141,7 +147,9 @@ class MetricsWriter:
         scalars |= {f"guessing/{name}": value for name, value in line["levels"].items()}
         scalars |= {f"seconds/{name}": value for name, value in line["seconds"].items()}
         scalars |= {f"learning_rate/{name}": value for name, value in line["learning_rates"].items()}
-        scalars |= {f"training/{name}": line[name] for name in ("grad_norm", "samples_per_second", "skipped")}
+        scalars |= {
+            f"training/{name}": line[name] for name in ("grad_norm", "samples_per_second", "skipped", "goodput")
+        }
         for name, value in (scalars | dict(heldout)).items():
             if value is not None:
                 self._board.scalar(name, value, line["step"])

@@ -1,5 +1,6 @@
 """Which checkpoint a run goes on from: the newest whose files are what was written, agreed on by all ranks."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -34,8 +35,7 @@ def sound_checkpoint(checkpoints: Path, group: ProcessGroup, say: Callable[[str]
     _agree(checkpoints, [checkpoint.step for checkpoint in found], group)
     passed_over = [f"{folder} is passed over: {reason}" for folder, reason in incomplete_checkpoints(checkpoints)]
     for checkpoint in found:
-        told = group.gather_objects(checkpoint_problems(checkpoint, group.rank, group.world_size))
-        problems = [problem for of_rank in told for problem in of_rank]
+        problems = problems_on_any_rank(checkpoint, group)
         if not problems:
             newer = [line for line in passed_over if Path(line.split(" is ")[0]).name > checkpoint.folder.name]
             for line in newer:
@@ -53,6 +53,32 @@ def sound_checkpoint(checkpoints: Path, group: ProcessGroup, say: Callable[[str]
         f"no checkpoint of this run can be used:\n  {chr(10).join(passed_over)}\n"
         f"restore one from a copy, or start over with another run_dir"
     )
+
+
+def problems_on_any_rank(checkpoint: Checkpoint, group: ProcessGroup) -> list[str]:
+    """Return what is wrong with a checkpoint's files, each rank looking at its share."""
+    told = group.gather_objects(checkpoint_problems(checkpoint, group.rank, group.world_size))
+    return [problem for of_rank in told for problem in of_rank]
+
+
+def checkpoint_before(checkpoints: Path, step: int, every: int, group: ProcessGroup) -> Checkpoint | None:
+    """Return the newest sound checkpoint of at most `step` steps, of those written every `every` steps; None if none.
+
+    One that a stop or a good figure left in between does not count, so that where a run goes back to does not depend
+    on when it was stopped.
+    """
+    for checkpoint in complete_checkpoints(checkpoints):
+        fits = checkpoint.step <= step and checkpoint.step % every == 0 and checkpoint.world_size == group.world_size
+        if fits and not problems_on_any_rank(checkpoint, group):
+            return checkpoint
+    return None
+
+
+def remove_after(checkpoints: Path, step: int) -> None:
+    """Remove the complete checkpoints of more than `step` steps, from which nothing shall go on."""
+    for checkpoint in complete_checkpoints(checkpoints):
+        if checkpoint.step > step:
+            shutil.rmtree(checkpoint.folder)
 
 
 def checkpoint_problems(checkpoint: Checkpoint, rank: int = 0, world_size: int = 1) -> list[str]:

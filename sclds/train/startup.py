@@ -119,8 +119,13 @@ def exit_code(work: Callable[[], int]) -> int:
             print(f"error: {place.told(str(fault))}", file=sys.stderr, flush=True)  # noqa: T201
         return USER_ERROR
     except RuntimeError as fault:
+        from sclds.train.corruption import CorruptionError
         from sclds.train.distributed import lost_peer
 
+        if isinstance(fault, CorruptionError):
+            if this_place().rank == 0:
+                print(f"error: {fault}", file=sys.stderr, flush=True)  # noqa: T201
+            return PEER_LOST
         if not lost_peer(fault):
             raise
         print(  # noqa: T201

@@ -18,6 +18,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
 
+from sclds.run.events import Events
+
 INTERVAL = 2.0
 """Seconds between signs of life."""
 _SILENT = 4 * INTERVAL
@@ -53,6 +55,7 @@ class Watchdog:
         world_size: Number of processes.
         end: Called with the exit code; another one in tests.
         record: Writes what collectives were under way, and returns the file; None where it keeps none.
+        events: Of the run; they are given why it ended.
     """
 
     def __init__(
@@ -61,9 +64,10 @@ class Watchdog:
         world_size: int,
         end: Callable[[int], None] = os._exit,
         record: Callable[[], Path | None] = lambda: None,
+        events: Events | None = None,
     ):
         self._rank, self._world_size, self._end, self._record = rank, world_size, end, record
-        self._host = socket.gethostname()
+        self._host, self._events = socket.gethostname(), events
         self._store: Store | None = None
         self._phase: tuple[str, float, float] | None = None
         self._beats = 0
@@ -115,6 +119,8 @@ class Watchdog:
     def _give_up(self, phase: str, since: float, limit: float) -> None:
         reason = f"rank {self._rank} on {self._host} waited {time.monotonic() - since:.0f} s in {phase}"
         others = self._others()
+        if self._events is not None:
+            self._events.write("watchdog", f"{reason}; {others}")
         print(f"error: {reason}; {others}; this process ends, its threads were at:", file=sys.stderr, flush=True)  # noqa: T201
         with contextlib.suppress(OSError, ValueError):  # no file descriptor behind a captured stderr
             faulthandler.dump_traceback(sys.stderr, all_threads=True)

@@ -14,6 +14,7 @@ from sclds.costs.peak import summarize_steps
 from sclds.data.storage.shards import shard_files
 from sclds.report import charts
 from sclds.report.run_page import read_run, write_report
+from sclds.run.events import Events
 from sclds.run.folder import RunFolder
 from tests.report.runs import QUICKSTART, make_run, start
 
@@ -137,6 +138,20 @@ def test_a_loss_that_learns_nothing_is_named(tmp_path: Path) -> None:
     assert "Image-text matching (ITM) stayed at what guessing gives (0.693) from step 5 to 100; usual causes" in text
 
 
+def test_the_page_says_where_the_time_went_and_what_happened(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"step": 5}\n')
+    assert "What it went through" not in write_report(tmp_path).read_text(), "a run of an older version"
+    events = Events(tmp_path / "events.jsonl", 0, now=iter([100.0, 110.0, 190.0, 200.0]).__next__)
+    events.write("start", "", age=0.0)
+    events.write("training", "", 0, spent={"start": 10.0})
+    events.write("watchdog", "rank 1 on <node> waited", 7)
+    events.write("finish", "", 9, spent={"start": 10.0, "step": 80.0, "data": 4.0})
+    text = write_report(tmp_path).read_text()
+    assert "Of 100 s since the first of 1 start, 80.0% went into steps" in text
+    assert "waiting for data 4 s, starting 10 s, the rest 6 s" in text
+    assert "1970-01-01 00:03:10, step 7</dt><dd>watchdog: rank 1 on &lt;node&gt; waited" in text
+
+
 NUL = b"\x00" * 64
 DAMAGE = {
     "results.json": [b'{"retrieval": {"ima', NUL, b"[1]", b"[" * 100_000, b"\xff\xfe", b'"text"'],
@@ -151,6 +166,7 @@ DAMAGE = {
     "environment.json": [b"[{", NUL, b"{}", b"[5]", b'[{"started": 5}]'],
     "config.yaml": [b"name: [", NUL, b"[1]", b"text", b"\xff\xfe\xff", b"name: x\nseed: -1"],
     "quarantine.jsonl": [b'{"sample": ', NUL, b'{"sample": [1]}\n[1]'],
+    "events.jsonl": [b'{"time": 1, ', NUL, b"[1]\n5\n", b'{"time": 1e15, "host": "a"}', b"\xff"],
 }
 
 

@@ -8,6 +8,7 @@ import torch
 
 from sclds.config.errors import UserError
 from sclds.run.checkpoints import newest_checkpoint
+from sclds.run.events import Events
 from sclds.run.folder import RunFolder, read_metrics
 from sclds.train import loop
 from sclds.train.guard import SkipGuard
@@ -58,7 +59,8 @@ def run(folder, applied, monkeypatch, steps=40, **optimizer):
         return StepReport({"total": torch.tensor(1.0)}, applied=applied(step), rates={"encoders": 1e-3})
 
     monkeypatch.setattr(loop, "train_step", train_step)
-    guards = SimpleNamespace(limit=lambda *_: nullcontext(), fault=lambda: None)
+    events = Events(RunFolder(folder).events, 0)
+    guards = SimpleNamespace(limit=lambda *_: nullcontext(), fault=lambda: None, events=events)
     try:
         loop.Run(config, OneProcess(), RunFolder(folder), reporter, guards).train()
     except UserError as fault:

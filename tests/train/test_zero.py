@@ -15,6 +15,7 @@ from sclds.losses.communicator import SingleProcess
 from sclds.losses.objectives import GlobalFeatures, features_of, step_loss
 from sclds.model.scl import SCLModel
 from sclds.reference.invariance import COUNTED
+from sclds.train.corruption import PARTS
 from sclds.train.optimizer import parameter_groups, set_learning_rate
 from sclds.train.schedule import learning_rate_factor
 from tests.train.synthetic import MAKE_UPS, VOCABULARY, batch_of, tiny_config
@@ -74,6 +75,7 @@ GRADIENTS = {
     }.items()
 }
 """Two processes × 8 accumulation steps."""
+FLIPPED = (*STAGES, *BF16, "zero3_accumulated")
 
 
 def processes(count, cases, folder):
@@ -102,7 +104,9 @@ def processes(count, cases, folder):
 
 @pytest.fixture(scope="module")
 def two_processes(tmp_path_factory):
-    return processes(2, SAME_AS_PLAIN | POISONED | BF16 | GRADIENTS, tmp_path_factory.mktemp("zero"))
+    cases = SAME_AS_PLAIN | POISONED | BF16 | GRADIENTS
+    flipped = {name: case | {"flip": name in FLIPPED} for name, case in cases.items()}
+    return processes(2, flipped, tmp_path_factory.mktemp("zero"))
 
 
 @functools.cache
@@ -215,6 +219,16 @@ def test_gradients_of_micro_batches_and_ranks_are_added_in_fp32(two_processes, n
     exact, in_bf16 = (two_processes[f"gradient_{n}"]["gradient"] for n in ("fp32", "zero3_added_in_bf16"))
     assert relative_error(in_bf16, two_processes["gradient_zero0"]["gradient"]) > 1e-3
     assert relative_error(found, exact) < relative_error(in_bf16, exact)
+
+
+@pytest.mark.multiprocess
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FLIPPED)
+def test_a_flipped_bit_is_found_and_its_rank_and_part_are_named(two_processes, name):
+    clean, *flipped = two_processes[name]["found"]
+    assert clean is None, "no bit changed by itself in three steps"
+    host = socket.gethostname()
+    assert [told.partition(": ")[2] for told in flipped] == [f"{part} of rank 1 on {host}" for part in PARTS]
 
 
 @pytest.mark.multiprocess

@@ -12,6 +12,7 @@ from sclds.batch.split import split_batch
 from sclds.data.tokenizer import load_tokenizer
 from sclds.run.checkpoints import newest_checkpoint
 from sclds.train.checkpoint import convert_to_universal, load_checkpoint, needs_conversion, save_checkpoint
+from sclds.train.corruption import PARTS, MemoryCheck, resident
 from sclds.train.distributed import ProcessGroup
 from sclds.train.engine import build_engine
 from sclds.train.step import train_step
@@ -36,6 +37,8 @@ def run_case(case, group):
     started = start_of(engine, group) if checkpoint is None else None
     kinds, words = (by_place * 2 for by_place in MAKE_UPS[case["make_up"]])
     history = []
+    memory = Flipping(engine, group)
+    memory.begin(0)
     for step in range(checkpoint.step if checkpoint else 0, case.get("steps", STEPS)):
         batches = []
         for a in range(split.accumulation):
@@ -43,7 +46,7 @@ def run_case(case, group):
             batches.append(batch_of(config, step, range(first, first + split.micro), kinds, words))
         if case.get("poison") == step and group.rank == 0:
             batches[0].vision.patches[0] = float("nan")
-        report = train_step(engine, batches, step, config, split, group, measure=True)
+        report = train_step(memory, batches, step, config, split, group, measure=True)
         terms = {name: group.all_reduce_sum(value.float()).item() for name, value in sorted(report.terms.items())}
         history.append({"terms": terms, "norm": float(engine.get_global_grad_norm()), "applied": report.applied})
     if folder and checkpoint is None:
@@ -53,8 +56,27 @@ def run_case(case, group):
     for name, parameter in engine.module.named_parameters():
         with deepspeed.zero.GatheredParameters([parameter]):
             weights[name] = parameter.detach().float().clone()
+    found = [memory.found(len(history))]
+    for part in PARTS if case.get("flip") else ():
+        memory.part = part
+        train_step(memory, batches, len(history), config, split, group, measure=False)
+        found.append(memory.found(len(history)))
     engine.destroy()
-    return {"history": history, "weights": weights, "start": started, "gradient": gradient}
+    return {"history": history, "weights": weights, "start": started, "gradient": gradient, "found": found}
+
+
+class Flipping(MemoryCheck):
+    """Flips the lowest bit of one number on the last rank, once, after a backward pass."""
+
+    part = None
+
+    def backward(self, loss):
+        super().backward(loss)
+        if self.part and self._group.rank == self._group.world_size - 1:
+            tensor = resident(self._engine)[self.part][-1].view(-1)
+            words = tensor.view(torch.int32 if tensor.element_size() == 4 else torch.int16)
+            words[len(words) // 2] ^= 1
+        self.part = None
 
 
 def start_of(engine, group):
