@@ -31,7 +31,7 @@ INDEX_BLOCK = 256
 """Entries of a program that only writes indices."""
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["segments"])
 def chunk_kernel(
     source,  # (N, D) rows to add
     order,  # (entries,) int64: source rows, sorted by destination
@@ -70,7 +70,7 @@ def chunk_kernel(
         tl.store(partial + row * width + d, total, mask=d < width)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["segments"])
 def combine_kernel(
     partial,  # (partials, D) fp32
     partial_start,  # (S + 1,) int64
@@ -101,7 +101,7 @@ def combine_kernel(
         segment += 1
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count", "first_rows", "second_rows", "third_rows"])
 def joint_destination_kernel(
     first,  # (N,) int64: rows of three tables
     second,  # (N,) int64

@@ -25,7 +25,7 @@ def _value_and_slope(x, ACTIVATION: tl.constexpr):
         return x * s, s + x * s * (1 - s) * _SQRT_8_OVER_PI * (1 + x * x * (3 * _CUBIC))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count"])
 def forward_kernel(
     x,  # (N, D)
     bias,  # (D,)
@@ -47,7 +47,7 @@ def forward_kernel(
     tl.store(out + place, value.to(out.dtype.element_ty), mask=both)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count"])
 def backward_kernel(
     d_out,  # (N, D)
     x,  # (N, D)

@@ -29,7 +29,7 @@ def kept(keys, at, inside, d, site, threshold):
     return x.to(tl.int32, bitcast=True) >= threshold
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count", "site", "threshold"])
 def forward_kernel(
     branch,  # (N, D)
     residual,  # (N, D)
@@ -74,7 +74,7 @@ def forward_kernel(
     tl.store(out + place, y.to(out.dtype.element_ty), mask=both)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count", "site", "threshold"])
 def backward_kernel(
     d_out,  # (N, D)
     d_total,  # (N, D); read where HAS_D_TOTAL

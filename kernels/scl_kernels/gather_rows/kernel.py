@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count", "row_count"])
 def forward_kernel(
     rows,  # (R, D)
     index,  # (N,) int64

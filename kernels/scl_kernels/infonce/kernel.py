@@ -62,7 +62,7 @@ def _reduce(
     return largest, summed, positive, best
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["plane"])
 def forward_kernel(
     table,  # (tasks, FIELDS) int64
     temperatures,  # (problems,) fp32
@@ -120,7 +120,7 @@ def forward_kernel(
         tl.store(out + 3 * plane, best, mask=rows < count)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["plane", "all_rows"])
 def forward_combine_kernel(
     table,  # (tasks, FIELDS) int64
     partial,  # (3 or 4, plane) fp32, as above

@@ -53,7 +53,7 @@ def _sum_of_embeddings(
     return tl.where(valid[:, None] & columns[None, :], x, tl.where(columns[None, :], float("nan"), 0.0))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count", "row_count", "position_count", "extra_count"])
 def forward_kernel(
     rows,  # (R, D)
     position,  # (P, D)
@@ -100,7 +100,7 @@ def forward_kernel(
     tl.store(to, y.to(out.dtype.element_ty), mask=inside[:, None] & columns[None, :])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count", "row_count", "position_count", "extra_count"])
 def backward_kernel(
     d_out,  # (N, D)
     rows,  # (R, D)

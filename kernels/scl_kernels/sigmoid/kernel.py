@@ -84,7 +84,7 @@ def _add(
     return losses, slopes, products
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["plane"])
 def forward_kernel(
     table,  # (tasks, FIELDS) int64
     temperatures,  # (problems,) fp32: 1 / scale
