@@ -2,6 +2,7 @@
 
 import os
 import socket
+import time
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
@@ -87,6 +88,17 @@ class ProcessGroup:
         gathered: list[Any] = [None] * self.world_size
         dist.all_gather_object(gathered, value)
         return gathered
+
+    def exchange(self, after: int, before: int, size: int) -> float:
+        """Send `size` bytes to rank `after`, host to host; return the seconds until as many from `before` are here."""
+        sent, received = torch.zeros(size, dtype=torch.uint8), torch.empty(size, dtype=torch.uint8)
+        begun = time.perf_counter()
+        sending = dist.isend(sent, after, group=self._hosts)
+        dist.recv(received, before, group=self._hosts)
+        seconds = time.perf_counter() - begun
+        if sending is not None:
+            sending.wait()
+        return seconds
 
     def barrier(self) -> None:
         """Wait for all ranks."""

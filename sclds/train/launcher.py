@@ -18,7 +18,7 @@ INTERVAL = 1.0
 """Seconds between looks."""
 GRACE = 600.0
 """Seconds for the stop and its checkpoint, before the process ends all the same."""
-_LAUNCHERS = ("deepspeed", "deepspeed.launcher.runner", "torchrun", "torch.distributed.run")
+_LAUNCHERS = ("sclds.train.runner", "deepspeed", "deepspeed.launcher.runner", "torchrun", "torch.distributed.run")
 _ON_ITS_HOST = "deepspeed.launcher.launch"
 
 
