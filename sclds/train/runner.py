@@ -5,9 +5,11 @@ DeepSpeed's own leaves 0 when the program that it started (its launcher on this 
 """
 
 import ctypes
+import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from types import FrameType
 from typing import Any
@@ -19,9 +21,12 @@ from sclds.run.lease import LEASE_FILE
 
 GRACE = 600.0
 """Seconds for which a run that was asked to stop may write its checkpoint."""
+OTHERS = 20.0
+"""Seconds for which the other hosts of a run may go on when one has failed; most find it out themselves."""
 FAILED = 1
 _TOLD = (0, FAILED, 2)
 """Exit codes that say something; a worker's signal comes through ssh as another one."""
+_HOST_ENDED = re.compile(rb"pdsh@\S+: (\S+): ssh exited with exit code (\d+)")
 _DIE_WITH_PARENT = 1
 """PR_SET_PDEATHSIG of Linux, `man 2 prctl`."""
 
@@ -36,7 +41,12 @@ class Launched(subprocess.Popen[Any]):
     def __init__(self, words: Any, **settings: Any):
         if Launched.handles_signals:
             settings |= {"stdin": subprocess.DEVNULL, "process_group": 0, "preexec_fn": _die_with_parent}
-        super().__init__(words, **settings)
+        over_hosts = Launched.handles_signals and words[0] == "pdsh"
+        super().__init__(words, **settings | ({"stderr": subprocess.PIPE} if over_hosts else {}))
+        self._failed: tuple[str, int] | None = None
+        if over_hosts:
+            self._reader = threading.Thread(target=self._pass_on, name="pdsh", daemon=True)
+            self._reader.start()
 
     def wait(self, timeout: float | None = None) -> int:
         """Wait for the end; one by a signal becomes a sentence and a failure."""
@@ -44,12 +54,34 @@ class Launched(subprocess.Popen[Any]):
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, self._stop)
         code = super().wait(timeout)
-        if code < 0:
+        if self._failed is not None:
+            self._reader.join()
+            self.returncode = code = self._failed[1]
+        elif code < 0:
             if not Launched.stopped:
                 name = signal.Signals(-code).name
                 _tell(f"error: what started the processes of this run (process {self.pid}) was ended by {name}")
             self.returncode = code = FAILED
         return code
+
+    def _pass_on(self) -> None:
+        """Print what pdsh says; when it says that a host failed, stop those that wait for it."""
+        assert self.stderr is not None
+        for line in self.stderr:
+            sys.stderr.buffer.write(line)
+            sys.stderr.flush()
+            ended = _HOST_ENDED.match(line)
+            if ended and self._failed is None and not Launched.stopped:
+                self._failed = ended[1].decode(), int(ended[2])
+                limit = threading.Timer(OTHERS, self._stop_others)
+                limit.daemon = True
+                limit.start()
+
+    def _stop_others(self) -> None:
+        if self.poll() is None and self._failed is not None:
+            host, code = self._failed
+            _tell(f"error: {host} ended with exit code {code}, as its own message says; the other hosts are stopped")
+            self.send_signal(signal.SIGTERM)
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
         if not Launched.stopped:

@@ -125,7 +125,11 @@ class Watchdog:
             time.sleep(_SILENT)
             return compared(before, self._signs(self._store), self._rank)
         except RuntimeError:
-            return "rank 0, which the others ask, is gone: its own output says why"
+            address = f"{os.environ.get('MASTER_ADDR', '?')}:{os.environ.get('MASTER_PORT', '?')}"
+            return (
+                f"rank 0 at {address}, which the others ask, does not answer: it has ended, and its own output says "
+                f"why, or the link between {self._host} and its host is down"
+            )
 
     def _signs(self, store: Store) -> dict[int, Sign]:
         with contextlib.suppress(RuntimeError):
