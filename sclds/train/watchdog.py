@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Protocol
 
+from sclds.train.meeting import meeting_place, meeting_problem
+
 INTERVAL = 2.0
 """Seconds between signs of life."""
 _SILENT = 4 * INTERVAL
@@ -115,21 +117,14 @@ class Watchdog:
     def _others(self) -> str:
         """Return what is known of the other ranks."""
         if self._store is None:
-            address = f"{os.environ.get('MASTER_ADDR', '?')}:{os.environ.get('MASTER_PORT', '?')}"
-            return (
-                f"the {self._world_size} processes have not met at {address}: look for one that failed, and whether "
-                f"every host reaches this address and port"
-            )
+            why = meeting_problem() or "rank 0 is there: look for a process that failed or was not started"
+            return f"the {self._world_size} processes have not met at {meeting_place()}; {why}"
         try:
             before = self._signs(self._store)
             time.sleep(_SILENT)
             return compared(before, self._signs(self._store), self._rank)
         except RuntimeError:
-            address = f"{os.environ.get('MASTER_ADDR', '?')}:{os.environ.get('MASTER_PORT', '?')}"
-            return (
-                f"rank 0 at {address}, which the others ask, does not answer: it has ended, and its own output says "
-                f"why, or the link between {self._host} and its host is down"
-            )
+            return f"rank 0, which the others ask, does not answer; {meeting_problem() or 'it is about to end'}"
 
     def _signs(self, store: Store) -> dict[int, Sign]:
         with contextlib.suppress(RuntimeError):

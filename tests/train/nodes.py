@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 NAMES = ("node-a", "node-b", "node-c", "node-d")
@@ -82,7 +83,7 @@ class Nodes:
 
     def command(self, name, *words):
         """Return the words that run a command on a node."""
-        target = (self.folder / f"{name}.pid").read_text().strip()
+        target = self._roots[name].pid
         child = Path(f"/proc/{target}/task/{target}/children").read_text().split()[0]
         return ["nsenter", "--target", child, "--net", "--uts", "--mount", "--pid", *words]
 
@@ -117,7 +118,15 @@ class Nodes:
         self._roots[name] = subprocess.Popen(
             ["ip", "netns", "exec", space, *apart, "bash", "-c", script], stdout=log, stderr=log
         )
-        (self.folder / f"{name}.pid").write_text(f"{self._roots[name].pid}")
+        self._until_reached(name, space, f"10.99.0.{number}")
+
+    def _until_reached(self, name, space, address):
+        end = time.monotonic() + 60
+        asks = ["ip", "netns", "exec", space, "bash", "-c", f"exec 3<>/dev/tcp/{address}/22"]
+        while subprocess.run(asks, capture_output=True).returncode != 0:
+            assert self._roots[name].poll() is None, (self.folder / f"{name}.log").read_text()
+            assert time.monotonic() < end, f"no ssh server on {name}"
+            time.sleep(0.1)
 
     def _write_settings(self):
         keys = self.folder / "key"

@@ -31,7 +31,7 @@ pytestmark = [
     pytest.mark.skipif(bool(nodes.lacking()), reason=f"this machine cannot hold nodes: {nodes.lacking()}"),
 ]
 ROOT = Path(__file__).parents[2]
-SHORT = [*SETTINGS, "schedule.steps=4", "data.heldout=[]", "engine.env=[OMP_NUM_THREADS]"]
+SHORT = replaced(SETTINGS, ["schedule.steps=4", "data.heldout=[]", "engine.env=[OMP_NUM_THREADS]"])
 LIMIT = 300
 
 
