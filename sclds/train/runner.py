@@ -99,7 +99,7 @@ def main(words: list[str]) -> int:
     folder = RunFolder(words.pop(0)) if words and not words[0].startswith("-") else None
     before = len(folder.read_starts()) if folder is not None else 0
     Launched.handles_signals = folder is not None
-    runner.subprocess.Popen = Launched  # type: ignore[misc]  # nothing else runs in this process
+    runner.subprocess.Popen = Launched  # nothing else runs in this process
     try:
         runner.main(words)
         code = 0
