@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 
 from sclds.run.folder import RunFolder
