@@ -18,6 +18,12 @@ ENGINE_TAG = "engine"
 UNIVERSAL_TAG = "universal"
 """The same in DeepSpeed's universal format, made when another number of processes goes on."""
 _ABSENT = "absent"
+_LENGTHEN = (
+    "the learning rate is a function of the share of steps done, so all steps so far would have had another one; to "
+    "train on from these weights, with a warm-up of its own: `sclds convert run`, then model.init_from=… and another "
+    "run_dir; else "
+)
+"""What another number of steps means."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +103,7 @@ def resume_problems(checkpoint: Checkpoint, config: Config) -> list[str]:
     after = _flat(now)
     return [
         f"{key}={after.get(key, _ABSENT)} differs from {before.get(key, _ABSENT)}, with which {checkpoint.folder} was "
-        f"written; {start_over}"
+        f"written; {_LENGTHEN if key == 'schedule.steps' else ''}{start_over}"
         for key in sorted(before.keys() | after.keys())
         if (key in before) != (key in after) or before.get(key) != after.get(key)
     ]

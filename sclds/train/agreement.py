@@ -7,12 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import sclds
-from sclds.config import Config
+from sclds.config import Config, DataConfig
 from sclds.config.errors import SharedError
 from sclds.config.reading import dump_config
+from sclds.data.storage.files import is_url
+from sclds.data.storage.shards import shard_files
 from sclds.losses.communicator import gather_records
+from sclds.machine.description import git_state
 from sclds.machine.packages import installed_version
 from sclds.train.distributed import ProcessGroup
+from sclds.train.place import this_place
 
 PACKAGES = ("sclds", "torch", "deepspeed", "triton", "nvidia-nccl-cu12", "nvidia-nccl-cu13")
 """Whose versions decide what a process computes, or whether it understands the others."""
@@ -24,7 +28,11 @@ def own_record(config: Config) -> dict[str, Any]:
     for package in PACKAGES:
         record[package] = installed_version(package) or "absent"
     record["the code of sclds"] = code_digest(Path(sclds.__file__).parent)
-    return record | {"the configuration": hashlib.sha256(dump_config(config).encode()).hexdigest()[:12]}
+    record["the configuration"] = hashlib.sha256(dump_config(config).encode()).hexdigest()[:12]
+    if this_place().local_rank == 0:  # what all processes of a host read alike is read once there
+        record["commit"] = (git_state() or {}).get("commit", "absent")[:12]
+        record["the shards"] = shards_digest(config.data)
+    return record
 
 
 def code_digest(package: Path) -> str:
@@ -35,16 +43,31 @@ def code_digest(package: Path) -> str:
     return digest.hexdigest()[:12]
 
 
+def shards_digest(data: DataConfig) -> str:
+    """Return a short SHA-256 over names and sizes of all shards in the file system; one storage serves URLs to all."""
+    digest = hashlib.sha256()
+    for dataset in (*data.train, *data.heldout):
+        for file in shard_files(dataset):
+            if not is_url(file.place):
+                digest.update(f"{file.name.encode('utf-8', 'surrogateescape')!r} {file.size}\0".encode())
+    return digest.hexdigest()[:12]
+
+
 def differences(records: list[dict[str, Any]]) -> list[str]:
     """Return a line for every host and thing in which it is not as most processes are."""
     lines = []
-    for key in records[0]:
-        values = [record[key] for record in records]
+    for key in dict.fromkeys(key for record in records for key in record):
+        values = [record[key] for record in records if key in record]
         usual = max(values, key=values.count)
         for host in sorted({record["host"] for record in records} if key != "host" else ()):
-            own = sorted({record[key] for record in records if record["host"] == host} - {usual})
-            lines += [f"{host} has {key} {value}, where most have {usual}" for value in own]
+            own = sorted({record[key] for record in records if record["host"] == host and key in record} - {usual})
+            others = f"most have {usual}" if len(values) > 2 else f"{_first_with(key, usual, records)} has {usual}"
+            lines += [f"{host} has {key} {value}, where {others}" for value in own]
     return lines
+
+
+def _first_with(key: str, value: Any, records: list[dict[str, Any]]) -> str:
+    return next(str(record["host"]) for record in records if record.get(key) == value)
 
 
 def refuse_strangers(config: Config, group: ProcessGroup) -> None:

@@ -132,14 +132,15 @@ def _fewer(hosts: Hosts, on: dict[str, int], first: str, folder: Path) -> Hosts:
 
 
 def runner_command(hosts: Hosts, slots: dict[str, int], settings: Path) -> list[str]:
-    """Return the command of DeepSpeed's runner.
+    """Return the command of DeepSpeed's runner, see `sclds.train.runner`.
 
     Args:
         hosts: Where to run.
         slots: Processes of each host that takes part.
         settings: The file that all of them read.
     """
-    words = [sys.executable, "-m", "deepspeed.launcher.runner", "--hostfile", str(hosts.hostfile.absolute())]
+    words = [sys.executable, "-m", "sclds.train.runner", str(settings.parent)]
+    words += ["--hostfile", str(hosts.hostfile.absolute())]
     words += ["--launcher", hosts.launcher, "--master_port", str(hosts.master_port)]
     for name in ("include", "exclude", "launcher_args"):
         if getattr(hosts, name):

@@ -1,7 +1,9 @@
 """The only module that touches process groups: start, the losses' communicator, and agreement between ranks."""
 
 import os
+import re
 import socket
+import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -16,6 +18,7 @@ from torch import Tensor
 from sclds.config.errors import UserError
 from sclds.losses.communicator import Ints
 from sclds.train.flight_recorder import keep_collectives
+from sclds.train.meeting import meeting_place, meeting_problem
 
 
 def launched_rank() -> int:
@@ -50,7 +53,7 @@ class ProcessGroup:
         limit = {} if patience is None else {"timeout": timedelta(seconds=patience)}
         try:
             deepspeed.init_distributed(dist_backend=accelerator.communication_backend_name(), verbose=False, **limit)
-        except dist.DistNetworkError as fault:
+        except (dist.DistNetworkError, dist.DistStoreError) as fault:
             raise UserError(_unreachable(fault)) from fault
         # numbers that the host needs do not go through the device, which would make it wait for all that was queued
         self._hosts = None if self.device.type == "cpu" else dist.new_group(backend="gloo", **limit)  # type: ignore[arg-type]
@@ -116,6 +119,17 @@ class ProcessGroup:
         dist.broadcast_object_list(values, src=0, device=self.device)
         return values[0]
 
+    def exchange(self, after: int, before: int, size: int) -> float:
+        """Send `size` bytes to rank `after`, host to host; return the seconds until as many from `before` are here."""
+        sent, received = torch.zeros(size, dtype=torch.uint8), torch.empty(size, dtype=torch.uint8)
+        begun = time.perf_counter()
+        sending = dist.isend(sent, after, group=self._hosts)
+        dist.recv(received, before, group=self._hosts)
+        seconds = time.perf_counter() - begun
+        if sending is not None:
+            sending.wait()
+        return seconds
+
     def barrier(self) -> None:
         """Wait for all ranks."""
         dist.barrier()
@@ -142,16 +156,16 @@ def _without_compiled_collectives() -> None:
 
 def _unreachable(fault: Exception) -> str:
     """Return the sentence of a meeting point at which the processes could not meet."""
-    place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+    place = meeting_place()
     if "EADDRINUSE" in str(fault) or "address already in use" in str(fault):
         return (
             f"The processes cannot meet at {place}: another program uses this port, perhaps another run. "
             f"Start with another one (`--master_port` of deepspeed and torchrun)"
         )
-    return (
-        f"The processes cannot meet at {place} ({str(fault).splitlines()[0]}). Check that the first machine can be "
-        f"reached there from all others (MASTER_ADDR, MASTER_PORT, firewalls)"
-    )
+    came = re.search(r"(\d+)/(\d+) clients joined", str(fault))
+    if came:
+        return f"Only {came[1]} of {came[2]} processes came to {place}: look for one that failed or was not started"
+    return f"The processes cannot meet at {place}: {meeting_problem() or str(fault).splitlines()[0]}"
 
 
 def _without_launcher() -> None:

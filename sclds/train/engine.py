@@ -79,6 +79,18 @@ def fill_parameters(model: nn.Module, initial: InitialWeights, group: ProcessGro
         with context, torch.no_grad():
             if not sharded or group.rank == 0:
                 parameter.data.copy_(initial.of(name))
+        if sharded:
+            clear_padding(parameter, group.rank)
+
+
+def clear_padding(parameter: Any, rank: int) -> None:
+    """Zero what lies behind the end of a parameter in a rank's partition, which DeepSpeed leaves as memory was.
+
+    It would come into the fp32 weights and the optimizer's state, where a NaN looks like a broken run.
+    """
+    partition = parameter.ds_tensor
+    filled = max(0, parameter.ds_numel - rank * partition.numel())
+    partition[filled:].zero_()
 
 
 def fill_masters(engine: Any, initial: InitialWeights, group: ProcessGroup) -> None:

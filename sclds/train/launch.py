@@ -20,7 +20,7 @@ def pretrain_command(config: str | Path, overrides: list[str], processes: int) -
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     return [
-        *(sys.executable, "-m", "deepspeed.launcher.runner"),
+        *(sys.executable, "-m", "sclds.train.runner"),
         *("--quiet", "--num_gpus", str(processes), "--master_port", str(port)),
         *("--module", TRAIN, "--config", str(config), *overrides),
     ]

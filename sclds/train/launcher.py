@@ -21,7 +21,8 @@ INTERVAL = 1.0
 GRACE = 600.0
 """Seconds for the stop and its checkpoint, before the process ends all the same."""
 _SUPERVISOR = "sclds launch"
-_LAUNCHERS = (_SUPERVISOR, "deepspeed", "deepspeed.launcher.runner", "torchrun", "torch.distributed.run")
+_RUNNERS = ("sclds.train.runner", "deepspeed", "deepspeed.launcher.runner", "torchrun", "torch.distributed.run")
+_LAUNCHERS = (_SUPERVISOR, *_RUNNERS)
 _ON_ITS_HOST = "deepspeed.launcher.launch"
 
 

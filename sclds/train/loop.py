@@ -8,6 +8,7 @@ from sclds.batch import Batch
 from sclds.batch.split import Split, split_batch
 from sclds.config import Config
 from sclds.config.errors import SharedError, UserError
+from sclds.costs.counts import parameter_counts
 from sclds.costs.peak import machine_profile
 from sclds.data.quarantine import Quarantine
 from sclds.data.storage.shards import left_out_sentences
@@ -37,6 +38,7 @@ from sclds.train.heldout import HeldoutMeasurements
 from sclds.train.interrupt import StopRequest
 from sclds.train.journal import Journal
 from sclds.train.metrics import MetricsWriter
+from sclds.train.preflight import preflight
 from sclds.train.progress import Reporter, write_page_of
 from sclds.train.record import StartRecord
 from sclds.train.resume import checkpoint_before, remove_after, sound_checkpoint
@@ -74,6 +76,8 @@ class Run:
         use(self.implementations)
         self.split: Split = split_batch(config.batch, group.world_size)
         self.tokenizer: Tokenizer = load_tokenizer(config.data.tokenizer)
+        words = config.model.text.vocab_size or self.tokenizer.vocab_size
+        preflight(folder.root, sum(parameter_counts(config, words).values()), group, reporter.say)
         self.checkpoint = sound_checkpoint(folder.checkpoints, group, self.journal.teller("passed_over"))
         self.universal = self._prepare_checkpoint()
         model = config.model if self.checkpoint is None else config.model.model_copy(update={"init_from": None})

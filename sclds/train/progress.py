@@ -29,6 +29,15 @@ def drop_banners(rank: int) -> None:
     warnings.filterwarnings("ignore", message=".*barrier\\(\\): using the device.*")
 
 
+class _Terminal(Console):
+    """What a run prints to; one whose reader is gone, as after the end of a remote shell, must not end the run."""
+
+    def on_broken_pipe(self) -> None:
+        """Print to nobody from now on, where rich would end the process."""
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 class Reporter:
     """Prints on rank 0: sentences, the state of training, tables.
 
@@ -38,7 +47,7 @@ class Reporter:
     """
 
     def __init__(self, rank: int, total_steps: int):
-        self.console = Console(quiet=rank != 0, soft_wrap=not sys.stdout.isatty(), highlight=False)
+        self.console = _Terminal(quiet=rank != 0, soft_wrap=not sys.stdout.isatty(), highlight=False)
         self._total = total_steps
         self._bar: Progress | None = None
         self._started: tuple[float, int] | None = None
@@ -47,7 +56,10 @@ class Reporter:
     def say(self, sentence: str) -> None:
         """Print a sentence."""
         self.console.print(sentence, markup=False)
-        self.console.file.flush()
+        try:
+            self.console.file.flush()
+        except BrokenPipeError:
+            self.console.on_broken_pipe()
 
     def start(self, step: int) -> None:
         """Begin to show steps, of which `step` are done."""

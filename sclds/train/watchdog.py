@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Protocol
 
 from sclds.run.events import Events
+from sclds.train.meeting import meeting_place, meeting_problem
 
 INTERVAL = 2.0
 """Seconds between signs of life."""
@@ -132,17 +133,14 @@ class Watchdog:
     def _others(self) -> str:
         """Return what is known of the other ranks."""
         if self._store is None:
-            address = f"{os.environ.get('MASTER_ADDR', '?')}:{os.environ.get('MASTER_PORT', '?')}"
-            return (
-                f"the {self._world_size} processes have not met at {address}: look for one that failed, and whether "
-                f"every host reaches this address and port"
-            )
+            why = meeting_problem() or "rank 0 is there: look for a process that failed or was not started"
+            return f"the {self._world_size} processes have not met at {meeting_place()}; {why}"
         try:
             before = self._signs(self._store)
             time.sleep(_SILENT)
             return compared(before, self._signs(self._store), self._rank)
         except RuntimeError:
-            return "rank 0, which the others ask, is gone: its own output says why"
+            return f"rank 0, which the others ask, does not answer; {meeting_problem() or 'it is about to end'}"
 
     def _signs(self, store: Store) -> dict[int, Sign]:
         with contextlib.suppress(RuntimeError):

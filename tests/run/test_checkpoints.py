@@ -98,3 +98,10 @@ def test_a_marked_setting_is_not_compared(key, tmp_path):
     place[name] = "something else"
     assert resume_problems(written(tmp_path, settings=settings), config()) == []
     assert Config.model_validate(config().model_dump(mode="json")) == config()
+
+
+def test_a_run_of_another_length_is_told_what_becomes_of_its_rate(tmp_path):
+    (problem,) = resume_problems(written(tmp_path), config(schedule={"steps": 200_000}))
+    assert "schedule.steps=200000 differs from 100000" in problem
+    assert "the learning rate is a function of the share of steps done" in problem
+    assert "`sclds convert run`, then model.init_from=" in problem

@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 
 from sclds.run.folder import RunFolder
@@ -52,3 +55,18 @@ def test_a_page_that_cannot_be_written_is_said_and_costs_nothing_else(tmp_path, 
     monkeypatch.setattr("sclds.report.page.write_atomically", full)
     write_page_of(folder, Reporter(0, 10))
     assert "report.html cannot be written (No space left on device)" in capsys.readouterr().out
+
+
+def test_a_terminal_that_is_gone_does_not_end_the_run():
+    code = (
+        "import sys; from sclds.train.progress import Reporter\n"
+        "reporter = Reporter(0, 9); sys.stdin.readline()\n"
+        "for _ in range(3): reporter.say('step')\n"
+        "print('saved', file=sys.stderr)"
+    )
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    run = subprocess.Popen([sys.executable, "-c", code], text=True, **pipes)
+    run.stdout.close()
+    run.stdout = None
+    _, said = run.communicate("now\n", timeout=100)
+    assert (run.returncode, said) == (0, "saved\n")

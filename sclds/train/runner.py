@@ -1,0 +1,137 @@
+"""DeepSpeed's runner with an exit code that tells how the run ended: `python -m sclds.train.runner [RUN_FOLDER] …`.
+
+DeepSpeed's own leaves 0 when the program that it started (its launcher on this host, or pdsh) dies of a signal, leaves
+1 without waiting when it is told to stop, and lets pdsh live on when it is killed.
+"""
+
+import ctypes
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from types import FrameType
+from typing import Any
+
+from deepspeed.launcher import runner
+
+from sclds.run.folder import RunFolder
+from sclds.run.lease import LEASE_FILE
+
+GRACE = 600.0
+"""Seconds for which a run that was asked to stop may write its checkpoint."""
+OTHERS = 20.0
+"""Seconds for which the other hosts of a run may go on when one has failed; most find it out themselves."""
+FAILED = 1
+_TOLD = (0, FAILED, 2)
+"""Exit codes that say something; a worker's signal comes through ssh as another one."""
+_HOST_ENDED = re.compile(rb"pdsh@\S+: (\S+): ssh exited with exit code (\d+)")
+_DIE_WITH_PARENT = 1
+"""PR_SET_PDEATHSIG of Linux, `man 2 prctl`."""
+
+
+class Launched(subprocess.Popen[Any]):
+    """What the runner starts, in a process group of its own, so that one Ctrl-C is one signal, and not outliving it."""
+
+    stopped = False
+    """Whether this process was asked to stop the run."""
+    handles_signals = False
+
+    def __init__(self, words: Any, **settings: Any):
+        if Launched.handles_signals:
+            settings |= {"stdin": subprocess.DEVNULL, "process_group": 0, "preexec_fn": _die_with_parent}
+        over_hosts = Launched.handles_signals and words[0] == "pdsh"
+        super().__init__(words, **settings | ({"stderr": subprocess.PIPE} if over_hosts else {}))
+        self._failed: tuple[str, int] | None = None
+        if over_hosts:
+            self._reader = threading.Thread(target=self._pass_on, name="pdsh", daemon=True)
+            self._reader.start()
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for the end; one by a signal becomes a sentence and a failure."""
+        if Launched.handles_signals:  # the runner has set its own just before
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, self._stop)
+        code = super().wait(timeout)
+        if self._failed is not None:
+            self._reader.join()
+            self.returncode = code = self._failed[1]
+        elif code < 0:
+            if not Launched.stopped:
+                name = signal.Signals(-code).name
+                _tell(f"error: what started the processes of this run (process {self.pid}) was ended by {name}")
+            self.returncode = code = FAILED
+        return code
+
+    def _pass_on(self) -> None:
+        """Print what pdsh says; when it says that a host failed, stop those that wait for it."""
+        assert self.stderr is not None
+        for line in self.stderr:
+            sys.stderr.buffer.write(line)
+            sys.stderr.flush()
+            ended = _HOST_ENDED.match(line)
+            if ended and self._failed is None and not Launched.stopped:
+                self._failed = ended[1].decode(), int(ended[2])
+                limit = threading.Timer(OTHERS, self._stop_others)
+                limit.daemon = True
+                limit.start()
+
+    def _stop_others(self) -> None:
+        if self.poll() is None and self._failed is not None:
+            host, code = self._failed
+            _tell(f"error: {host} ended with exit code {code}, as its own message says; the other hosts are stopped")
+            self.send_signal(signal.SIGTERM)
+
+    def _stop(self, number: int, frame: FrameType | None) -> None:
+        if not Launched.stopped:
+            Launched.stopped = True
+            _tell("Stopping: the run ends its step and saves")
+            self.send_signal(signal.SIGTERM)
+
+
+def main(words: list[str]) -> int:
+    """Run DeepSpeed's runner and return the run's exit code.
+
+    Args:
+        words: The runner's, after the run folder; without one, a stop signal is left to the runner.
+    """
+    folder = RunFolder(words.pop(0)) if words and not words[0].startswith("-") else None
+    before = len(folder.read_starts()) if folder is not None else 0
+    Launched.handles_signals = folder is not None
+    runner.subprocess.Popen = Launched  # nothing else runs in this process
+    try:
+        runner.main(words)
+        code = 0
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else FAILED
+    except (subprocess.CalledProcessError, RuntimeError, ValueError) as fault:
+        _tell(f"error: {fault}")
+        return 2
+    if Launched.stopped and folder is not None:
+        return 0 if _ended_orderly(folder, before) else FAILED
+    return code if code in _TOLD else FAILED
+
+
+def _ended_orderly(folder: RunFolder, before: int) -> bool:
+    """Wait until nobody holds the run folder, and return whether the start that did has saved."""
+    end = time.monotonic() + GRACE
+    while (folder.root / LEASE_FILE).exists() and time.monotonic() < end:
+        time.sleep(0.2)
+    starts = folder.read_starts()
+    if len(starts) > before and starts[-1].outcome in ("stopped", "finished"):
+        return True
+    _tell(f"error: the run was stopped before its first step, or did not save; {folder.environment} says what is known")
+    return False
+
+
+def _die_with_parent() -> None:
+    ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGTERM)
+
+
+def _tell(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)  # noqa: T201
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

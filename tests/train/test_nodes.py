@@ -1,0 +1,148 @@
+"""Runs over two nodes with a network, a host name and an ssh server each: what README.md says of clusters, as it is.
+
+Six launches: one node as the reference; two nodes that are stopped and go on to the same weights; a node with other
+files; a node whose cable is pulled; a node that loses power.
+"""
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from sclds.config.overrides import replaced
+from sclds.run.checkpoints import newest_checkpoint
+from sclds.run.folder import RunFolder, read_metrics
+from sclds.train.consolidate import consolidated_weights
+from tests.train import nodes
+from tests.train.test_killed_run import SETTINGS
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.multiprocess,
+    pytest.mark.multinode,
+    pytest.mark.skipif(bool(nodes.lacking()), reason=f"this machine cannot hold nodes: {nodes.lacking()}"),
+]
+ROOT = Path(__file__).parents[2]
+SHORT = replaced(SETTINGS, ["schedule.steps=4", "data.heldout=[]", "engine.env=[OMP_NUM_THREADS]"])
+LIMIT = 300
+
+
+class Job:
+    """A launch from the first node."""
+
+    def __init__(self, cluster, place, words, hosts="node-a slots=1\nnode-b slots=1\n"):
+        self.log = place / f"log-{time.monotonic_ns()}"
+        (place / "hosts").write_text(hosts)
+        (place / ".deepspeed_env").write_text("DS_ACCELERATOR=cpu\nOMP_NUM_THREADS=1\n")
+        with self.log.open("wb") as output:
+            self.process = subprocess.Popen(
+                cluster.command("node-a", "bash", "-c", f'cd {place}; exec "$@"', "launch", *words),
+                env=nodes.environment(ROOT),
+                stdout=output,
+                stderr=output,
+            )
+
+    def said(self):
+        return self.log.read_text(encoding="utf-8", errors="replace")
+
+    def until_step(self, folder, step):
+        end = time.monotonic() + LIMIT
+        while not any(line["step"] >= step for line in read_metrics(folder / "metrics.jsonl")):
+            assert self.process.poll() is None, self.said()
+            assert time.monotonic() < end, self.said()
+            time.sleep(0.1)
+
+    def stop(self):
+        """Send SIGTERM to the launcher, which is the first process that `nsenter` became or started."""
+        own = self.process.pid
+        below = Path(f"/proc/{own}/task/{own}/children").read_text().split()
+        os.kill(int(below[0]) if below else own, signal.SIGTERM)
+
+    def ended(self):
+        try:
+            return self.process.wait(LIMIT)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                self.process.kill()
+
+
+def launch(*settings):
+    return [sys.executable, "-m", "sclds", "launch", "--hostfile", "hosts", "--config", "quickstart", *settings]
+
+
+def deepspeed(*settings):
+    launcher = shutil.which("deepspeed", path=str(Path(sys.executable).parent))
+    words = [word for word in settings if not word.startswith("engine.env")]
+    return [launcher, "--hostfile", "hosts", str(ROOT / "launchers" / "pretrain.py"), "--config", "quickstart", *words]
+
+
+@pytest.fixture
+def pair(tmp_path):
+    with nodes.Nodes(tmp_path, 2) as cluster:
+        yield cluster
+
+
+def weights(folder):
+    return consolidated_weights(newest_checkpoint(folder / "checkpoints").folder)
+
+
+def test_two_nodes_are_one_node_also_when_they_are_stopped_and_go_on(pair, tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    job = Job(pair, tmp_path, launch(*SHORT, f"run_dir={one}"), "node-a slots=2\n")
+    assert job.ended() == 0, job.said()
+    job = Job(pair, tmp_path, launch(*SHORT, f"run_dir={two}"))
+    job.until_step(two, 1)
+    job.stop()
+    assert job.ended() == 0, job.said()
+    assert "Links        2 hosts; median" in job.said()
+    (start,) = RunFolder(two).read_starts()
+    assert [host.name for host in start.hosts] == ["node-a", "node-b"]
+    assert newest_checkpoint(two / "checkpoints").step == start.last_step
+    job = Job(pair, tmp_path, deepspeed(*SHORT, f"run_dir={two}"))
+    assert job.ended() == 0, job.said()
+    expected, found = weights(one), weights(two)
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+def test_a_node_with_other_code_is_refused_by_name(tmp_path):
+    changed = tmp_path / "changed.py"
+    seen = ROOT / "sclds" / "train" / "schedule.py"
+    changed.write_text(seen.read_text() + "# another commit\n")
+    with nodes.Nodes(tmp_path, 2, {"node-b": {seen: changed}}) as cluster:
+        job = Job(cluster, tmp_path, launch(*SHORT, f"run_dir={tmp_path / 'run'}"))
+        assert job.ended() == 2, job.said()
+    assert re.search(r"node-b has the code of sclds \w{12}, where node-a has \w{12}", job.said())
+    assert "Traceback" not in job.said()
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def test_a_node_whose_cable_is_pulled_is_named_within_the_limit(pair, tmp_path):
+    folder = tmp_path / "run"
+    settings = replaced(SHORT, ["schedule.steps=100000", "limits.step=15", f"run_dir={folder}"])
+    job = Job(pair, tmp_path, launch(*settings))
+    job.until_step(folder, 2)
+    pair.link("node-b", "down")
+    begun = time.monotonic()
+    assert job.ended() == 1, job.said()
+    assert time.monotonic() - begun < 15 + 60
+    assert re.search(
+        r"rank 0 on node-a waited \d+ s in .*limits.step=15.*no sign of life from rank 1 on node-b", job.said()
+    )
+
+
+def test_a_node_that_loses_power_ends_the_run_with_the_reason(pair, tmp_path):
+    folder = tmp_path / "run"
+    job = Job(pair, tmp_path, launch(*replaced(SHORT, ["schedule.steps=100000", f"run_dir={folder}"])))
+    job.until_step(folder, 2)
+    pair.stop("node-b")
+    assert job.ended() == 1, job.said()
+    assert "rank 0 lost another process of this run" in job.said()
