@@ -9,7 +9,7 @@ from typing import Any
 import sclds
 from sclds.config import Config
 from sclds.config.errors import SharedError
-from sclds.config.reading import dump_config
+from sclds.config.reading import config_sha256
 from sclds.losses.communicator import gather_records
 from sclds.machine.packages import installed_version
 from sclds.train.distributed import ProcessGroup
@@ -24,7 +24,7 @@ def own_record(config: Config) -> dict[str, Any]:
     for package in PACKAGES:
         record[package] = installed_version(package) or "absent"
     record["the code of sclds"] = code_digest(Path(sclds.__file__).parent)
-    return record | {"the configuration": hashlib.sha256(dump_config(config).encode()).hexdigest()[:12]}
+    return record | {"the configuration": config_sha256(config)[:12]}
 
 
 def code_digest(package: Path) -> str:

@@ -65,7 +65,7 @@ REFUSED = MappingProxyType(
         "zero_optimization.zero_quantized_gradients": _OTHER_TRAINING,
         "zero_optimization.compute_grad_norm": "steps are clipped and checked by the norm; remove it",
         "zero_optimization.load_from_fp32_weights": "a resumed run goes on from its fp32 weights; remove it",
-        "checkpoint.load_universal": "it follows from the number of processes that wrote the checkpoint; remove it",
+        "checkpoint.load_universal": "a run resumes on any number of processes by itself; remove it",
     }
 )
 """Keys that would break what a run promises, and what to do instead."""
@@ -136,7 +136,7 @@ class DeepSpeedKeys(_Part):
     gradient_predivide_factor: float = 1.0
 
 
-def deepspeed_settings(config: Config, split: Split, load_universal: bool = False) -> dict[str, Any]:
+def deepspeed_settings(config: Config, split: Split) -> dict[str, Any]:
     """Return DeepSpeed's configuration for a run.
 
     Raises:
@@ -150,7 +150,6 @@ def deepspeed_settings(config: Config, split: Split, load_universal: bool = Fals
         "gradient_accumulation_steps": split.accumulation,
         # at stage 0 our own optimizer clips
         "gradient_clipping": config.optimizer.clip_norm if config.engine.zero_stage else 0.0,
-        "checkpoint": {"load_universal": load_universal},
     }
     return _merged(settings, config.engine.deepspeed)
 

@@ -20,12 +20,7 @@ from sclds.run.health import Health, health_of
 from sclds.run.metrics import read_metrics
 from sclds.train.agreement import refuse_strangers
 from sclds.train.best import BestCheckpoint
-from sclds.train.checkpoint import (
-    convert_to_universal,
-    load_checkpoint,
-    needs_conversion,
-    save_checkpoint,
-)
+from sclds.train.checkpoint import fits, load_checkpoint
 from sclds.train.data_wait import DataWait
 from sclds.train.deepspeed_settings import overriding
 from sclds.train.distributed import ProcessGroup
@@ -38,6 +33,7 @@ from sclds.train.metrics import MetricsWriter
 from sclds.train.progress import Reporter, write_page_of
 from sclds.train.record import StartRecord
 from sclds.train.resume import sound_checkpoint
+from sclds.train.saver import CheckpointSaver
 from sclds.train.step import train_step
 
 
@@ -71,12 +67,12 @@ class Run:
         self.split: Split = split_batch(config.batch, group.world_size)
         self.tokenizer: Tokenizer = load_tokenizer(config.data.tokenizer)
         self.checkpoint = sound_checkpoint(folder.checkpoints, group, reporter.say)
-        self.universal = self._prepare_checkpoint()
         model = config.model if self.checkpoint is None else config.model.model_copy(update={"init_from": None})
         start = config.model_copy(update={"model": model})
-        self.engine = build_engine(start, self.tokenizer, self.split, group, self.universal)
+        self.engine = build_engine(start, self.tokenizer, self.split, group)
         self.step = 0
         self.saved_step = -1
+        self.saver = CheckpointSaver(self.engine, folder.checkpoints, config, group, reporter.say, self._note_saved)
         self.guard = SkipGuard(config.optimizer.max_skipped_in_a_row, reporter.say)
         self.heldout = HeldoutMeasurements(config, self.engine, self.tokenizer, group, folder, reporter)
         self.record: StartRecord | None = None
@@ -121,6 +117,7 @@ class Run:
                         break
                     fetched = time.perf_counter()
                     measure = metrics.due(self.step + 1)
+                    self.saver.poll()
                     with self.guards.limit("the step", "step"):
                         report = train_step(
                             self.engine, micro_batches, self.step, self.config, self.split, self.group, measure
@@ -143,7 +140,12 @@ class Run:
                     if better or self.step % self.config.checkpoint.every == 0:
                         self._save()
                 self._save()  # inside the block: a signal while this is written must not end it
+                self._finish_saving()
+        except SharedError:  # all ranks are here
+            self._finish_saving()
+            raise
         finally:
+            self.saver.close()
             self.reporter.stop()
             metrics.close()
         return finished
@@ -167,24 +169,12 @@ class Run:
         self.reporter.show_results(results)
         self.group.barrier()
 
-    def _prepare_checkpoint(self) -> bool:
-        """Convert the newest checkpoint if another number of processes wrote it; return whether that was so."""
-        checkpoint = self.checkpoint
-        self.group.barrier()
-        if checkpoint is None or not needs_conversion(checkpoint, self.config, self.group.world_size):
-            return False
-        self.reporter.say(
-            f"Converting {checkpoint.folder} from {checkpoint.world_size} processes to {self.group.world_size}"
-        )
-        if self.group.rank == 0:
-            convert_to_universal(checkpoint)
-        self.group.barrier()
-        return True
-
     def _resume(self) -> None:
         """Go on from the newest complete checkpoint, if there is one."""
         if self.checkpoint is not None:
-            self.guard.resume(load_checkpoint(self.engine, self.checkpoint, self.universal))
+            if not fits(self.checkpoint, self.config, self.group.world_size):
+                self.reporter.say(f"{self.checkpoint.folder} is of other processes or another ZeRO stage: sharding it again")
+            self.guard.resume(load_checkpoint(self.engine, self.checkpoint, self.config, self.group))
             self.step = self.saved_step = self.checkpoint.step
             self.reporter.say(f"Resuming after step {self.step} from {self.checkpoint.folder}")
         if self.group.rank == 0:
@@ -262,23 +252,23 @@ class Run:
             fault = error
         stopping, failing = self.group.any(stop.requested, fault is not None)
         if failing:
+            self._finish_saving()
             raise fault or SharedError("Another process's data cannot be used; its message says why")
         return None if stopping else micro_batches
 
     def _save(self) -> None:
-        """Write a checkpoint, unless this step has one."""
+        """Have a checkpoint written, unless this step has one."""
         if self.saved_step != self.step:
             with self.guards.limit("a checkpoint", "save"):
-                save_checkpoint(
-                    self.engine,
-                    self.folder.checkpoints,
-                    self.step,
-                    self.config,
-                    self.group,
-                    self.config.checkpoint.keep,
-                    self.guard.state(),
-                    self.best.best_step() if self.best else None,
-                )
+                self.saver.save(self.step, self.guard.state(), self.best.best_step() if self.best else None)
             self.saved_step = self.step
-            if self.record is not None:
-                self.record.update(self.step)
+
+    def _finish_saving(self) -> None:
+        """Wait until the last checkpoint is complete."""
+        with self.guards.limit("a checkpoint", "save"):
+            self.saver.wait()
+
+    def _note_saved(self, step: int) -> None:
+        """Note in the run folder that a checkpoint is complete."""
+        if self.record is not None:
+            self.record.update(step)

@@ -12,8 +12,8 @@ from sclds.run.checkpoints import (
     incomplete_checkpoints,
 )
 from sclds.run.manifest import file_problems, manifest_of, share_of
-from sclds.train.consolidate import refuse_foreign_code
 from sclds.train.distributed import ProcessGroup
+from sclds.train.saved_state import refuse_foreign_code
 
 
 def sound_checkpoint(checkpoints: Path, group: ProcessGroup, say: Callable[[str], None]) -> Checkpoint | None:

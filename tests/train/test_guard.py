@@ -27,7 +27,7 @@ class Engine:
         return 1.0
 
     def save_checkpoint(self, folder, tag, client_state, save_latest):
-        torch.save(client_state, f"{folder}/{tag}.pt")
+        self.checkpoint_engine.save(client_state, f"{folder}/{tag}.pt")
 
     def load_checkpoint(self, folder, tag):
         return folder, torch.load(f"{folder}/{tag}.pt")

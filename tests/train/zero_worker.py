@@ -11,9 +11,10 @@ from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_st
 from sclds.batch.split import split_batch
 from sclds.data.tokenizer import load_tokenizer
 from sclds.run.checkpoints import newest_checkpoint
-from sclds.train.checkpoint import convert_to_universal, load_checkpoint, needs_conversion, save_checkpoint
+from sclds.train.checkpoint import load_checkpoint
 from sclds.train.distributed import ProcessGroup
 from sclds.train.engine import build_engine
+from sclds.train.saver import CheckpointSaver
 from sclds.train.step import train_step
 from tests.train.synthetic import MAKE_UPS, batch_of, tiny_config
 
@@ -26,13 +27,10 @@ def run_case(case, group):
     split = split_batch(config.batch, group.world_size)
     folder = Path(case["folder"]) if "folder" in case else None
     checkpoint = newest_checkpoint(folder) if folder else None
-    universal = checkpoint is not None and needs_conversion(checkpoint, config, group.world_size)
-    if universal and group.rank == 0:
-        convert_to_universal(checkpoint)
-    group.barrier()
-    engine = build_engine(config, load_tokenizer("embedded"), split, group, universal)
+    engine = build_engine(config, load_tokenizer("embedded"), split, group)
+    saver = CheckpointSaver(engine, folder, config, group) if folder else None
     if checkpoint is not None:
-        load_checkpoint(engine, checkpoint, universal)
+        load_checkpoint(engine, checkpoint, config, group)
     started = start_of(engine, group) if checkpoint is None else None
     kinds, words = (by_place * 2 for by_place in MAKE_UPS[case["make_up"]])
     history = []
@@ -47,12 +45,15 @@ def run_case(case, group):
         terms = {name: group.all_reduce_sum(value.float()).item() for name, value in sorted(report.terms.items())}
         history.append({"terms": terms, "norm": float(engine.get_global_grad_norm()), "applied": report.applied})
     if folder and checkpoint is None:
-        save_checkpoint(engine, folder, case["steps"], config, group, keep=1)
+        saver.save(case["steps"])
+        saver.wait()
     gradient = gradient_of(engine, config) if case.get("gradient") else None
     weights = {}
     for name, parameter in engine.module.named_parameters():
         with deepspeed.zero.GatheredParameters([parameter]):
             weights[name] = parameter.detach().float().clone()
+    if saver:
+        saver.close()
     engine.destroy()
     return {"history": history, "weights": weights, "start": started, "gradient": gradient}
 
