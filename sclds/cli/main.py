@@ -6,6 +6,7 @@ import click
 
 from sclds.cli import (
     benchmark_bookkeeping,
+    benchmark_checkpoint,
     benchmark_data,
     benchmark_economy,
     benchmark_step,
@@ -102,6 +103,7 @@ PROGRAM = Program(
                     benchmark_data.command,
                     benchmark_economy.command,
                     benchmark_bookkeeping.command,
+                    benchmark_checkpoint.command,
                 ),
             ),
         ),

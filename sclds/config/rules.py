@@ -72,8 +72,8 @@ def cross_field_problems(config: Config) -> list[str]:
     checkpoint = config.checkpoint
     if checkpoint.keep_every % checkpoint.every:
         problems.append(
-            f"checkpoint.keep_every={checkpoint.keep_every} is not a multiple of checkpoint.every={checkpoint.every}, so "
-            f"that some of its steps have no checkpoint; use a multiple"
+            f"checkpoint.keep_every={checkpoint.keep_every} is not a multiple of checkpoint.every={checkpoint.every}, "
+            f"so that some of its steps have no checkpoint; use a multiple"
         )
     if config.checkpoint.best and not evaluation.every:
         problems.append(

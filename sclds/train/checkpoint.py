@@ -28,16 +28,17 @@ def load_checkpoint(engine: Any, checkpoint: Checkpoint, config: Config, group: 
     Raises:
         CheckpointError: It cannot be read, or its optimizer is another one.
     """
-    if not fits(checkpoint, config, group.world_size):
-        return _load_across(engine, checkpoint, group.rank)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):  # DeepSpeed prints names of its own
-            path, saved = engine.load_checkpoint(str(checkpoint.folder), tag=ENGINE_TAG)
-    except (KeyError, ValueError, TypeError, AttributeError, AssertionError) as fault:
-        raise _another_state(checkpoint, repr(fault)) from fault
-    if path is None:
-        raise CheckpointError(f"{checkpoint.folder} cannot be read; remove it, and the one before is taken")
-    return saved or {}
+    if fits(checkpoint, config, group.world_size):
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):  # DeepSpeed prints names of its own
+                path, saved = engine.load_checkpoint(str(checkpoint.folder), tag=ENGINE_TAG)
+        except (KeyError, ValueError, TypeError, AttributeError, AssertionError):
+            # of a version that gave DeepSpeed another optimizer for bf16 at stages 0 and 1
+            return _load_across(engine, checkpoint, group.rank)
+        if path is None:
+            raise CheckpointError(f"{checkpoint.folder} cannot be read; remove it, and the one before is taken")
+        return saved or {}
+    return _load_across(engine, checkpoint, group.rank)
 
 
 def _another_state(checkpoint: Checkpoint, reason: str) -> CheckpointError:

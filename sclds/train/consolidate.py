@@ -1,6 +1,7 @@
 """The whole weights of a checkpoint in fp32, whatever ZeRO stage and number of processes wrote it."""
 
-from collections.abc import Iterator
+import copy
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from torch import Tensor
@@ -11,29 +12,55 @@ from sclds.run.manifest import file_problems, manifest_of
 from sclds.train.saved_state import SavedState
 
 
-def consolidated_weights(folder: str | Path) -> dict[str, Tensor]:
-    """Return every parameter of a checkpoint folder (`step-…`) by name, whole and in fp32 on the CPU.
+class SavedWeights(Mapping[str, Tensor]):
+    """Every parameter of a checkpoint folder (`step-…`) by name, put together when it is asked for.
+
+    Memory holds only what the caller keeps, whatever the checkpoint's size.
+
+    Args:
+        folder: Of the checkpoint.
 
     Raises:
         CheckpointError: If the folder is no complete checkpoint, its files are not those that were written, or they
             name code that no run writes.
     """
-    return dict(iterate_weights(folder))
+
+    def __init__(self, folder: str | Path):
+        folder = Path(folder)
+        if not (folder / STATE_FILE).is_file():
+            raise CheckpointError(
+                f"{folder} is not a complete checkpoint: it has no {STATE_FILE}; name a folder `step-…`"
+            )
+        _refuse_damage(folder)
+        self._saved = SavedState(folder)
+        self._names = list(self._saved.shapes)
+
+    def only(self, names: Iterable[str]) -> "SavedWeights":
+        """Return these weights without those of other names."""
+        chosen = copy.copy(self)
+        chosen._names = list(names)
+        return chosen
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._saved.read(name).view(self._saved.shapes[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
 
 
-def iterate_weights(folder: str | Path) -> Iterator[tuple[str, Tensor]]:
-    """Give name and value of one parameter after the other; memory holds one of them, whatever the checkpoint's size.
+def consolidated_weights(folder: str | Path) -> dict[str, Tensor]:
+    """Return every parameter of a checkpoint folder (`step-…`) by name, whole and in fp32 on the CPU.
 
     Raises:
-        CheckpointError: See `consolidated_weights`; before the first parameter.
+        CheckpointError: See `SavedWeights`.
     """
-    folder = Path(folder)
-    if not (folder / STATE_FILE).is_file():
-        raise CheckpointError(f"{folder} is not a complete checkpoint: it has no {STATE_FILE}; name a folder `step-…`")
-    _refuse_damage(folder)
-    saved = SavedState(folder)
-    for name, shape in saved.shapes.items():
-        yield name, saved.read(name).view(shape)
+    return dict(SavedWeights(folder))
 
 
 def _refuse_damage(folder: Path) -> None:

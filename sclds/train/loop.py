@@ -173,7 +173,9 @@ class Run:
         """Go on from the newest complete checkpoint, if there is one."""
         if self.checkpoint is not None:
             if not fits(self.checkpoint, self.config, self.group.world_size):
-                self.reporter.say(f"{self.checkpoint.folder} is of other processes or another ZeRO stage: sharding it again")
+                self.reporter.say(
+                    f"{self.checkpoint.folder} is of other processes or another ZeRO stage: sharding it again"
+                )
             self.guard.resume(load_checkpoint(self.engine, self.checkpoint, self.config, self.group))
             self.step = self.saved_step = self.checkpoint.step
             self.reporter.say(f"Resuming after step {self.step} from {self.checkpoint.folder}")

@@ -72,9 +72,12 @@ class SavedState:
         try:
             self.client: dict[str, Any] = self._read_model(_MODEL_FILE_OF_STAGE_3, MODEL_FILE)
             if shards:
+                self._refuse_missing([_rank_of(file) for file in shards])
                 self._add_shards([_load(file)["optimizer_state_dict"] for file in sorted(shards, key=_rank_of)])
             else:
                 self._add_replicated()
+        except CheckpointError:
+            raise
         except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as fault:
             raise CheckpointError(f"{folder} cannot be put together out of its shards ({fault!r})") from fault
         self._refuse_gaps()
@@ -85,6 +88,14 @@ class SavedState:
         if file is None:
             raise CheckpointError(f"{self._folder} has no weights: {names[-1]} is missing; take an older checkpoint")
         return _load(file)
+
+    def _refuse_missing(self, ranks: list[int]) -> None:
+        absent = sorted(set(range(self.client["dp_world_size"])).symmetric_difference(ranks))
+        if absent:
+            raise CheckpointError(
+                f"{self._folder} cannot be put together: of {self.client['dp_world_size']} shards that of rank "
+                f"{absent[0]} is missing, or another run's; take an older checkpoint"
+            )
 
     def _add_replicated(self) -> None:
         """Take stage 0: one file with all weights, the fp32 ones beside those that the model has rounded."""

@@ -7,11 +7,8 @@ died, and tells that every file is written where it is not; hence a checkpoint e
 import contextlib
 import json
 import os
-import select
 import shutil
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -28,7 +25,7 @@ from sclds.config.reading import config_sha256
 from sclds.machine.packages import installed_version
 from sclds.run.checkpoints import ENGINE_TAG, STATE_FILE, checkpoint_name, is_checkpoint_name, step_of
 from sclds.run.files import free_space
-from sclds.run.writer import receive, send
+from sclds.run.writer_process import WriterProcess
 from sclds.train.distributed import ProcessGroup
 from sclds.train.guard import refuse_broken_state
 
@@ -81,63 +78,6 @@ def _without_crc32() -> Iterator[None]:
         yield
     finally:
         set_crc32_options(before)
-
-
-class WriterProcess:
-    """This rank's side of `sclds.run.writer`, which is started with the first work that it gets."""
-
-    def __init__(self) -> None:
-        self._process: subprocess.Popen[bytes] | None = None
-        self._connection: socket.socket | None = None
-        self._working = False
-
-    def start(self, work: str, arguments: dict[str, Any], memory: list[int] | None = None) -> None:
-        """Have something done; what comes of it, a dead process too, is in `answer`."""
-        assert not self._working, "one thing at a time"
-        if self._connection is None:
-            self._connection = self._spawn()
-        self._working = True
-        with contextlib.suppress(OSError):
-            send(self._connection, {"work": work, "arguments": arguments}, memory or [])
-
-    def _spawn(self) -> socket.socket:
-        ours, theirs = socket.socketpair()
-        with theirs:
-            command = [sys.executable, "-P", "-m", "sclds.run.writer", str(theirs.fileno()), str(os.getpid())]
-            environment = os.environ | {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
-            self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], env=environment)
-        return ours
-
-    def busy(self) -> bool:
-        """Return whether there is work of which nothing has come yet."""
-        return self._working and not select.select([self._connection], [], [], 0)[0]
-
-    def answer(self) -> tuple[Any, str | None]:
-        """Wait for what comes of the work; return its result, and a fault if there is one."""
-        if not self._working:
-            return None, None
-        assert self._connection is not None
-        assert self._process is not None
-        try:
-            answer, _ = receive(self._connection)
-        except EOFError:
-            code = self._process.wait()
-            ended = f"signal {-code}" if code < 0 else f"exit code {code}"
-            return None, f"the process that writes, {self._process.pid}, died of {ended}"
-        finally:
-            self._working = False
-        return answer.get("result"), answer.get("fault")
-
-    def close(self) -> None:
-        """End the process; what it has not finished stays unfinished."""
-        if self._connection is not None:
-            self._connection.close()
-        if self._process is not None:
-            if self._working:
-                self._process.kill()
-            self._process.wait()
-        self._connection = self._process = None
-        self._working = False
 
 
 @dataclass
@@ -198,15 +138,17 @@ class CheckpointSaver:
             self.wait()
             if (seconds := time.perf_counter() - begun) >= TOLD:
                 self._say(
-                    f"Step {step} waited {seconds:.1f} s for the checkpoint of step {waited_for}, which was still being "
-                    f"written; a larger checkpoint.every avoids that"
+                    f"Step {step} waited {seconds:.1f} s for the checkpoint of step {waited_for}, which was still "
+                    f"being written; a larger checkpoint.every avoids that"
                 )
         refuse_broken_state(self._engine, self._group, step)
         partial = self._checkpoints / f"{checkpoint_name(step)}.tmp"
         self._memory.clear()
         self._agreed(self._emptied(partial), partial)
         try:
-            self._engine.save_checkpoint(str(partial), tag=ENGINE_TAG, client_state=client_state or {}, save_latest=False)
+            self._engine.save_checkpoint(
+                str(partial), tag=ENGINE_TAG, client_state=client_state or {}, save_latest=False
+            )
         except OSError as fault:
             # other ranks wait in a barrier of DeepSpeed's, which they leave when this process ends
             raise CheckpointError(_sentence(partial, _told(str(fault), partial))) from fault
@@ -312,6 +254,6 @@ def _told(fault: str, partial: Path) -> str:
 
 def _sentence(partial: Path, reason: str) -> str:
     return (
-        f"the checkpoint {partial.with_suffix('')} cannot be written ({reason}); free space, or give another run_dir on "
-        f"a disk that can be written; the checkpoint before stands"
+        f"the checkpoint {partial.with_suffix('')} cannot be written ({reason}); free space, or give another run_dir "
+        f"on a disk that can be written; the checkpoint before stands"
     )
