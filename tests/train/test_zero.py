@@ -233,12 +233,10 @@ def test_gradients_of_micro_batches_and_ranks_are_added_in_fp32(two_processes, n
 
 
 def going_on():
-    """Return by number of processes which saved case goes on at which stage: at its own, or at another one."""
-    own, other = [(n, STAGES[n.removeprefix("bf16_")]) for n in (*STAGES, *BF16)], []
-    for name in STAGES:
-        other += [(name, stage) for stage in range(4)]
-        other += [(f"bf16_{name}", (STAGES[name] + 1) % 4)]
-    return {1: other, 2: [*own, *((n, (stage + 2) % 4) for n, stage in own if n in BF16)]}
+    """Return by number of processes which saved case goes on at which stage: every pair of stages, and its own."""
+    own = [(name, STAGES[name.removeprefix("bf16_")]) for name in (*STAGES, *BF16)]
+    other = [(name, (stage + more) % 4) for name, stage in own for more in ((3,) if name in BF16 else (1, 2))]
+    return {1: [*other, ("zero1", 1), ("zero3", 3)], 2: own}
 
 
 @pytest.mark.multiprocess

@@ -36,7 +36,7 @@ def run_case(case, group):
     if checkpoint is not None:
         load_checkpoint(engine, checkpoint, config, group)
     restored = is_restored(engine, SavedState(checkpoint.folder)) if checkpoint else None
-    started = start_of(engine, group) if checkpoint is None else None
+    started = start_of(engine, group) if checkpoint is None and not case.get("old") else None
     kinds, words = (by_place * 2 for by_place in MAKE_UPS[case["make_up"]])
     history = []
     for step in range(checkpoint.step if checkpoint else 0, case.get("steps", STEPS)):
