@@ -33,7 +33,7 @@ def load_checkpoint(engine: Any, checkpoint: Checkpoint, config: Config, group: 
             with contextlib.redirect_stdout(io.StringIO()):  # DeepSpeed prints names of its own
                 path, saved = engine.load_checkpoint(str(checkpoint.folder), tag=ENGINE_TAG)
         except (KeyError, ValueError, TypeError, AttributeError, AssertionError):
-            # of a version that gave DeepSpeed another optimizer for bf16 at stages 0 and 1
+            # of a version that had another optimizer of DeepSpeed's for bf16
             return _load_across(engine, checkpoint, group.rank)
         if path is None:
             raise CheckpointError(f"{checkpoint.folder} cannot be read; remove it, and the one before is taken")
@@ -58,6 +58,8 @@ def _load_across(engine: Any, checkpoint: Checkpoint, rank: int) -> dict[str, An
     names = {name for name, parameter in engine.module.named_parameters() if parameter.requires_grad}
     if lacking := sorted(names - saved.shapes.keys()):
         raise _another_state(checkpoint, f"it lacks {', '.join(lacking[:3])}")
+    if checkpoint.step and not saved.has_moments():
+        raise _another_state(checkpoint, "it has no moments of Adam's by name")
     optimizer = engine.optimizer
     if isinstance(optimizer, ReplicatedAdamW):
         _fill_replicated(optimizer, saved)

@@ -50,7 +50,7 @@ def newest_step(folder):
 
 
 def kill_after(step, saved, folder):
-    """Start the run, and kill launcher and processes as soon as `step` is logged and the checkpoint of `saved` whole."""
+    """Start the run, and kill launcher and processes when `step` is logged and the checkpoint of `saved` is whole."""
     command = pretrain_command(CONFIG, [*SETTINGS, *MEASURED, f"run_dir={folder}"], PROCESSES)
     process = subprocess.Popen(
         command,

@@ -9,6 +9,7 @@ import torch
 from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 
 from sclds.batch.split import split_batch
+from sclds.config.errors import CheckpointError
 from sclds.data.tokenizer import load_tokenizer
 from sclds.run.checkpoints import newest_checkpoint
 from sclds.train.checkpoint import load_checkpoint
@@ -34,7 +35,11 @@ def run_case(case, group):
     engine = build(config, load_tokenizer("embedded"), split, group)
     saver = CheckpointSaver(engine, folder, config, group) if folder else None
     if checkpoint is not None:
-        load_checkpoint(engine, checkpoint, config, group)
+        try:
+            load_checkpoint(engine, checkpoint, config, group)
+        except CheckpointError as fault:
+            engine.destroy()
+            return {"refused": str(fault)}
     restored = is_restored(engine, SavedState(checkpoint.folder)) if checkpoint else None
     started = start_of(engine, group) if checkpoint is None and not case.get("old") else None
     kinds, words = (by_place * 2 for by_place in MAKE_UPS[case["make_up"]])
