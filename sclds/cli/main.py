@@ -6,6 +6,7 @@ import click
 
 from sclds.cli import (
     benchmark_bookkeeping,
+    benchmark_checkpoint,
     benchmark_data,
     benchmark_economy,
     benchmark_goodput,
@@ -104,6 +105,7 @@ PROGRAM = Program(
                     benchmark_economy.command,
                     benchmark_bookkeeping.command,
                     benchmark_goodput.command,
+                    benchmark_checkpoint.command,
                 ),
             ),
         ),

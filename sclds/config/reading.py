@@ -6,6 +6,7 @@ neither gives is at its default, and the result is validated in one go.
 
 import copy
 import difflib
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -146,6 +147,11 @@ def _other_problems(tree: Any, fault: ValidationError) -> list[str]:
 def dump_config(config: Config) -> str:
     """Return the resolved configuration as YAML; `load_config` of it gives an equal one."""
     return OmegaConf.to_yaml(OmegaConf.create(literal(config.model_dump(mode="json"))))
+
+
+def config_sha256(config: Config) -> str:
+    """Return the SHA-256 of the resolved configuration, in hexadecimal."""
+    return hashlib.sha256(dump_config(config).encode()).hexdigest()
 
 
 def _sentence(error: Any, schema: type[Section]) -> str:

@@ -69,6 +69,12 @@ def cross_field_problems(config: Config) -> list[str]:
         problems.append(f"evaluation.every={evaluation.every} has no effect with data.heldout=[]; remove it")
     if evaluation.share != 1 and not evaluation.every:
         problems.append(f"evaluation.share={evaluation.share} has no effect with evaluation.every=0; remove it")
+    checkpoint = config.checkpoint
+    if checkpoint.keep_every % checkpoint.every:
+        problems.append(
+            f"checkpoint.keep_every={checkpoint.keep_every} is not a multiple of checkpoint.every={checkpoint.every}, "
+            f"so that some of its steps have no checkpoint; use a multiple"
+        )
     if config.checkpoint.best and not evaluation.every:
         problems.append(
             f"checkpoint.best={config.checkpoint.best} is measured every evaluation.every steps, and that is 0; set it"

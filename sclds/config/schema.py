@@ -326,7 +326,7 @@ class ScheduleConfig(Section):
 class EngineConfig(Section):
     """DeepSpeed."""
 
-    zero_stage: Literal[0, 1, 2, 3] = 3
+    zero_stage: MayChange[Literal[0, 1, 2, 3]] = 3
     """0 replicates everything, 1 shards optimizer state, 2 gradients too, 3 parameters too."""
     precision: Literal["bf16", "fp32"] = "bf16"
     """Compute type; master weights are fp32 in both."""
@@ -353,9 +353,12 @@ class CheckpointConfig(Section):
     """When state is saved."""
 
     every: Positive = 1000
-    """Optimizer steps between checkpoints; one is always written at the end and on SIGTERM."""
+    """Optimizer steps between checkpoints; one is always written at the end and on SIGTERM. A step waits for the copy
+    into memory alone; another process of every rank writes it."""
     keep: Positive = 3
-    """Checkpoints kept; older ones are removed after a newer one is complete."""
+    """Checkpoints kept, the newest ones; older ones are removed after a newer one is complete."""
+    keep_every: Annotated[int, Field(ge=0)] = 0
+    """Checkpoints at multiples of so many steps are kept besides, for good; a multiple of `every`. 0: none."""
     best: str | None = None
     """Figure of the measurements during training (`evaluation.every`), such as `heldout/SET/total` or
     `heldout/SET/text_to_vision_r10`: the checkpoint at which it was best is kept beside the newest ones."""

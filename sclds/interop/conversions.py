@@ -17,7 +17,7 @@ from sclds.interop.released import architecture_of, from_released, read_released
 from sclds.run.checkpoints import newest_checkpoint, read_checkpoint
 from sclds.run.folder import RunFolder
 from sclds.run.foreign import foreign
-from sclds.train.consolidate import consolidated_weights
+from sclds.train.consolidate import SavedWeights
 
 
 def released_to_folder(file: Path, out: Path, settings: list[str], allow: list[str], seed: int) -> ModelFolder:
@@ -73,7 +73,7 @@ def from_run(path: Path) -> ModelFolder:
     checkpoint = read_checkpoint(path) or newest_checkpoint(path / "checkpoints")
     if checkpoint is None:
         raise CheckpointError(f"{path} holds no complete checkpoint; name a run folder, or a `step-…` folder of one")
-    weights = consolidated_weights(checkpoint.folder)
+    weights = SavedWeights(checkpoint.folder)
     settings: Config = parse_config(checkpoint.config)
     vocabulary = weights["text_encoder.embedding.word_embedding"].shape[0]
     text = settings.model.text.model_copy(update={"vocab_size": vocabulary})
@@ -91,8 +91,7 @@ def from_run(path: Path) -> ModelFolder:
     )
     preprocessing = of_run(settings)
     files = files_of(preprocessing.tokenizer, preprocessing.max_text_tokens, vocabulary)
-    kept = {name: tensor for name, tensor in weights.items() if name in shapes}
-    return ModelFolder(config, kept, origin, preprocessing=preprocessing, tokenizer=files)
+    return ModelFolder(config, weights.only(shapes), origin, preprocessing=preprocessing, tokenizer=files)
 
 
 def read_model(path: Path) -> ModelFolder:

@@ -25,6 +25,7 @@ from sclds.config import ModelConfig
 from sclds.config.errors import CheckpointError
 from sclds.config.weights import CONFIG, ORIGIN, PREPROCESSING, TOKENIZER, UNUSED, WEIGHTS
 from sclds.interop.preprocessing import Preprocessing
+from sclds.interop.weights_file import write_weights
 from sclds.model.scl import SCLModel
 from sclds.run.files import new_folder
 from sclds.run.foreign import refuse_foreign
@@ -55,7 +56,7 @@ class ModelFolder:
     """What such a folder holds."""
 
     config: ModelConfig
-    weights: dict[str, Tensor]
+    weights: Mapping[str, Tensor]
     origin: Origin
     unused: dict[str, Tensor] = field(default_factory=dict)
     preprocessing: Preprocessing | None = None
@@ -98,7 +99,7 @@ def write_folder(path: Path, content: ModelFolder) -> None:
     if path.exists():
         raise CheckpointError(f"{path} exists already; name a new folder, or remove it")
     with new_folder(path) as part:
-        save_file(_own(content.weights), part / WEIGHTS, metadata={"format": "pt"})
+        write_weights(part / WEIGHTS, content.weights)
         if content.unused:
             save_file(_own(content.unused), part / UNUSED, metadata={"format": "pt"})
         section = content.config.model_copy(update={"init_from": None}).model_dump(mode="json")

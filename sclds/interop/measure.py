@@ -5,7 +5,7 @@ Every process holds the whole model and runs its own share of the batches; no op
 
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -135,7 +135,7 @@ def _model(target: Target, tokenizer: Tokenizer) -> nn.Module:
     return model
 
 
-def _check(folder: Path, model: nn.Module, weights: dict[str, Tensor]) -> None:
+def _check(folder: Path, model: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """Refuse weights that are not those of the model."""
     shapes = {name: p.shape for name, p in model.named_parameters()}
     missing = sorted(shapes.keys() - weights.keys())

@@ -15,8 +15,6 @@ STATE_FILE = "state.json"
 """Written last; a folder without it is not a checkpoint."""
 ENGINE_TAG = "engine"
 """DeepSpeed's own files lie in this folder of a checkpoint."""
-UNIVERSAL_TAG = "universal"
-"""The same in DeepSpeed's universal format, made when another number of processes goes on."""
 _ABSENT = "absent"
 _LENGTHEN = (
     "the learning rate is a function of the share of steps done, so all steps so far would have had another one; to "
@@ -75,6 +73,11 @@ def read_checkpoint(folder: Path) -> Checkpoint | None:
 def checkpoint_name(step: int) -> str:
     """Return the name of the folder of a checkpoint; names in order of steps are in order of letters."""
     return f"step-{step:07d}"
+
+
+def step_of(name: str) -> int:
+    """Return the step in the name of a checkpoint."""
+    return int(name.removeprefix("step-"))
 
 
 def is_checkpoint_name(name: str) -> bool:

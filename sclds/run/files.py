@@ -83,3 +83,13 @@ def new_folder(path: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
         raise
+
+
+def free_space(folder: Path) -> str:
+    """Return what the disk of a folder, which need not be there yet, says of its room, as a part of a sentence."""
+    place = next((one for one in (folder, *folder.parents) if one.exists()), Path("/"))
+    try:
+        usage = shutil.disk_usage(place)
+    except OSError as fault:
+        return f"its disk tells nothing of itself ({fault.strerror})"
+    return f"{usage.free / 1e9:.3f} of {usage.total / 1e9:.3f} GB are free there"

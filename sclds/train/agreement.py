@@ -9,7 +9,7 @@ from typing import Any
 import sclds
 from sclds.config import Config, DataConfig
 from sclds.config.errors import SharedError
-from sclds.config.reading import dump_config
+from sclds.config.reading import config_sha256
 from sclds.data.storage.files import is_url
 from sclds.data.storage.shards import shard_files
 from sclds.losses.communicator import gather_records
@@ -28,7 +28,7 @@ def own_record(config: Config) -> dict[str, Any]:
     for package in PACKAGES:
         record[package] = installed_version(package) or "absent"
     record["the code of sclds"] = code_digest(Path(sclds.__file__).parent)
-    record["the configuration"] = hashlib.sha256(dump_config(config).encode()).hexdigest()[:12]
+    record["the configuration"] = config_sha256(config)[:12]
     if this_place().local_rank == 0:  # what all processes of a host read alike is read once there
         record["commit"] = (git_state() or {}).get("commit", "absent")[:12]
         record["the shards"] = shards_digest(config.data)

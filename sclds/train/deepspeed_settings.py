@@ -55,17 +55,13 @@ REFUSED = MappingProxyType(
         "sequence_parallel_size": _OTHER_PARALLELISM,
         "zero_optimization.stage": "set engine.zero_stage",
         "zero_optimization.legacy_stage1": "DeepSpeed has it no more; remove it",
-        "zero_optimization.offload_optimizer": _OTHER_OPTIMIZER,
-        "zero_optimization.cpu_offload": _OTHER_OPTIMIZER,
-        "zero_optimization.offload_param": _OTHER_OPTIMIZER,
-        "zero_optimization.cpu_offload_params": _OTHER_OPTIMIZER,
+        "zero_optimization.cpu_offload": "set zero_optimization.offload_optimizer.device=cpu",
+        "zero_optimization.cpu_offload_params": "set zero_optimization.offload_param.device=cpu",
         "zero_optimization.zenflow": _OTHER_OPTIMIZER,
-        "zero_optimization.zero_quantized_weights": _OTHER_TRAINING,
-        "zero_optimization.zero_quantized_nontrainable_weights": _OTHER_TRAINING,
-        "zero_optimization.zero_quantized_gradients": _OTHER_TRAINING,
+        "zero_optimization.zero_quantized_nontrainable_weights": "no weight of the model is frozen; remove it",
         "zero_optimization.compute_grad_norm": "steps are clipped and checked by the norm; remove it",
         "zero_optimization.load_from_fp32_weights": "a resumed run goes on from its fp32 weights; remove it",
-        "checkpoint.load_universal": "it follows from the number of processes that wrote the checkpoint; remove it",
+        "checkpoint.load_universal": "a run resumes on any number of processes by itself; remove it",
     }
 )
 """Keys that would break what a run promises, and what to do instead."""
@@ -79,6 +75,11 @@ MONITORS = MappingProxyType(
     }
 )
 """Where DeepSpeed can write its own figures, and the package that each takes."""
+
+OFFLOADS = ("offload_optimizer", "offload_param")
+"""Sections of `zero_optimization` that move state out of the GPU's memory."""
+OF_STAGE_3 = ("offload_param", "zero_hpz_partition_size", "zero_quantized_weights", "zero_quantized_gradients")
+"""Keys of `zero_optimization` that have no effect at the other stages."""
 
 
 class _Part(BaseModel):
@@ -136,7 +137,7 @@ class DeepSpeedKeys(_Part):
     gradient_predivide_factor: float = 1.0
 
 
-def deepspeed_settings(config: Config, split: Split, load_universal: bool = False) -> dict[str, Any]:
+def deepspeed_settings(config: Config, split: Split) -> dict[str, Any]:
     """Return DeepSpeed's configuration for a run.
 
     Raises:
@@ -150,7 +151,6 @@ def deepspeed_settings(config: Config, split: Split, load_universal: bool = Fals
         "gradient_accumulation_steps": split.accumulation,
         # at stage 0 our own optimizer clips
         "gradient_clipping": config.optimizer.clip_norm if config.engine.zero_stage else 0.0,
-        "checkpoint": {"load_universal": load_universal},
     }
     return _merged(settings, config.engine.deepspeed)
 
@@ -170,6 +170,8 @@ def _own_settings(engine: EngineConfig) -> dict[str, Any]:
             "overlap_comm": on_cuda and stage > 0,
             "contiguous_gradients": True,
             "stage3_gather_16bit_weights_on_model_save": False,
+            # offloaded state is stepped by the same AdamW, not by another one that DeepSpeed compiles
+            **({"zero_force_ds_cpu_optimizer": False} if any(_zero(engine, key) for key in OFFLOADS) else {}),
             **({} if on_cuda else {"stage3_param_persistence_threshold": 0}),
         },
         "zero_allow_untested_optimizer": True,
@@ -201,6 +203,45 @@ def deepspeed_problems(engine: EngineConfig) -> list[str]:
     return problems + _problems_of_keys(engine)
 
 
+def offload_problems(config: Config) -> list[str]:
+    """Return a sentence if the state lies where the optimizer cannot step it."""
+    offload, implementation = _zero(config.engine, "offload_optimizer"), config.optimizer.implementation
+    if not offload or implementation == "torch":
+        return []
+    return [
+        f"optimizer.implementation={implementation} steps on the GPU alone, and {PREFIX}.zero_optimization."
+        f"offload_optimizer moves its state to the host; use optimizer.implementation=torch"
+    ]
+
+
+def _problems_at_scale(engine: EngineConfig) -> list[str]:
+    """Return a sentence for everything that ZeRO's settings for many GPUs need and do not have."""
+    problems = []
+    for key in OFFLOADS:
+        device = (_zero(engine, key) or {}).get("device")
+        if device not in (None, "none", "cpu"):
+            problems.append(
+                f"{PREFIX}.zero_optimization.{key}.device={device} is refused: a checkpoint vouches for files that "
+                f"each rank writes from memory, and this state lies in others; use cpu"
+            )
+    for key in OF_STAGE_3:
+        if engine.zero_stage < 3 and _zero(engine, key):
+            problems.append(
+                f"{PREFIX}.zero_optimization.{key} has no effect with engine.zero_stage={engine.zero_stage}; set "
+                f"engine.zero_stage=3, or remove it"
+            )
+    for key in ("zero_quantized_weights", "zero_quantized_gradients"):
+        if _zero(engine, key) and not torch.cuda.is_available():
+            problems.append(f"{PREFIX}.zero_optimization.{key} needs a CUDA device, and there is none; remove it")
+    return problems
+
+
+def _zero(engine: EngineConfig, key: str) -> Any:
+    """Return what `engine.deepspeed` says of a key of ZeRO's, if anything."""
+    zero = engine.deepspeed.get("zero_optimization")
+    return zero.get(key) if isinstance(zero, dict) else None
+
+
 def _problems_of_keys(engine: EngineConfig) -> list[str]:
     """Return a sentence for every key of `engine.deepspeed` that is unknown, wrong, without effect or refused."""
     refused = [key for key in REFUSED if _has(engine.deepspeed, key.split("."))]
@@ -210,6 +251,7 @@ def _problems_of_keys(engine: EngineConfig) -> list[str]:
     rest = _without(engine.deepspeed, refused)
     try:
         DeepSpeedKeys.model_validate(rest)
+        problems += _problems_at_scale(engine)
     except ValidationError as fault:
         problems += [_sentence(error) for error in fault.errors()]
     except (AssertionError, ValueError) as fault:  # of DeepSpeed's own checks between keys

@@ -151,15 +151,13 @@ def _read_weights(path: Path, model: nn.Module) -> dict[str, Tensor]:
     return weights
 
 
-def build_engine(
-    config: Config, tokenizer: Tokenizer, split: Split, group: ProcessGroup, load_universal: bool = False
-) -> Any:
+def build_engine(config: Config, tokenizer: Tokenizer, split: Split, group: ProcessGroup) -> Any:
     """Return the DeepSpeed engine of a run, model and optimizer inside; no step is taken, and no weight is rounded.
 
     Raises:
         UserError: The weights to start from do not fit, or nothing can be trained.
     """
-    settings = deepspeed_settings(config, split, load_universal)
+    settings = deepspeed_settings(config, split)
     stage, dtype = config.engine.zero_stage, compute_dtype(config)
     model = build_model(config, tokenizer, settings)
     initial = InitialWeights(config, model)

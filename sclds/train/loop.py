@@ -21,12 +21,7 @@ from sclds.run.health import Health, health_of
 from sclds.run.metrics import read_metrics
 from sclds.train.agreement import refuse_strangers
 from sclds.train.best import BestCheckpoint
-from sclds.train.checkpoint import (
-    convert_to_universal,
-    load_checkpoint,
-    needs_conversion,
-    save_checkpoint,
-)
+from sclds.train.checkpoint import fits, load_checkpoint
 from sclds.train.corruption import CorruptionError, SelfCheck
 from sclds.train.data_wait import DataWait
 from sclds.train.deepspeed_settings import overriding
@@ -42,6 +37,7 @@ from sclds.train.preflight import preflight
 from sclds.train.progress import Reporter, write_page_of
 from sclds.train.record import StartRecord
 from sclds.train.resume import checkpoint_before, remove_after, sound_checkpoint
+from sclds.train.saver import CheckpointSaver
 from sclds.train.spikes import Spike, SpikeGuard
 from sclds.train.step import train_step
 
@@ -79,12 +75,12 @@ class Run:
         words = config.model.text.vocab_size or self.tokenizer.vocab_size
         preflight(folder.root, sum(parameter_counts(config, words).values()), group, reporter.say)
         self.checkpoint = sound_checkpoint(folder.checkpoints, group, self.journal.teller("passed_over"))
-        self.universal = self._prepare_checkpoint()
         model = config.model if self.checkpoint is None else config.model.model_copy(update={"init_from": None})
         start = config.model_copy(update={"model": model})
-        self.engine = build_engine(start, self.tokenizer, self.split, group, self.universal)
+        self.engine = build_engine(start, self.tokenizer, self.split, group)
         self.step = 0
         self.saved_step = -1
+        self.saver = CheckpointSaver(self.engine, folder.checkpoints, config, group, reporter.say, self._note_saved)
         self.guard = SkipGuard(config.optimizer.max_skipped_in_a_row, self.journal.teller("skipped_step"))
         self.spikes = SpikeGuard(config.guards, config.log.every, config.data.skip_batches)
         self.self_check = SelfCheck(config, self.engine, group)
@@ -106,8 +102,11 @@ class Run:
             with self.guards.limit("held-out measurements", "evaluation"), self.journal.spending("evaluation"):
                 self.heldout.measure_start()
         self.journal.spent.all_so_far_to("start")
-        while (outcome := self._take_steps()) == "gone back":
-            pass
+        try:
+            while (outcome := self._take_steps()) == "gone back":
+                pass
+        finally:
+            self.saver.close()
         if outcome == "stopped":
             self.record.update(self.step, "stopped")
             self.journal.note("stop", "asked to stop, and saved")
@@ -136,9 +135,11 @@ class Run:
                         micro_batches = self._fetch(batches, stop)
                     if micro_batches is None:
                         self._save()
+                        self._finish_saving()
                         return "stopped"
                     fetched = time.perf_counter()
                     measure = metrics.due(self.step + 1)
+                    self.saver.poll()
                     with self.guards.limit("the step", "step"):
                         report = train_step(
                             engine, micro_batches, self.step, self.config, self.split, self.group, measure
@@ -167,7 +168,11 @@ class Run:
                     if better or self.step % self.config.checkpoint.every == 0:
                         self._save()
                 self._save()  # inside the block, as above: a signal while this is written must not end it
+                self._finish_saving()
                 return "finished"
+        except SharedError:  # all ranks are here
+            self._finish_saving()
+            raise
         finally:
             self.reporter.stop()
             metrics.close()
@@ -192,24 +197,14 @@ class Run:
         self.reporter.show_results(results)
         self.group.barrier()
 
-    def _prepare_checkpoint(self) -> bool:
-        """Convert the newest checkpoint if another number of processes wrote it; return whether that was so."""
-        checkpoint = self.checkpoint
-        self.group.barrier()
-        if checkpoint is None or not needs_conversion(checkpoint, self.config, self.group.world_size):
-            return False
-        self.reporter.say(
-            f"Converting {checkpoint.folder} from {checkpoint.world_size} processes to {self.group.world_size}"
-        )
-        if self.group.rank == 0:
-            convert_to_universal(checkpoint)
-        self.group.barrier()
-        return True
-
     def _resume(self) -> None:
         """Go on from the newest complete checkpoint, if there is one."""
         if self.checkpoint is not None:
-            saved = load_checkpoint(self.engine, self.checkpoint, self.universal)
+            if not fits(self.checkpoint, self.config, self.group.world_size):
+                self.reporter.say(
+                    f"{self.checkpoint.folder} is of other processes or another ZeRO stage: sharding it again"
+                )
+            saved = load_checkpoint(self.engine, self.checkpoint, self.config, self.group)
             self.guard.resume(saved)
             self.spikes.resume(saved)
             self.step = self.saved_step = self.checkpoint.step
@@ -291,29 +286,30 @@ class Run:
             fault = error
         stopping, failing = self.group.any(stop.requested, fault is not None)
         if failing:
+            self._finish_saving()
             raise fault or SharedError("Another process's data cannot be used; its message says why")
         return None if stopping else micro_batches
 
     def _save(self) -> None:
-        """Write a checkpoint, unless this step has one."""
+        """Have a checkpoint written, unless this step has one."""
         if self.saved_step != self.step:
             self._refuse_corruption(self.self_check.memory_found(self.step))
             with self.guards.limit("a checkpoint", "save"), self.journal.spending("checkpoint"):
-                save_checkpoint(
-                    self.engine,
-                    self.folder.checkpoints,
-                    self.step,
-                    self.config,
-                    self.group,
-                    self.config.checkpoint.keep,
-                    self.guard.state() | self.spikes.state(),
-                    self.best.best_step() if self.best else None,
-                )
+                state = self.guard.state() | self.spikes.state()
+                self.saver.save(self.step, state, self.best.best_step() if self.best else None)
             self.saved_step = self.step
-            if self.record is not None:
-                self.record.update(self.step)
-            self.journal.note("checkpoint", f"step {self.step} is saved")
             self._note_bad_samples()
+
+    def _finish_saving(self) -> None:
+        """Wait until the last checkpoint is complete."""
+        with self.guards.limit("a checkpoint", "save"), self.journal.spending("checkpoint"):
+            self.saver.wait()
+
+    def _note_saved(self, step: int) -> None:
+        """Note in the run folder that a checkpoint is complete."""
+        if self.record is not None:
+            self.record.update(step)
+        self.journal.note("checkpoint", f"step {step} is saved")
 
     def _agreed_spike(self, line: dict[str, Any] | None) -> Spike | None:
         """Return the spike that a logged line is; all ranks read the same sums, and act only if all see it."""
@@ -325,6 +321,7 @@ class Run:
 
     def _go_back(self, spike: Spike) -> bool:
         """Load the checkpoint before a spike and leave out the batches since; return whether there is one."""
+        self._finish_saving()
         checkpoints, tell = self.folder.checkpoints, self.journal.teller("spike")
         before = checkpoint_before(checkpoints, spike.last_good, self.config.checkpoint.every, self.group)
         if before is None:
@@ -336,8 +333,7 @@ class Run:
             f"number {window[0]} on (data.skip_batches=[[{window[0]},{window[1]}]] repeats that)"
         )
         with self.guards.limit("a checkpoint", "save"), self.journal.spending("start"):
-            self.engine._config.load_universal_checkpoint = False  # what a converted start has set for good
-            saved = load_checkpoint(self.engine, before, universal=False)
+            saved = load_checkpoint(self.engine, before, self.config, self.group)
         self.guard.resume(saved)
         self.spikes.resume(saved, keep_windows=True)
         self.step = self.saved_step = before.step

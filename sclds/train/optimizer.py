@@ -135,7 +135,7 @@ class ReplicatedAdamW(torch.optim.AdamW):
             if self.clip_norm > 0:
                 torch.nn.utils.clip_grads_with_norm_(parameters, self.clip_norm, norm)
             super().step(closure)
-            self._hand_down()
+            self.hand_down()
         for each in parameters:
             each.grad = None
 
@@ -149,11 +149,11 @@ class ReplicatedAdamW(torch.optim.AdamW):
         with torch.no_grad():
             for name, (_, master) in self._copies.items():
                 master.copy_(state_dict[MASTERS][name])
-        self._hand_down()
+        self.hand_down()
 
     @torch.no_grad()
-    def _hand_down(self) -> None:
-        """Round the fp32 weights into the model's."""
+    def hand_down(self) -> None:
+        """Round the fp32 weights into the model's, after they were changed."""
         for parameter, master in self._copies.values():
             parameter.copy_(master)
 

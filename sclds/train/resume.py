@@ -13,8 +13,8 @@ from sclds.run.checkpoints import (
     incomplete_checkpoints,
 )
 from sclds.run.manifest import file_problems, manifest_of, share_of
-from sclds.train.consolidate import refuse_foreign_code
 from sclds.train.distributed import ProcessGroup
+from sclds.train.saved_state import refuse_foreign_code
 
 
 def sound_checkpoint(checkpoints: Path, group: ProcessGroup, say: Callable[[str], None]) -> Checkpoint | None:
@@ -68,7 +68,7 @@ def checkpoint_before(checkpoints: Path, step: int, every: int, group: ProcessGr
     on when it was stopped.
     """
     for checkpoint in complete_checkpoints(checkpoints):
-        fits = checkpoint.step <= step and checkpoint.step % every == 0 and checkpoint.world_size == group.world_size
+        fits = checkpoint.step <= step and checkpoint.step % every == 0
         if fits and not problems_on_any_rank(checkpoint, group):
             return checkpoint
     return None

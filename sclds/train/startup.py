@@ -72,6 +72,7 @@ def checked_start(
             if name not in os.environ
         ],
         lambda: _deepspeed_problems(config.engine),
+        lambda: _offload_problems(config),
         lambda: _best_problems(config),
         # a run that goes on has its weights in its checkpoint
         lambda: _start_problems(settings, config) if checkpoint is None else [],
@@ -227,6 +228,12 @@ def _deepspeed_problems(engine: EngineConfig) -> list[str]:
     from sclds.train.deepspeed_settings import deepspeed_problems
 
     return deepspeed_problems(engine)
+
+
+def _offload_problems(config: Config) -> list[str]:
+    from sclds.train.deepspeed_settings import offload_problems
+
+    return offload_problems(config)
 
 
 def _start_problems(settings: Any, config: Config) -> list[str]:

@@ -8,9 +8,9 @@ import torch
 
 from sclds.batch.split import split_batch
 from sclds.data.tokenizer import load_tokenizer
-from sclds.train.checkpoint import save_checkpoint
 from sclds.train.distributed import ProcessGroup
 from sclds.train.engine import build_engine
+from sclds.train.saver import CheckpointSaver
 from sclds.train.step import train_step
 from tests.train.synthetic import MAKE_UPS, batch_of, tiny_config
 
@@ -26,7 +26,10 @@ def save_case(folder, stage, precision, group):
     first = group.rank * split.micro
     batch = batch_of(config, 1, range(first, first + split.micro), *MAKE_UPS["mixed"])
     train_step(engine, [batch], 1, config, split, group, measure=False)
-    save_checkpoint(engine, folder / "checkpoints", 1, config, group, keep=1)
+    saver = CheckpointSaver(engine, folder / "checkpoints", config, group)
+    saver.save(1)
+    saver.wait()
+    saver.close()
     weights = {}
     for name, parameter in engine.module.named_parameters():
         with deepspeed.zero.GatheredParameters([parameter]):

@@ -47,13 +47,13 @@ def test_every_incompatible_key_is_named(tmp_path):
     changed = config(
         seed=3,
         optimizer={"betas": (0.9, 0.99)},
-        engine={"zero_stage": 2},
+        engine={"gradient_precision": "bf16"},
         data={"train": [{"name": "x", "shards": "y"}, {"name": "z", "shards": "z"}]},
     )
     problems = resume_problems(written(tmp_path), changed)
     keys = [problem.split("=")[0] for problem in problems]
     added = [f"data.train.1.{key}" for key in ("key_ends", "kind", "name", "shards", "weight")]
-    assert keys == [*added, "engine.zero_stage", "optimizer.betas.1", "seed"]
+    assert keys == [*added, "engine.gradient_precision", "optimizer.betas.1", "seed"]
     assert problems[0].startswith("data.train.1.key_ends=first_dot differs from absent")
     assert all("over with another run_dir" in problem for problem in problems)
 

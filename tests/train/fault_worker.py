@@ -1,6 +1,7 @@
 """One of two processes that fetch half bad data: `python -m tests.train.fault_worker CONFIG.yaml QUARANTINE.jsonl`."""
 
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -30,7 +31,8 @@ def work() -> int:
     tokenizer = load_tokenizer(config.data.tokenizer)
     batches = iter(TrainingBatches(config, tokenizer, group.rank, group.world_size, micro, 1, 0, quarantine))
     run = object.__new__(Run)
-    run.group, run.guards, step = group, SimpleNamespace(fault=lambda: None), 0
+    guards = SimpleNamespace(fault=lambda: None, limit=lambda *_: nullcontext())
+    run.group, run.guards, run.saver, step = group, guards, SimpleNamespace(wait=lambda: None), 0
     try:
         with StopRequest() as stop:
             while run._fetch(batches, stop):

@@ -5,13 +5,13 @@ import shutil
 import pytest
 import torch
 
-from sclds.config.errors import CheckpointError
+from sclds.config.errors import CheckpointError, ConfigError
 from sclds.config.reading import parse_config
 from sclds.run.checkpoints import STATE_FILE, checkpoint_name, newest_checkpoint
 from sclds.run.manifest import MANIFEST_FILE, manifest_of, record_files, write_manifest
-from sclds.train.checkpoint import save_checkpoint
 from sclds.train.consolidate import consolidated_weights
 from sclds.train.resume import sound_checkpoint
+from sclds.train.saver import CheckpointSaver
 from tests.train.one_process import OneProcess
 
 
@@ -28,7 +28,7 @@ class Engine:
         from pathlib import Path
 
         (Path(folder) / tag).mkdir()
-        torch.save({"weights": torch.ones(3)}, Path(folder) / tag / "weights.pt")
+        self.checkpoint_engine.save({"weights": torch.ones(3)}, Path(folder) / tag / "weights.pt")
         if self.dies:
             raise OSError("disk full")
 
@@ -37,8 +37,15 @@ def config(**changes):
     return parse_config({"name": "a", "data": {"train": [{"name": "x", "shards": "y"}]}} | changes)
 
 
-def save(folder, step, keep=2, best=None, **kwargs):
-    return save_checkpoint(Engine(**kwargs), folder, step, config(), OneProcess(), keep, best=best)
+def save(folder, step, keep=2, keep_every=0, best=None, **kwargs):
+    settings = config(checkpoint={"every": 5, "keep": keep, "keep_every": keep_every})
+    saver = CheckpointSaver(Engine(**kwargs), folder, settings, OneProcess())
+    try:
+        saver.save(step, best=best)
+        saver.wait()
+    finally:
+        saver.close()
+    return folder / checkpoint_name(step)
 
 
 def test_the_newest_complete_checkpoint_is_found_and_old_ones_go(tmp_path):
@@ -50,9 +57,18 @@ def test_the_newest_complete_checkpoint_is_found_and_old_ones_go(tmp_path):
     assert sorted(p.name for p in tmp_path.glob("step-*")) == ["step-0000010", "step-0000015"]
 
 
+def test_each_nth_and_the_best_stay_besides(tmp_path):
+    for step in range(5, 40, 5):
+        save(tmp_path, step, keep=1, keep_every=15, best=10 if step >= 10 else None)
+    kept = ["step-0000010", "step-0000015", "step-0000030", "step-0000035"]
+    assert sorted(p.name for p in tmp_path.glob("step-*")) == kept
+    with pytest.raises(ConfigError, match=r"checkpoint.keep_every=7 is not a multiple of checkpoint.every=5"):
+        config(checkpoint={"every": 5, "keep_every": 7})
+
+
 def test_a_half_written_checkpoint_is_ignored_and_later_removed(tmp_path):
     save(tmp_path, 5)
-    with pytest.raises(CheckpointError, match=r"step-0000010 cannot be written \(disk full; on .* MiB are free\)"):
+    with pytest.raises(CheckpointError, match=r"step-0000010 cannot be written \(disk full; on .* GB are free there\)"):
         save(tmp_path, 10, dies=True)
     assert newest_checkpoint(tmp_path).step == 5
     assert (tmp_path / "step-0000010.tmp").is_dir()
@@ -74,7 +90,7 @@ def test_saving_a_step_twice_replaces_it(tmp_path):
 def test_the_state_names_step_processes_and_settings(tmp_path):
     state = json.loads((save(tmp_path, 5) / STATE_FILE).read_text())
     assert (state["step"], state["world_size"]) == (5, 1)
-    assert parse_config(state["config"]) == config()
+    assert parse_config(state["config"]) == config(checkpoint={"every": 5, "keep": 2})
 
 
 class Said(list):

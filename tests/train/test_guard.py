@@ -28,7 +28,7 @@ class Engine:
         return 1.0
 
     def save_checkpoint(self, folder, tag, client_state, save_latest):
-        torch.save(client_state, f"{folder}/{tag}.pt")
+        self.checkpoint_engine.save(client_state, f"{folder}/{tag}.pt")
 
     def load_checkpoint(self, folder, tag):
         return folder, torch.load(f"{folder}/{tag}.pt")
@@ -84,6 +84,8 @@ def test_too_many_on_end_stop_the_run(tmp_path, monkeypatch, most):
     assert said[-1].startswith(f"Training stopped at step {last}: {most} steps in a row")
     assert f"optimizer.max_skipped_in_a_row={most}" in said[-1]
     assert read_metrics(tmp_path / "metrics.jsonl")[-1]["step"] == last, "the last one is written down"
+    found = newest_checkpoint(tmp_path / "checkpoints")
+    assert (found.step if found else 0) == last // 4 * 4, "what was being written is whole"
 
 
 def test_steps_between_begin_the_count_again(tmp_path, monkeypatch):

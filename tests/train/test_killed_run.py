@@ -44,8 +44,13 @@ def steps_in(folder):
     return [line["step"] for line in read_metrics(folder / "metrics.jsonl")]
 
 
-def kill_after(step, folder):
-    """Start the run, and kill launcher and processes as soon as `step` is logged."""
+def newest_step(folder):
+    checkpoint = newest_checkpoint(folder / "checkpoints")
+    return checkpoint.step if checkpoint else 0
+
+
+def kill_after(step, saved, folder):
+    """Start the run, and kill launcher and processes when `step` is logged and the checkpoint of `saved` is whole."""
     command = pretrain_command(CONFIG, [*SETTINGS, *MEASURED, f"run_dir={folder}"], PROCESSES)
     process = subprocess.Popen(
         command,
@@ -56,7 +61,7 @@ def kill_after(step, folder):
     )
     try:
         end = time.monotonic() + LIMIT
-        while step not in steps_in(folder):
+        while step not in steps_in(folder) or newest_step(folder) != saved:
             assert process.poll() is None, "the run ended by itself"
             assert time.monotonic() < end
             time.sleep(0.02)
@@ -72,9 +77,8 @@ def test_killed_twice_and_resumed_equals_untouched(tmp_path):
     untouched, killed = tmp_path / "untouched", tmp_path / "killed"
     pretrain("untouched", CONFIG, [*SETTINGS, "data.heldout=[]", f"run_dir={untouched}"], PROCESSES, LIMIT)
     for step, saved in KILLED_AT.items():
-        kill_after(step, killed)
-        checkpoint = newest_checkpoint(killed / "checkpoints")
-        assert (checkpoint.step if checkpoint else 0) == saved
+        kill_after(step, saved, killed)
+        assert newest_step(killed) == saved
     pretrain("killed", CONFIG, [*SETTINGS, *MEASURED, f"run_dir={killed}"], PROCESSES, LIMIT)
     lines, wanted = (read_metrics(folder / "metrics.jsonl") for folder in (killed, untouched))
     assert [line["step"] for line in lines] == list(range(1, 10))

@@ -12,7 +12,7 @@ import torch
 from sclds.config.errors import ConfigError
 from sclds.config.rules import LOSS_WEIGHTS
 from sclds.objectives.table import OBJECTIVES
-from sclds.train.deepspeed_settings import REFUSED, deepspeed_problems, deepspeed_settings, overriding
+from sclds.train.deepspeed_settings import REFUSED, deepspeed_problems, deepspeed_settings, offload_problems, overriding
 from sclds.train.optimizer import build_optimizer
 from sclds.train.startup import checked_start
 from tests.train.synthetic import tiny_config
@@ -116,6 +116,33 @@ def test_keys_that_would_break_a_run_are_refused_with_what_to_do_instead(key):
         tree = {part: tree}
     [problem] = deepspeed_problems(tiny_config(engine={"deepspeed": tree}).engine)
     assert problem == f"engine.deepspeed.{key} is refused: {REFUSED[key]}"
+
+
+SCALE = {
+    "offload_optimizer.device=nvme is refused": (3, {"offload_optimizer": {"device": "nvme", "nvme_path": "/x"}}),
+    "offload_param has no effect with engine.zero_stage=2": (2, {"offload_param": {"device": "cpu"}}),
+    "zero_hpz_partition_size has no effect with engine.zero_stage=1": (1, {"zero_hpz_partition_size": 8}),
+    "zero_quantized_weights needs a CUDA device": (3, {"zero_quantized_weights": True}),
+    "zero_quantized_gradients needs a CUDA device": (3, {"zero_quantized_gradients": True}),
+}
+
+
+@pytest.mark.parametrize("told", SCALE)
+def test_settings_for_many_gpus_say_what_they_lack(told, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    stage, zero = SCALE[told]
+    [problem] = deepspeed_problems(
+        tiny_config(engine={"zero_stage": stage, "deepspeed": {"zero_optimization": zero}}).engine
+    )
+    assert problem.startswith(f"engine.deepspeed.zero_optimization.{told}")
+
+
+def test_offloaded_state_takes_an_optimizer_that_runs_there():
+    engine = {"deepspeed": {"zero_optimization": {"offload_optimizer": {"device": "cpu"}}}}
+    assert offload_problems(tiny_config(engine=engine)) == []
+    fused = tiny_config(engine=engine, optimizer={"implementation": "apex"})
+    assert "use optimizer.implementation=torch" in offload_problems(fused)[0]
+    assert offload_problems(tiny_config(optimizer={"implementation": "apex"})) == []
 
 
 def test_other_keys_come_last_and_those_that_replace_ours_are_named():

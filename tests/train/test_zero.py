@@ -52,6 +52,19 @@ SAME_AS_PLAIN = {
     "no_masked_word_on_one_rank": {"config": {}, "make_up": "no_masked_word_on_one_rank"},
     "clips_only_in_one_of_four": {"config": ACCUMULATED, "make_up": "clips_only_in_one_of_four"},
 }
+OFFLOAD = {"offload_optimizer": {"device": "cpu"}}
+SAME_AS_PLAIN |= {
+    f"zero{stage}_{name}": {
+        "config": {"engine": {"zero_stage": stage, "deepspeed": {"zero_optimization": zero}}},
+        "make_up": "mixed",
+    }
+    for name, stage, zero in (
+        ("offload", 2, OFFLOAD),
+        ("offload", 3, OFFLOAD | {"offload_param": {"device": "cpu"}}),
+        ("hpz", 3, {"zero_hpz_partition_size": 2}),
+    )
+}
+"""The settings of docs/engine.md that need no GPU."""
 STAGES = {"zero3": 3, "zero2": 2, "zero1": 1, "zero0": 0}
 POISONED = {
     f"poisoned_{name}": {"config": {"engine": {"zero_stage": stage}}, "make_up": "mixed", "poison": 1}
@@ -61,6 +74,8 @@ BF16 = {
     f"bf16_{name}": {"config": {"engine": {"zero_stage": stage, "precision": "bf16"}}, "make_up": "mixed"}
     for name, stage in STAGES.items()
 }
+OLD = {f"old_{name}": BF16[f"bf16_{name}"] | {"old": True, "steps": 2} for name in ("zero0", "zero1")}
+"""Of versions whose bf16 optimizers at these stages were others."""
 MANY = {
     "batch": {"global_size": 32, "max_micro_size": 2, "group_size": 2},
     "losses": {"negatives": "micro_batch"},
@@ -221,6 +236,13 @@ def test_gradients_of_micro_batches_and_ranks_are_added_in_fp32(two_processes, n
     assert relative_error(found, exact) < relative_error(in_bf16, exact)
 
 
+def going_on():
+    """Return by number of processes which saved case goes on at which stage: every pair of stages, and its own."""
+    own = [(name, STAGES[name.removeprefix("bf16_")]) for name in (*STAGES, *BF16)]
+    other = [(name, (stage + more) % 4) for name, stage in own for more in ((3,) if name in BF16 else (1, 2))]
+    return {1: [*other, ("zero1", 1), ("zero3", 3)], 2: own}
+
+
 @pytest.mark.multiprocess
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FLIPPED)
@@ -233,23 +255,31 @@ def test_a_flipped_bit_is_found_and_its_rank_and_part_are_named(two_processes, n
 
 @pytest.mark.multiprocess
 @pytest.mark.slow
-def test_another_number_of_processes_goes_on_where_the_last_stopped(two_processes, tmp_path):
+def test_other_processes_and_another_stage_go_on_where_the_last_stopped(two_processes, tmp_path):
     """Two processes save after two steps; one, and two again, take the third as if nothing had happened."""
     stages = {name: SAME_AS_PLAIN[name] for name in STAGES} | BF16
-    saved = {n: c | {"steps": 2, "folder": str(tmp_path / n)} for n, c in stages.items()}
-    resumed = {n: c | {"folder": str(tmp_path / n)} for n, c in stages.items()}
+    saved = {n: c | {"steps": 2, "folder": str(tmp_path / n)} for n, c in (stages | OLD).items()}
     processes(2, saved, tmp_path)
-    for count in (1, 2):
+    for count, pairs in going_on().items():
+        resumed = {}
+        for name, stage in pairs:
+            config = stages[name]["config"]
+            engine = config.get("engine", {}) | {"zero_stage": stage}
+            resumed[f"{name} at {stage}"] = stages[name] | {
+                "config": config | {"engine": engine},
+                "folder": str(tmp_path / name),
+            }
+        resumed |= {n: BF16[f"bf16_{n[4:]}"] | {"folder": str(tmp_path / n)} for n in OLD}
         found = processes(count, resumed, tmp_path)
-        for name in stages:
-            if name in BF16:
-                [third], untouched = found[name]["history"], two_processes[name]
-                assert values(third["terms"]) == pytest.approx(values(untouched["history"][2]["terms"]), rel=1e-5)
-                for key, weight in untouched["weights"].items():
-                    torch.testing.assert_close(found[name]["weights"][key], weight, rtol=1e-5, atol=1e-5)
-                continue
-            history, weights = plain(name)
-            [third] = found[name]["history"]
+        assert "has another optimizer state than this version writes" in found["old_zero0"]["refused"]
+        assert found["old_zero1"]["restored"]
+        for name, stage in pairs:
+            ours = found[f"{name} at {stage}"]
+            history, weights = (
+                plain(name) if name in STAGES else (two_processes[name][k] for k in ("history", "weights"))
+            )
+            [third] = ours["history"]
+            assert ours["restored"], (name, stage, count)
             assert values(third["terms"]) == pytest.approx(values(history[2]["terms"]), rel=1e-5, abs=1e-6)
             for key, weight in weights.items():
-                torch.testing.assert_close(found[name]["weights"][key], weight.detach(), rtol=1e-5, atol=1e-5)
+                torch.testing.assert_close(ours["weights"][key], weight.detach(), rtol=1e-5, atol=1e-5)

@@ -9,12 +9,17 @@ import torch
 from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 
 from sclds.batch.split import split_batch
+from sclds.config.errors import CheckpointError
 from sclds.data.tokenizer import load_tokenizer
 from sclds.run.checkpoints import newest_checkpoint
-from sclds.train.checkpoint import convert_to_universal, load_checkpoint, needs_conversion, save_checkpoint
+from sclds.train.checkpoint import load_checkpoint
 from sclds.train.corruption import PARTS, MemoryCheck, resident
+from sclds.train.deepspeed_settings import deepspeed_settings
 from sclds.train.distributed import ProcessGroup
-from sclds.train.engine import build_engine
+from sclds.train.engine import InitialWeights, build_engine, build_model, fill_parameters
+from sclds.train.optimizer import build_optimizer
+from sclds.train.saved_state import SavedState
+from sclds.train.saver import CheckpointSaver
 from sclds.train.step import train_step
 from tests.train.synthetic import MAKE_UPS, batch_of, tiny_config
 
@@ -27,14 +32,17 @@ def run_case(case, group):
     split = split_batch(config.batch, group.world_size)
     folder = Path(case["folder"]) if "folder" in case else None
     checkpoint = newest_checkpoint(folder) if folder else None
-    universal = checkpoint is not None and needs_conversion(checkpoint, config, group.world_size)
-    if universal and group.rank == 0:
-        convert_to_universal(checkpoint)
-    group.barrier()
-    engine = build_engine(config, load_tokenizer("embedded"), split, group, universal)
+    build = old_engine if case.get("old") else build_engine
+    engine = build(config, load_tokenizer("embedded"), split, group)
+    saver = CheckpointSaver(engine, folder, config, group) if folder else None
     if checkpoint is not None:
-        load_checkpoint(engine, checkpoint, universal)
-    started = start_of(engine, group) if checkpoint is None else None
+        try:
+            load_checkpoint(engine, checkpoint, config, group)
+        except CheckpointError as fault:
+            engine.destroy()
+            return {"refused": str(fault)}
+    restored = is_restored(engine, SavedState(checkpoint.folder)) if checkpoint else None
+    started = start_of(engine, group) if checkpoint is None and not case.get("old") else None
     kinds, words = (by_place * 2 for by_place in MAKE_UPS[case["make_up"]])
     history = []
     memory = Flipping(engine, group)
@@ -50,7 +58,8 @@ def run_case(case, group):
         terms = {name: group.all_reduce_sum(value.float()).item() for name, value in sorted(report.terms.items())}
         history.append({"terms": terms, "norm": float(engine.get_global_grad_norm()), "applied": report.applied})
     if folder and checkpoint is None:
-        save_checkpoint(engine, folder, case["steps"], config, group, keep=1)
+        saver.save(case["steps"])
+        saver.wait()
     gradient = gradient_of(engine, config) if case.get("gradient") else None
     weights = {}
     for name, parameter in engine.module.named_parameters():
@@ -61,8 +70,11 @@ def run_case(case, group):
         memory.part = part
         train_step(memory, batches, len(history), config, split, group, measure=False)
         found.append(memory.found(len(history)))
+    if saver:
+        saver.close()
     engine.destroy()
-    return {"history": history, "weights": weights, "start": started, "gradient": gradient, "found": found}
+    results = {"history": history, "weights": weights, "start": started, "gradient": gradient}
+    return results | {"restored": restored, "found": found}
 
 
 class Flipping(MemoryCheck):
@@ -79,6 +91,18 @@ class Flipping(MemoryCheck):
         self.part = None
 
 
+def old_engine(config, tokenizer, split, group):
+    """Return the engine of versions that left bf16 at stages 0 and 1 to optimizers of DeepSpeed's choice."""
+    settings = deepspeed_settings(config, split) | {"bf16": {"enabled": True}}
+    settings.pop("data_types", None)
+    settings.pop("communication_data_type", None)
+    model = build_model(config, tokenizer, settings)
+    fill_parameters(model, InitialWeights(config, model), group, sharded=False)
+    model.to(torch.bfloat16)
+    optimizer = build_optimizer(model, config.optimizer)
+    return deepspeed.initialize(model=model, optimizer=optimizer, config=settings, dist_init_required=False)[0]
+
+
 def start_of(engine, group):
     """Return the steps that the optimizer has taken, on any rank, and the full fp32 weights that it starts from."""
     inner = getattr(engine.optimizer, "optimizer", engine.optimizer)
@@ -91,17 +115,31 @@ def start_of(engine, group):
     return {"steps": group.all_gather(torch.tensor(taken)).max().item(), "masters": masters, "held": held}
 
 
-def gradient_of(engine, config):
-    """Return the gradient that the first step used, which is what Adam's first moment holds of it."""
-    share = 1 - config.optimizer.betas[0]
-    assert engine.was_step_applied()
+def is_restored(engine, saved):
+    """Return whether fp32 weights and Adam's moments are those of a checkpoint, bit for bit."""
+    found = {"fp32": fp32_weights(engine), "exp_avg": moments(engine, "exp_avg")}
+    found["exp_avg_sq"] = moments(engine, "exp_avg_sq")
+    return all(
+        torch.equal(value.flatten(), saved.read(name, kind)) for kind, of in found.items() for name, value in of.items()
+    )
+
+
+def moments(engine, key):
+    """Return one of Adam's full moments by name."""
     if hasattr(engine.optimizer, "masters"):
-        return {n: engine.optimizer.state[p]["exp_avg"] / share for n, p in engine.optimizer.masters().items()}
+        return {n: engine.optimizer.state[p][key] for n, p in engine.optimizer.masters().items()}
     if hasattr(engine.optimizer, "_hp_optimizer_states_linked"):
         # DeepSpeed links the states when the first group has stepped, and those of the others are not there yet
         engine.optimizer._hp_optimizer_states_linked = False
         engine.optimizer._lazy_init_hp_params_optimizer_state()
-    return {n: safe_get_full_optimizer_state(p, "exp_avg").clone() / share for n, p in engine.module.named_parameters()}
+    return {n: safe_get_full_optimizer_state(p, key).clone() for n, p in engine.module.named_parameters()}
+
+
+def gradient_of(engine, config):
+    """Return the gradient that the first step used, which is what Adam's first moment holds of it."""
+    share = 1 - config.optimizer.betas[0]
+    assert engine.was_step_applied()
+    return {name: moment / share for name, moment in moments(engine, "exp_avg").items()}
 
 
 def fp32_weights(engine):

@@ -2,10 +2,10 @@
 
 import errno
 import os
-import shutil
 from pathlib import Path
 
 from sclds.config.errors import DataError
+from sclds.run.files import free_space
 
 _OTHER_FOLDER = "give another data.cache_dir"
 _FULL = f"free some, lower data.cache_bytes, or {_OTHER_FOLDER}"
@@ -39,7 +39,7 @@ def disk_fault(folder: Path, fault: OSError) -> MachineFaultError:
         return MachineFaultError(f"{folder}: {fault.strerror}; {_OF_RESOURCES[fault.errno]}")
     remedy = _OF_WRITING.get(fault.errno or 0) or _OF_EITHER.get(fault.errno or 0) or _OTHER_FOLDER
     return MachineFaultError(
-        f"the shard cache {folder} cannot be used: {fault.strerror or fault}; {_free(folder)}. "
+        f"the shard cache {folder} cannot be used: {fault.strerror or fault}; {free_space(folder)}. "
         f"{remedy[0].upper()}{remedy[1:]}."
     )
 
@@ -75,12 +75,3 @@ def machine_fault(fault: OSError, cache: Path | None) -> MachineFaultError | Non
     if cache is not None and fault.errno == errno.EIO:
         return disk_fault(cache, fault)
     return None
-
-
-def _free(folder: Path) -> str:
-    place = next((one for one in (folder, *folder.parents) if one.exists()), Path("/"))
-    try:
-        usage = shutil.disk_usage(place)
-    except OSError as fault:
-        return f"its disk tells nothing of itself ({fault.strerror})"
-    return f"{usage.free / 1e9:.3f} of {usage.total / 1e9:.3f} GB are free there"

@@ -1,0 +1,139 @@
+"""Checkpoints that another process writes while steps go on: what is waited for, and what becomes of a death."""
+
+import os
+import signal
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+
+from sclds.config.errors import CheckpointError
+from sclds.run.checkpoints import newest_checkpoint
+from sclds.train import saver as saving
+from sclds.train.saver import CheckpointSaver, MemoryCheckpointEngine
+from tests.train.one_process import OneProcess
+from tests.train.synthetic import tiny_config
+
+
+class Engine:
+    """Saves one tensor, under a name that may lead nowhere."""
+
+    def __init__(self):
+        self.weight = torch.nn.Parameter(torch.ones(1000))
+        self.optimizer = torch.optim.AdamW([self.weight])
+        self.name = "weights.pt"
+
+    def save_checkpoint(self, folder, tag, client_state, save_latest):
+        (Path(folder) / tag).mkdir()
+        (Path(folder) / tag / "read_me.py").touch()
+        self.checkpoint_engine.save({"weight": self.weight}, Path(folder) / tag / self.name)
+
+
+class Rig:
+    """A saver whose process can be stopped, which is what a slow disk looks like."""
+
+    def __init__(self, folder):
+        self.folder, self.engine, self.said, self.saved = folder, Engine(), [], []
+        self.saver = CheckpointSaver(
+            self.engine, folder, tiny_config(), OneProcess(), self.said.append, self.saved.append
+        )
+        self.saver.save(1)
+        self.saver.wait()
+        self.writer = self.saver._writer._process.pid
+
+    def signal(self, number):
+        os.kill(self.writer, number)
+
+
+@pytest.fixture
+def rig(tmp_path):
+    made = Rig(tmp_path)
+    yield made
+    made.saver.close()
+
+
+def test_a_step_waits_for_the_copy_alone(rig):
+    """With the disk at a standstill the run goes on, and what is written is what was there when it was saved."""
+    rig.signal(signal.SIGSTOP)
+    rig.saver.save(2)
+    with torch.no_grad():
+        rig.engine.weight.fill_(7)
+    rig.saver.poll()
+    assert rig.saved == [1]
+    assert newest_checkpoint(rig.folder).step == 1
+    rig.signal(signal.SIGCONT)
+    rig.saver.wait()
+    assert rig.saved == [1, 2]
+    found = newest_checkpoint(rig.folder)
+    assert found.step == 2
+    weights = torch.load(found.folder / "engine" / "weights.pt", weights_only=True)["weight"]
+    assert torch.equal(weights.detach(), torch.ones(1000))
+    assert rig.said == []
+
+
+def test_polling_completes_a_checkpoint(rig):
+    rig.saver.save(2)
+    while rig.saved == [1]:
+        rig.saver.poll()
+    assert newest_checkpoint(rig.folder).step == 2
+
+
+def test_a_second_checkpoint_waits_for_the_first_and_says_so(rig, monkeypatch):
+    monkeypatch.setattr(saving, "TOLD", 0.1)
+    rig.signal(signal.SIGSTOP)
+    rig.saver.save(2)
+    threading.Timer(0.3, rig.signal, (signal.SIGCONT,)).start()
+    rig.saver.save(3)
+    assert rig.saved == [1, 2]
+    [said] = rig.said
+    assert said.startswith("Step 3 waited 0.")
+    assert "for the checkpoint of step 2, which was still being written" in said
+    rig.saver.wait()
+    assert rig.saved == [1, 2, 3]
+
+
+def test_a_death_of_the_writer_is_told_and_the_checkpoint_before_stands(rig):
+    rig.signal(signal.SIGSTOP)
+    rig.saver.save(2)
+    rig.signal(signal.SIGKILL)
+    with pytest.raises(CheckpointError, match=rf"0000002 cannot be written \(.*, {rig.writer}, died of signal 9; on "):
+        rig.saver.wait()
+    assert newest_checkpoint(rig.folder).step == 1
+    rig.saver.wait()
+
+
+def test_signals_that_end_a_job_are_not_the_writers(rig):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        rig.signal(number)
+    rig.saver.save(2)
+    rig.saver.wait()
+    assert rig.saver._writer._process.pid == rig.writer
+
+
+def test_a_disk_that_refuses_is_told_with_its_room(rig):
+    rig.engine.name = "read_me.py/weights.pt"
+    rig.saver.save(2)
+    with pytest.raises(
+        CheckpointError, match=r"cannot be written \(.*read_me.py.*; on .*GB are free there\); free space"
+    ):
+        rig.saver.wait()
+    assert newest_checkpoint(rig.folder).step == 1
+
+
+def test_torch_reads_what_memory_holds_and_memory_is_used_again(tmp_path):
+    engine = MemoryCheckpointEngine()
+    for size in (3000, 10, 2000):
+        engine.clear()
+        state = {"a": torch.arange(size), "b": [torch.ones(3, dtype=torch.bfloat16), None], "c": 5}
+        engine.save(state, "one")
+        [descriptor] = engine.descriptors()
+        [(_, length)] = engine.files
+        (tmp_path / "file").write_bytes(os.pread(descriptor, length, 0))
+        loaded = torch.load(tmp_path / "file", mmap=True)
+        assert torch.equal(loaded["a"], state["a"])
+        assert torch.equal(loaded["b"][0], state["b"][0])
+        assert loaded["c"] == 5
+    engine.close()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(descriptor)
