@@ -170,11 +170,11 @@ def _own_settings(engine: EngineConfig) -> dict[str, Any]:
             "overlap_comm": on_cuda and stage > 0,
             "contiguous_gradients": True,
             "stage3_gather_16bit_weights_on_model_save": False,
-            # offloaded state is stepped by the same AdamW, not by another one that DeepSpeed compiles
-            **({"zero_force_ds_cpu_optimizer": False} if any(_zero(engine, key) for key in OFFLOADS) else {}),
             **({} if on_cuda else {"stage3_param_persistence_threshold": 0}),
         },
         "zero_allow_untested_optimizer": True,
+        # offloaded state is stepped by the same AdamW, not by another one that DeepSpeed compiles
+        **({"zero_force_ds_cpu_optimizer": False} if any(_zero(engine, key) for key in OFFLOADS) else {}),
         "steps_per_print": 10**12,
         "wall_clock_breakdown": False,
     }
