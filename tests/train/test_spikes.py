@@ -121,9 +121,18 @@ def test_a_run_that_was_stopped_anywhere_goes_on_to_the_same_weight(tmp_path, mo
 
 def test_a_checkpoint_of_the_steps_that_are_taken_back_is_removed(tmp_path, monkeypatch):
     """With values every third step the last good one lies before the newest checkpoint."""
+    left, remove_after = [], loop.remove_after
+
+    def noted(folder, step):
+        before = [one.step for one in complete_checkpoints(folder)]
+        remove_after(folder, step)
+        left.append((before, [one.step for one in complete_checkpoints(folder)]))
+
+    monkeypatch.setattr(loop, "remove_after", noted)
     log = {"every": 3, "tensorboard": False}
-    run(tmp_path, monkeypatch, {23}, stop_at=20, steps=60, log=log, guards=GUARDS | {"spike_window": 4})
-    assert [one.step for one in complete_checkpoints(tmp_path / "checkpoints")] == [20, 16, 12]
+    _, read, _ = run(tmp_path, monkeypatch, {20}, log=log, guards=GUARDS | {"spike_window": 4})
+    assert left == [([20, 16, 12], [16, 12])]
+    assert read[20:22] == [(20, 20), (16, 21)]
 
 
 def test_a_run_whose_loss_stays_out_of_its_band_ends(tmp_path, monkeypatch):
