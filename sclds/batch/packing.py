@@ -111,8 +111,8 @@ def pack(views: Sequence[SampleViews], patches: Tensor, recipe: Recipe, order: S
     pairs = pack_pairs(views, rows, pairs_in_use(objectives), reads, text.layout, vision.layout)
     lengths = _lengths(text, vision, pairs, objectives)
     return Batch(
-        text=_text_views(text, text_names, recipe, lengths),
-        vision=_vision_views(vision, vision_names, patches, recipe, lengths),
+        text=text_views(text, text_names, recipe, lengths),
+        vision=vision_views(vision, vision_names, patches, recipe, lengths),
         pairs=_pairs(pairs, objectives, recipe, lengths, len(views)),
         reads=_reads(pairs, views, vision.layout),
         labels=Labels(
@@ -149,15 +149,17 @@ def _lengths(text: TextBuffer, vision: VisionBuffer, pairs: PairBuffer, objectiv
     return Lengths(**{name: torch.from_numpy(array) for name, array in arrays.items()})
 
 
-def _text_views(text: TextBuffer, names: tuple[str, ...], recipe: Recipe, lengths: Lengths) -> TextViews:
+def text_views(text: TextBuffer, names: tuple[str, ...], recipe: Recipe, lengths: Lengths) -> TextViews:
+    """Return packed text views as tensors, with who attends to whom."""
     cu_seqlens = lengths.text_cu_seqlens
     ids, positions, cls = (torch.from_numpy(array) for array in (text.ids, text.positions, text.cls))
     return TextViews(ids, positions, cls, plan_attention(cu_seqlens, cu_seqlens, recipe.attention.text), names)
 
 
-def _vision_views(
+def vision_views(
     vision: VisionBuffer, names: tuple[str, ...], patches: Tensor, recipe: Recipe, lengths: Lengths
 ) -> VisionViews:
+    """Return packed vision views as tensors, with who attends to whom."""
     backend = recipe.attention.vision
     videos = None
     if len(lengths.video_cu_seqlens) > 1:
@@ -207,20 +209,20 @@ def _pairs(
     pairs: PairBuffer, objectives: tuple[Objective, ...], recipe: Recipe, lengths: Lengths, samples: int
 ) -> Pairs:
     names = tuple(pair.name for pair in pairs_in_use(objectives))
-    text = _Stream(
+    text = FusionStream(
         lengths.text_cu_seqlens,
         lengths.pair_text_cu_seqlens,
         lengths.read_text_cu_seqlens,
         _range(names, pairs_read(objectives, "text"), samples),
     )
-    vision = _Stream(
+    vision = FusionStream(
         lengths.vision_cu_seqlens,
         lengths.pair_vision_cu_seqlens,
         lengths.read_vision_cu_seqlens,
         _range(names, pairs_read(objectives, "vision"), samples),
     )
     plan = partial(plan_attention, backend=recipe.attention.fusion)
-    attention = _fusion_attention(text, vision, recipe.fusion_layers, plan)
+    attention = plan_fusion(text, vision, recipe.fusion_layers, plan)
     return Pairs(torch.from_numpy(pairs.text_rows), torch.from_numpy(pairs.vision_rows), attention, names)
 
 
@@ -234,7 +236,7 @@ def _range(names: tuple[str, ...], read: tuple[str, ...], samples: int) -> slice
 
 
 @dataclass(frozen=True)
-class _Stream:
+class FusionStream:
     """Cumulative lengths of one stream."""
 
     views: Tensor
@@ -250,7 +252,7 @@ class _Stream:
         return slice(start, end), self.pairs[pairs.start : pairs.stop + 1] - self.pairs[pairs.start]
 
 
-def _fusion_attention(text: _Stream, vision: _Stream, layers: int, plan: _Plan) -> FusionAttention:
+def plan_fusion(text: FusionStream, vision: FusionStream, layers: int, plan: _Plan) -> FusionAttention:
     """Plan every layer: the first over views, the middle over pairs, the last over what is read."""
     streams = ((text, vision), (vision, text))
     last_text, last_vision = (_last_layer(own, other, layers, plan) for own, other in streams)
@@ -268,7 +270,7 @@ def _fusion_attention(text: _Stream, vision: _Stream, layers: int, plan: _Plan) 
     return FusionAttention((last_text, last_vision), (first_text, first_vision), (middle_text, middle_vision))
 
 
-def _last_layer(own: _Stream, other: _Stream, layers: int, plan: _Plan) -> StreamAttention:
+def _last_layer(own: FusionStream, other: FusionStream, layers: int, plan: _Plan) -> StreamAttention:
     own_rows, own_cu_seqlens = own.of_active(own.active)
     other_rows, other_cu_seqlens = other.of_active(own.active)
     cross = plan(own.read, other_cu_seqlens)

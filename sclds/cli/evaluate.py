@@ -62,7 +62,7 @@ def command(
         reporter.say(f"Measuring {target.folder} on {', '.join(one.name for one in target.config.data.heldout)}")
         group = ProcessGroup()
         try:
-            results = measure(target, group)
+            results = measure(target, group, reporter.count)
             if rank == 0:
                 _write(results_file, results)
             reporter.show_results(results)

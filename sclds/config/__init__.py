@@ -18,6 +18,7 @@ from sclds.config.schema import (
     OptimizerConfig,
     ScheduleConfig,
     Section,
+    TaskConfig,
     TextConfig,
     VisionConfig,
 )
@@ -39,6 +40,7 @@ __all__ = [
     "OptimizerConfig",
     "ScheduleConfig",
     "Section",
+    "TaskConfig",
     "TextConfig",
     "VisionConfig",
     "cross_field_problems",

@@ -65,6 +65,7 @@ def cross_field_problems(config: Config) -> list[str]:
                     f"data.{key} has no effect: no data set is a URL, and paths are read in place; remove it"
                 )
     evaluation = config.evaluation
+    problems += _evaluation_problems(config)
     if evaluation.every and not data.heldout:
         problems.append(f"evaluation.every={evaluation.every} has no effect with data.heldout=[]; remove it")
     if evaluation.share != 1 and not evaluation.every:
@@ -78,6 +79,27 @@ def cross_field_problems(config: Config) -> list[str]:
         problems.append(f"data: two data sets are named '{name}'; give each its own name")
     if not data.train:
         problems.append("data.train is empty; name at least one data set")
+    return problems
+
+
+def _evaluation_problems(config: Config) -> list[str]:
+    """Return what of `evaluation` contradicts itself, or the model."""
+    problems = []
+    evaluation, most = config.evaluation, config.model.vision.max_frames
+    if evaluation.frames is not None and evaluation.frames > most:
+        problems.append(
+            f"evaluation.frames={evaluation.frames} exceeds model.vision.max_frames={most}; lower the one or raise the "
+            f"other"
+        )
+    if "retrieval" not in evaluation.tasks:
+        problems += [
+            f"evaluation.{key}={value} has no effect without retrieval in evaluation.tasks; remove it"
+            for key, value, default in (
+                ("captions", evaluation.captions, "first"),
+                ("rerank", evaluation.rerank, 0),
+            )
+            if value != default
+        ]
     return problems
 
 

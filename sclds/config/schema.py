@@ -376,7 +376,15 @@ class EvaluationConfig(Section):
     tasks: list[Literal["losses", "retrieval"]] = ["losses", "retrieval"]
     """What is measured: the mean of every loss, and zero-shot retrieval in both directions."""
     batch_size: Positive = 64
-    """Samples encoded at once."""
+    """Samples encoded, or pairs matched, at once."""
+    captions: Literal["first", "all"] = "first"
+    """Captions of a sample that take part in retrieval: the first, or all, any of which is right for its image, as
+    published for COCO and Flickr30k."""
+    rerank: Annotated[int, Field(ge=0)] = 0
+    """First candidates of every query that the matching head sorts anew in retrieval; as many as there are sorts all, 0
+    sorts none."""
+    frames: Annotated[int, Field(ge=1, le=64)] | None = None
+    """Frames of a video that held-out measurements take; none takes `data.frames`."""
     max_samples: Positive = 1000
     """Most samples of each held-out set that are read."""
     every: Annotated[int, Field(ge=0)] = 0
@@ -384,6 +392,18 @@ class EvaluationConfig(Section):
     share: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     """Share of the batches of each held-out set that a measurement during training reads, at even distances and always
     the same; the end reads all."""
+
+
+class TaskConfig(Section):
+    """A downstream task that is fine-tuned instead of pre-training (docs/tasks.md)."""
+
+    name: Literal["vqa", "snli_ve", "nlvr2", "retrieval"]
+    """`vqa` answers questions, `snli_ve` judges whether an image entails a statement, `nlvr2` whether a statement about
+    two images is true, `retrieval` ranks the captions of a group."""
+    min_answer_count: Positive = 9
+    """`vqa`: an answer is one of the classes if it is given to so many training questions."""
+    use_image: bool = True
+    """Off: the same model with a blank image, as a measure of what the text alone tells."""
 
 
 class Config(Section):
@@ -401,6 +421,8 @@ class Config(Section):
     """Batch."""
     model: ModelConfig = ModelConfig()
     """Architecture."""
+    task: TaskConfig | None = None
+    """What is fine-tuned; none pre-trains."""
     masking: MaskingConfig = MaskingConfig()
     """Masked views."""
     losses: LossesConfig = LossesConfig()

@@ -68,12 +68,20 @@ class TrainingBatches:
         self._rank, self._world_size = rank, world_size
         self._micro_size, self._accumulation, self._start = micro_size, accumulation, start_step
         self.quarantine = quarantine or Quarantine()
-        self.index = open_index(config.data.train, cache_of(config.data))
+        self.index = self._open_index()
         self.order = Order(
             self.index, weights_of(config.data.train), config.seed, config.batch.global_size, config.data.shuffle_block
         )
         # a new thread would start on device 0, whatever this process has been given
         self._device_id = torch.cuda.current_device() if config.data.device == "mixed" else None
+
+    def _open_index(self) -> SampleIndex:
+        return open_index(self._config.data.train, cache_of(self._config.data))
+
+    def _assembler(self) -> "Assembler":
+        maker = SampleMaker(self._config, self._tokenizer, self.index)
+        decoder = Decoder(self._config, self._micro_size, self._device_id)
+        return Assembler(self._config, self._tokenizer, self.index, maker, decoder, self.quarantine)
 
     def __iter__(self) -> Iterator[list[Batch]]:
         """Yield the micro-batches of each step.
@@ -88,11 +96,9 @@ class TrainingBatches:
 
     def _batches(self) -> Iterator[Batch]:
         """Yield this process's micro-batches one by one."""
-        maker = SampleMaker(self._config, self._tokenizer, self.index)
-        decoder = Decoder(self._config, self._micro_size, self._device_id)
+        assembler = self._assembler()
         fetches = FetchAhead(self.index.shards)
         try:
-            assembler = _Assembler(self._config, self._tokenizer, self.index, maker, decoder, self.quarantine)
             for step in itertools.count(self._start):
                 fetches.want(self.order.shards_ahead(step))
                 for a in range(self._accumulation):
@@ -101,12 +107,14 @@ class TrainingBatches:
                     yield pinned(assembler.training(places, step, positions.start))
         finally:
             fetches.close()
-            decoder.close()
-            maker.close()
+            assembler.close()
 
 
-class _Assembler:
-    """Turns places into packed batches, setting unusable samples aside."""
+class Assembler:
+    """Turns places into packed batches, setting unusable samples aside.
+
+    Downstream tasks override how samples are brought together (`_with_partners`) and packed (`_pack`).
+    """
 
     def __init__(
         self,
@@ -120,6 +128,11 @@ class _Assembler:
         self._config, self._index, self._recipe = config, index, recipe_of(config, tokenizer.pad_id)
         self._maker, self._decoder, self._quarantine = maker, decoder, quarantine
         self._replacements = Replacements(index, config.seed)
+
+    def close(self) -> None:
+        """Close shards and decoder."""
+        self._decoder.close()
+        self._maker.close()
 
     def training(self, places: list[Place], step: int, first: int) -> Batch:
         """Assemble a micro-batch whose first row stands at position `first` of the global batch."""
@@ -246,7 +259,7 @@ class HeldoutReader:
         self._config, self._tokenizer, self._size = config, tokenizer, size
         self._quarantine = quarantine or Quarantine()
         self._device_id = torch.cuda.current_device() if config.data.device == "mixed" else None
-        self._open: tuple[DatasetConfig, SampleMaker, Decoder, _Assembler] | None = None
+        self._open: tuple[DatasetConfig, Assembler] | None = None
 
     def __call__(self, chunk: HeldoutChunk) -> Batch | None:
         """Return the batch of a chunk without its unusable samples; None if no sample is left.
@@ -256,19 +269,19 @@ class HeldoutReader:
         """
         if self._open is None or self._open[0] != chunk.dataset:
             self.close()
-            index = open_index([chunk.dataset], cache_of(self._config.data))
-            maker = SampleMaker(self._config, self._tokenizer, index)
-            decoder = Decoder(self._config, self._size, self._device_id)
-            assembler = _Assembler(self._config, self._tokenizer, index, maker, decoder, self._quarantine)
-            self._open = (chunk.dataset, maker, decoder, assembler)
-        return self._open[3].heldout(list(range(chunk.start, chunk.end)), chunk.start // self._size)
+            self._open = (chunk.dataset, self._assembler(chunk.dataset))
+        return self._open[1].heldout(list(range(chunk.start, chunk.end)), chunk.start // self._size)
+
+    def _assembler(self, dataset: DatasetConfig) -> Assembler:
+        index = open_index([dataset], cache_of(self._config.data))
+        maker = SampleMaker(self._config, self._tokenizer, index)
+        decoder = Decoder(self._config, self._size, self._device_id)
+        return Assembler(self._config, self._tokenizer, index, maker, decoder, self._quarantine)
 
     def close(self) -> None:
         """Close shards and decoder."""
         if self._open is not None:
-            _, maker, decoder, _ = self._open
-            decoder.close()
-            maker.close()
+            self._open[1].close()
             self._open = None
 
 

@@ -11,7 +11,7 @@ from sclds.batch import SampleViews
 from sclds.batch.duplicates import fingerprint
 from sclds.config import Config
 from sclds.data.keys import generator
-from sclds.data.masks import mlm_mask, mltc_vision_replace, scl_text_mask, scl_vision_keep
+from sclds.data.masks import Ids, mlm_mask, mltc_vision_replace, scl_text_mask, scl_vision_keep
 from sclds.data.media.augment import NOTHING, draw_augmentation
 from sclds.data.media.encoded import Encoded
 from sclds.data.media.geometry import WHOLE, training_window
@@ -34,6 +34,17 @@ class Loaded:
     encoded: Encoded
 
 
+@dataclass(frozen=True)
+class Shown:
+    """A sample's name, and its size as the model sees it."""
+
+    sample_id: str
+    kind: str
+    frames: int
+    grid: int
+    """Patches per side of a frame."""
+
+
 class SampleMaker:
     """Reads samples and draws their views. For one thread.
 
@@ -46,6 +57,10 @@ class SampleMaker:
     def __init__(self, config: Config, tokenizer: Tokenizer, index: SampleIndex):
         self._config, self._tokenizer, self._index = config, tokenizer, index
         self._reader = ShardReader()
+
+    def token_ids(self, text: str) -> Ids:
+        """Return the (n,) int64 ids of a text, cut as all texts are."""
+        return np.array(self._tokenizer.encode(text, self._config.data.max_text_tokens)[0], np.int64)
 
     def close(self) -> None:
         """Close the shards."""
@@ -84,6 +99,10 @@ class SampleMaker:
             frames = choose_frames(info.times, data.frames, rng)
         return Encoded(shard.kind, content, info, frames, window, augmentation)
 
+    def captions(self, sample: int) -> list[str]:
+        """Return all captions of a sample that can be used, at least one; errors as of a call."""
+        return self._reader.captions(*self._index.locate(sample))
+
     def views(self, sample: int, occasion: Occasion) -> SampleViews:
         """Encode a sample's caption and draw its masks; arguments and errors as of a call."""
         shard, row = self._index.locate(sample)
@@ -91,10 +110,15 @@ class SampleMaker:
         chosen = 0
         if occasion != HELDOUT and len(captions) > 1:
             chosen = int(self._draw("caption", occasion, shard.sample_id(row)).integers(len(captions)))
-        caption, data = captions[chosen], self._config.data
-        still = shard.kind == "image"
+        shown = self.shown(sample)
+        return self._masked(shown.sample_id, captions[chosen], shown.kind, shown.frames, shown.grid, occasion)
+
+    def shown(self, sample: int) -> Shown:
+        """Return what of a sample is known without reading it."""
+        shard, row = self._index.locate(sample)
+        data, still = self._config.data, shard.kind == "image"
         grid = (data.image_size if still else data.video_size) // self._config.model.vision.patch_size
-        return self._masked(shard.sample_id(row), caption, shard.kind, 1 if still else data.frames, grid, occasion)
+        return Shown(shard.sample_id(row), shard.kind, 1 if still else data.frames, grid)
 
     def _draw(self, purpose: str, occasion: Occasion, sample_id: str) -> np.random.Generator:
         return generator(self._config.seed, purpose, *occasion, sample_id)

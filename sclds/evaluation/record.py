@@ -8,11 +8,11 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any
 
-from sclds.config import Config, DatasetConfig
+from sclds.config import Config, DatasetConfig, EvaluationConfig
 from sclds.config.errors import DataError
 from sclds.data.storage.shards import cache_of, open_index
 
-SETTINGS = ("batch_size", "max_samples", "tasks")
+SETTINGS = ("batch_size", "max_samples", "tasks", "captions", "rerank", "frames")
 """Settings of `evaluation` on which the figures depend."""
 
 
@@ -91,10 +91,11 @@ def differences(results: Mapping[str, Any], config: Config, step: int) -> list[s
         for dataset in config.data.heldout
         if dataset.name in rows and _changed(dataset, config, rows[dataset.name])
     ]
+    before = {key: EvaluationConfig.model_fields[key].default for key in SETTINGS} | results["evaluation"]
     told += [
-        f"evaluation.{key} was {results['evaluation'].get(key)} and is {getattr(config.evaluation, key)}"
+        f"evaluation.{key} was {before[key]} and is {getattr(config.evaluation, key)}"
         for key in SETTINGS
-        if results["evaluation"].get(key) != getattr(config.evaluation, key)
+        if before[key] != getattr(config.evaluation, key)
     ]
     return told
 

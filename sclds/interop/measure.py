@@ -19,6 +19,7 @@ from sclds.config.reading import load_config
 from sclds.data.quarantine import Quarantine
 from sclds.data.storage.shards import cache_of, shard_problems
 from sclds.data.tokenizer import Tokenizer, load_tokenizer
+from sclds.evaluation.heldout import Progress
 from sclds.evaluation.record import recorded
 from sclds.evaluation.tasks import evaluate
 from sclds.interop.folder import WEIGHTS, read_folder
@@ -110,8 +111,13 @@ def _settings_of(checkpoint: Checkpoint, config: str | None, overrides: list[str
         return load_config(file, overrides)
 
 
-def measure(target: Target, group: ProcessGroup) -> dict[str, Any]:
+def measure(target: Target, group: ProcessGroup, progress: Progress | None = None) -> dict[str, Any]:
     """Return what `results.json` would hold for these weights; every process calls it and gets the same.
+
+    Args:
+        target: What is measured.
+        group: All processes.
+        progress: Is told what is done, how much of it, and of how much.
 
     Raises:
         UserError: Weights or samples cannot be read.
@@ -120,7 +126,7 @@ def measure(target: Target, group: ProcessGroup) -> dict[str, Any]:
     use(choose(config))
     tokenizer = load_tokenizer(config.data.tokenizer)
     model = _model(target, tokenizer).to(group.device, compute_dtype(config))
-    measured = evaluate(model, config, tokenizer, group.device, group, Quarantine())
+    measured = evaluate(model, config, tokenizer, group.device, group, Quarantine(), progress=progress)
     step = target.checkpoint.step if target.checkpoint else 0
     return {"source": str(target.folder)} | recorded(measured, config, step, {})
 

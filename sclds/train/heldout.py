@@ -86,4 +86,7 @@ class HeldoutMeasurements:
         from sclds.evaluation.tasks import evaluate
 
         quarantine, device = Quarantine(self._folder.quarantine), self._group.device
-        return evaluate(self._engine, self._config, self._tokenizer, device, self._group, quarantine, tasks, share)
+        progress = self._reporter.count
+        return evaluate(
+            self._engine, self._config, self._tokenizer, device, self._group, quarantine, tasks, share, progress
+        )
