@@ -14,6 +14,7 @@ ROOMS = (
     "train",
     "report",
     "evaluation",
+    "tasks",
     "costs",
     "losses",
     "model",

@@ -120,7 +120,7 @@ def pack(views: Sequence[SampleViews], patches: Tensor, recipe: Recipe, order: S
             itm=torch.tensor([v.itm_label for v in views]),
         ),
         negatives=_hard_negatives(views, rows, vision.layout, pairs, recipe, objectives),
-        identities=_identities(views, recipe.losses),
+        identities=identities_of(views, recipe.losses),
         lengths=lengths,
         samples=Samples(
             ids=tuple(v.sample_id for v in views),
@@ -316,7 +316,8 @@ def _hard_negatives(
     )
 
 
-def _identities(views: Sequence[SampleViews], losses: LossesConfig) -> Identities | None:
+def identities_of(views: Sequence[SampleViews], losses: LossesConfig) -> Identities | None:
+    """Return by what samples are known to be duplicates; None where these are negatives."""
     if losses.duplicates == "negatives":
         return None
     return Identities(torch.from_numpy(caption_identities(views)), torch.from_numpy(image_identities(views)))

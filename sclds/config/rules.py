@@ -2,10 +2,15 @@
 
 import math
 
-from sclds.config.schema import Config, DataConfig, MaskingConfig, MayChangeMark, Section
-
-LOSS_WEIGHTS = ("contrastive", "sigmoid", "itm", "mlm", "mvsc", "mlsc", "mltc_image", "mltc_text")
-"""Fields of `losses` that are weights."""
+from sclds.config.schema import (
+    LOSS_WEIGHTS,
+    Config,
+    DataConfig,
+    MaskingConfig,
+    MayChangeMark,
+    Section,
+    TaskConfig,
+)
 
 
 def cross_field_problems(config: Config) -> list[str]:
@@ -66,6 +71,7 @@ def cross_field_problems(config: Config) -> list[str]:
                 )
     evaluation = config.evaluation
     problems += _evaluation_problems(config)
+    problems += _task_problems(config)
     if evaluation.every and not data.heldout:
         problems.append(f"evaluation.every={evaluation.every} has no effect with data.heldout=[]; remove it")
     if evaluation.share != 1 and not evaluation.every:
@@ -103,11 +109,37 @@ def _evaluation_problems(config: Config) -> list[str]:
     return problems
 
 
+def _task_problems(config: Config) -> list[str]:
+    """Return what of a fine-tuning, or of a pre-training that is taken for one, contradicts itself."""
+    task, problems = config.task, []
+    for name in config.evaluation.tasks:
+        if name not in ("losses", "retrieval") and (task is None or task.name != name):
+            problems.append(
+                f"evaluation.tasks: {name} is measured of a model that was fine-tuned for it; set task.name={name}"
+            )
+        elif task is not None and name != task.name:
+            problems.append(f"evaluation.tasks: {name} is not measured of a model for task.name={task.name}; remove it")
+    if task is None:
+        return problems
+    compared = ("contrastive",) if task.name == "retrieval" else ()
+    problems += [
+        f"losses.{name}={getattr(config.losses, name)} has no effect with task.name={task.name}, which has a loss of its "
+        f"own; remove it"
+        for name in LOSS_WEIGHTS
+        if getattr(config.losses, name) and name not in compared
+    ]
+    if task.name == "retrieval" and config.batch.group_size < 2:
+        problems.append("batch.group_size=1 leaves task.name=retrieval no other caption to rank; published is 16")
+    if task.name != "vqa" and task.min_answer_count != TaskConfig.model_fields["min_answer_count"].default:
+        problems.append(f"task.min_answer_count has no effect with task.name={task.name}; remove it")
+    return problems
+
+
 def _training_problems(config: Config) -> list[str]:
     """Return what contradicts itself among losses, optimizer and engine."""
     problems = []
     engine, optimizer = config.engine, config.optimizer
-    if not any(getattr(config.losses, name) for name in LOSS_WEIGHTS):
+    if config.task is None and not any(getattr(config.losses, name) for name in LOSS_WEIGHTS):
         problems.append(
             f"losses: all weights are 0, so that nothing is learned; give one of {', '.join(LOSS_WEIGHTS)} a weight"
         )

@@ -5,12 +5,14 @@
 
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Probability = Annotated[float, Field(ge=0.0, lt=1.0)]
 Positive = Annotated[int, Field(ge=1)]
 Weight = Annotated[float, Field(ge=0.0)]
+LOSS_WEIGHTS = ("contrastive", "sigmoid", "itm", "mlm", "mvsc", "mlsc", "mltc_image", "mltc_text")
+"""Fields of `losses` that are weights."""
 MAGNITUDES = 30
 """The largest magnitude of RandAugment."""
 
@@ -373,8 +375,8 @@ class LogConfig(Section):
 class EvaluationConfig(Section):
     """What is measured on held-out data at the end and, if asked for, during training; losses at step 0 too."""
 
-    tasks: list[Literal["losses", "retrieval"]] = ["losses", "retrieval"]
-    """What is measured: the mean of every loss, and zero-shot retrieval in both directions."""
+    tasks: list[Literal["losses", "retrieval", "vqa", "snli_ve", "nlvr2"]] = ["losses", "retrieval"]
+    """What is measured: the mean of every loss, and retrieval in both directions; in a fine-tuning its task."""
     batch_size: Positive = 64
     """Samples encoded, or pairs matched, at once."""
     captions: Literal["first", "all"] = "first"
@@ -441,3 +443,14 @@ class Config(Section):
     """Logging."""
     evaluation: MayChange[EvaluationConfig] = EvaluationConfig()
     """Held-out measurements."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_task(cls, tree: Any) -> Any:
+        """A fine-tuning has its own loss and measurement, so the defaults of these are other ones than in pre-training."""
+        name = tree["task"].get("name") if isinstance(tree, dict) and isinstance(tree.get("task"), dict) else None
+        if name is None:
+            return tree
+        own: dict[str, dict[str, Any]] = {"losses": dict.fromkeys(LOSS_WEIGHTS, 0.0), "evaluation": {"tasks": [name]}}
+        given = {section: tree.get(section, {}) for section in own}
+        return tree | {key: own[key] | value if isinstance(value, dict) else value for key, value in given.items()}

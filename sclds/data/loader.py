@@ -198,13 +198,15 @@ class Assembler:
                 loaded[row] = self._maker(sample, occasions[row])
             except BadSampleError as fault:
                 self._set_aside(sample, str(fault), step)
-        decoded = self._decoder.each([one.encoded for one in loaded.values()]) if loaded else []
+        media = [(one.encoded,) if one.second is None else (one.encoded, one.second) for one in loaded.values()]
+        decoded = iter(self._decoder.each([one for several in media for one in several]) if loaded else [])
         usable = {}
-        for (row, one), patches in zip(loaded.items(), decoded, strict=True):
-            if patches is None:
+        for (row, one), several in zip(loaded.items(), media, strict=True):
+            patches = [found for found in (next(decoded) for _ in several) if found is not None]
+            if len(patches) < len(several):
                 self._set_aside(samples[row], _UNDECODABLE, step)
             else:
-                usable[row] = (one.views, patches)
+                usable[row] = (one.views, joined(patches))
         return usable
 
     def _set_aside(self, sample: int, reason: str, step: int) -> None:

@@ -17,7 +17,7 @@ from sclds.data.media.encoded import Encoded
 from sclds.data.media.geometry import WHOLE, training_window
 from sclds.data.media.inspection import inspect
 from sclds.data.media.videos import choose_frames
-from sclds.data.storage.shards import SampleIndex, ShardReader
+from sclds.data.storage.shards import MEDIA, SampleIndex, ShardReader
 from sclds.data.tokenizer import Tokenizer
 
 HELDOUT: tuple[str, ...] = ("heldout",)
@@ -32,6 +32,8 @@ class Loaded:
 
     views: SampleViews
     encoded: Encoded
+    second: Encoded | None = None
+    """Its second image, where a downstream task shows two."""
 
 
 @dataclass(frozen=True)
@@ -81,11 +83,14 @@ class SampleMaker:
             views = replace(views, image_id=fingerprint(encoded.content))
         return Loaded(views, encoded)
 
-    def encoded(self, sample: int, occasion: Occasion) -> Encoded:
-        """Read a sample's image or video and draw what is seen of it; arguments and errors as of a call."""
+    def encoded(self, sample: int, occasion: Occasion, role: int = MEDIA) -> Encoded:
+        """Read a sample's image or video and draw what is seen of it; arguments and errors as of a call.
+
+        `role` is that of the member; two images of a sample share their draws.
+        """
         shard, row = self._index.locate(sample)
         sample_id = shard.sample_id(row)
-        content = self._reader.media(shard, row)
+        content = self._reader.media(shard, row, role)
         data, training = self._config.data, occasion != HELDOUT
         info = inspect(shard.kind, content, data.max_pixels)
         window, augmentation = WHOLE, NOTHING

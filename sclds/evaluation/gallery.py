@@ -257,7 +257,7 @@ class Reranker:
 
 
 def match_scores(model: SCLModel, batch: Batch, vision: Tensor) -> Tensor:
-    """Return how well each pair of a batch matches: the log-odds of the matching head, (P,) float32.
+    """Return how well each pair of a batch matches: (P,) float32, higher is better.
 
     Args:
         model: Scores; its submodules are called one by one.
@@ -269,5 +269,4 @@ def match_scores(model: SCLModel, batch: Batch, vision: Tensor) -> Tensor:
     layers = model.cross_modal_text_layers, model.cross_modal_image_layers
     fused_text, fused_vision = fuse(*layers, typed, batch, False)
     places = batch.reads.places
-    logits = model.itm_score(model.pooled(fused_text, fused_vision, places[TEXT_CLS], places[FRAME_CLS])).float()
-    return logits[:, 1] - logits[:, 0]
+    return model.match_score(model.pooled(fused_text, fused_vision, places[TEXT_CLS], places[FRAME_CLS]))

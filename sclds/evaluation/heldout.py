@@ -133,13 +133,16 @@ class HeldoutPass:
         chunks: list[HeldoutChunk] = []
         fault: UserError | None = None
         try:
-            chunks = self._chosen(heldout_chunks(self._config, [dataset], self._config.evaluation.batch_size))
+            chunks = self._chosen(self._all_chunks(dataset))
         except UserError as error:
             fault = error
         listed = "\n".join(f"{chunk.dataset.name} {chunk.start} {chunk.end}" for chunk in chunks)
         digest = int.from_bytes(hashlib.sha256(listed.encode("utf-8", "surrogatepass")).digest()[:7], "big")
         self._agree(fault, digest)
         return chunks
+
+    def _all_chunks(self, dataset: DatasetConfig) -> list[HeldoutChunk]:
+        return heldout_chunks(self._config, [dataset], self._config.evaluation.batch_size)
 
     def _chosen(self, chunks: list[HeldoutChunk]) -> list[HeldoutChunk]:
         """Return the share of the batches that is read; of a part of them, full ones, whose losses compare."""

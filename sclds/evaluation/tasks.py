@@ -15,6 +15,14 @@ from torch import nn
 from sclds.config import Config
 from sclds.data.quarantine import Quarantine
 from sclds.data.tokenizer import Tokenizer
+from sclds.evaluation.answers import (
+    AnswersPass,
+    answer_figures,
+    answer_names,
+    answer_sections,
+    answers_of_set,
+    predictions_of,
+)
 from sclds.evaluation.gallery import GalleryPass
 from sclds.evaluation.heldout import Encoded, HeldoutPass, Progress
 from sclds.evaluation.losses import ACCURACY, TOTAL, evaluate_losses, loss_sections, losses_of_set
@@ -31,6 +39,7 @@ from sclds.evaluation.retrieval import (
 from sclds.evaluation.section import Section
 from sclds.losses.communicator import Communicator
 from sclds.objectives import objectives_in_use
+from sclds.tasks import TASKS as DOWNSTREAM
 
 
 @dataclass(frozen=True)
@@ -49,6 +58,18 @@ class Task:
     """From `results.json` to what the page shows; none where there is nothing yet."""
     reads: Callable[[Config], type[HeldoutPass]] = lambda config: HeldoutPass
     """The pass over the held-out sets that finds what it measures; tasks of one pass share it."""
+
+
+def _answers(name: str) -> Task:
+    """Return the row of a downstream task."""
+    return Task(
+        lambda sets: predictions_of(name, sets),
+        lambda encoded, config: answers_of_set(name, encoded),
+        lambda row: answer_figures(name, row),
+        lambda config: answer_names(name),
+        lambda results: answer_sections(name, results),
+        lambda config: AnswersPass,
+    )
 
 
 def _loss_names(config: Config) -> list[str]:
@@ -74,6 +95,7 @@ TASKS: Mapping[str, Task] = MappingProxyType(
             loss_sections,
         ),
     }
+    | {name: _answers(name) for name, task in DOWNSTREAM.items() if not task.reads_captions}
 )
 """By the name in `evaluation.tasks`, in the order of pages."""
 
@@ -154,7 +176,8 @@ def figure_names(config: Config) -> list[str]:
 
 def higher_is_better(figure: str) -> bool:
     """Return whether a figure is a share of what was found, and not a loss or a rank."""
-    return not figure.endswith(MEDIAN) and figure.endswith((ACCURACY, *FIGURES))
+    answers = tuple(name for task in DOWNSTREAM for name in answer_names(task))
+    return not figure.endswith(MEDIAN) and figure.endswith((ACCURACY, *FIGURES, *answers))
 
 
 def sections(results: Mapping[str, Any]) -> list[Section]:

@@ -159,3 +159,8 @@ class SCLModel(nn.Module):
         """
         pooled_text = self.cross_modal_text_pooler(gather_rows(text, text_cls))
         return torch.cat((pooled_text, self.cross_modal_image_pooler(frame_mean(vision, frame_cls))), dim=1)
+
+    def match_score(self, pooled: Tensor) -> Tensor:
+        """Return how well pairs match, (P,) float32: the log-odds of the matching head of (P, 2C) pooled [CLS]."""
+        logits = self.itm_score(pooled).float()
+        return logits[:, 1] - logits[:, 0]

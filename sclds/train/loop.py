@@ -39,6 +39,7 @@ from sclds.train.progress import Reporter, write_page_of
 from sclds.train.record import StartRecord
 from sclds.train.resume import sound_checkpoint
 from sclds.train.step import train_step
+from sclds.train.task import prepare_task
 
 
 class Run:
@@ -71,6 +72,8 @@ class Run:
         self.split: Split = split_batch(config.batch, group.world_size)
         self.tokenizer: Tokenizer = load_tokenizer(config.data.tokenizer)
         self.checkpoint = sound_checkpoint(folder.checkpoints, group, reporter.say)
+        if config.task is not None and self.checkpoint is None:
+            prepare_task(config, group)
         self.universal = self._prepare_checkpoint()
         model = config.model if self.checkpoint is None else config.model.model_copy(update={"init_from": None})
         start = config.model_copy(update={"model": model})
@@ -233,8 +236,10 @@ class Run:
     def _batches(self) -> Iterator[list[Batch]]:
         """Return the training batches from the current step on."""
         from sclds.data.loader import TrainingBatches
+        from sclds.tasks.loader import TaskBatches
 
-        training = TrainingBatches(
+        make = TaskBatches if self.config.task else TrainingBatches
+        training = make(
             self.config,
             self.tokenizer,
             self.group.rank,
@@ -244,7 +249,8 @@ class Run:
             start_step=self.step,
             quarantine=Quarantine(self.folder.quarantine),
         )
-        for sentence in (*left_out_sentences(training.index), *training.order.crowding()):
+        told = training.sentences() if isinstance(training, TaskBatches) else left_out_sentences(training.index)
+        for sentence in (*told, *training.order.crowding()):
             self.reporter.say(sentence)
         return iter(training)
 

@@ -13,6 +13,8 @@ from sclds.config import Config
 from sclds.data.keys import seed_of
 from sclds.losses.objectives import GlobalFeatures, StepSizes, features_of, step_loss
 from sclds.machine.implementations import compute_dtype
+from sclds.objectives import objectives_in_use
+from sclds.tasks.loss import with_task
 from sclds.train.distributed import ProcessGroup, synchronize
 from sclds.train.optimizer import learning_rates, set_learning_rate
 from sclds.train.schedule import learning_rate_factor
@@ -73,7 +75,9 @@ def train_step(
     watch.charge("data")
 
     sizes = StepSizes.gather(micro_batches, group)
-    two_passes = split.accumulation > 1 and config.losses.negatives == "global_batch"
+    compares = any(objective.loss in ("nce", "sigmoid") for objective in objectives_in_use(config.losses))
+    two_passes = split.accumulation > 1 and config.losses.negatives == "global_batch" and compares
+    task = config.task.name if config.task else None
     global_features = features_of_step(engine, micro_batches, sizes, step, config, group) if two_passes else None
     for index, batch in enumerate(micro_batches):
         seed_dropout(config.seed, step, index, group.rank)
@@ -82,6 +86,7 @@ def train_step(
             [features_of(outputs, batch)], [batch], config.losses, group, sizes, first_step=index
         )
         loss, terms = step_loss(outputs, batch, features, index if two_passes else 0, config.losses)
+        loss, terms = with_task(loss, terms, outputs, batch, features.counts.samples, task)
         report.add(terms)
         watch.charge("forward")
         # DeepSpeed averages over ranks and accumulation steps; the shares are to be summed.
