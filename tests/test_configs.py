@@ -249,5 +249,4 @@ def test_the_catalogue_is_what_prepare_writes(monkeypatch: pytest.MonkeyPatch) -
         row_name(name, split): {"shards": f"/data/{name}/{split}", "kind": source.kind}
         for name, source in SOURCES.items()
         for split in source.splits
-        if source.member == "json"
     } | {name: {"shards": f"/data/{place}", "kind": "image"} for name, place in READY.items()}

@@ -1,4 +1,4 @@
-"""`sclds finetune`: fine-tune for a downstream task; alone, or as each process that DeepSpeed, torchrun or Slurm starts."""
+"""`sclds finetune`: fine-tune for a task; alone, or as each process that DeepSpeed, torchrun or Slurm starts."""
 
 import sys
 
@@ -23,11 +23,7 @@ def command(config: str, overrides: tuple[str, ...]) -> int:
     def work() -> int:
         start = checked_start(config, list(overrides), this_place().world_size)
         if start.config.task is None:
-            raise ConfigError(
-                [
-                    f"{config} names no task, so it is a pre-training: set task.name, or use sclds train --config {config}"
-                ]
-            )
+            raise ConfigError([f"{config} names no task, so it is a pre-training: set task.name, or use sclds train"])
         from sclds.train.pretrain import pretrain
 
         return pretrain(start.config, start.checkpoint)

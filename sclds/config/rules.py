@@ -123,8 +123,8 @@ def _task_problems(config: Config) -> list[str]:
         return problems
     compared = ("contrastive",) if task.name == "retrieval" else ()
     problems += [
-        f"losses.{name}={getattr(config.losses, name)} has no effect with task.name={task.name}, which has a loss of its "
-        f"own; remove it"
+        f"losses.{name}={getattr(config.losses, name)} has no effect with task.name={task.name}, which has a loss "
+        f"of its own; remove it"
         for name in LOSS_WEIGHTS
         if getattr(config.losses, name) and name not in compared
     ]

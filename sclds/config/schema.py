@@ -447,7 +447,7 @@ class Config(Section):
     @model_validator(mode="before")
     @classmethod
     def _of_task(cls, tree: Any) -> Any:
-        """A fine-tuning has its own loss and measurement, so the defaults of these are other ones than in pre-training."""
+        """Give a fine-tuning its own defaults: no objective of pre-training, and its own task as what is measured."""
         name = tree["task"].get("name") if isinstance(tree, dict) and isinstance(tree.get("task"), dict) else None
         if name is None:
             return tree

@@ -111,7 +111,7 @@ def answers_of_set(name: str, found: Encoded) -> dict[str, Any]:
     measured = TASKS[name].measure([found.answers[row] for row in known], [found.truths[row] for row in known])
     return {
         name: {
-            key: {"title": one.title, "value": one.value, "chance": one.chance, "n": len(known)}
+            key: {"title": one.title, "value": one.value, "chance": one.chance, "n": one.n}
             for key, one in measured.items()
         }
     }

@@ -316,5 +316,6 @@ def classes_of(config: Config) -> tuple[str, ...]:
         return tuple(str(name) for name in found)
     except (OSError, ValueError, TypeError) as fault:
         raise DataError(
-            f"{os.fspath(path)} cannot be read ({fault}): it holds the answers that the run has learned"
+            f"{os.fspath(path)} cannot be read ({fault}): it holds the answers that the run has learned; restore it, "
+            f"or start over with another run_dir"
         ) from fault

@@ -1,4 +1,4 @@
-"""What a downstream task is: what an example asks and what is right, how its head looks, and how answers are measured."""
+"""What a downstream task is: what an example asks and what is right, its head, and how answers are measured."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -34,6 +34,8 @@ class Figure:
 
     title: str
     value: float
+    n: int
+    """Examples that it is taken over."""
     chance: float | None = None
     """What an answer gives that is always the same, the most frequent one."""
 

@@ -17,7 +17,9 @@ def measure(answers: Sequence[str], truths: Sequence[Any]) -> dict[str, Figure]:
     for answer, (label, sentence) in zip(answers, truths, strict=True):
         right[sentence].append(answer == label)
     consistency = sum(map(all, right.values())) / len(right)
-    return right_share(answers, truths) | {"consistency": Figure("sentences right for all their pairs", consistency)}
+    return right_share(answers, truths) | {
+        "consistency": Figure("sentences right for all their pairs", consistency, len(right))
+    }
 
 
 NLVR2 = Task(

@@ -6,13 +6,12 @@ from typing import Any
 
 from sclds.tasks.definition import Example, Figure, UnusableError
 
+Reader = Callable[[Any, Mapping[str, int]], list[Example | UnusableError]]
 RIGHT = 10
 """A right class, in tenths."""
 
 
-def examples_of(
-    name_of: Callable[[Any], str | None],
-) -> Callable[[Any, Mapping[str, int]], list[Example | UnusableError]]:
+def examples_of(name_of: Callable[[Any], str | None]) -> Reader:
     """Return what reads the statements of a sample, whose label `name_of` turns into the name of a class."""
 
     def read(record: Any, classes: Mapping[str, int]) -> list[Example | UnusableError]:
@@ -38,4 +37,4 @@ def right_share(answers: Sequence[str], truths: Sequence[Any]) -> dict[str, Figu
     labels = [label for label, _ in truths]
     right = sum(answer == label for answer, label in zip(answers, labels, strict=True)) / len(labels)
     frequent = Counter(labels).most_common(1)[0][1] / len(labels)
-    return {"accuracy": Figure("all statements", right, frequent)}
+    return {"accuracy": Figure("all statements", right, len(labels), frequent)}

@@ -39,11 +39,11 @@ def measure(answers: Sequence[str], truths: Sequence[Any]) -> dict[str, Figure]:
     scores = [accuracy(answer, given) for answer, (given, _) in zip(answers, truths, strict=True)]
     frequent = Counter(normalized(one) for given, _ in truths for one in given).most_common(1)[0][0]
     same = [accuracy(frequent, given) for given, _ in truths]
-    found = {"accuracy": Figure("all questions", _mean(scores), _mean(same))}
+    found = {"accuracy": Figure("all questions", _mean(scores), len(scores), _mean(same))}
     for kind in sorted({kind for _, kind in truths if kind}):
         rows = [row for row, (_, of) in enumerate(truths) if of == kind]
-        part = [scores[row] for row in rows], [same[row] for row in rows]
-        found[f"accuracy_{kind.replace('/', '_')}"] = Figure(f"answers: {kind}", *map(_mean, part))
+        right, chance = (_mean([values[row] for row in rows]) for values in (scores, same))
+        found[f"accuracy_{kind.replace('/', '_')}"] = Figure(f"answers: {kind}", right, len(rows), chance)
     return found
 
 

@@ -8,10 +8,10 @@ import re
 from collections.abc import Sequence
 
 _ONE_APOSTROPHE = (
-    "ain't aren't can't could've couldn't didn't doesn't don't hadn't hasn't haven't he'd he's how'd how'll how's isn't "
-    "it'd it'll ma'am mightn't might've mustn't must've needn't not've o'clock oughtn't shan't should've shouldn't "
-    "somebody'll somebody's someone'd someone'll someone's something'd something'll that's there'd there're there's "
-    "they'd they'll they're they've 'twas wasn't we've weren't what'll what're what's what've when's where'd where's "
+    "ain't aren't can't could've couldn't didn't doesn't don't hadn't hasn't haven't he'd he's how'd how'll how's "
+    "isn't it'd it'll ma'am mightn't might've mustn't must've needn't not've o'clock oughtn't shan't should've "
+    "shouldn't somebody'll somebody's someone'd someone'll someone's something'd something'll that's there'd there're "
+    "there's they'd they'll they're they've 'twas wasn't we've weren't what'll what're what's what've when's where'd where's "
     "where've who'd who'll who's who've why'll why're why's won't would've wouldn't y'all you'd you'll you're you've"
 )
 _SEVERAL = (
@@ -27,34 +27,12 @@ def _without_one(word: str) -> list[str]:
 CONTRACTIONS = {short: word for word in f"{_ONE_APOSTROPHE} {_SEVERAL}".split() for short in _without_one(word)} | {
     "somebody'd": "somebodyd"
 }
-"""The official table: a contraction that lacks an apostrophe, and what it becomes; the last one is as it stands there."""
+"""The official table: a contraction that lacks an apostrophe, and what it becomes; the last one is as it is there."""
 NUMBERS = {
     word: str(number) for number, word in enumerate("zero one two three four five six seven eight nine ten".split())
 } | {"none": "0"}
 ARTICLES = frozenset(("a", "an", "the"))
-_PUNCTUATION = (
-    ";",
-    "/",
-    "[",
-    "]",
-    '"',
-    "{",
-    "}",
-    "(",
-    ")",
-    "=",
-    "+",
-    "\\",
-    "_",
-    "-",
-    ">",
-    "<",
-    "@",
-    "`",
-    ",",
-    "?",
-    "!",
-)
+_PUNCTUATION = tuple(';/[]"{}()=+\\_-><@`,?!')
 _PERIOD = re.compile(r"\.(?!\d)")
 _DIGIT_COMMA = re.compile(r"\d,\d")
 _NEEDED = 3

@@ -40,8 +40,7 @@ def build_model(config: Config, tokenizer: Tokenizer, settings: dict[str, Any]) 
 
 
 OF_AN_OBJECTIVE = ("pairwise_logit.", "task_head.")
-"""First part of the names of parameters that only some objectives have: `losses.sigmoid`'s scale and bias, the head of a
-downstream task."""
+"""First part of the names of parameters that only some runs have: `losses.sigmoid`'s scale and bias, a task's head."""
 
 
 class InitialWeights:

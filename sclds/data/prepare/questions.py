@@ -144,9 +144,8 @@ def read_easy_vqa(root: Path, split: str) -> Records:
         told, left_out = _usable(asked, _plain_question)
         file = folder / "images" / f"{int(image)}.png"
         fields = {"image_id": image, "questions": told}
-        return Record(
-            f"{split}-{int(image):04d}", (("", str(file)),), tuple(q["question"] for q in told), fields, left_out
-        )
+        texts = tuple(question["question"] for question in told)
+        return Record(f"{split}-{int(image):04d}", (("", str(file)),), texts, fields, left_out)
 
     return Records(each(path, of_image.items(), make), len(of_image))
 

@@ -215,8 +215,8 @@ SOURCES = {
         "image",
         {split: (name, "flickr30k-images") for split, name in questions.SNLI_VE.items()},
         questions.read_snli_ve,
-        "the lists are in the SNLI-VE repository of its authors; the University of Illinois sends flickr30k-images.tar.gz "
-        "on request",
+        "the lists are in the SNLI-VE repository of its authors; the University of Illinois sends "
+        "flickr30k-images.tar.gz on request",
         member=VE_MEMBER,
         expected=EXPECTED["snli_ve"],
     ),
