@@ -282,7 +282,9 @@ def count_classes(config: Config) -> tuple[str, ...]:
     classes = tuple(name for name, n in sorted(counts.items(), key=lambda one: (-one[1], one[0])) if n >= least)
     if not classes:
         most = (
-            f"the most frequent, {max(counts, key=counts.__getitem__)!r}, {max(counts.values())}" if counts else "none"
+            f"the most frequent, {max(counts, key=counts.__getitem__)!r}, to {max(counts.values())}"
+            if counts
+            else "none"
         )
         raise DataError(
             f"no answer is given to task.min_answer_count={least} training questions ({most}); lower it, or look at "
