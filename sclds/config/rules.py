@@ -2,6 +2,7 @@
 
 import math
 
+from sclds.config.errors import ConfigError
 from sclds.config.schema import (
     LOSS_WEIGHTS,
     Config,
@@ -184,6 +185,18 @@ def _tower_problems(config: Config) -> list[str]:
             f"data.tokenizer={data.tokenizer} is not that of model.text.type={text.type}; change the one or the other"
         )
     return problems
+
+
+def refuse_task(config: Config, command: str) -> None:
+    """Refuse a fine-tuning where a command is about pre-training alone.
+
+    Raises:
+        ConfigError: The configuration names a task.
+    """
+    if config.task is not None:
+        raise ConfigError(
+            [f"{command} is for pre-training, and task.name={config.task.name} is a fine-tuning; leave it out"]
+        )
 
 
 def keys_that_may_change(section: type[Section] = Config, prefix: str = "") -> list[str]:

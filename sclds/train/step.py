@@ -13,7 +13,7 @@ from sclds.config import Config
 from sclds.data.keys import seed_of
 from sclds.losses.objectives import GlobalFeatures, StepSizes, features_of, step_loss
 from sclds.machine.implementations import compute_dtype
-from sclds.objectives import objectives_in_use
+from sclds.objectives import compares_globally
 from sclds.tasks.loss import with_task
 from sclds.train.distributed import ProcessGroup, synchronize
 from sclds.train.optimizer import learning_rates, set_learning_rate
@@ -75,8 +75,8 @@ def train_step(
     watch.charge("data")
 
     sizes = StepSizes.gather(micro_batches, group)
-    compares = any(objective.loss in ("nce", "sigmoid") for objective in objectives_in_use(config.losses))
-    two_passes = split.accumulation > 1 and config.losses.negatives == "global_batch" and compares
+    global_negatives = config.losses.negatives == "global_batch" and compares_globally(config.losses)
+    two_passes = split.accumulation > 1 and global_negatives
     task = config.task.name if config.task else None
     global_features = features_of_step(engine, micro_batches, sizes, step, config, group) if two_passes else None
     for index, batch in enumerate(micro_batches):

@@ -1,4 +1,4 @@
-"""The packed fine-tuning step against its plain definition, one pair at a time: fp64, the loss itself in fp32 as always."""
+"""The packed fine-tuning step against its plain definition, one pair at a time: fp64, the loss in fp32 as always."""
 
 import numpy as np
 import pytest
