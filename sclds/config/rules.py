@@ -129,6 +129,10 @@ def _task_problems(config: Config) -> list[str]:
         for name in LOSS_WEIGHTS
         if getattr(config.losses, name) and name not in compared
     ]
+    if config.masking != MaskingConfig():
+        problems.append(f"masking has no effect with task.name={task.name}, which shows everything; remove it")
+    if config.batch.layout != "by_size":
+        problems.append(f"batch.layout={config.batch.layout} has no effect with task.name={task.name}; remove it")
     if task.name == "retrieval" and config.batch.group_size < 2:
         problems.append("batch.group_size=1 leaves task.name=retrieval no other caption to rank; published is 16")
     if task.name != "vqa" and task.min_answer_count != TaskConfig.model_fields["min_answer_count"].default:

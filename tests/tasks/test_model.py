@@ -188,6 +188,23 @@ def test_every_parameter_takes_part():
         assert left == [], name
 
 
+@pytest.mark.parametrize("name", ["vqa", "nlvr2"])
+def test_shares_of_micro_batches_add_up(name):
+    """The loss of four examples is that of one and of three, each weighed by the whole."""
+    model, views, images = model_for(name), examples(name, [3, 6, 1, 4]), TASKS[name].images
+    patches = pixels(views, images)
+    whole, terms, _ = packed(name, model, views, patches)
+    made, shares = assembler(name), []
+    rows = len(patches) // 4
+    for part in (slice(0, 1), slice(1, 4)):
+        batch = made._pack(views[part], patches[part.start * rows : part.stop * rows])
+        zero = torch.zeros((), dtype=torch.float64)
+        shares.append(with_task(zero, {}, model(batch), batch, 4, name))
+    assert float(sum(share for share, _ in shares)) == pytest.approx(float(whole), rel=1e-6)
+    accuracy = f"{name}_accuracy"
+    assert float(sum(of[accuracy] for _, of in shares)) == pytest.approx(float(terms[accuracy]))
+
+
 def test_accuracy_of_a_batch_by_hand():
     model, views = model_for("vqa"), examples("vqa", [3, 4])
     patches = pixels(views, 1)
