@@ -89,19 +89,17 @@ def first_candidates(queries: Tensor, candidates: Tensor, k: int) -> Tensor:
     return torch.cat([scores.topk(k).indices for _, scores in similarity_chunks(queries, candidates)])
 
 
-def reranked(contrastive: Tensor, shortlist: Tensor, scores: Tensor, own: Tensor) -> Tensor:
-    """Return ranks where the matching head sorts the shortlist anew, and what is behind it stays as it was.
+def reranked(contrastive: Tensor, scores: Tensor, own: Tensor) -> Tensor:
+    """Return ranks where the matching head sorts a shortlist anew, and what is behind it stays as it was.
 
     Args:
-        contrastive: (N,) ranks by similarity.
-        shortlist: (N, K) candidates.
-        scores: (N, K) of the matching head.
+        contrastive: (N,) ranks by similarity, behind the shortlist where no right one is in it.
+        scores: (N, K) of the matching head, for the shortlist.
         own: (N, K) bool, which of the shortlist are right.
     """
     listed = own.any(1)
     place = ranks_among(scores, own | ~listed[:, None])
-    # a right one with no number as score ends behind the whole shortlist
-    return torch.where(listed, place, contrastive.clamp(min=shortlist.shape[1] + 1))
+    return torch.where(listed, place, contrastive)
 
 
 def chance_of_hit(candidates: int, right: int, k: int) -> float:

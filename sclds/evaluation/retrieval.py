@@ -61,8 +61,8 @@ def rank_set(encoded: Encoded) -> dict[str, Any]:
         own_images = owner[:, None] == listed.images
         own_texts = owner[listed.texts] == torch.arange(len(vision))[:, None]
         matched = (
-            reranked(contrastive[0], listed.images, listed.image_scores, own_images),
-            reranked(contrastive[1], listed.texts, listed.text_scores, own_texts),
+            reranked(contrastive[0], listed.image_scores, own_images),
+            reranked(contrastive[1], listed.text_scores, own_texts),
         )
         found["matching"] = _metrics(matched, owner)
     return found

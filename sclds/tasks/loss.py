@@ -15,9 +15,9 @@ Terms = dict[str, Tensor]
 
 
 def with_task(
-    total: Tensor, terms: Terms, outputs: Mapping[str, Tensor], batch: Batch, samples: float, name: str | None
+    total: Tensor, terms: Terms, outputs: Mapping[str, Tensor], batch: Batch, samples: float, name: str
 ) -> tuple[Tensor, Terms]:
-    """Return a step's total and terms with those of its downstream task, if it has one.
+    """Return a step's total and terms with those of its downstream task.
 
     Args:
         total: () of the objectives.
@@ -25,10 +25,8 @@ def with_task(
         outputs: Of the model.
         batch: The micro-batch.
         samples: Of the global batch, over which the mean is taken.
-        name: Of the task; None in pre-training.
+        name: Of the task.
     """
-    if name is None:
-        return total, terms
     assert isinstance(batch, TaskBatch)
     logits = outputs[LOGITS].float()
     scores = batch.scores.float() / TENTHS

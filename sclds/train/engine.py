@@ -127,7 +127,11 @@ def _read_weights(path: Path, model: nn.Module) -> dict[str, Tensor]:
     if adopted := getattr(model, "adopted", None):  # a downstream task takes what it has a use for
         weights = adopted(weights)
     shapes = {n: tuple(full_shape(p)) for n, p in model.named_parameters()}
-    wrong = sorted(n for n in shapes.keys() & weights.keys() if shapes[n] != tuple(weights[n].shape))
+    wrong = [
+        f"{n}: {tuple(weights[n].shape)} where the model has {shapes[n]}"
+        for n in sorted(shapes.keys() & weights.keys())
+        if shapes[n] != tuple(weights[n].shape)
+    ]
     faults = {
         "have another shape": wrong,
         "are missing": sorted(n for n in shapes.keys() - weights.keys() if not n.startswith(OF_AN_OBJECTIVE)),

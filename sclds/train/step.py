@@ -77,7 +77,6 @@ def train_step(
     sizes = StepSizes.gather(micro_batches, group)
     global_negatives = config.losses.negatives == "global_batch" and compares_globally(config.losses)
     two_passes = split.accumulation > 1 and global_negatives
-    task = config.task.name if config.task else None
     global_features = features_of_step(engine, micro_batches, sizes, step, config, group) if two_passes else None
     for index, batch in enumerate(micro_batches):
         seed_dropout(config.seed, step, index, group.rank)
@@ -86,7 +85,8 @@ def train_step(
             [features_of(outputs, batch)], [batch], config.losses, group, sizes, first_step=index
         )
         loss, terms = step_loss(outputs, batch, features, index if two_passes else 0, config.losses)
-        loss, terms = with_task(loss, terms, outputs, batch, features.counts.samples, task)
+        if config.task is not None:
+            loss, terms = with_task(loss, terms, outputs, batch, features.counts.samples, config.task.name)
         report.add(terms)
         watch.charge("forward")
         # DeepSpeed averages over ranks and accumulation steps; the shares are to be summed.

@@ -200,7 +200,7 @@ def test_shares_of_micro_batches_add_up(name):
         batch = made._pack(views[part], patches[part.start * rows : part.stop * rows])
         zero = torch.zeros((), dtype=torch.float64)
         shares.append(with_task(zero, {}, model(batch), batch, 4, name))
-    assert float(sum(share for share, _ in shares)) == pytest.approx(float(whole), rel=1e-6)
+    assert float(sum(share.detach() for share, _ in shares)) == pytest.approx(float(whole.detach()), rel=1e-6)
     accuracy = f"{name}_accuracy"
     assert float(sum(of[accuracy] for _, of in shares)) == pytest.approx(float(terms[accuracy]))
 
