@@ -15,6 +15,7 @@ ROOMS = (
     "report",
     "evaluation",
     "costs",
+    "tasks",
     "losses",
     "model",
     "data",

@@ -19,6 +19,10 @@ from sclds.data.prepare.sources import READY, SOURCES, row_name
 from sclds.losses.communicator import SingleProcess
 from sclds.losses.objectives import GlobalFeatures, features_of, step_loss
 from sclds.model.scl import SCLModel
+from sclds.tasks import TASKS
+from sclds.tasks.loader import ExampleViews, TaskAssembler
+from sclds.tasks.loss import with_task
+from sclds.tasks.model import TaskModel
 
 ROOT = Path(__file__).resolve().parents[1]
 QUICKSTART = ROOT / "configs" / "quickstart.yaml"
@@ -49,6 +53,7 @@ def sample(config: Config, number: int, kind: str) -> SampleViews:
     masked = text.copy()
     masked[2] = 99
     return SampleViews(
+        dropout_key=number,
         sample_id=str(number),
         caption="",
         kind=kind,
@@ -106,7 +111,39 @@ def test_the_quickstart_with_another_tower_takes_a_step(tower: str) -> None:
     takes_a_step(tiny(load_config(QUICKSTART, [*TOWERS[tower], *local])))
 
 
+def takes_a_task_step(config: Config) -> None:
+    """A fine-tuning's step, with as many classes as VQAv2 has at most."""
+    assert config.task is not None
+    task = TASKS[config.task.name]
+    kind, two = config.data.train[0].kind, task.images == 2
+    views: list[SampleViews] = [sample(config, i, kind) for i in range(4)]
+    if not task.reads_captions:
+        own = [{name: getattr(view, name) for name in SampleViews.__dataclass_fields__} for view in views]
+        views = [ExampleViews(**fields, scores=((i % 2, 10),), images=task.images) for i, fields in enumerate(own)]
+    rows = sum(v.frames * v.grid**2 for v in views) * task.images
+    config = config.model_copy(update={"batch": config.batch.model_copy(update={"group_size": 2})})
+    classes = len(task.classes or "") or 3129
+    assembler = TaskAssembler.__new__(TaskAssembler)
+    assembler._config, assembler._recipe = config, replace(recipe_of(config, PAD), group_size=2)
+    assembler.classes = classes
+    batch = assembler._pack(views, torch.randn(rows, 3 * config.model.vision.patch_size**2))
+    assert two == bool(batch.second.any())
+    model = TaskModel(config.model, 100, task, classes)
+    model.initialize(config.seed)
+    outputs = model(batch)
+    features = GlobalFeatures.gather([features_of(outputs, batch)], [batch], config.losses, SingleProcess())
+    total, terms = step_loss(outputs, batch, features, 0, config.losses)
+    loss, terms = with_task(total, terms, outputs, batch, len(views), config.task.name)
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert config.task.name in terms
+    assert [name for name, p in model.named_parameters() if p.grad is None] == []
+
+
 def takes_a_step(config: Config) -> None:
+    if config.task is not None:
+        takes_a_task_step(config)
+        return
     kinds = {d.kind for d in config.data.train}
     views = [sample(config, i, sorted(kinds)[i % len(kinds)]) for i in range(2)]
     rows = sum(v.frames * v.grid**2 for v in views)
@@ -249,5 +286,4 @@ def test_the_catalogue_is_what_prepare_writes(monkeypatch: pytest.MonkeyPatch) -
         row_name(name, split): {"shards": f"/data/{name}/{split}", "kind": source.kind}
         for name, source in SOURCES.items()
         for split in source.splits
-        if source.member == "json"
     } | {name: {"shards": f"/data/{place}", "kind": "image"} for name, place in READY.items()}

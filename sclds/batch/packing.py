@@ -111,8 +111,8 @@ def pack(views: Sequence[SampleViews], patches: Tensor, recipe: Recipe, order: S
     pairs = pack_pairs(views, rows, pairs_in_use(objectives), reads, text.layout, vision.layout)
     lengths, plan = _lengths(text, vision, pairs, objectives), Planner()
     return Batch(
-        text=_text_views(text, text_names, recipe, lengths, plan),
-        vision=_vision_views(vision, vision_names, patches, recipe, lengths, plan),
+        text=text_views(text, text_names, recipe, lengths, plan),
+        vision=vision_views(vision, vision_names, patches, recipe, lengths, plan),
         pairs=_pairs(pairs, objectives, recipe, lengths, len(views), plan),
         reads=_reads(pairs, views, vision.layout),
         labels=Labels(
@@ -120,7 +120,7 @@ def pack(views: Sequence[SampleViews], patches: Tensor, recipe: Recipe, order: S
             itm=torch.tensor([v.itm_label for v in views]),
         ),
         negatives=_hard_negatives(views, rows, vision.layout, pairs, recipe, objectives),
-        identities=_identities(views, recipe.losses),
+        identities=identities_of(views, recipe.losses),
         dropout_keys=_dropout_keys(views, rows, text, vision, pairs),
         lengths=lengths,
         samples=Samples(
@@ -150,15 +150,17 @@ def _lengths(text: TextBuffer, vision: VisionBuffer, pairs: PairBuffer, objectiv
     return Lengths(**{name: torch.from_numpy(array) for name, array in arrays.items()})
 
 
-def _text_views(text: TextBuffer, names: tuple[str, ...], recipe: Recipe, lengths: Lengths, plan: Planner) -> TextViews:
+def text_views(text: TextBuffer, names: tuple[str, ...], recipe: Recipe, lengths: Lengths, plan: Planner) -> TextViews:
+    """Return packed text views as tensors, with who attends to whom."""
     cu_seqlens = lengths.text_cu_seqlens
     ids, positions, cls = (torch.from_numpy(array) for array in (text.ids, text.positions, text.cls))
     return TextViews(ids, positions, cls, plan(cu_seqlens, cu_seqlens, recipe.attention.text), names)
 
 
-def _vision_views(
+def vision_views(
     vision: VisionBuffer, names: tuple[str, ...], patches: Tensor, recipe: Recipe, lengths: Lengths, plan: Planner
 ) -> VisionViews:
+    """Return packed vision views as tensors, with who attends to whom."""
     backend = recipe.attention.vision
     videos = None
     if len(lengths.video_cu_seqlens) > 1:
@@ -213,20 +215,20 @@ def _pairs(
     plan: Planner,
 ) -> Pairs:
     names = tuple(pair.name for pair in pairs_in_use(objectives))
-    text = _Stream(
+    text = FusionStream(
         lengths.text_cu_seqlens,
         lengths.pair_text_cu_seqlens,
         lengths.read_text_cu_seqlens,
         _range(names, pairs_read(objectives, "text"), samples),
     )
-    vision = _Stream(
+    vision = FusionStream(
         lengths.vision_cu_seqlens,
         lengths.pair_vision_cu_seqlens,
         lengths.read_vision_cu_seqlens,
         _range(names, pairs_read(objectives, "vision"), samples),
     )
-    layers = _Layers(recipe.fusion_layers, plan, recipe.attention)
-    attention = _fusion_attention(text, vision, layers)
+    layers = FusionPlanner(recipe.fusion_layers, plan, recipe.attention)
+    attention = plan_fusion(text, vision, layers)
     return Pairs(torch.from_numpy(pairs.text_rows), torch.from_numpy(pairs.vision_rows), attention, names)
 
 
@@ -240,7 +242,7 @@ def _range(names: tuple[str, ...], read: tuple[str, ...], samples: int) -> slice
 
 
 @dataclass(frozen=True)
-class _Stream:
+class FusionStream:
     """Cumulative lengths of one stream."""
 
     views: Tensor
@@ -257,7 +259,7 @@ class _Stream:
 
 
 @dataclass(frozen=True)
-class _Layers:
+class FusionPlanner:
     """The layers of the fusion encoder, and who plans and computes their attention."""
 
     count: int
@@ -273,7 +275,7 @@ class _Layers:
         return self.planner(q, k, self.backends.fusion_cross)
 
 
-def _fusion_attention(text: _Stream, vision: _Stream, layers: _Layers) -> FusionAttention:
+def plan_fusion(text: FusionStream, vision: FusionStream, layers: FusionPlanner) -> FusionAttention:
     """Plan every layer: the first over views, the middle over pairs, the last over what is read."""
     streams = ((text, vision), (vision, text))
     last_text, last_vision = (_last_layer(own, other, layers) for own, other in streams)
@@ -293,7 +295,7 @@ def _fusion_attention(text: _Stream, vision: _Stream, layers: _Layers) -> Fusion
     return FusionAttention((last_text, last_vision), (first_text, first_vision), (middle_text, middle_vision))
 
 
-def _last_layer(own: _Stream, other: _Stream, layers: _Layers) -> StreamAttention:
+def _last_layer(own: FusionStream, other: FusionStream, layers: FusionPlanner) -> StreamAttention:
     own_rows, own_cu_seqlens = own.of_active(own.active)
     other_rows, other_cu_seqlens = other.of_active(own.active)
     cross = layers.across(own.read, other_cu_seqlens)
@@ -348,7 +350,8 @@ def _dropout_keys(
     return DropoutKeys(*map(torch.from_numpy, of_views + of_pairs))
 
 
-def _identities(views: Sequence[SampleViews], losses: LossesConfig) -> Identities | None:
+def identities_of(views: Sequence[SampleViews], losses: LossesConfig) -> Identities | None:
+    """Return by what samples are known to be duplicates; None where these are negatives."""
     if losses.duplicates == "negatives":
         return None
     return Identities(torch.from_numpy(caption_identities(views)), torch.from_numpy(image_identities(views)))

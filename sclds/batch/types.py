@@ -249,8 +249,8 @@ class Batch(Placed):
     negatives: HardNegatives | None
     """Where `losses.itm_negatives` is hard."""
     identities: Identities | None
-    dropout_keys: DropoutKeys
     """Where duplicates are not negatives (`losses.duplicates`)."""
+    dropout_keys: DropoutKeys
     lengths: Lengths = field(metadata=HOST)
     samples: Samples = field(metadata=HOST)
     counts: Counts = field(metadata=HOST)

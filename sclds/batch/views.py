@@ -40,6 +40,8 @@ class SampleViews:
     """(s,) positions at which t2 differs from t0, ascending, without repeats."""
     keep: Ints
     """(K,) patches of v1, the same for every frame."""
+    dropout_key: int
+    """Below 2^63: what dropout draws for this sample follows from it; read in training alone."""
     replaced: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
     """(M,) patches replaced by the mask token in v2."""
     itm_partner: int = 0
@@ -50,8 +52,6 @@ class SampleViews:
     """Below `ITM_DRAWS`: chooses the partner where `losses.itm_negatives` is hard."""
     itm_alone: bool = False
     """Whether no other member of its group can be a wrong partner, so that ITM shows it matched."""
-    dropout_key: int = 0
-    """Below 2^63: what dropout draws for this sample follows from it."""
     image_id: int | None = None
     """Fingerprint of the stored image or video; None where nobody asks for it, and the sample id stands for it."""
 

@@ -160,6 +160,7 @@ def _sample(number: int, sizes: dict[str, Any], rng: np.random.Generator) -> Sam
     wrong = number % 2
     return SampleViews(
         sample_id=str(number),
+        dropout_key=number,
         caption="",
         kind="image",
         frames=1,

@@ -52,6 +52,7 @@ def command(
     def work() -> int:
         rank = this_place().rank
         drop_banners(rank)
+        from sclds.evaluation.answers import PREDICTIONS
         from sclds.interop.measure import find_target, measure
         from sclds.train.distributed import ProcessGroup
         from sclds.train.progress import Reporter
@@ -62,9 +63,12 @@ def command(
         reporter.say(f"Measuring {target.folder} on {', '.join(one.name for one in target.config.data.heldout)}")
         group = ProcessGroup()
         try:
-            results = measure(target, group)
+            results = measure(target, group, reporter.count)
+            predictions = results.pop(PREDICTIONS, {})
             if rank == 0:
                 _write(results_file, results)
+                for name, answers in predictions.items():
+                    _write(results_file.with_name(f"{PREDICTIONS}-{name}.json"), answers)
             reporter.show_results(results)
             reporter.say(f"Results      {results_file}")
         finally:
@@ -74,7 +78,7 @@ def command(
     return exit_code(work)
 
 
-def _write(out: Path, results: dict[str, object]) -> None:
+def _write(out: Path, results: object) -> None:
     """Write the results; an older file is replaced in one go."""
     from sclds.config.errors import UserError
     from sclds.run.files import write_atomically

@@ -22,6 +22,7 @@ from sclds.cli import (
     data_stats,
     doctor,
     evaluate,
+    finetune,
     launch,
     plan,
     prepare_embedded,
@@ -75,7 +76,7 @@ PROGRAM = Program(
             ),
         ),
         "Before a run": (doctor.command, plan.command, profile.command),
-        "Runs": (train.command, launch.command, evaluate.command, report.command),
+        "Runs": (train.command, finetune.command, launch.command, evaluate.command, report.command),
         "Weights": (
             Group(
                 "convert",

@@ -42,9 +42,12 @@ def command(
 ) -> None:
     """Compute speed, memory and communication of a configuration on a cluster."""
     from sclds.config.reading import load_config
+    from sclds.config.rules import refuse_task
     from sclds.costs.plan import plan
 
-    result = plan(load_config(config, list(overrides)), gpus, gpu, utilization, text_tokens)
+    settings = load_config(config, list(overrides))
+    refuse_task(settings, "sclds plan")
+    result = plan(settings, gpus, gpu, utilization, text_tokens)
     if as_json:
         print(json.dumps(result, indent=2))
         return

@@ -124,9 +124,9 @@ def _prepare(
         _print(report, source.title, folder)
         if "expected" in report:
             print(report["expected"]["sentence"])
-        if source.member == "json":
-            row = f"{{name: {row_name(name, split)}, shards: {folder.absolute()}, kind: {source.kind}}}"
-            print(f"A row for data.train or data.heldout:\n  - {row}")
+        row = f"{{name: {row_name(name, split)}, shards: {folder.absolute()}, kind: {source.kind}}}"
+        purpose = "" if source.member == "json" else " of a fine-tuning"
+        print(f"A row for data.train or data.heldout{purpose}:\n  - {row}")
     return 0
 
 

@@ -30,6 +30,7 @@ def command(config: str, overrides: tuple[str, ...], steps: int, as_json: bool) 
     `deepspeed --module sclds.cli.profile --config …`.
     """
     from sclds.config.overrides import replaced
+    from sclds.config.rules import refuse_task
     from sclds.train.place import this_place
     from sclds.train.progress import drop_banners
     from sclds.train.startup import checked_start, exit_code
@@ -40,6 +41,7 @@ def command(config: str, overrides: tuple[str, ...], steps: int, as_json: bool) 
         # nothing is written; another folder keeps the checks from comparing with a run that is there
         elsewhere = f"run_dir={Path(tempfile.gettempdir()) / 'sclds-profile'}"
         settings = checked_start(config, replaced(overrides, [elsewhere]), place.world_size).config
+        refuse_task(settings, "sclds profile")
         from sclds.train.profile_steps import profile_steps
 
         found = profile_steps(settings, steps)

@@ -19,6 +19,7 @@ from sclds.config.schema import (
     OptimizerConfig,
     ScheduleConfig,
     Section,
+    TaskConfig,
     TextConfig,
     VisionConfig,
 )
@@ -41,6 +42,7 @@ __all__ = [
     "OptimizerConfig",
     "ScheduleConfig",
     "Section",
+    "TaskConfig",
     "TextConfig",
     "VisionConfig",
     "cross_field_problems",

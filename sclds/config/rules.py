@@ -2,10 +2,17 @@
 
 import math
 
-from sclds.config.schema import Config, DataConfig, GuardsConfig, MaskingConfig, MayChangeMark, Section
-
-LOSS_WEIGHTS = ("contrastive", "sigmoid", "itm", "mlm", "mvsc", "mlsc", "mltc_image", "mltc_text")
-"""Fields of `losses` that are weights."""
+from sclds.config.errors import ConfigError
+from sclds.config.schema import (
+    LOSS_WEIGHTS,
+    Config,
+    DataConfig,
+    GuardsConfig,
+    MaskingConfig,
+    MayChangeMark,
+    Section,
+    TaskConfig,
+)
 
 
 def cross_field_problems(config: Config) -> list[str]:
@@ -65,6 +72,8 @@ def cross_field_problems(config: Config) -> list[str]:
                     f"data.{key} has no effect: no data set is a URL, and paths are read in place; remove it"
                 )
     evaluation = config.evaluation
+    problems += _evaluation_problems(config)
+    problems += _task_problems(config)
     if evaluation.every and not data.heldout:
         problems.append(f"evaluation.every={evaluation.every} has no effect with data.heldout=[]; remove it")
     if evaluation.share != 1 and not evaluation.every:
@@ -87,11 +96,62 @@ def cross_field_problems(config: Config) -> list[str]:
     return problems
 
 
+def _evaluation_problems(config: Config) -> list[str]:
+    """Return what of `evaluation` contradicts itself, or the model."""
+    problems = []
+    evaluation, most = config.evaluation, config.model.vision.max_frames
+    if evaluation.frames is not None and evaluation.frames > most:
+        problems.append(
+            f"evaluation.frames={evaluation.frames} exceeds model.vision.max_frames={most}; lower the one or raise the "
+            f"other"
+        )
+    if "retrieval" not in evaluation.tasks:
+        problems += [
+            f"evaluation.{key}={value} has no effect without retrieval in evaluation.tasks; remove it"
+            for key, value, default in (
+                ("captions", evaluation.captions, "first"),
+                ("rerank", evaluation.rerank, 0),
+            )
+            if value != default
+        ]
+    return problems
+
+
+def _task_problems(config: Config) -> list[str]:
+    """Return what of a fine-tuning, or of a pre-training that is taken for one, contradicts itself."""
+    task, problems = config.task, []
+    for name in config.evaluation.tasks:
+        if name not in ("losses", "retrieval") and (task is None or task.name != name):
+            problems.append(
+                f"evaluation.tasks: {name} is measured of a model that was fine-tuned for it; set task.name={name}"
+            )
+        elif task is not None and name != task.name:
+            problems.append(f"evaluation.tasks: {name} is not measured of a model for task.name={task.name}; remove it")
+    if task is None:
+        return problems
+    compared = ("contrastive",) if task.name == "retrieval" else ()
+    problems += [
+        f"losses.{name}={getattr(config.losses, name)} has no effect with task.name={task.name}, which has a loss "
+        f"of its own; remove it"
+        for name in LOSS_WEIGHTS
+        if getattr(config.losses, name) and name not in compared
+    ]
+    if config.masking != MaskingConfig():
+        problems.append(f"masking has no effect with task.name={task.name}, which shows everything; remove it")
+    if config.batch.layout != "by_size":
+        problems.append(f"batch.layout={config.batch.layout} has no effect with task.name={task.name}; remove it")
+    if task.name == "retrieval" and config.batch.group_size < 2:
+        problems.append("batch.group_size=1 leaves task.name=retrieval no other caption to rank; published is 16")
+    if task.name != "vqa" and task.min_answer_count != TaskConfig.model_fields["min_answer_count"].default:
+        problems.append(f"task.min_answer_count has no effect with task.name={task.name}; remove it")
+    return problems
+
+
 def _training_problems(config: Config) -> list[str]:
     """Return what contradicts itself among losses, optimizer and engine."""
     problems = []
     engine, optimizer = config.engine, config.optimizer
-    if not any(getattr(config.losses, name) for name in LOSS_WEIGHTS):
+    if config.task is None and not any(getattr(config.losses, name) for name in LOSS_WEIGHTS):
         problems.append(
             f"losses: all weights are 0, so that nothing is learned; give one of {', '.join(LOSS_WEIGHTS)} a weight"
         )
@@ -147,6 +207,18 @@ def _tower_problems(config: Config) -> list[str]:
             f"data.tokenizer={data.tokenizer} is not that of model.text.type={text.type}; change the one or the other"
         )
     return problems
+
+
+def refuse_task(config: Config, command: str) -> None:
+    """Refuse a fine-tuning where a command is about pre-training alone.
+
+    Raises:
+        ConfigError: The configuration names a task.
+    """
+    if config.task is not None:
+        raise ConfigError(
+            [f"{command} is for pre-training, and task.name={config.task.name} is a fine-tuning; leave it out"]
+        )
 
 
 def keys_that_may_change(section: type[Section] = Config, prefix: str = "") -> list[str]:

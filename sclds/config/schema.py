@@ -5,12 +5,14 @@
 
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Probability = Annotated[float, Field(ge=0.0, lt=1.0)]
 Positive = Annotated[int, Field(ge=1)]
 Weight = Annotated[float, Field(ge=0.0)]
+LOSS_WEIGHTS = ("contrastive", "sigmoid", "itm", "mlm", "mvsc", "mlsc", "mltc_image", "mltc_text")
+"""Fields of `losses` that are weights."""
 MAGNITUDES = 30
 """The largest magnitude of RandAugment."""
 
@@ -413,10 +415,18 @@ class LogConfig(Section):
 class EvaluationConfig(Section):
     """What is measured on held-out data at the end and, if asked for, during training; losses at step 0 too."""
 
-    tasks: list[Literal["losses", "retrieval"]] = ["losses", "retrieval"]
-    """What is measured: the mean of every loss, and zero-shot retrieval in both directions."""
+    tasks: list[Literal["losses", "retrieval", "vqa", "snli_ve", "nlvr2"]] = ["losses", "retrieval"]
+    """What is measured: the mean of every loss, and retrieval in both directions; in a fine-tuning its task."""
     batch_size: Positive = 64
-    """Samples encoded at once."""
+    """Samples encoded, or pairs matched, at once."""
+    captions: Literal["first", "all"] = "first"
+    """Captions of a sample that take part in retrieval: the first, or all, any of which is right for its image, as
+    published for COCO and Flickr30k."""
+    rerank: Annotated[int, Field(ge=0)] = 0
+    """First candidates of every query that the matching head sorts anew in retrieval; as many as there are sorts all, 0
+    sorts none."""
+    frames: Annotated[int, Field(ge=1, le=64)] | None = None
+    """Frames of a video that held-out measurements take; none takes `data.frames`."""
     max_samples: Positive = 1000
     """Most samples of each held-out set that are read."""
     every: Annotated[int, Field(ge=0)] = 0
@@ -424,6 +434,18 @@ class EvaluationConfig(Section):
     share: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     """Share of the batches of each held-out set that a measurement during training reads, at even distances and always
     the same; the end reads all."""
+
+
+class TaskConfig(Section):
+    """A downstream task that is fine-tuned instead of pre-training (docs/tasks.md)."""
+
+    name: Literal["vqa", "snli_ve", "nlvr2", "retrieval"]
+    """`vqa` answers questions, `snli_ve` judges whether an image entails a statement, `nlvr2` whether a statement about
+    two images is true, `retrieval` ranks the captions of a group."""
+    min_answer_count: Positive = 9
+    """`vqa`: an answer is one of the classes if it is given to so many training questions."""
+    use_image: bool = True
+    """Off: the same model with a blank image, as a measure of what the text alone tells."""
 
 
 class Config(Section):
@@ -441,6 +463,8 @@ class Config(Section):
     """Batch."""
     model: ModelConfig = ModelConfig()
     """Architecture."""
+    task: TaskConfig | None = None
+    """What is fine-tuned; none pre-trains."""
     masking: MaskingConfig = MaskingConfig()
     """Masked views."""
     losses: LossesConfig = LossesConfig()
@@ -461,3 +485,14 @@ class Config(Section):
     """Logging."""
     evaluation: MayChange[EvaluationConfig] = EvaluationConfig()
     """Held-out measurements."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_task(cls, tree: Any) -> Any:
+        """Give a fine-tuning its own defaults: no objective of pre-training, and its own task as what is measured."""
+        name = tree["task"].get("name") if isinstance(tree, dict) and isinstance(tree.get("task"), dict) else None
+        if name is None:
+            return tree
+        own: dict[str, dict[str, Any]] = {"losses": dict.fromkeys(LOSS_WEIGHTS, 0.0), "evaluation": {"tasks": [name]}}
+        given = {section: tree.get(section, {}) for section in own}
+        return tree | {key: own[key] | value if isinstance(value, dict) else value for key, value in given.items()}

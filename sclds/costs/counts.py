@@ -13,6 +13,7 @@ from typing import Literal
 import torch
 
 from sclds.config import Config, ModelConfig
+from sclds.model import flops
 from sclds.model.fusion import FusionLayer
 from sclds.model.groups import parameter_group
 from sclds.model.heads import ITMHead, MLMHead, Pooler, Projection, Transform
@@ -20,6 +21,7 @@ from sclds.model.scl import SCLModel
 from sclds.model.text import TEXT_TOWERS
 from sclds.model.vision import VISION_TOWERS
 from sclds.objectives import objectives_in_use, pairs_in_use, view_names
+from sclds.tasks import task_of
 
 Kind = Literal["image", "video"]
 Flops = dict[str, int]
@@ -104,6 +106,8 @@ def packed_forward(config: Config, kind: Kind, text_tokens: int, vocab_size: int
     Every view is encoded once; the first fusion self-attention and the first layer's projections run once per view; the
     last fusion layer computes the rows that are read, and keys and values of all rows that they attend to.
     """
+    if config.task is not None:
+        return _task_forward(config, kind, text_tokens)
     views = views_of(config, kind, text_tokens)
     pairs, objectives = pairs_of(config, views), objectives_in_use(config.losses)
     text_views, vision_views = view_names(objectives)
@@ -116,6 +120,27 @@ def packed_forward(config: Config, kind: Kind, text_tokens: int, vocab_size: int
         "transforms": _transforms(config, sum(text_tokens_of.values()), sum(vision_tokens.values())),
         "fusion": _packed_fusion(config, pairs, text_tokens_of, vision_tokens),
         "heads": _heads(config, int("itm" in heads), views.predicted if "mlm" in heads else 0, vocab_size),
+    }
+
+
+def _task_forward(config: Config, kind: Kind, text_tokens: int) -> Flops:
+    """Return the forward FLOPs of one example of a downstream task: one text beside an image or two, or a group's.
+
+    The heads are counted without the classes, whose number annotations tell.
+    """
+    views, task = views_of(config, kind, text_tokens), task_of(config)
+    images = [f"v0.{number}" for number in range(task.images)]
+    shown = images * (config.batch.group_size if task.reads_captions else 1)
+    pairs = {str(number): Pair("t0", view, 1, views.frames) for number, view in enumerate(shown)}
+    vision_tokens = dict.fromkeys(images, views.vision("v0"))
+    width = config.model.fusion.width
+    hidden = flops.linear(1, 2 * width * task.images, int(task.hidden * width)) if task.hidden else 0
+    return {
+        "vision encoder": task.images * _vision(config, views, ["v0"]),
+        "text encoder": _text(config, views.text),
+        "transforms": _transforms(config, views.text, sum(vision_tokens.values())),
+        "fusion": _packed_fusion(config, pairs, {"t0": views.text}, vision_tokens),
+        "heads": 2 * Pooler.flops(len(pairs), width) + hidden,
     }
 
 

@@ -13,7 +13,7 @@ from sclds.config.errors import ConfigError, UserError
 from sclds.costs.counts import Kind, packed_forward, pairs_of, parameter_counts, published_forward, views_of
 from sclds.data.tokenizer import load_tokenizer
 from sclds.machine.attention import BACKENDS, Machine, attention_problems, available, call_sites
-from sclds.objectives import objectives_in_use, view_names
+from sclds.objectives import compares_globally, objectives_in_use, view_names
 
 DEFAULT_TEXT_TOKENS = 12
 """Tokens of an average caption, BOS and EOS included: Conceptual Captions under RoBERTa's tokenizer."""
@@ -206,7 +206,8 @@ def kind_shares(config: Config) -> dict[Kind, float]:
 def step_factor(config: Config, accumulation: int) -> int:
     """Return the FLOPs of a training step as a multiple of its forward's."""
     recompute = 1 if config.engine.activation_checkpointing else 0
-    features = 1 if config.losses.negatives == "global_batch" and accumulation > 1 else 0
+    global_negatives = config.losses.negatives == "global_batch" and compares_globally(config.losses)
+    features = 1 if global_negatives and accumulation > 1 else 0
     return 3 + recompute + features
 
 

@@ -78,12 +78,20 @@ class TrainingBatches:
         self.quarantine = quarantine or Quarantine()
         beside_gpu = torch.cuda.is_available() and config.data.device == "cpu"
         self._own_process = beside_gpu if own_process is None else own_process
-        self.index = open_index(config.data.train, cache_of(config.data))
+        self.index = self._open_index()
         self.order = Order(
             self.index, weights_of(config.data.train), config.seed, config.batch.global_size, config.data.shuffle_block
         )
         # a new thread would start on device 0, whatever this process has been given
         self._device_id = torch.cuda.current_device() if config.data.device == "mixed" else None
+
+    def _open_index(self) -> SampleIndex:
+        return open_index(self._config.data.train, cache_of(self._config.data))
+
+    def _assembler(self) -> "Assembler":
+        maker = SampleMaker(self._config, self._tokenizer, self.index)
+        decoder = Decoder(self._config, self._micro_size, self._device_id)
+        return Assembler(self._config, self._tokenizer, self.index, maker, decoder, self.quarantine)
 
     def __iter__(self) -> Iterator[list[Batch]]:
         """Yield the micro-batches of each step.
@@ -99,7 +107,7 @@ class TrainingBatches:
     def __reduce__(self) -> tuple[type["TrainingBatches"], tuple[object, ...]]:
         """Let another process make the same batches: from what they follow from, not from indexes in memory."""
         place = (self._rank, self._world_size, self._micro_size, self._accumulation, self._start)
-        return TrainingBatches, (self._config, self._tokenizer, *place, self.quarantine, False, self._windows)
+        return type(self), (self._config, self._tokenizer, *place, self.quarantine, False, self._windows)
 
     def _pinned(self) -> Iterator[Batch]:
         """Yield micro-batches from which a GPU copies while it computes, made here or in a process of its own."""
@@ -112,11 +120,9 @@ class TrainingBatches:
 
     def _batches(self) -> Iterator[Batch]:
         """Yield this process's micro-batches one by one."""
-        maker = SampleMaker(self._config, self._tokenizer, self.index)
-        decoder = Decoder(self._config, self._micro_size, self._device_id)
+        assembler = self._assembler()
         fetches = FetchAhead(self.index.shards)
         try:
-            assembler = _Assembler(self._config, self._tokenizer, self.index, maker, decoder, self.quarantine)
             for step in batches_from(self._start, self._windows):
                 fetches.want(self.order.shards_ahead(step))
                 for a in range(self._accumulation):
@@ -125,12 +131,14 @@ class TrainingBatches:
                     yield assembler.training(places, step, positions.start)
         finally:
             fetches.close()
-            decoder.close()
-            maker.close()
+            assembler.close()
 
 
-class _Assembler:
-    """Turns places into packed batches, setting unusable samples aside."""
+class Assembler:
+    """Turns places into packed batches, setting unusable samples aside.
+
+    Downstream tasks override how samples are brought together (`_with_partners`) and packed (`_pack`).
+    """
 
     def __init__(
         self,
@@ -144,6 +152,11 @@ class _Assembler:
         self._config, self._index, self._recipe = config, index, recipe_of(config, tokenizer.pad_id)
         self._maker, self._decoder, self._quarantine = maker, decoder, quarantine
         self._replacements = Replacements(index, config.seed)
+
+    def close(self) -> None:
+        """Close shards and decoder."""
+        self._decoder.close()
+        self._maker.close()
 
     def training(self, places: list[Place], step: int, first: int) -> Batch:
         """Assemble a micro-batch whose first row stands at position `first` of the global batch."""
@@ -209,13 +222,15 @@ class _Assembler:
                 loaded[row] = self._maker(sample, occasions[row])
             except BadSampleError as fault:
                 self._set_aside(sample, str(fault), step)
-        decoded = self._decoder.each([one.encoded for one in loaded.values()]) if loaded else []
+        media = [(one.encoded,) if one.second is None else (one.encoded, one.second) for one in loaded.values()]
+        decoded = iter(self._decoder.each([one for several in media for one in several]) if loaded else [])
         usable = {}
-        for (row, one), patches in zip(loaded.items(), decoded, strict=True):
-            if patches is None:
+        for (row, one), several in zip(loaded.items(), media, strict=True):
+            patches = [found for found in (next(decoded) for _ in several) if found is not None]
+            if len(patches) < len(several):
                 self._set_aside(samples[row], _UNDECODABLE, step)
             else:
-                usable[row] = (one.views, patches)
+                usable[row] = (one.views, joined(patches))
         return usable
 
     def _set_aside(self, sample: int, reason: str, step: int) -> None:
@@ -270,7 +285,7 @@ class HeldoutReader:
         self._config, self._tokenizer, self._size = config, tokenizer, size
         self._quarantine = quarantine or Quarantine()
         self._device_id = torch.cuda.current_device() if config.data.device == "mixed" else None
-        self._open: tuple[DatasetConfig, SampleMaker, Decoder, _Assembler] | None = None
+        self._open: tuple[DatasetConfig, Assembler] | None = None
 
     def __call__(self, chunk: HeldoutChunk) -> Batch | None:
         """Return the batch of a chunk without its unusable samples; None if no sample is left.
@@ -280,19 +295,19 @@ class HeldoutReader:
         """
         if self._open is None or self._open[0] != chunk.dataset:
             self.close()
-            index = open_index([chunk.dataset], cache_of(self._config.data))
-            maker = SampleMaker(self._config, self._tokenizer, index)
-            decoder = Decoder(self._config, self._size, self._device_id)
-            assembler = _Assembler(self._config, self._tokenizer, index, maker, decoder, self._quarantine)
-            self._open = (chunk.dataset, maker, decoder, assembler)
-        return self._open[3].heldout(list(range(chunk.start, chunk.end)), chunk.start // self._size)
+            self._open = (chunk.dataset, self._assembler(chunk.dataset))
+        return self._open[1].heldout(list(range(chunk.start, chunk.end)), chunk.start // self._size)
+
+    def _assembler(self, dataset: DatasetConfig) -> Assembler:
+        index = open_index([dataset], cache_of(self._config.data))
+        maker = SampleMaker(self._config, self._tokenizer, index)
+        decoder = Decoder(self._config, self._size, self._device_id)
+        return Assembler(self._config, self._tokenizer, index, maker, decoder, self._quarantine)
 
     def close(self) -> None:
         """Close shards and decoder."""
         if self._open is not None:
-            _, maker, decoder, _ = self._open
-            decoder.close()
-            maker.close()
+            self._open[1].close()
             self._open = None
 
 

@@ -11,13 +11,13 @@ from sclds.batch import SampleViews
 from sclds.batch.duplicates import fingerprint
 from sclds.config import Config
 from sclds.data.keys import generator, seed_of
-from sclds.data.masks import mlm_mask, mltc_vision_replace, scl_text_mask, scl_vision_keep
+from sclds.data.masks import Ids, mlm_mask, mltc_vision_replace, scl_text_mask, scl_vision_keep
 from sclds.data.media.augment import NOTHING, draw_augmentation
 from sclds.data.media.encoded import Encoded
 from sclds.data.media.geometry import WHOLE, training_window
 from sclds.data.media.inspection import inspect
 from sclds.data.media.videos import choose_frames
-from sclds.data.storage.shards import SampleIndex, ShardReader
+from sclds.data.storage.shards import MEDIA, SampleIndex, ShardReader
 from sclds.data.tokenizer import Tokenizer
 
 HELDOUT: tuple[str, ...] = ("heldout",)
@@ -32,6 +32,19 @@ class Loaded:
 
     views: SampleViews
     encoded: Encoded
+    second: Encoded | None = None
+    """Its second image, where a downstream task shows two."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A sample's name, and its size as the model sees it."""
+
+    sample_id: str
+    kind: str
+    frames: int
+    grid: int
+    """Patches per side of a frame."""
 
 
 class SampleMaker:
@@ -46,6 +59,10 @@ class SampleMaker:
     def __init__(self, config: Config, tokenizer: Tokenizer, index: SampleIndex):
         self._config, self._tokenizer, self._index = config, tokenizer, index
         self._reader = ShardReader()
+
+    def token_ids(self, text: str) -> Ids:
+        """Return the (n,) int64 ids of a text, cut as all texts are."""
+        return np.array(self._tokenizer.encode(text, self._config.data.max_text_tokens)[0], np.int64)
 
     def close(self) -> None:
         """Close the shards."""
@@ -66,11 +83,14 @@ class SampleMaker:
             views = replace(views, image_id=fingerprint(encoded.content))
         return Loaded(views, encoded)
 
-    def encoded(self, sample: int, occasion: Occasion) -> Encoded:
-        """Read a sample's image or video and draw what is seen of it; arguments and errors as of a call."""
+    def encoded(self, sample: int, occasion: Occasion, role: int = MEDIA) -> Encoded:
+        """Read a sample's image or video and draw what is seen of it; arguments and errors as of a call.
+
+        `role` is that of the member; two images of a sample share their draws.
+        """
         shard, row = self._index.locate(sample)
         sample_id = shard.sample_id(row)
-        content = self._reader.media(shard, row)
+        content = self._reader.media(shard, row, role)
         data, training = self._config.data, occasion != HELDOUT
         info = inspect(shard.kind, content, data.max_pixels)
         window, augmentation = WHOLE, NOTHING
@@ -84,6 +104,10 @@ class SampleMaker:
             frames = choose_frames(info.times, data.frames, rng)
         return Encoded(shard.kind, content, info, frames, window, augmentation)
 
+    def captions(self, sample: int) -> list[str]:
+        """Return all captions of a sample that can be used, at least one; errors as of a call."""
+        return self._reader.captions(*self._index.locate(sample))
+
     def views(self, sample: int, occasion: Occasion) -> SampleViews:
         """Encode a sample's caption and draw its masks; arguments and errors as of a call."""
         shard, row = self._index.locate(sample)
@@ -91,10 +115,15 @@ class SampleMaker:
         chosen = 0
         if occasion != HELDOUT and len(captions) > 1:
             chosen = int(self._draw("caption", occasion, shard.sample_id(row)).integers(len(captions)))
-        caption, data = captions[chosen], self._config.data
-        still = shard.kind == "image"
+        shown = self.shown(sample)
+        return self._masked(shown.sample_id, captions[chosen], shown.kind, shown.frames, shown.grid, occasion)
+
+    def shown(self, sample: int) -> Shown:
+        """Return what of a sample is known without reading it."""
+        shard, row = self._index.locate(sample)
+        data, still = self._config.data, shard.kind == "image"
         grid = (data.image_size if still else data.video_size) // self._config.model.vision.patch_size
-        return self._masked(shard.sample_id(row), caption, shard.kind, 1 if still else data.frames, grid, occasion)
+        return Shown(shard.sample_id(row), shard.kind, 1 if still else data.frames, grid)
 
     def _draw(self, purpose: str, occasion: Occasion, sample_id: str) -> np.random.Generator:
         return generator(self._config.seed, purpose, *occasion, sample_id)

@@ -6,6 +6,7 @@ rank runs equally many forwards (ZeRO-3 needs that), and what they found is put 
 
 import hashlib
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +20,7 @@ from sclds.config.errors import UserError
 from sclds.data.loader import HeldoutChunk, HeldoutReader, heldout_chunks
 from sclds.data.quarantine import Quarantine
 from sclds.data.tokenizer import Tokenizer
+from sclds.evaluation.ranking import Shortlist
 from sclds.losses.communicator import Communicator, SingleProcess, gather_records
 from sclds.losses.makeup import makeup_of
 from sclds.losses.objectives import GlobalFeatures, features_of, step_loss
@@ -26,6 +28,9 @@ from sclds.machine.implementations import compute_dtype
 from sclds.objectives import objectives_in_use
 from sclds.objectives.levels import trivial_level
 from sclds.objectives.table import TEXT_PROJECTION, VISION_PROJECTION
+
+Progress = Callable[[str, int, int], None]
+"""Is told what is done, how much of it, and of how much."""
 
 
 @dataclass
@@ -46,6 +51,10 @@ class Encoded:
     """Per objective, what guessing gives in that batch (`sclds.objectives.levels`)."""
     loss_samples: int = 0
     """Samples of such a batch: what a loss over the batch compares with."""
+    owners: list[int] = field(default_factory=list)
+    """Sample of each row of `text`, where samples have several; empty where row i is of sample i."""
+    shortlist: Shortlist | None = None
+    """First candidates, scored by the matching head, where `evaluation.rerank` asks for it."""
 
 
 class HeldoutPass:
@@ -59,6 +68,7 @@ class HeldoutPass:
         communicator: All processes of the run.
         quarantine: Counts and names unusable samples, which are left out; by default it only counts.
         share: Of the batches of each set, at least one, those that are read: at even distances, always the same.
+        progress: Is told how many batches are done.
     """
 
     def __init__(
@@ -70,8 +80,10 @@ class HeldoutPass:
         communicator: Communicator,
         quarantine: Quarantine | None = None,
         share: float = 1.0,
+        progress: Progress | None = None,
     ):
         self._share = share
+        self._progress = progress
         self._model, self._config, self._device, self._communicator = model, config, device, communicator
         self._reader = HeldoutReader(config, tokenizer, config.evaluation.batch_size, quarantine)
         self._last_own: Batch | None = None
@@ -96,7 +108,7 @@ class HeldoutPass:
 
     def _encode(self, dataset: DatasetConfig) -> Encoded:
         """Run the batches of a set."""
-        encoded, world_size = Encoded(dataset.kind), self._communicator.world_size
+        encoded, world_size = self._empty(dataset), self._communicator.world_size
         chunks = self._chunks(dataset)
         for first in range(0, len(chunks), world_size):
             own = first + self._communicator.rank
@@ -106,20 +118,31 @@ class HeldoutPass:
                 return encoded
             counted = own < len(chunks) and not stands_in
             self._take_in(batch if counted else None, self._forward(batch), encoded)
+            self._tell(f"Reading {dataset.name}", min(first + world_size, len(chunks)), len(chunks))
         return encoded
+
+    def _empty(self, dataset: DatasetConfig) -> Encoded:
+        return Encoded(dataset.kind)
+
+    def _tell(self, what: str, done: int, total: int) -> None:
+        if self._progress is not None:
+            self._progress(what, done, total)
 
     def _chunks(self, dataset: DatasetConfig) -> list[HeldoutChunk]:
         """Return the batches of a set that are read, after all ranks have found the same."""
         chunks: list[HeldoutChunk] = []
         fault: UserError | None = None
         try:
-            chunks = self._chosen(heldout_chunks(self._config, [dataset], self._config.evaluation.batch_size))
+            chunks = self._chosen(self._all_chunks(dataset))
         except UserError as error:
             fault = error
         listed = "\n".join(f"{chunk.dataset.name} {chunk.start} {chunk.end}" for chunk in chunks)
         digest = int.from_bytes(hashlib.sha256(listed.encode("utf-8", "surrogatepass")).digest()[:7], "big")
         self._agree(fault, digest)
         return chunks
+
+    def _all_chunks(self, dataset: DatasetConfig) -> list[HeldoutChunk]:
+        return heldout_chunks(self._config, [dataset], self._config.evaluation.batch_size)
 
     def _chosen(self, chunks: list[HeldoutChunk]) -> list[HeldoutChunk]:
         """Return the share of the batches that is read; of a part of them, full ones, whose losses compare."""
@@ -166,7 +189,7 @@ class HeldoutPass:
                 "them, give the same command again: a finished run measures without training again"
             )
 
-    def _forward(self, batch: Batch) -> tuple[Tensor, Tensor, dict[str, float]]:
+    def _forward(self, batch: Batch) -> Any:
         """Return the projections of both modalities and the losses of one batch."""
         losses = self._config.losses
         batch = batch.to(self._device, compute_dtype(self._config))
@@ -176,7 +199,7 @@ class HeldoutPass:
         values = {name: float(value) for name, value in terms.items()}
         return outputs[TEXT_PROJECTION.name].float(), outputs[VISION_PROJECTION.name].float(), values
 
-    def _take_in(self, batch: Batch | None, found: tuple[Tensor, Tensor, dict[str, float]], encoded: Encoded) -> None:
+    def _take_in(self, batch: Batch | None, found: Any, encoded: Encoded) -> None:
         """Exchange what every rank found in its batch (None: nothing that counts) and add it in order."""
         text, vision, losses = found
         record: dict[str, Any] = {"ids": [], "captions": [], "losses": losses}

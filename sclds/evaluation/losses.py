@@ -6,6 +6,7 @@ from typing import Any
 from sclds.evaluation.heldout import Encoded
 from sclds.evaluation.section import Cell, Section
 from sclds.objectives import table
+from sclds.tasks import TASKS
 
 ACCURACY = "_accuracy"
 """Behind the name of an objective: how often the right one was found, beside its loss."""
@@ -20,7 +21,8 @@ COLUMNS = ("step 0", "end", "guessing", "candidates", "right, step 0", "right, e
 
 def loss_titles() -> dict[str, str]:
     """Return what people read for every term, in the order of pages."""
-    return {TOTAL: "Total, weighted"} | {objective.name: objective.title for objective in table.OBJECTIVES}
+    objectives = {objective.name: objective.title for objective in table.OBJECTIVES}
+    return {TOTAL: "Total, weighted"} | objectives | {task.name: task.title for task in TASKS.values()}
 
 
 def evaluate_losses(sets: Mapping[str, Encoded]) -> dict[str, Any]:

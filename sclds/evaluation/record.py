@@ -8,11 +8,13 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any
 
-from sclds.config import Config, DatasetConfig
+from sclds.config import Config, DatasetConfig, EvaluationConfig
 from sclds.config.errors import DataError
-from sclds.data.storage.shards import cache_of, open_index
+from sclds.data.storage.shards import cache_of, open_index, shard_files
+from sclds.evaluation.answers import PREDICTIONS
+from sclds.tasks import task_of
 
-SETTINGS = ("batch_size", "max_samples", "tasks")
+SETTINGS = ("batch_size", "max_samples", "tasks", "captions", "rerank", "frames")
 """Settings of `evaluation` on which the figures depend."""
 
 
@@ -23,6 +25,10 @@ def set_identity(dataset: DatasetConfig, config: Config) -> str:
         DataError: Shards are missing or unreadable.
     """
     digest = hashlib.sha256(dataset.kind.encode())
+    if config.task is not None and not task_of(config).reads_captions:  # annotated shards have no such index
+        for file in shard_files(dataset):
+            digest.update(f"\n{file.name.encode('utf-8', 'surrogateescape')!r} {file.size}\n".encode())
+        return digest.hexdigest()
     for shard in open_index([dataset], cache_of(config.data)).shards:
         rows = slice(shard.first, shard.first + shard.count)
         ends = shard.columns["key_end"]
@@ -59,6 +65,7 @@ def recorded(measured: Mapping[str, Any], config: Config, step: int, before: Map
     if same and losses and "initial" in before.get("losses", {}):
         losses["initial"] = before["losses"]["initial"]
     settings = {key: getattr(config.evaluation, key) for key in SETTINGS}
+    measured = {key: value for key, value in measured.items() if key != PREDICTIONS}
     return {**measured, "sets": rows, "evaluation": settings, "steps": step} | ({"losses": losses} if losses else {})
 
 
@@ -91,10 +98,11 @@ def differences(results: Mapping[str, Any], config: Config, step: int) -> list[s
         for dataset in config.data.heldout
         if dataset.name in rows and _changed(dataset, config, rows[dataset.name])
     ]
+    before = {key: EvaluationConfig.model_fields[key].default for key in SETTINGS} | results["evaluation"]
     told += [
-        f"evaluation.{key} was {results['evaluation'].get(key)} and is {getattr(config.evaluation, key)}"
+        f"evaluation.{key} was {before[key]} and is {getattr(config.evaluation, key)}"
         for key in SETTINGS
-        if results["evaluation"].get(key) != getattr(config.evaluation, key)
+        if before[key] != getattr(config.evaluation, key)
     ]
     return told
 

@@ -15,20 +15,31 @@ from torch import nn
 from sclds.config import Config
 from sclds.data.quarantine import Quarantine
 from sclds.data.tokenizer import Tokenizer
-from sclds.evaluation.heldout import Encoded, HeldoutPass
+from sclds.evaluation.answers import (
+    AnswersPass,
+    answer_figures,
+    answer_names,
+    answer_sections,
+    answers_of_set,
+    predictions_of,
+)
+from sclds.evaluation.gallery import GalleryPass
+from sclds.evaluation.heldout import Encoded, HeldoutPass, Progress
 from sclds.evaluation.losses import ACCURACY, TOTAL, evaluate_losses, loss_sections, losses_of_set
 from sclds.evaluation.retrieval import (
-    DIRECTIONS,
     FIGURES,
     MEDIAN,
     evaluate_retrieval,
+    protocol_of,
     rank_set,
     retrieval_figures,
+    retrieval_names,
     retrieval_sections,
 )
 from sclds.evaluation.section import Section
 from sclds.losses.communicator import Communicator
 from sclds.objectives import objectives_in_use
+from sclds.tasks import TASKS as DOWNSTREAM
 
 
 @dataclass(frozen=True)
@@ -37,7 +48,7 @@ class Task:
 
     evaluate: Callable[[Mapping[str, Encoded]], dict[str, Any]]
     """From what the held-out pass found, by set, to entries of `results.json`."""
-    of_set: Callable[[Encoded], dict[str, Any]]
+    of_set: Callable[[Encoded, Config], dict[str, Any]]
     """From what it found of one set to entries of that set's row under `sets` in `results.json`."""
     figures: Callable[[Mapping[str, Any]], dict[str, float]]
     """From a set's row, as `of_set` gave it, to the figures that are followed during training, by name."""
@@ -45,6 +56,20 @@ class Task:
     """The names of these figures, before anything is measured."""
     sections: Callable[[Mapping[str, Any]], list[Section]]
     """From `results.json` to what the page shows; none where there is nothing yet."""
+    reads: Callable[[Config], type[HeldoutPass]] = lambda config: HeldoutPass
+    """The pass over the held-out sets that finds what it measures; tasks of one pass share it."""
+
+
+def _answers(name: str) -> Task:
+    """Return the row of a downstream task."""
+    return Task(
+        lambda sets: predictions_of(name, sets),
+        lambda encoded, config: answers_of_set(name, encoded),
+        lambda row: answer_figures(name, row),
+        lambda config: answer_names(name),
+        lambda results: answer_sections(name, results),
+        lambda config: AnswersPass,
+    )
 
 
 def _loss_names(config: Config) -> list[str]:
@@ -56,15 +81,21 @@ TASKS: Mapping[str, Task] = MappingProxyType(
     {
         "retrieval": Task(
             evaluate_retrieval,
-            lambda encoded: {"retrieval": rank_set(encoded)},
+            lambda encoded, config: rank_set(encoded) | {"protocol": protocol_of(config)},
             retrieval_figures,
-            lambda config: [f"{direction}_{key}" for direction in DIRECTIONS for key in FIGURES],
+            retrieval_names,
             retrieval_sections,
+            lambda config: GalleryPass if asks_for_gallery(config) else HeldoutPass,
         ),
         "losses": Task(
-            evaluate_losses, losses_of_set, lambda row: dict(row.get("losses", {})), _loss_names, loss_sections
+            evaluate_losses,
+            lambda encoded, config: losses_of_set(encoded),
+            lambda row: dict(row.get("losses", {})),
+            _loss_names,
+            loss_sections,
         ),
     }
+    | {name: _answers(name) for name, task in DOWNSTREAM.items() if not task.reads_captions}
 )
 """By the name in `evaluation.tasks`, in the order of pages."""
 
@@ -78,6 +109,7 @@ def evaluate(
     quarantine: Quarantine | None = None,
     tasks: Sequence[str] | None = None,
     share: float = 1.0,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Measure tasks on the held-out sets in one pass; every rank calls it and gets the same result.
 
@@ -90,6 +122,7 @@ def evaluate(
         quarantine: Counts and names unusable samples, which are left out; by default it only counts.
         tasks: Names of `TASKS`; by default those of `evaluation.tasks`.
         share: Of the batches of each set, those that are read.
+        progress: Is told what is done, how much of it, and of how much.
 
     Returns:
         The entries of all tasks, and `sets`: a row for each held-out set of which a sample can be used.
@@ -97,14 +130,32 @@ def evaluate(
     Raises:
         UserError: On every rank, if any cannot read its samples.
     """
-    found = HeldoutPass(model, config, tokenizer, device, communicator, quarantine, share).run()
-    rows = {name: {"kind": one.kind, "samples": len(one.sample_ids)} for name, one in found.items()}
+    config = as_measured(config)
+    names = config.evaluation.tasks if tasks is None else tasks
+    found: dict[type[HeldoutPass], dict[str, Encoded]] = {}
+    rows: dict[str, dict[str, Any]] = {}
     results: dict[str, Any] = {}
-    for name in config.evaluation.tasks if tasks is None else tasks:
-        results |= TASKS[name].evaluate(found)
-        for of, encoded in found.items():
-            rows[of] |= TASKS[name].of_set(encoded)
+    for name in names:
+        kind = TASKS[name].reads(config)
+        if kind not in found:
+            found[kind] = kind(model, config, tokenizer, device, communicator, quarantine, share, progress).run()
+        results |= TASKS[name].evaluate(found[kind])
+        for of, encoded in found[kind].items():
+            row = rows.setdefault(of, {"kind": encoded.kind, "samples": len(encoded.sample_ids)})
+            row |= TASKS[name].of_set(encoded, config)
     return results | {"sets": rows}
+
+
+def as_measured(config: Config) -> Config:
+    """Return the settings under which held-out samples are shown: with `evaluation.frames`, if these are given."""
+    if config.evaluation.frames is None:
+        return config
+    return config.model_copy(update={"data": config.data.model_copy(update={"frames": config.evaluation.frames})})
+
+
+def asks_for_gallery(config: Config) -> bool:
+    """Return whether retrieval reads more than the first caption, or matches pairs."""
+    return config.evaluation.captions == "all" or config.evaluation.rerank > 0
 
 
 def figures(results: Mapping[str, Any]) -> dict[str, float]:
@@ -125,7 +176,8 @@ def figure_names(config: Config) -> list[str]:
 
 def higher_is_better(figure: str) -> bool:
     """Return whether a figure is a share of what was found, and not a loss or a rank."""
-    return not figure.endswith(MEDIAN) and figure.endswith((ACCURACY, *FIGURES))
+    answers = tuple(name for task in DOWNSTREAM for name in answer_names(task))
+    return not figure.endswith(MEDIAN) and figure.endswith((ACCURACY, *FIGURES, *answers))
 
 
 def sections(results: Mapping[str, Any]) -> list[Section]:

@@ -73,8 +73,13 @@ def from_run(path: Path) -> ModelFolder:
     checkpoint = read_checkpoint(path) or newest_checkpoint(path / "checkpoints")
     if checkpoint is None:
         raise CheckpointError(f"{path} holds no complete checkpoint; name a run folder, or a `step-…` folder of one")
-    weights = SavedWeights(checkpoint.folder)
     settings: Config = parse_config(checkpoint.config)
+    if settings.task is not None:
+        raise CheckpointError(
+            f"{checkpoint.folder} was fine-tuned for task.name={settings.task.name}: a folder holds a pre-trained "
+            f"model, with heads that this one does not have; convert the run that it started from"
+        )
+    weights = SavedWeights(checkpoint.folder)
     vocabulary = weights["text_encoder.embedding.word_embedding"].shape[0]
     text = settings.model.text.model_copy(update={"vocab_size": vocabulary})
     config = settings.model.model_copy(update={"text": text, "init_from": None})

@@ -19,6 +19,8 @@ from sclds.config.reading import load_config
 from sclds.data.quarantine import Quarantine
 from sclds.data.storage.shards import cache_of, shard_problems
 from sclds.data.tokenizer import Tokenizer, load_tokenizer
+from sclds.evaluation.answers import PREDICTIONS
+from sclds.evaluation.heldout import Progress
 from sclds.evaluation.record import recorded
 from sclds.evaluation.tasks import evaluate
 from sclds.interop.folder import WEIGHTS, read_folder
@@ -26,6 +28,8 @@ from sclds.machine.implementations import choose, compute_dtype, use
 from sclds.model.scl import SCLModel
 from sclds.run.checkpoints import Checkpoint, newest_checkpoint, read_checkpoint
 from sclds.run.folder import RunFolder
+from sclds.tasks.annotations import annotation_problems, classes_of
+from sclds.tasks.model import HEAD, build_task_model
 from sclds.train.consolidate import consolidated_weights
 from sclds.train.distributed import ProcessGroup
 from sclds.train.engine import OF_AN_OBJECTIVE
@@ -73,16 +77,18 @@ def find_target(path: Path, config: str | None, data: Sequence[str], overrides: 
                 f"`sclds convert` wrote; name one of these"
             )
         target = Target(_settings_of(checkpoint, config, settings), checkpoint, checkpoint.folder)
-    problems = [
-        problem
-        for dataset in target.config.data.heldout
-        for problem in shard_problems(dataset, cache_of(target.config.data))
-    ]
+    problems = _data_problems(target.config)
     if not target.config.data.heldout:
         problems.append("data.heldout is empty, so there is nothing to measure on; give --data NAME=SHARDS")
     if problems:
         raise ConfigError(problems)
     return target
+
+
+def _data_problems(config: Config) -> list[str]:
+    if config.task is not None and config.task.name != "retrieval":
+        return annotation_problems(config, config.data.heldout)
+    return [problem for dataset in config.data.heldout for problem in shard_problems(dataset, cache_of(config.data))]
 
 
 def _row(given: str) -> dict[str, str]:
@@ -100,6 +106,8 @@ def _row(given: str) -> dict[str, str]:
 def _settings_of(checkpoint: Checkpoint, config: str | None, overrides: list[str]) -> Config:
     """Return the settings of a checkpoint's run: its config.yaml, or else what the checkpoint itself holds."""
     own = RunFolder(checkpoint.folder.parent.parent).config
+    # the answers that a fine-tuning has learned lie in its run folder
+    overrides = replaced(overrides, [f"run_dir={own.parent}"])
     if config is not None:
         return load_config(config, overrides)
     if own.is_file():
@@ -110,8 +118,13 @@ def _settings_of(checkpoint: Checkpoint, config: str | None, overrides: list[str
         return load_config(file, overrides)
 
 
-def measure(target: Target, group: ProcessGroup) -> dict[str, Any]:
+def measure(target: Target, group: ProcessGroup, progress: Progress | None = None) -> dict[str, Any]:
     """Return what `results.json` would hold for these weights; every process calls it and gets the same.
+
+    Args:
+        target: What is measured.
+        group: All processes.
+        progress: Is told what is done, how much of it, and of how much.
 
     Raises:
         UserError: Weights or samples cannot be read.
@@ -120,16 +133,28 @@ def measure(target: Target, group: ProcessGroup) -> dict[str, Any]:
     use(choose(config))
     tokenizer = load_tokenizer(config.data.tokenizer)
     model = _model(target, tokenizer).to(group.device, compute_dtype(config))
-    measured = evaluate(model, config, tokenizer, group.device, group, Quarantine())
+    if not hasattr(model, HEAD):  # weights of pre-training, ranked with the heads that they have
+        config = config.model_copy(update={"task": None})
+    measured = evaluate(model, config, tokenizer, group.device, group, Quarantine(), progress=progress)
     step = target.checkpoint.step if target.checkpoint else 0
-    return {"source": str(target.folder)} | recorded(measured, config, step, {})
+    found = {"source": str(target.folder)} | recorded(measured, config, step, {})
+    return found | ({PREDICTIONS: measured[PREDICTIONS]} if PREDICTIONS in measured else {})
 
 
 def _model(target: Target, tokenizer: Tokenizer) -> nn.Module:
-    config = target.config
+    config, task = target.config, target.config.task
     weights = consolidated_weights(target.folder) if target.checkpoint else read_folder(target.folder).weights
     vocabulary = config.model.text.vocab_size or tokenizer.vocab_size
-    model = SCLModel(config.model, vocab_size=vocabulary, sigmoid=config.losses.sigmoid > 0)
+    model: SCLModel
+    if task is not None and any(name.startswith(f"{HEAD}.") for name in weights):
+        model = build_task_model(config.model, vocabulary, task, len(classes_of(config)), recompute=False)
+    elif task is not None and task.name != "retrieval":
+        raise CheckpointError(
+            f"{target.folder} was not fine-tuned for task.name={task.name}: it has no {HEAD}; fine-tune it with "
+            f"`sclds finetune` and model.init_from, and measure that run"
+        )
+    else:
+        model = SCLModel(config.model, vocab_size=vocabulary, sigmoid=config.losses.sigmoid > 0)
     _check(target.folder, model, weights)
     model.load_state_dict(weights, strict=False)
     return model

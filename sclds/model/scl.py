@@ -154,6 +154,21 @@ class SCLModel(nn.Module):
             (words,) = objective.head_reads
             return self.mlm_score(gather_rows(streams["text"], places(words)))
         text_cls, frame_cls = objective.head_reads
-        pooled_text = self.cross_modal_text_pooler(gather_rows(streams["text"], places(text_cls)))
-        pooled_vision = self.cross_modal_image_pooler(frame_mean(streams["vision"], places(frame_cls)))
-        return self.itm_score(torch.cat((pooled_text, pooled_vision), dim=1))
+        return self.itm_score(self.pooled(streams["text"], streams["vision"], places(text_cls), places(frame_cls)))
+
+    def pooled(self, text: Tensor, vision: Tensor, text_cls: Tensor, frame_cls: Tensor) -> Tensor:
+        """Pool the [CLS] of both streams of every pair, (P, 2C).
+
+        Args:
+            text: (read rows, C) of the last fusion layer.
+            vision: The same of the vision stream.
+            text_cls: (P,) rows of `text`.
+            frame_cls: (P, most frames) rows of `vision`, -1 where there is no such frame.
+        """
+        pooled_text = self.cross_modal_text_pooler(gather_rows(text, text_cls))
+        return torch.cat((pooled_text, self.cross_modal_image_pooler(frame_mean(vision, frame_cls))), dim=1)
+
+    def match_score(self, pooled: Tensor) -> Tensor:
+        """Return how well pairs match, (P,) float32: the log-odds of the matching head of (P, 2C) pooled [CLS]."""
+        logits = self.itm_score(pooled).float()
+        return logits[:, 1] - logits[:, 0]

@@ -174,6 +174,11 @@ OBJECTIVES = (
 """All objectives, in the order of pages; terms are added up in it, those of the global batch first."""
 
 
+def compares_globally(losses: LossesConfig) -> bool:
+    """Return whether an objective in use compares over the global batch, whose features all have to be known first."""
+    return any(objective.loss in ("nce", "sigmoid") for objective in objectives_in_use(losses))
+
+
 def objectives_in_use(losses: LossesConfig) -> tuple[Objective, ...]:
     """Return the rows whose weight is above 0, as these settings have them.
 

@@ -23,6 +23,7 @@ from sclds.config import Config
 from sclds.config.errors import UserError
 from sclds.config.overrides import replaced
 from sclds.config.reading import load_config
+from sclds.config.rules import refuse_task
 from sclds.run.checkpoints import newest_checkpoint
 from sclds.run.metrics import read_metrics
 from sclds.train.consolidate import consolidated_weights
@@ -189,7 +190,9 @@ def check_invariance(
         raise UserError("--steps must be at least 1")
     # What a person gives comes after our eps, and before what a comparison cannot do without.
     given = replaced([f"optimizer.eps={ADAM_EPS}"], overrides)
-    micro = part_of(load_config(config, given), world_sizes)
+    settings = load_config(config, given)
+    refuse_task(settings, "sclds verify invariance")
+    micro = part_of(settings, world_sizes)
     ways = [Way(world_size, stage) for stage in stages for world_size in world_sizes]
     ways.append(Way(world_sizes[0], stages[0], "shuffled"))
     differences = []

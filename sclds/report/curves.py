@@ -8,6 +8,7 @@ from sclds.evaluation.losses import loss_titles
 from sclds.evaluation.retrieval import DIRECTIONS
 from sclds.report.charts import Level, Points, line_chart, lines_chart
 from sclds.run.metrics import HELDOUT
+from sclds.tasks import TASKS
 
 GUESSING = "guessing"
 CHANCE = "chance"
@@ -52,7 +53,8 @@ def heldout_curves(metrics: list[dict[str, Any]], results: dict[str, Any]) -> st
 
 def _figure_titles() -> dict[str, str]:
     recalls = {f"{direction}_r10": f"R@10, {label.format('image or video')}" for direction, label in DIRECTIONS.items()}
-    return recalls | loss_titles()
+    answers = {f"{task.name}_{key}": f"{task.title}, {key}" for task in TASKS.values() for key in task.figures}
+    return recalls | answers | loss_titles()
 
 
 def _levels(
@@ -60,17 +62,24 @@ def _levels(
 ) -> list[Level]:
     """Return the level of each set, one where they are the same."""
     found: dict[float, list[str]] = {}
+    answers = {f"{task.name}_{key}" for task in TASKS.values() for key in task.figures}
     for name in curves:
         if figure.endswith("_r10"):
             counts = [n for _, n in series.get("candidates", {}).get(name, []) if n]
             value, what = (min(1.0, 10 / counts[-1]), CHANCE) if counts else (None, CHANCE)
+            ranked = results.get("sets", {}).get(name, {}).get("retrieval", {}).get(figure.removesuffix("_r10"), {})
+            if ranked.get("right", 1) != 1:  # several captions of an image are right
+                value = ranked.get("chance_r10")
+        elif figure in answers:
+            task, _, key = figure.rpartition("_")
+            value, what = results.get("sets", {}).get(name, {}).get(task, {}).get(key, {}).get("chance"), CHANCE
         else:
             value, what = results.get("sets", {}).get(name, {}).get("levels", {}).get(figure), GUESSING
         if value is not None:
             found.setdefault(round(value, 4), []).append(f"{what}, {name}" if len(curves) > 1 else what)
     if len(found) == 1:
         [value] = found
-        return [Level(CHANCE if figure.endswith("_r10") else GUESSING, value)]
+        return [Level(CHANCE if figure.endswith("_r10") or figure in answers else GUESSING, value)]
     return [Level(name, value) for value, names in found.items() for name in names[:1]]
 
 

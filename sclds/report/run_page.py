@@ -301,6 +301,13 @@ def _share_of_peak(run: Run) -> float | None:
     return float(profile["flops_per_sample"] * pace["samples_per_second"] / profile["peak_flops"])
 
 
+def _about_pretraining(settings: Path) -> Sequence[tuple[str, str]]:
+    return (
+        ("Measure speed alone", f"sclds profile --config {settings} --steps 20"),
+        ("Plan it for a cluster", f"sclds plan --config {settings} --gpus 8 --gpu h100"),
+    )
+
+
 def _commands(run: Run) -> str:
     """Return the commands that repeat, continue and look into the run."""
     processes = run.starts[-1].world_size if run.starts else run.results.get("profile", {}).get("processes", 1)
@@ -310,8 +317,7 @@ def _commands(run: Run) -> str:
         ("Train again, elsewhere", f"{train} run_dir=runs/again"),
         ("Continue after an interruption", train),
         ("Follow the curves", f"tensorboard --logdir {run.folder / 'tensorboard'}"),
-        ("Measure speed alone", f"sclds profile --config {settings} --steps 20"),
-        ("Plan it for a cluster", f"sclds plan --config {settings} --gpus 8 --gpu h100"),
+        *(_about_pretraining(settings) if run.config is None or run.config.task is None else ()),
         ("Write this page again", f"sclds report {run.folder}"),
     )
     rows = "".join(

@@ -118,6 +118,13 @@ class RunFolder:
         with _told(self.results):
             write_atomically(self.results, json.dumps(results, indent=2) + "\n")
 
+    def write_predictions(self, sets: dict[str, Any]) -> None:
+        """Replace `predictions-SET.json` of some sets: the answers to each, as the task's server expects them."""
+        for name, answers in sets.items():
+            path = self.root / f"predictions-{name}.json"
+            with _told(path):
+                write_atomically(path, json.dumps(answers, indent=0) + "\n")
+
 
 @contextlib.contextmanager
 def _told(path: Path) -> Iterator[None]:

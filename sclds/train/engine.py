@@ -26,20 +26,21 @@ from sclds.train.optimizer import build_optimizer
 def build_model(config: Config, tokenizer: Tokenizer, settings: dict[str, Any]) -> nn.Module:
     """Return the model, whose weights are yet to be filled; under stage 3 no process ever holds all of it."""
     from sclds.model.scl import SCLModel
+    from sclds.tasks.annotations import classes_of
+    from sclds.tasks.model import build_task_model
 
     sharded = config.engine.zero_stage == 3
     context = deepspeed.zero.Init(config_dict_or_path=settings) if sharded else contextlib.nullcontext()
+    vocab_size, recompute = config.model.text.vocab_size or tokenizer.vocab_size, config.engine.activation_checkpointing
+    classes = len(classes_of(config)) if config.task else 0
     with context:
-        return SCLModel(
-            config.model,
-            vocab_size=config.model.text.vocab_size or tokenizer.vocab_size,
-            recompute=config.engine.activation_checkpointing,
-            sigmoid=config.losses.sigmoid > 0,
-        )
+        if config.task is not None:
+            return build_task_model(config.model, vocab_size, config.task, classes, recompute)
+        return SCLModel(config.model, vocab_size, recompute, sigmoid=config.losses.sigmoid > 0)
 
 
-OF_AN_OBJECTIVE = "pairwise_logit."
-"""First part of the names of parameters that only some objectives have: `losses.sigmoid`'s scale and bias."""
+OF_AN_OBJECTIVE = ("pairwise_logit.", "task_head.")
+"""First part of the names of parameters that only some runs have: `losses.sigmoid`'s scale and bias, a task's head."""
 
 
 class InitialWeights:
@@ -135,8 +136,14 @@ def _read_weights(path: Path, model: nn.Module) -> dict[str, Tensor]:
         weights = load_file(file)
     except (SafetensorError, OSError) as fault:
         raise CheckpointError(f"model.init_from: {file} cannot be read ({fault}); write it again") from fault
+    if adopted := getattr(model, "adopted", None):  # a downstream task takes what it has a use for
+        weights = adopted(weights)
     shapes = {n: tuple(full_shape(p)) for n, p in model.named_parameters()}
-    wrong = sorted(n for n in shapes.keys() & weights.keys() if shapes[n] != tuple(weights[n].shape))
+    wrong = [
+        f"{n}: {tuple(weights[n].shape)} where the model has {shapes[n]}"
+        for n in sorted(shapes.keys() & weights.keys())
+        if shapes[n] != tuple(weights[n].shape)
+    ]
     faults = {
         "have another shape": wrong,
         "are missing": sorted(n for n in shapes.keys() - weights.keys() if not n.startswith(OF_AN_OBJECTIVE)),

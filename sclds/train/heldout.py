@@ -75,15 +75,21 @@ class HeldoutMeasurements:
             self._reporter.say(problem)
         if not self._config.data.heldout:
             return before | {"steps": step}
+        from sclds.evaluation.answers import PREDICTIONS
         from sclds.evaluation.record import recorded
 
         if self._whole is None or self._whole[0] != step:
             self._reporter.say(f"Measuring {' and '.join(self._config.evaluation.tasks)} on held-out data")
             self._whole = (step, self._measure())
+        if self._group.rank == 0:
+            self._folder.write_predictions(self._whole[1].get(PREDICTIONS, {}))
         return recorded(self._whole[1], self._config, step, before)
 
     def _measure(self, tasks: Sequence[str] | None = None, share: float = 1.0) -> dict[str, Any]:
         from sclds.evaluation.tasks import evaluate
 
         quarantine, device = Quarantine(self._folder.quarantine), self._group.device
-        return evaluate(self._engine, self._config, self._tokenizer, device, self._group, quarantine, tasks, share)
+        progress = self._reporter.count
+        return evaluate(
+            self._engine, self._config, self._tokenizer, device, self._group, quarantine, tasks, share, progress
+        )

@@ -40,6 +40,7 @@ from sclds.train.resume import checkpoint_before, remove_after, sound_checkpoint
 from sclds.train.saver import CheckpointSaver
 from sclds.train.spikes import Spike, SpikeGuard
 from sclds.train.step import train_step
+from sclds.train.task import prepare_task
 
 
 class Run:
@@ -75,6 +76,8 @@ class Run:
         words = config.model.text.vocab_size or self.tokenizer.vocab_size
         preflight(folder.root, sum(parameter_counts(config, words).values()), group, reporter.say)
         self.checkpoint = sound_checkpoint(folder.checkpoints, group, self.journal.teller("passed_over"))
+        if config.task is not None and self.checkpoint is None:
+            prepare_task(config, group)
         model = config.model if self.checkpoint is None else config.model.model_copy(update={"init_from": None})
         start = config.model_copy(update={"model": model})
         self.engine = build_engine(start, self.tokenizer, self.split, group)
@@ -256,8 +259,10 @@ class Run:
     def _batches(self) -> Iterator[list[Batch]]:
         """Return the training batches from the current step on."""
         from sclds.data.loader import TrainingBatches
+        from sclds.tasks.loader import TaskBatches
 
-        training = TrainingBatches(
+        make = TaskBatches if self.config.task else TrainingBatches
+        training = make(
             self.config,
             self.tokenizer,
             self.group.rank,
@@ -268,7 +273,8 @@ class Run:
             quarantine=self.quarantine,
             windows=self.spikes.all_windows,
         )
-        for sentence in (*left_out_sentences(training.index), *training.order.crowding()):
+        told = training.sentences() if isinstance(training, TaskBatches) else left_out_sentences(training.index)
+        for sentence in (*told, *training.order.crowding()):
             self.reporter.say(sentence)
         return iter(training)
 

@@ -13,6 +13,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from sclds.config.errors import UserError
 from sclds.run.folder import RunFolder
 
+_COUNT_SECONDS = 10.0
+"""Between two lines about the same thing."""
+
 
 def drop_banners(rank: int) -> None:
     """Keep the libraries' warnings, on rank 0 only; drop their announcements."""
@@ -52,6 +55,8 @@ class Reporter:
         self._bar: Progress | None = None
         self._started: tuple[float, int] | None = None
         self._live = rank == 0 and self.console.is_terminal
+        self._counted: tuple[str, float, float, int] | None = None
+        """What `count` was told of last, since when, when it was said, and how much was done at first."""
 
     def say(self, sentence: str) -> None:
         """Print a sentence."""
@@ -84,6 +89,18 @@ class Reporter:
             self._bar.update(task.id, completed=step, state=task.fields["state"] if state is None else state)
         elif state is not None:
             self.say(f"step {step}/{self._total}  {state}")
+
+    def count(self, what: str, done: int, total: int) -> None:
+        """Say how far something else than training is, every few seconds and when it is done; with the time left."""
+        now = time.perf_counter()
+        if self._counted is None or self._counted[0] != what:
+            self._counted = (what, now, now, done)
+        _, begun, last, first = self._counted
+        if now - last < _COUNT_SECONDS or done >= total:
+            return
+        self._counted = (what, begun, now, first)
+        left = (now - begun) / max(1, done - first) * (total - done)
+        self.say(f"{what}: {done:,} of {total:,}, {_clock(left)} left")
 
     def stop(self) -> None:
         """End the progress display."""

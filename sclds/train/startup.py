@@ -58,7 +58,7 @@ def checked_start(
     checkpoint = newest_checkpoint(RunFolder(config.run_dir).checkpoints)
     checks: list[Callable[[], list[str]]] = [
         lambda: _split_problems(config.batch, world_size),
-        lambda: _data_problems(config.data),
+        lambda: _data_problems(config.data) if config.task is None else _task_data_problems(config),
         lambda: RunFolder(config.run_dir).problems(),
         lambda: _optimizer_problems(config.optimizer) if trains else [],
         lambda: _backend_problems(config.engine, config.model) if trains else [],
@@ -150,14 +150,26 @@ def _split_problems(batch: BatchConfig, world_size: int) -> list[str]:
 
 def _data_problems(data: DataConfig) -> list[str]:
     from sclds.data.storage.shards import data_problems
+
+    return data_problems(data) + _tokenizer_problems(data)
+
+
+def _tokenizer_problems(data: DataConfig) -> list[str]:
     from sclds.data.tokenizer import load_tokenizer
 
-    problems = data_problems(data)
     try:
         load_tokenizer(data.tokenizer)
     except UserError as fault:
-        problems.append(f"data.tokenizer={data.tokenizer}: {fault}")
-    return problems
+        return [f"data.tokenizer={data.tokenizer}: {fault}"]
+    return []
+
+
+def _task_data_problems(config: Config) -> list[str]:
+    from sclds.tasks.annotations import annotation_problems
+
+    if config.task is not None and config.task.name == "retrieval":
+        return _data_problems(config.data)
+    return annotation_problems(config, (*config.data.train, *config.data.heldout)) + _tokenizer_problems(config.data)
 
 
 def _best_problems(config: Config) -> list[str]:

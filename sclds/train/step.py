@@ -14,6 +14,8 @@ from sclds.config import Config
 from sclds.data.keys import seed_of
 from sclds.losses.objectives import FeatureGather, GlobalFeatures, StepSizes, step_loss
 from sclds.machine.implementations import compute_dtype
+from sclds.objectives import compares_globally
+from sclds.tasks.loss import with_task
 from sclds.train.optimizer import learning_rates, set_learning_rate
 from sclds.train.schedule import learning_rate_factor
 
@@ -77,16 +79,20 @@ def train_step(
     watch.charge("data")
 
     sizes = StepSizes.gather(micro_batches, group)
-    two_passes = split.accumulation > 1 and config.losses.negatives == "global_batch"
+    global_negatives = config.losses.negatives == "global_batch" and compares_globally(config.losses)
+    two_passes = split.accumulation > 1 and global_negatives
     features = features_of_step(engine, micro_batches, sizes, step, config, group) if two_passes else None
     for index, batch in enumerate(micro_batches):
         seed_attention_dropout(config.seed, step, index, group.rank)
         if features is not None:
-            loss, terms = step_loss(engine(batch), batch, features, index, config.losses)
+            outputs = engine(batch)
+            loss, terms = step_loss(outputs, batch, features, index, config.losses)
         else:
             gather = FeatureGather(config.losses, group, sizes)
             outputs = forward(engine, batch, index, gather)
             loss, terms = step_loss(outputs, batch, gather.wait(), 0, config.losses)
+        if config.task is not None:
+            loss, terms = with_task(loss, terms, outputs, batch, sizes.counts.samples, config.task.name)
         report.add(terms)
         watch.charge("forward")
         # DeepSpeed averages over ranks and accumulation steps; the shares are to be summed.

@@ -81,6 +81,7 @@ def test_parameters_of_base_are_those_of_its_parts(base: Config) -> None:
 def view_of(kind: str, frames: int, row: int, grid: int, mlm_view: str) -> SampleViews:
     text, inner = np.arange(12) + 5, np.arange(1, 3 if mlm_view == "t1" else 6)
     return SampleViews(
+        dropout_key=row,
         sample_id=str(row),
         caption="",
         kind=kind,

@@ -309,10 +309,44 @@ def nlvr2(root: Path) -> Expected:
     )
 
 
+def easy_vqa(root: Path) -> Expected:
+    for split, asked in (
+        ("train", [["is it red?", "yes", 0], ["which shape?", "circle", 1], [3]]),
+        ("test", [["x?", "no", 0]]),
+    ):
+        put(root / "easy_vqa" / "data" / split / "questions.json", asked)
+        put(root / "easy_vqa" / "data" / split / "images" / "0.png", picture(3))
+    return Expected(
+        {"train": {"train-0000": ["is it red?"]}, "test": {"test-0000": ["x?"]}},
+        {"train": {"train-0001": "file is missing", "entry 2": "not of the expected form"}},
+    )
+
+
+def snli_ve(root: Path) -> Expected:
+    def line(image: str, number: int, label: str) -> dict[str, str]:
+        said = {"sentence2": f"Somebody waits {number} hours.", "gold_label": label}
+        return {"Flickr30K_ID": image, "pairID": f"{image}.jpg#{number}r1n"} | said
+
+    lines = {
+        "train": [line("11", 0, "entailment"), line("12", 1, "neutral"), line("11", 2, "-"), line("13", 3, "neutral")],
+        "dev": [line("14", 0, "neutral")],
+        "test": [line("15", 0, "contradiction")],
+    }
+    for part, entries in lines.items():
+        put(root / f"snli_ve_{part}.jsonl", "".join(json.dumps(entry) + "\n" for entry in entries))
+    for number in (11, 12, 14, 15):
+        put(root / "flickr30k-images" / f"{number}.jpg", photo(number))
+    said = [f"Somebody waits {n} hours." for n in range(2)]
+    return Expected(
+        {"train": {"11": said[:1], "12": said[1:]}, "val": {"14": said[:1]}, "test": {"15": said[:1]}},
+        {"train": {"13": "file is missing"}},
+    )
+
+
 LAYOUTS: dict[str, Callable[[Path], Expected]] = {
     make.__name__: make
     for make in (
         *(coco, flickr30k, visual_genome, sbu, cc3m, cc12m, webvid, panda70m, internvid, sharegpt4video),
-        *(msrvtt, msrvtt_1ka, lsmdc, vqav2, nlvr2),
+        *(msrvtt, msrvtt_1ka, lsmdc, vqav2, nlvr2, easy_vqa, snli_ve),
     )
 }

@@ -38,6 +38,7 @@ def sample(number, kind, frames, grid):
     rng = np.random.default_rng(number)
     text = np.array([0, 5, 6, 2])
     return SampleViews(
+        dropout_key=number,
         sample_id=str(number),
         caption="",
         kind=kind,

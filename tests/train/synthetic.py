@@ -58,6 +58,7 @@ def views(number, kind, words, partner, matched):
     text_mlm[masked], text_scl[hidden] = MASK, MASK
     grid = 4 if kind == "image" else 2
     return SampleViews(
+        dropout_key=number,
         sample_id=str(number),
         caption="",
         kind=kind,

@@ -87,6 +87,7 @@ def draw(meta, i, rng):
     grid = meta["image_size"] // meta["patch"]
     partner = i if i % 2 == 0 else (i + 1) % meta["batch"]
     return SampleViews(
+        dropout_key=i,
         sample_id=str(i),
         caption="",
         kind="video" if meta["frames"] else "image",

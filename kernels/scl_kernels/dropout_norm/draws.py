@@ -10,6 +10,8 @@ integers come out of PyTorch, of Triton and of plain Python.
 import torch
 from torch import Tensor
 
+from scl_kernels.dtypes import compute_dtype
+
 GOLDEN_64 = 0x9E3779B97F4A7C15
 MIX_64 = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
 GOLDEN_32 = 0x9E3779B9
@@ -86,4 +88,5 @@ def counter_dropout(x: Tensor, keys: Tensor | None, site: int, dropout: float) -
         return x
     if keys is None:
         raise ValueError(f"dropout {dropout:g} needs the rows' keys, got None; pass (N,) int64")
-    return x * kept(keys, site, x.shape[1], dropout).to(x.dtype).mul_(1 / (1 - dropout))
+    dtype = compute_dtype(x.dtype)  # a half type has no 1 / 0.9
+    return (x.to(dtype) * kept(keys, site, x.shape[1], dropout).to(dtype).mul_(1 / (1 - dropout))).to(x.dtype)

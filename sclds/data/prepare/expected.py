@@ -88,6 +88,15 @@ EXPECTED: dict[str, dict[str, Expected]] = {
         "val": Expected(40_504, "Goyal et al., 2017"),
         "test": Expected(81_434, "Goyal et al., 2017"),
     },
+    "easy_vqa": {
+        "train": Expected(4_000, "easy-vqa 1.0"),
+        "test": Expected(1_000, "easy-vqa 1.0"),
+    },
+    "snli_ve": {
+        "train": Expected(29_783, "Xie et al., 2019"),
+        "val": Expected(1_000, "Xie et al., 2019"),
+        "test": Expected(1_000, "Xie et al., 2019"),
+    },
 }
 """By data set and split, or the list's file name where a split has several lists."""
 

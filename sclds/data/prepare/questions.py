@@ -1,4 +1,4 @@
-"""VQAv2 and NLVR2: what is asked about an image, and what is said about two; kept for fine-tuning, not captions.
+"""VQAv2, easy-VQA, SNLI-VE and NLVR2: what is asked or said about an image, or about two; no captions, for fine-tuning.
 
 One sample an image, or pair of images, with everything about it in one JSON member.
 """
@@ -121,3 +121,72 @@ def _statement(entry: Any) -> dict[str, Any]:
         "sentence": _text(entry["sentence"]),
         "label": _TRUTH[truth],
     }
+
+
+EASY_VQA = {split: f"easy_vqa/data/{split}" for split in ("train", "test")}
+"""Folders of the Python package easy-vqa, as it unpacks."""
+
+
+def read_easy_vqa(root: Path, split: str) -> Records:
+    """Read easy-VQA's lists of [question, answer, number of the image]; a question has one answer."""
+    folder = root / EASY_VQA[split]
+    path = folder / "questions.json"
+    of_image: dict[Any, list[Any]] = defaultdict(list)
+    listed = read_json(path, "easy-VQA's list of questions")
+    if not isinstance(listed, list):
+        raise DataError(f"{path} holds no list: expected easy-VQA's questions; fetch the package again")
+    for number, entry in enumerate(listed):
+        image = entry[2] if isinstance(entry, list) and len(entry) == 3 else None
+        of_image[image].append((number, entry))
+
+    def make(entry: tuple[Any, list[Any]]) -> Record:
+        image, asked = entry
+        told, left_out = _usable(asked, _plain_question)
+        file = folder / "images" / f"{int(image)}.png"
+        fields = {"image_id": image, "questions": told}
+        texts = tuple(question["question"] for question in told)
+        return Record(f"{split}-{int(image):04d}", (("", str(file)),), texts, fields, left_out)
+
+    return Records(each(path, of_image.items(), make), len(of_image))
+
+
+def _plain_question(entry: Any) -> dict[str, Any]:
+    number, (question, answer, _) = entry
+    told = {"question_id": number, "question": _text(question), "answer": _text(answer)}
+    kind = "yes/no" if told["answer"] in ("yes", "no") else "other"
+    return told | {"answers": [told["answer"]], "answer_type": kind}
+
+
+SNLI_VE = {"train": "snli_ve_train.jsonl", "val": "snli_ve_dev.jsonl", "test": "snli_ve_test.jsonl"}
+_JUDGEMENTS = frozenset(("entailment", "neutral", "contradiction"))
+
+
+def read_snli_ve(root: Path, split: str) -> Records:
+    """Read a file of JSON lines; images are Flickr30k's, in flickr30k-images.
+
+    Raises:
+        DataError: The file is not JSON lines.
+    """
+    path = root / SNLI_VE[split]
+    of_image: dict[str, list[Any]] = defaultdict(list)
+    for line, entry in json_lines(path, "SNLI-VE's JSON lines"):
+        if isinstance(entry, ValueError):
+            raise DataError(f"{path}, line {line} is not JSON: expected SNLI-VE's JSON lines; download it again")
+        of_image[str(entry.get("Flickr30K_ID", "")) if isinstance(entry, dict) else ""].append(entry)
+
+    def make(entry: tuple[str, list[Any]]) -> Record:
+        image, said = entry
+        if not image:
+            raise KeyError("Flickr30K_ID")
+        statements, left_out = _usable(said, _judgement)
+        texts = tuple(s["sentence"] for s in statements)
+        file = root / "flickr30k-images" / f"{image}.jpg"
+        return Record(key_of(image), (("", str(file)),), texts, {"statements": statements}, left_out)
+
+    return Records(each(path, of_image.items(), make), len(of_image))
+
+
+def _judgement(entry: Any) -> dict[str, Any]:
+    if entry["gold_label"] not in _JUDGEMENTS:
+        raise ValueError("a label on which annotators did not agree")
+    return {"identifier": entry["pairID"], "sentence": _text(entry["sentence2"]), "label": entry["gold_label"]}

@@ -8,7 +8,7 @@ from sclds.config.errors import DataError
 from sclds.data.prepare import karpathy, linked, msrvtt, questions, video_lists, videos, visual_genome
 from sclds.data.prepare.expected import EXPECTED, Expected
 from sclds.data.prepare.records import Records
-from sclds.data.storage.shards import NLVR2_MEMBER, VQA_MEMBER, Kind
+from sclds.data.storage.shards import NLVR2_MEMBER, VE_MEMBER, VQA_MEMBER, Kind
 
 
 @dataclass(frozen=True)
@@ -199,6 +199,26 @@ SOURCES = {
         f"questions and annotations are offered on the VQA download page; {_COCO_IMAGES}",
         member=VQA_MEMBER,
         expected=EXPECTED["vqav2"],
+    ),
+    "easy_vqa": Source(
+        "easy-VQA",
+        "image",
+        {split: (folder,) for split, folder in questions.EASY_VQA.items()},
+        questions.read_easy_vqa,
+        "the Python package easy-vqa holds questions and images: pip install --no-deps --target FOLDER -r "
+        "requirements/easy_vqa.txt",
+        member=VQA_MEMBER,
+        expected=EXPECTED["easy_vqa"],
+    ),
+    "snli_ve": Source(
+        "SNLI-VE",
+        "image",
+        {split: (name, "flickr30k-images") for split, name in questions.SNLI_VE.items()},
+        questions.read_snli_ve,
+        "the lists are in the SNLI-VE repository of its authors; the University of Illinois sends "
+        "flickr30k-images.tar.gz on request",
+        member=VE_MEMBER,
+        expected=EXPECTED["snli_ve"],
     ),
     "nlvr2": Source(
         "NLVR2",

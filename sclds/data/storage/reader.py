@@ -32,13 +32,13 @@ class ShardReader:
         self._held = 0
         self._lost: set[str] = set()
 
-    def media(self, shard: Shard, row: int) -> bytes:
-        """Return the encoded image or video of a sample.
+    def media(self, shard: Shard, row: int, role: int = MEDIA) -> bytes:
+        """Return the encoded image or video of a sample, or another member with one.
 
         Raises:
             BadSampleError: It has none, its bytes are not all there, or its shard is gone.
         """
-        content = self._read(shard, row, MEDIA)
+        content = self._read(shard, row, role)
         if content is None:
             raise BadSampleError(f"it has no {'image' if shard.kind == 'image' else 'video'}")
         return content

@@ -28,6 +28,7 @@ from sclds.data.storage.tar_members import (
     MEDIA,
     NLVR2_MEMBER,
     ROLES,
+    VE_MEMBER,
     VQA_MEMBER,
     KeyEnds,
     Kind,
@@ -38,7 +39,9 @@ from sclds.data.storage.tar_members import (
 
 __all__ = [
     "EXTENSIONS",
+    "MEDIA",
     "NLVR2_MEMBER",
+    "VE_MEMBER",
     "VQA_MEMBER",
     "BadSampleError",
     "KeyEnds",

@@ -25,11 +25,12 @@ EXTENSIONS: dict[Kind, frozenset[str]] = {
         {"webm", "mp4", "mkv", "avi", "mov", "m4v", "mpg", "mpeg", "ts", "flv", "ogv", "wmv", "3gp", "gif"}
     ),
 }
-VQA_MEMBER, NLVR2_MEMBER = "vqa.json", "nlvr2.json"
+VQA_MEMBER, NLVR2_MEMBER, VE_MEMBER = "vqa.json", "nlvr2.json", "ve.json"
 """Extensions of members that hold questions and statements: no captions, so that nobody takes them for some."""
 NOT_CAPTIONS = {
     VQA_MEMBER: "questions about images (VQAv2)",
     NLVR2_MEMBER: "statements about pairs of images (NLVR2)",
+    VE_MEMBER: "statements about images (SNLI-VE)",
 }
 ROLES = MEDIA, TXT, JSON = range(3)
 """Roles of members."""

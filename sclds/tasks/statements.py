@@ -1,0 +1,40 @@
+"""What tasks share whose annotations are statements with one right class."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from sclds.tasks.definition import Example, Figure, UnusableError
+
+Reader = Callable[[Any, Mapping[str, int]], list[Example | UnusableError]]
+RIGHT = 10
+"""A right class, in tenths."""
+
+
+def examples_of(name_of: Callable[[Any], str | None]) -> Reader:
+    """Return what reads the statements of a sample, whose label `name_of` turns into the name of a class."""
+
+    def read(record: Any, classes: Mapping[str, int]) -> list[Example | UnusableError]:
+        return [_example(statement, name_of, classes) for statement in record["statements"]]
+
+    return read
+
+
+def _example(
+    statement: Any, name_of: Callable[[Any], str | None], classes: Mapping[str, int]
+) -> Example | UnusableError:
+    label = statement.get("label")
+    name = None if label is None else name_of(label)
+    if label is not None and name not in classes:
+        return UnusableError(f"its label is none of {', '.join(classes)}")
+    target = None if name is None else ((classes[name], RIGHT),)
+    text = statement["sentence"]
+    return Example(str(statement["identifier"]), text, target, None if name is None else (name, text))
+
+
+def right_share(answers: Sequence[str], truths: Sequence[Any]) -> dict[str, Figure]:
+    """Return the share of right answers, beside that of the most frequent one; truths are (label, statement)."""
+    labels = [label for label, _ in truths]
+    right = sum(answer == label for answer, label in zip(answers, labels, strict=True)) / len(labels)
+    frequent = Counter(labels).most_common(1)[0][1] / len(labels)
+    return {"accuracy": Figure("all statements", right, len(labels), frequent)}

@@ -1,0 +1,136 @@
+"""Annotated shards: what is read, counted, named and refused."""
+
+import json
+
+import pytest
+
+from sclds.config.errors import DataError
+from sclds.config.reading import parse_config
+from sclds.tasks.annotations import (
+    annotation_problems,
+    classes_of,
+    count_classes,
+    open_examples,
+    shared_images,
+    write_classes,
+)
+from tests.data.synthetic import picture, write_tar
+from tests.train.synthetic import tiny_config
+
+
+def question(number, text="what is it?", answers=("cat",) * 10):
+    return {"question_id": number, "question": text, "answer": answers[0], "answers": list(answers)}
+
+
+def vqa_members(images):
+    """Return the members of a shard: by key its questions."""
+    members = {}
+    for number, (key, questions) in enumerate(images.items()):
+        members[f"{key}.png"] = picture(number)
+        members[f"{key}.vqa.json"] = json.dumps({"image_id": number, "questions": questions}).encode()
+    return members
+
+
+def config_of(tmp_path, name="vqa", heldout=False, **task):
+    tree = tiny_config().model_dump(mode="json")
+    tree["run_dir"] = str(tmp_path / "run")
+    tree["data"]["train"] = [{"name": "train", "shards": str(tmp_path / "train")}]
+    tree["data"]["heldout"] = [{"name": "val", "shards": str(tmp_path / "val")}] if heldout else []
+    for section in ("losses", "evaluation"):
+        del tree[section]
+    return parse_config(tree | {"task": {"name": name, **task}})
+
+
+def test_classes_are_the_frequent_answers_of_training(tmp_path):
+    said = ["Cat.", "cat", "the cat", "dog", "Two", "2"]
+    images = {f"i{n}": [question(n, answers=(answer,) * 10)] for n, answer in enumerate(said)}
+    write_tar(tmp_path / "train" / "0.tar", vqa_members(images))
+    assert count_classes(config_of(tmp_path, min_answer_count=2)) == ("cat", "2")
+    config = config_of(tmp_path, min_answer_count=1)
+    assert count_classes(config) == ("cat", "2", "dog")
+    write_classes(config)
+    assert classes_of(config) == ("cat", "2", "dog")
+    with pytest.raises(
+        DataError, match=r"task\.min_answer_count=9 training questions \(the most frequent, 'cat', to 3\)"
+    ):
+        count_classes(config_of(tmp_path))
+    (tmp_path / "run" / "answers.json").write_text("{")
+    with pytest.raises(DataError, match="it holds the answers that the run has learned"):
+        classes_of(config)
+
+
+def test_what_cannot_be_used_is_counted_and_named(tmp_path):
+    members = vqa_members(
+        {
+            "good": [question(1), question(2, answers=("cat",) * 3 + ("dog",) * 7)],
+            "odd": [question(1), question(3, answers=("fish",) * 10)],
+            "damaged": [{"question": "no id"}],
+        }
+    )
+    members |= {"lost.vqa.json": json.dumps({"questions": [question(4)]}).encode()}
+    members |= {"broken.png": picture(9), "broken.vqa.json": b"{", "alone.png": picture(8)}
+    write_tar(tmp_path / "train" / "0.tar", members)
+    config = config_of(tmp_path, min_answer_count=2)
+    write_classes(config)
+    examples = open_examples(config, config.data.train, learns=True)
+    assert [one.example_id for one in examples.examples] == ["1", "2"]
+    assert examples.examples[1].target == ((0, 9),) or dict(examples.examples[1].target) == {0: 9}
+    [line] = examples.sentences()
+    for told in (
+        "1: its id stands there twice (the first: 1)",
+        "1: no answer to learn: it has none, or none that is a class (the first: 3)",
+        "1: its image is missing (the first: lost)",
+        "1: its annotation is no JSON (the first: broken)",
+        "1: it has no annotation (.vqa.json) (the first: alone)",
+        "1: its annotation is not of the expected form ('question_id' is missing) (the first: damaged)",
+    ):
+        assert told in line
+    assert examples.index.locate(1)[0].sample_id(1) == "train/0/good:2"
+
+
+def test_held_out_questions_of_unknown_answers_are_measured(tmp_path):
+    write_tar(tmp_path / "train" / "0.tar", vqa_members({"a": [question(1)], "b": [question(2)]}))
+    write_tar(tmp_path / "val" / "0.tar", vqa_members({"b": [question(3, answers=("fish",) * 10)]}))
+    config = config_of(tmp_path, heldout=True, min_answer_count=1)
+    write_classes(config)
+    train, heldout = (
+        open_examples(config, d, learns=d is config.data.train) for d in (config.data.train, config.data.heldout)
+    )
+    assert [one.target for one in heldout.examples] == [()]
+    [told] = shared_images(train, heldout)
+    assert "1 images of 'val', the first b, are in 'train' too" in told
+
+
+def test_nothing_left_is_refused(tmp_path):
+    write_tar(tmp_path / "train" / "0.tar", {"a.vqa.json": json.dumps({"questions": [question(1)]}).encode()})
+    config = config_of(tmp_path, min_answer_count=1)
+    write_classes(config)
+    with pytest.raises(DataError, match=r"nothing of data set 'train' .* its image is missing \(the first: a\)"):
+        open_examples(config, config.data.train, learns=True)
+
+
+def test_shards_of_something_else_are_refused(tmp_path):
+    write_tar(tmp_path / "train" / "0.tar", {"a.png": picture(1), "a.json": b'{"caption": "a cat"}'})
+    config = config_of(tmp_path)
+    [told] = annotation_problems(config, config.data.train)
+    assert "holds no .vqa.json, which task.name=vqa reads" in told
+    (tmp_path / "train" / "0.tar").write_bytes(b"no tar" * 100)
+    [told] = annotation_problems(config, config.data.train)
+    assert "cannot be read" in told
+
+
+def test_pairs_and_labels(tmp_path):
+    def said(number, label):
+        return {"identifier": f"dev-1-{number}-0", "sentence": "Two dogs.", "label": label}
+
+    members = {}
+    for number, statements in enumerate(([said(0, True), said(1, "maybe")], [said(2, False)])):
+        members[f"p{number}.left.png"], members[f"p{number}.right.png"] = picture(number), picture(number + 5)
+        members[f"p{number}.nlvr2.json"] = json.dumps({"statements": statements}).encode()
+    members |= {"p2.left.png": picture(3), "p2.nlvr2.json": json.dumps({"statements": [said(3, True)]}).encode()}
+    write_tar(tmp_path / "train" / "0.tar", members)
+    config = config_of(tmp_path, "nlvr2")
+    examples = open_examples(config, config.data.train, learns=True)
+    assert [one.target for one in examples.examples] == [((1, 10),), ((0, 10),)]
+    assert "1: its label is none of False, True (the first: p0)" in examples.sentences()[0]
+    assert "1: one of its images is missing (the first: p2)" in examples.sentences()[0]

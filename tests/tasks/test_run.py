@@ -1,0 +1,155 @@
+"""A fine-tuning from annotated shards to accuracy, predictions and page, and what is refused on the way."""
+
+import json
+import socket
+from pathlib import Path
+
+import pytest
+import torch
+
+from sclds.cli.main import main
+from sclds.config.errors import ConfigError
+from sclds.config.reading import load_config
+from sclds.data.tokenizer import load_tokenizer
+from sclds.evaluation.tasks import evaluate, figure_names, higher_is_better
+from sclds.interop.folder import ModelFolder, Origin, build_model, write_folder
+from sclds.losses.communicator import SingleProcess
+from sclds.tasks import TASKS
+from sclds.tasks.annotations import classes_of, write_classes
+from sclds.tasks.model import TaskModel
+from tests.data.synthetic import picture, write_tar
+from tests.losses.test_objectives import run_ranks
+from tests.tasks.test_annotations import question, vqa_members
+
+CONFIG = Path(__file__).parents[2] / "configs" / "finetune" / "easy_vqa.yaml"
+TINY = [
+    *("data.image_size=16", "data.video_size=16", "model.vision.pretrained_image_size=16", "model.projection=16"),
+    *("model.vision={width: 32, heads: 2, layers: 1}", "model.text={width: 32, heads: 2, layers: 1}"),
+    *("model.fusion={width: 32, heads: 2, layers: 2}", "task.min_answer_count=1", "evaluation.batch_size=4"),
+    *("batch={global_size: 8, max_micro_size: 4, group_size: 4}", "schedule.steps=3", "log.every=1"),
+]
+
+
+@pytest.fixture
+def as_one_process(monkeypatch):
+    """Set what a launcher sets, so that it is gone afterwards."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    values = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    for name, value in values.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.fixture
+def settings(tmp_path):
+    """Shards of a few questions, and the settings of a run over them."""
+    answers = ("red", "blue", "yes")
+    for split, count in (("train", 12), ("test", 7)):
+        images = {
+            f"{split}{n}": [
+                question(10 * n + k, f"what is {k}?", (answers[(n + k) % 3],) * 10) for k in range(1 + n % 3)
+            ]
+            for n in range(count)
+        }
+        write_tar(tmp_path / split / "0.tar", vqa_members(images))
+    write_tar(tmp_path / "captions" / "0.tar", {"a.png": picture(1), "a.json": b'{"caption": "a cat"}'})
+    rows = [f"data.train.0.shards={tmp_path / 'train'}", f"data.heldout.0.shards={tmp_path / 'test'}"]
+    return [*TINY, *rows, f"run_dir={tmp_path / 'run'}"]
+
+
+@pytest.mark.usefixtures("as_one_process")
+def test_from_shards_to_results(settings, tmp_path, capsys):
+    run, line = tmp_path / "run", ["finetune", "--config", str(CONFIG), *settings]
+    assert main(line) == 0
+    results = json.loads((run / "results.json").read_text())
+    found = results["sets"]["easy_vqa-test"]
+    assert found["samples"] == found["vqa"]["accuracy"]["n"] == 13
+    assert json.loads((run / "answers.json").read_text()) == ["blue", "red", "yes"]
+    predictions = json.loads((run / "predictions-easy_vqa-test.json").read_text())
+    assert sorted(one["question_id"] for one in predictions) == sorted(
+        10 * n + k for n in range(7) for k in range(1 + n % 3)
+    )
+    assert {one["answer"] for one in predictions} <= {"blue", "red", "yes"}
+    metrics = [json.loads(text) for text in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [sorted(one["loss"]) for one in metrics] == [["total", "vqa", "vqa_accuracy"]] * 3
+    assert "Question answering" in (run / "report.html").read_text()
+    capsys.readouterr()
+    assert main(line) == 0
+    assert "This run is done" in capsys.readouterr().out
+    out = tmp_path / "again.json"
+    assert main(["evaluate", str(run), "--out", str(out)]) == 0
+    assert json.loads(out.read_text())["sets"] == results["sets"]
+    assert json.loads((tmp_path / "predictions-easy_vqa-test.json").read_text()) == predictions
+
+
+def test_any_number_of_ranks_answers_alike(settings):
+    config = load_config(CONFIG, [*settings, "task.use_image=false"])
+    write_classes(config)
+    tokenizer = load_tokenizer("embedded")
+    model = TaskModel(config.model, tokenizer.vocab_size, TASKS["vqa"], len(classes_of(config)))
+    model.initialize(0)
+
+    def found(communicator):
+        return evaluate(model.eval(), config, tokenizer, torch.device("cpu"), communicator)
+
+    alone = found(SingleProcess())
+    assert all(one == alone for one in run_ranks(3, found))
+    assert len(alone["predictions"]["easy_vqa-test"]) == 13
+    assert figure_names(config) == ["heldout/easy_vqa-test/vqa_accuracy"]
+    assert higher_is_better("heldout/easy_vqa-test/vqa_accuracy")
+    assert higher_is_better("heldout/x/nlvr2_consistency")
+
+
+@pytest.mark.usefixtures("as_one_process")
+def test_weights_that_do_not_fit_are_sentences(settings, tmp_path, capsys):
+    """Of another width, and of pre-training where a fine-tuned model is measured."""
+    others = [word for word in settings if not word.startswith("model.fusion")]
+    model = load_config(CONFIG, [*others, "model.fusion={width: 64, heads: 2, layers: 2}"]).model
+    model = model.model_copy(update={"text": model.text.model_copy(update={"vocab_size": 4096})})
+    write_folder(tmp_path / "wide", ModelFolder(model, dict(build_model(model).named_parameters()), Origin("test")))
+    line = ["--config", str(CONFIG), *settings]
+    assert main(["finetune", *line, f"model.init_from={tmp_path / 'wide'}"]) == 2
+    assert "model.fusion.width=32 differs from 64" in capsys.readouterr().err
+    assert main(["evaluate", str(tmp_path / "wide"), *line]) == 2
+    told = capsys.readouterr().err
+    assert "was not fine-tuned for task.name=vqa: it has no task_head" in told
+    assert "model.init_from" in told
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("task.name=qa", "task.name='qa'"),
+        ("task.min_count=3", "did you mean 'min_answer_count'"),
+        ("losses.mlm=1", "losses.mlm=1.0 has no effect with task.name=vqa"),
+        ("losses.contrastive=1", "losses.contrastive=1.0 has no effect with task.name=vqa"),
+        ("task={name: snli_ve, min_answer_count: 3}", "task.min_answer_count has no effect with task.name=snli_ve"),
+        (
+            "task={name: retrieval, min_answer_count: 9} batch.group_size=1",
+            "leaves task.name=retrieval no other caption",
+        ),
+        ("masking.mlm_ratio=0.3", "masking has no effect with task.name=vqa"),
+        ("batch.layout=shuffled", "batch.layout=shuffled has no effect with task.name=vqa"),
+        ("evaluation.tasks=[nlvr2]", "nlvr2 is measured of a model that was fine-tuned for it; set task.name=nlvr2"),
+        ("evaluation.tasks=[vqa,losses]", "evaluation.tasks: losses is not measured of a model for task.name=vqa"),
+        ("evaluation.rerank=5", "evaluation.rerank=5 has no effect without retrieval in evaluation.tasks"),
+        ("evaluation.frames=9", "evaluation.frames=9 exceeds model.vision.max_frames=8"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_sentences(change, words):
+    key, space, rest = change.partition(" batch")
+    with pytest.raises(ConfigError) as fault:
+        load_config(CONFIG, [key, f"batch{rest}"] if space else [change])
+    assert words in str(fault.value)
+
+
+def test_a_pretraining_is_no_finetuning(tmp_path, capsys):
+    assert main(["finetune", "--config", "quickstart", f"run_dir={tmp_path / 'other'}"]) == 2
+    assert "names no task, so it is a pre-training" in capsys.readouterr().err
+
+
+def test_captions_are_no_questions(settings, tmp_path, capsys):
+    shards = [word for word in settings if not word.startswith("data.train")]
+    assert main(["finetune", "--config", str(CONFIG), *shards, f"data.train.0.shards={tmp_path / 'captions'}"]) == 2
+    assert "holds no .vqa.json, which task.name=vqa reads" in capsys.readouterr().err
