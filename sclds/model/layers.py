@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from scl_kernels import dropout_add_norm, linear_activation
+from scl_kernels.bias_activation.reference import ACTIVATIONS
 from scl_kernels.dropout_norm.draws import counter_dropout
 from scl_kernels.norms import chosen_norms, layer_norm
 from sclds.batch.attention_plan import AttentionPlan
@@ -43,15 +44,13 @@ class SumNorm(LayerNorm):
 
 
 class ActivatedLinear(nn.Linear):
-    """A linear map and an activation of `model.vision.activation` behind it."""
+    """A linear map, with an activation behind it where one is asked for."""
 
-    def __init__(self, width: int, inner: int, activation: str):
-        super().__init__(width, inner)
-        self.activation = activation
-
-    def forward(self, x_NC: Tensor) -> Tensor:
-        """Return (N, inner)."""
-        return linear_activation(x_NC, self.weight, self.bias, self.activation)
+    def forward(self, x_NC: Tensor, activation: str | None = None) -> Tensor:
+        """Return (N, outputs); `activation` is one of `ACTIVATIONS`."""
+        if activation is None:
+            return F.linear(x_NC, self.weight, self.bias)
+        return linear_activation(x_NC, self.weight, self.bias, activation)
 
 
 class QKVLinear(nn.Linear):
@@ -100,12 +99,13 @@ class MLP(nn.Module):
 
     def __init__(self, width: int, inner: int, activation: str):
         super().__init__()
-        self.up = ActivatedLinear(width, inner, activation)
+        self.up = ActivatedLinear(width, inner)
         self.down = nn.Linear(inner, width)
+        self.kind, self.activation = activation, ACTIVATIONS[activation]
 
     def forward(self, x_NC: Tensor) -> Tensor:
         """Return (N, C)."""
-        return self.down(self.up(x_NC))
+        return self.down(self.up(x_NC, self.kind))
 
 
 class PostNorm(nn.Module):
@@ -114,6 +114,7 @@ class PostNorm(nn.Module):
     def __init__(self, width: int, eps: float, dropout: float, site: int):
         super().__init__()
         self.norm = SumNorm(width, eps, dropout, site)
+        self.dropout = dropout
 
     def forward(self, branch_NC: Tensor, residual_NC: Tensor, keys_N: Tensor | None) -> Tensor:
         """Return (N, C)."""

@@ -165,6 +165,7 @@ class ReferenceVector:
             text_scl=masked,
             scl_positions=np.flatnonzero(text != masked),
             keep=a["keep_ids"][i],
+            dropout_key=0,
             itm_partner=int(a["itm_image_index"][i]),
             itm_label=int(a["itm_label"][i]),
             **extra,

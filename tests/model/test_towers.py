@@ -97,13 +97,14 @@ def mlp(module, x, kind):
 def block(module, kind, x, places, allowed):
     """One block on all tokens of a sample; `allowed` (n, n) says who attends to whom."""
     heads = module.heads
+    norm = module.norm_2
     normed = F.linear(module.norm_1(x), module.qkv.weight, module.qkv.bias)
     q, k, v = (t.unflatten(-1, (heads, -1)).transpose(0, 1) for t in normed.chunk(3, dim=-1))
     if kind == "perception_encoder":
         q, k = turned(q, places), turned(k, places)
     scores = (q @ k.transpose(1, 2) * q.shape[-1] ** -0.5).masked_fill(~allowed, float("-inf"))
     x = x + module.out((scores.softmax(-1) @ v).transpose(0, 1).flatten(1))
-    return x + mlp(module.mlp, module.norm_2(x), kind)
+    return x + mlp(module.mlp, F.layer_norm(x, x.shape[-1:], norm.weight, norm.bias, norm.eps), kind)
 
 
 def encoded(tower, kind, sample, patches, view):
