@@ -23,7 +23,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from scl_kernels.norms import Norms, norms_problem, set_norms
 from scl_kernels.registry import Operation, operations
-from sclds.machine.implementations import AttentionBackends, available_attention, this_machine
+from sclds.machine.attention import AttentionBackends, CallSite, available
+from sclds.machine.implementations import this_machine
 
 SAMPLES = 64
 REPEATS = 10
@@ -77,9 +78,9 @@ def rows(repeats: int = REPEATS) -> Iterator[harness.Row]:
     harness.refuse_interpreter()
     gpu = harness.device() == "cuda"
     sizes, dtype = (BASE | {"batch": SAMPLES}, torch.bfloat16) if gpu else (SMALL, torch.float32)
-    best = available_attention(this_machine(), "bf16" if gpu else "fp32", dropout=0.0)[0]
+    best = available(CallSite("bf16" if gpu else "fp32"), this_machine())[0]
     model = build_model(sizes).to(harness.device(), dtype).train()
-    packed = totals(sizes, harness.device(), dtype, AttentionBackends(best, best, best))["packed"]
+    packed = totals(sizes, harness.device(), dtype, AttentionBackends.all(best))["packed"]
     providers = choices(packed, model)
     config = json.dumps(sizes | {"dtype": str(dtype), "attention": best, "flops": flops_of(providers["ours"])})
     versions = f"torch {torch.__version__}, triton {triton.__version__}"

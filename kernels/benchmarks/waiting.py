@@ -15,7 +15,8 @@ from sclds.batch.split import Split
 from sclds.benchmarks.step import packed_batch
 from sclds.config import EngineConfig, LossesConfig, OptimizerConfig, ScheduleConfig
 from sclds.losses.communicator import SingleProcess
-from sclds.machine.implementations import AttentionBackends, available_attention, this_machine
+from sclds.machine.attention import AttentionBackends, CallSite, available
+from sclds.machine.implementations import this_machine
 from sclds.train.optimizer import parameter_groups
 from sclds.train.step import train_step
 
@@ -69,8 +70,8 @@ def step_of(negatives: str, accumulation: int, device: str) -> Callable[[int], N
     gpu = device == "cuda"
     precision = "bf16" if gpu else "fp32"
     settings: Any = Settings(negatives, precision)
-    best = available_attention(this_machine(), precision, dropout=0.0)[0]
-    batch = packed_batch(SMALL, settings.losses, AttentionBackends(best, best, best)).in_one_block(pinned=gpu)
+    best = available(CallSite(precision), this_machine())[0]
+    batch = packed_batch(SMALL, settings.losses, AttentionBackends.all(best)).in_one_block(pinned=gpu)
     model = build_model(SMALL).to(device, torch.bfloat16 if gpu else torch.float32).train()
     engine, group = PlainEngine(model, accumulation), OneProcess(torch.device(device))
     split = Split(SMALL["batch"], accumulation, 1)

@@ -37,7 +37,9 @@ def _driver_version() -> str | None:
     """Return the version of the driver, as NVIDIA numbers them; None where nvidia-smi does not say it."""
     command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
     with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=False)
+        done = subprocess.run(
+            command, capture_output=True, encoding="utf-8", errors="replace", timeout=_SECONDS, check=False
+        )
         if done.returncode == 0 and done.stdout.strip():
             return done.stdout.split()[0]
     return None

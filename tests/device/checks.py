@@ -107,7 +107,7 @@ def trained(name, accumulation, negatives, device, place):
     losses, options = TRAINED[name]
     losses = losses.model_copy(update={"negatives": negatives})
     config = SimpleNamespace(
-        seed=0, losses=losses, schedule=ScheduleConfig(steps=9), engine=SimpleNamespace(precision="fp32")
+        seed=0, task=None, losses=losses, schedule=ScheduleConfig(steps=9), engine=SimpleNamespace(precision="fp32")
     )
     batches = [pack_samples(MIXED, losses).in_one_block() for _ in range(accumulation)]
     engine = Engine(place(model_of(**options).float()).train(), accumulation)

@@ -12,7 +12,7 @@ from sclds.evaluation.tasks import evaluate
 from sclds.interop.folder import build_model
 from sclds.losses.communicator import SingleProcess
 from sclds.run.checkpoints import ENGINE_TAG, STATE_FILE
-from sclds.train.consolidate import MODEL_FILE
+from sclds.train.saved_state import MODEL_FILE
 
 STEP = 3
 SMALL = [

@@ -7,7 +7,16 @@ import json
 import pytest
 import torch
 
-from scl_kernels import backend, crossover, gather_rows, get_backend, masked_gather, set_backend
+from scl_kernels import (
+    backend,
+    crossover,
+    dropout_add_norm,
+    gather_rows,
+    get_backend,
+    linear_activation,
+    masked_gather,
+    set_backend,
+)
 from scl_kernels.backend import resolve
 from tests.kernels.one_process import infonce_of_one
 
@@ -58,12 +67,14 @@ def test_every_operation_tells_its_size(gpu, monkeypatch):
         seen[operation] = size
         return "torch"
 
-    for module in ("masked_gather", "gather_rows"):
+    for module in ("masked_gather", "gather_rows", "dropout_norm", "bias_activation"):
         monkeypatch.setattr(importlib.import_module(f"scl_kernels.{module}.operation"), "resolve", note)
     tables = [torch.zeros(5, 8), torch.zeros(2, 8), torch.zeros(2, 8), *[torch.zeros(8)] * 4]
     masked_gather(*tables, *[torch.zeros(7, dtype=torch.int64)] * 3, 1e-5)
     gather_rows(tables[0], torch.zeros(3, dtype=torch.int64))
-    assert seen == {"masked_gather": 7 * 8, "gather_rows": 3 * 8}
+    dropout_add_norm(tables[0], tables[0], tables[3], tables[4], None, 0, 0.0, 1e-5)
+    linear_activation(tables[0], torch.zeros(6, 8), torch.zeros(6), "gelu")
+    assert seen == {"masked_gather": 7 * 8, "gather_rows": 3 * 8, "dropout_norm": 5 * 8, "bias_activation": 5 * 6}
     assert set(seen) == set(crossover.costs())
 
 

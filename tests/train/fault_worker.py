@@ -33,6 +33,7 @@ def work() -> int:
     run = object.__new__(Run)
     guards = SimpleNamespace(fault=lambda: None, limit=lambda *_: nullcontext())
     run.group, run.guards, run.saver, step = group, guards, SimpleNamespace(wait=lambda: None), 0
+    run.journal = SimpleNamespace(spending=lambda *_: nullcontext())
     try:
         with StopRequest() as stop:
             while run._fetch(batches, stop):

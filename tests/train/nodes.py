@@ -84,7 +84,7 @@ class Nodes:
     def command(self, name, *words):
         """Return the words that run a command on a node."""
         target = self._roots[name].pid
-        child = Path(f"/proc/{target}/task/{target}/children").read_text().split()[0]
+        child = Path(f"/proc/{target}/task/{target}/children").read_text(encoding="utf-8").split()[0]
         return ["nsenter", "--target", child, "--net", "--uts", "--mount", "--pid", *words]
 
     def link(self, name, state):
@@ -124,7 +124,7 @@ class Nodes:
         end = time.monotonic() + 60
         asks = ["ip", "netns", "exec", space, "bash", "-c", f"exec 3<>/dev/tcp/{address}/22"]
         while subprocess.run(asks, capture_output=True).returncode != 0:
-            assert self._roots[name].poll() is None, (self.folder / f"{name}.log").read_text()
+            assert self._roots[name].poll() is None, (self.folder / f"{name}.log").read_text(encoding="utf-8")
             assert time.monotonic() < end, f"no ssh server on {name}"
             time.sleep(0.1)
 
@@ -132,23 +132,23 @@ class Nodes:
         keys = self.folder / "key"
         self._run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(keys))
         hosts = "".join(f"10.99.0.{number} {name}\n" for number, name in enumerate(self.names, 1))
-        (self.folder / "hosts-file").write_text(f"127.0.0.1 localhost\n{hosts}")
+        (self.folder / "hosts-file").write_text(f"127.0.0.1 localhost\n{hosts}", encoding="utf-8")
         for name in self.names:
             place = self.folder / f"ssh-{name}"
             place.mkdir()
             shutil.copy(keys, place / "key")
             shutil.copy(keys.with_suffix(".pub"), place / "key.pub")
-            (place / "known").write_text(f"* {keys.with_suffix('.pub').read_text()}")
+            (place / "known").write_text(f"* {keys.with_suffix('.pub').read_text(encoding='utf-8')}", encoding="utf-8")
             given = self._variables.get(name, {})
             set_them = "SetEnv " + " ".join(f'"{key}={value}"' for key, value in given.items()) if given else ""
-            (place / "sshd_config").write_text(f"{_SERVER}{set_them}\n")
-            (place / "ssh_config").write_text(_CLIENT)
+            (place / "sshd_config").write_text(f"{_SERVER}{set_them}\n", encoding="utf-8")
+            (place / "ssh_config").write_text(_CLIENT, encoding="utf-8")
 
     def _ip(self, *words):
         self._run("ip", "-n", self._mark, *words)
 
     def _run(self, *words):
-        done = subprocess.run(words, capture_output=True, text=True)
+        done = subprocess.run(words, capture_output=True, encoding="utf-8", errors="replace")
         assert done.returncode == 0, f"{' '.join(words)}: {done.stderr}"
 
 

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from sclds.run.checkpoints import STATE_FILE, checkpoint_name
+from sclds.run.checkpoints import STATE_FILE, checkpoint_name, newest_checkpoint
 from sclds.run.events import Events, read_events
 from sclds.run.folder import RunFolder, read_metrics
 from sclds.train.launch import launcher_environment
@@ -129,7 +129,8 @@ def test_a_killed_rank_costs_a_restart_and_no_step(tmp_path):
     folder = tmp_path / "run"
     job = Supervised(folder, tmp_path / "log", "data.heldout=[]")
     try:
-        until(lambda: len(read_metrics(folder / "metrics.jsonl")) > 4 or job.process.poll() is not None)
+        # a checkpoint is whole some steps after its own
+        until(lambda: newest_checkpoint(folder / "checkpoints") is not None or job.process.poll() is not None)
         assert job.process.poll() is None, job.said()
         os.kill(job.workers()[1].number, signal.SIGKILL)
         assert job.process.wait(LIMIT) == 0, job.said()
