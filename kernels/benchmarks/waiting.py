@@ -59,7 +59,7 @@ class Settings:
     """What the step reads of a configuration; the whole one needs pydantic."""
 
     def __init__(self, negatives: str, precision: str):
-        self.seed = 0
+        self.seed, self.task = 0, None
         self.losses = LossesConfig.model_validate({"negatives": negatives})
         self.engine = EngineConfig.model_validate({"precision": precision})
         self.schedule = ScheduleConfig.model_validate({"steps": 10})

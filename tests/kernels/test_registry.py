@@ -17,7 +17,7 @@ import scl_kernels
 from scl_kernels import check, crossover, registry
 from scl_kernels.backend import set_backend
 from scl_kernels.registry import Operation, Variant, operations, register
-from scl_kernels.roofline import Account, Cost, Term, Work
+from scl_kernels.roofline import DEVICES, Account, Cost, Term, Work
 from scl_kernels.threeway import compare
 
 BENCHMARKS = Path(__file__).parents[2] / "kernels" / "benchmarks"
@@ -130,18 +130,21 @@ def test_the_benchmarks_measure_a_new_operation(toy):
 
 
 def test_the_gpu_check_compares_a_new_operation_and_reads_its_share(toy, tmp_path, monkeypatch):
-    gpu_check, harness = importlib.import_module("gpu_check"), importlib.import_module("harness")
+    gpu_stages, gpu_targets = importlib.import_module("gpu_stages"), importlib.import_module("gpu_targets")
+    harness = importlib.import_module("harness")
     monkeypatch.setattr(registry, "_registered", {"toy": TOY})
     monkeypatch.setattr(registry.pkgutil, "iter_modules", lambda path: [])
-    assert gpu_check.correctness(tmp_path / "correctness.csv") == 0
+    assert gpu_stages.correctness(tmp_path, rehearse=False) == 0
     with (tmp_path / "correctness.csv").open(newline="") as file:
         lines = [(line["kernel"], line["case"]) for line in csv.DictReader(file)]
     assert lines == [("toy", str(case)) for _ in range(3) for case in (3, 5, 7)]
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     row = harness.Row(
         "toy", "triton", "full", "milliseconds", 4, 8.0, 8.0, 8.0, json.dumps({"size": 4}), "H100", "", ""
     )
-    assert "toy x=4 full: 50% of the peak bandwidth (target 50%)" in gpu_check.targets([row])
+    with harness.RowFile(tmp_path / "toy.csv") as file:
+        file.keep(row)
+    share = gpu_targets._share_of_work("toy", DEVICES[90])(gpu_targets.Found(tmp_path))
+    assert share == pytest.approx(0.5)
 
 
 def test_the_sizes_know_a_new_operation(toy):
