@@ -125,23 +125,30 @@ def _step(sizes: dict[str, Any], total: ModelLoss, device: str) -> Callable[[], 
     return step
 
 
-def build_model(sizes: dict[str, Any]) -> SCLModel:
-    """Return a model with initial weights; heads are 64 wide, as in the base model, and dropout is off."""
+def model_section(sizes: dict[str, Any]) -> dict[str, Any]:
+    """Return a configuration's `model`; heads are 64 wide, as in the base model, and dropout is off."""
     width = {"width": sizes["width"], "heads": max(1, sizes["width"] // 64)}
-    config = ModelConfig.model_validate(
-        {
-            "vision": width
-            | {
-                "layers": sizes["vision_layers"],
-                "patch_size": sizes["patch"],
-                "pretrained_image_size": sizes["image_size"],
-            },
-            "text": width
-            | {"layers": sizes["text_layers"], "max_positions": sizes["padded"] + PAD + 1, "dropout": 0.0},
-            "fusion": width | {"layers": sizes["fusion_layers"], "dropout": 0.0},
-        }
-    )
-    model = SCLModel(config, sizes["vocabulary"])
+    return {
+        "vision": width
+        | {
+            "layers": sizes["vision_layers"],
+            "patch_size": sizes["patch"],
+            "pretrained_image_size": sizes["image_size"],
+        },
+        "text": width
+        | {
+            "layers": sizes["text_layers"],
+            "max_positions": sizes["padded"] + PAD + 1,
+            "dropout": 0.0,
+            "vocab_size": sizes["vocabulary"],
+        },
+        "fusion": width | {"layers": sizes["fusion_layers"], "dropout": 0.0},
+    }
+
+
+def build_model(sizes: dict[str, Any]) -> SCLModel:
+    """Return a model with initial weights."""
+    model = SCLModel(ModelConfig.model_validate(model_section(sizes)), sizes["vocabulary"])
     model.initialize(0)
     return model
 

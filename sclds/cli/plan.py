@@ -85,6 +85,10 @@ def _print(sheet: "Sheet", result: dict[str, Any]) -> None:
         alike.setdefault(", ".join(backends), []).append(site)
     attention = "; ".join(f"{', '.join(sites)} {backends}" for backends, sites in alike.items())
     sheet.text(f"Attention there, the first of these that is installed: {attention} (docs/engine.md).")
+    if result["faster_stage"]:
+        sheet.text(f"{result['faster_stage']}.")
+    from_size = f"{result['stage_3_pays_from'] / 1e9:.3g} G parameters"
+    sheet.text(f"Stage 3 pays from {from_size} on, which no longer fit at stage 2 beside these activations.\n")
     _print_speed(sheet, result)
 
 

@@ -11,6 +11,7 @@ from sclds.batch.split import Split, split_batch
 from sclds.config import Config
 from sclds.config.errors import ConfigError, UserError
 from sclds.costs.counts import Kind, packed_forward, pairs_of, parameter_counts, published_forward, views_of
+from sclds.costs.stages import STAGE_3_HOST_TIME, gradient_bytes, largest_model, state_bytes, value_bytes
 from sclds.data.tokenizer import load_tokenizer
 from sclds.machine.attention import BACKENDS, Machine, attention_problems, available, call_sites
 from sclds.objectives import compares_globally, objectives_in_use, view_names
@@ -24,8 +25,6 @@ ACTIVATION_VALUES = {"vision": 17, "text": 18, "fusion": 28}
 norm and activation inputs, dropout masks; attention scores are not kept."""
 RESERVED_SHARE = 0.1
 """Share of a GPU's memory left to CUDA, NCCL and fragmentation when micro-batches are judged to fit."""
-MAX_LIVE_PARAMETERS = 1_000_000_000
-"""Parameters that ZeRO-3 may hold gathered at once (DeepSpeed's default)."""
 
 
 @dataclass(frozen=True)
@@ -74,27 +73,15 @@ def memory_per_gpu(
     config: Config, split: Split, parameters: int, kinds: list[Kind], text_tokens: int
 ) -> dict[str, int]:
     """Return bytes of model state and (estimated) activations of one GPU, by part."""
-    stage, world = config.engine.zero_stage, split.world_size
-    value = 2 if config.engine.precision == "bf16" else 4
-    master = 4 if config.engine.precision == "bf16" else 0
-    sharded = {
-        part: world if stage >= needed else 1 for part, needed in (("state", 1), ("gradients", 2), ("parameters", 3))
-    }
-    gathered = min(parameters, MAX_LIVE_PARAMETERS) * value if stage == 3 and world > 1 else 0
-    return {
-        "parameters": parameters * value // sharded["parameters"],
-        "gathered parameters": gathered,
-        "gradients": parameters * _gradient_bytes(config) // sharded["gradients"],
-        "optimizer state": parameters * (8 + master) // sharded["state"],
-        "activations": split.micro * max(_activation_bytes(config, kind, text_tokens) for kind in kinds),
-    }
+    activations = split.micro * max(_activation_bytes(config, kind, text_tokens) for kind in kinds)
+    return state_bytes(config, parameters, split.world_size) | {"activations": activations}
 
 
 def communication_per_step(config: Config, split: Split, parameters: int, frames: int) -> dict[str, int]:
     """Return the bytes that one GPU receives in an optimizer step, by part."""
     world = split.world_size
-    value = 2 if config.engine.precision == "bf16" else 4
-    others, gradients = (parameters * size * (world - 1) // world for size in (value, _gradient_bytes(config)))
+    value = value_bytes(config)
+    others, gradients = (parameters * size * (world - 1) // world for size in (value, gradient_bytes(config)))
     two_pass = config.losses.negatives == "global_batch" and split.accumulation > 1
     forwards = split.accumulation * (2 if two_pass else 1)
     model = config.model
@@ -106,14 +93,9 @@ def communication_per_step(config: Config, split: Split, parameters: int, frames
         gathers, reduces = others, split.accumulation * gradients
     else:
         # DeepSpeed's optimizer of stage 1 for bf16 sums all of an fp32 gradient on every rank, as stage 0 does
-        everywhere = config.engine.zero_stage == 0 or _gradient_bytes(config) > value
+        everywhere = config.engine.zero_stage == 0 or gradient_bytes(config) > value
         gathers, reduces = others * config.engine.zero_stage, (2 if everywhere else 1) * gradients
     return {"parameter all-gather": gathers, "gradient reduction": reduces, "features": features}
-
-
-def _gradient_bytes(config: Config) -> int:
-    """Return the bytes of a value of a gradient, as it is kept and sent; at stage 0 our own optimizer adds in fp32."""
-    return 2 if config.engine.gradient_precision == "bf16" and config.engine.zero_stage else 4
 
 
 def plan(config: Config, gpus: int, gpu: str, utilization: float, text_tokens: int) -> dict[str, Any]:
@@ -140,6 +122,8 @@ def plan(config: Config, gpus: int, gpu: str, utilization: float, text_tokens: i
     memory = memory_per_gpu(config, split, parameters, kinds, text_tokens)
     frames = config.data.frames if "video" in kinds else 1
     wire = communication_per_step(config, split, parameters, frames)
+    stages = _zero_stages(config, split, parameters, kinds, text_tokens, frames)
+    free = machine.memory * (1 - RESERVED_SHARE) - memory["activations"]
     flops = _flops(config, shares, vocabulary, text_tokens)
     speed = _speed(config, split, machine, flops["forward_per_sample"], sum(wire.values()), utilization)
     return {
@@ -165,7 +149,9 @@ def plan(config: Config, gpus: int, gpu: str, utilization: float, text_tokens: i
         "flops": flops,
         "memory": {"bytes_per_gpu": sum(memory.values()), "gpu_bytes": machine.memory, **memory},
         "communication": {"bytes_per_step": sum(wire.values()), **wire},
-        "zero_stages": _zero_stages(config, split, parameters, kinds, text_tokens, frames),
+        "zero_stages": stages,
+        "faster_stage": _faster_stage(config, stages, machine.memory),
+        "stage_3_pays_from": largest_model(_at_stage(config, 2), gpus, free),
         "attention": attention_on(config, machine),
         **speed,
     }
@@ -283,7 +269,7 @@ def _zero_stages(
     """Compare memory and traffic of all ZeRO stages at this split."""
     rows = []
     for stage in range(4):
-        other = config.model_copy(update={"engine": config.engine.model_copy(update={"zero_stage": stage})})
+        other = _at_stage(config, stage)
         rows.append(
             {
                 "stage": stage,
@@ -292,3 +278,36 @@ def _zero_stages(
             }
         )
     return rows
+
+
+def _at_stage(config: Config, stage: int) -> Config:
+    return config.model_copy(update={"engine": config.engine.model_copy(update={"zero_stage": stage})})
+
+
+def _faster_stage(config: Config, stages: list[dict[str, int]], memory: int) -> str | None:
+    """Return a sentence where a run at stage 3 would be faster at another stage that fits."""
+    fit = [row for row in stages[1:3] if row["bytes_per_gpu"] <= memory * (1 - RESERVED_SHARE)]
+    if config.engine.zero_stage != 3 or not fit:
+        return None
+    best = min(fit, key=lambda row: (row["bytes_per_step"], row["stage"]))
+    amounts = (best["bytes_per_gpu"], best["bytes_per_step"], stages[3]["bytes_per_step"])
+    needed, sent, now = (f"{amount / 1e9:.3g}" for amount in amounts)
+    return (
+        f"engine.zero_stage={best['stage']} is faster: it fits ({needed} of {memory / 1e9:.3g} GB per GPU), receives "
+        f"{sent} GB a step instead of {now}, and the host needs {1 / STAGE_3_HOST_TIME:.2f} of stage 3's time"
+    )
+
+
+def faster_stage(config: Config, split: Split, memory: int) -> str | None:
+    """Return a sentence where a run at stage 3 would be faster at another stage that fits.
+
+    Args:
+        config: The run.
+        split: Of its batch over the processes.
+        memory: Bytes of a device.
+    """
+    kinds = list(kind_shares(config))
+    parameters = sum(parameter_counts(config, vocabulary_size(config)).values())
+    frames = config.data.frames if "video" in kinds else 1
+    tokens = min(DEFAULT_TEXT_TOKENS, config.data.max_text_tokens)
+    return _faster_stage(config, _zero_stages(config, split, parameters, kinds, tokens, frames), memory)

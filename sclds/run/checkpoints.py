@@ -3,7 +3,7 @@
 import copy
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,9 @@ class Checkpoint:
     world_size: int
     config: dict[str, Any]
     """Settings as the version that wrote them knew them."""
+    layout: dict[str, dict[str, list[int]]] = field(default_factory=dict)
+    """By the name of a parameter that holds several weights those weights: name and shape, in order. Empty where each
+    weight was a parameter, as in checkpoints of versions before flat blocks."""
 
 
 def newest_checkpoint(checkpoints: Path) -> Checkpoint | None:
@@ -65,7 +68,8 @@ def read_checkpoint(folder: Path) -> Checkpoint | None:
     """Return the checkpoint that `folder` is, or nothing if it is none or not complete."""
     try:
         state = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
-        return Checkpoint(folder, int(state["step"]), int(state["world_size"]), state["config"])
+        layout = dict(state.get("layout", {}))
+        return Checkpoint(folder, int(state["step"]), int(state["world_size"]), state["config"], layout)
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -7,13 +7,13 @@ from pathlib import Path
 from torch import Tensor
 
 from sclds.config.errors import CheckpointError
-from sclds.run.checkpoints import STATE_FILE
+from sclds.run.checkpoints import STATE_FILE, read_checkpoint
 from sclds.run.manifest import file_problems, manifest_of
 from sclds.train.saved_state import SavedState
 
 
 class SavedWeights(Mapping[str, Tensor]):
-    """Every parameter of a checkpoint folder (`step-…`) by name, put together when it is asked for.
+    """Every weight of a checkpoint folder (`step-…`) by name, put together when it is asked for.
 
     Memory holds only what the caller keeps, whatever the checkpoint's size.
 
@@ -27,12 +27,14 @@ class SavedWeights(Mapping[str, Tensor]):
 
     def __init__(self, folder: str | Path):
         folder = Path(folder)
-        if not (folder / STATE_FILE).is_file():
+        checkpoint = read_checkpoint(folder)
+        if checkpoint is None:
             raise CheckpointError(
-                f"{folder} is not a complete checkpoint: it has no {STATE_FILE}; name a folder `step-…`"
+                f"{folder} is not a complete checkpoint: its {STATE_FILE} is missing or cannot be read; name a folder "
+                f"`step-…`"
             )
         _refuse_damage(folder)
-        self._saved = SavedState(folder)
+        self._saved = SavedState(folder, checkpoint.layout)
         self._names = list(self._saved.shapes)
 
     def only(self, names: Iterable[str]) -> "SavedWeights":
@@ -55,7 +57,7 @@ class SavedWeights(Mapping[str, Tensor]):
 
 
 def consolidated_weights(folder: str | Path) -> dict[str, Tensor]:
-    """Return every parameter of a checkpoint folder (`step-…`) by name, whole and in fp32 on the CPU.
+    """Return every weight of a checkpoint folder (`step-…`) by name, whole and in fp32 on the CPU.
 
     Raises:
         CheckpointError: See `SavedWeights`.

@@ -4,15 +4,18 @@ import os
 import re
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import deepspeed
 import torch
 import torch.distributed as dist
+from deepspeed import comm
 from deepspeed.accelerator import get_accelerator
+from deepspeed.comm.comm import comms_logger
 from torch import Tensor
 
 from sclds.config.errors import UserError
@@ -143,6 +146,64 @@ class ProcessGroup:
 def lost_peer(fault: RuntimeError) -> bool:
     """Return whether a collective failed because another process is gone."""
     return isinstance(fault, dist.DistError) or "gloo/transport" in str(fault)
+
+
+def memory_per_process(device: torch.device) -> int:
+    """Return the bytes of a process's device; on CPU its share of the machine's."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+GATHERS = frozenset({"all_gather", "all_gather_into_tensor", "all_gather_base", "all_gather_coalesced"})
+"""DeepSpeed's names of the messages that carry parameters."""
+
+
+class Sent(NamedTuple):
+    """Messages of DeepSpeed's since the count before."""
+
+    gathers: int
+    """Messages that carried parameters."""
+    gathered_bytes: int
+    """What this process gave to them: a parameter's part counts as often as the parameter is gathered."""
+    others: int
+    """Reductions of gradients, and of the few numbers on which ranks agree."""
+
+
+@contextmanager
+def counted_messages() -> Iterator[Callable[[], Sent]]:
+    """Count, by DeepSpeed's own log, while inside; the function given returns what was sent since it was last called.
+
+    DeepSpeed waits for every message that it counts, so that nothing here may be timed.
+    """
+    before = comms_logger.enabled, comms_logger.prof_all
+    comms_logger.reset_data()
+    comm.configure(enabled=True, prof_all=True)
+
+    def sent() -> Sent:
+        rows = [
+            (name, size, facts[0])
+            for name, sizes in comms_logger.get_raw_data().items()
+            for size, facts in sizes.items()
+        ]
+        comms_logger.reset_data()
+        gathers = [(size, count) for name, size, count in rows if name in GATHERS]
+        return Sent(
+            sum(count for _, count in gathers),
+            sum(size * count for size, count in gathers),
+            sum(count for name, _, count in rows if name not in GATHERS),
+        )
+
+    try:
+        yield sent
+    finally:
+        comm.configure(enabled=before[0], prof_all=before[1])
+        comms_logger.reset_data()
+
+
+def synchronize() -> None:
+    """Wait until the accelerator has done what was asked of it; nothing on CPU."""
+    get_accelerator().synchronize()
 
 
 def _without_compiled_collectives() -> None:

@@ -20,23 +20,26 @@ from sclds.model.initial import initial_value
 from sclds.run.foreign import refuse_foreign
 from sclds.train.deepspeed_settings import deepspeed_settings
 from sclds.train.distributed import ProcessGroup
+from sclds.train.flat_blocks import flatten_blocks, full_shape, layout_of, materialize, weight_shapes
 from sclds.train.optimizer import build_optimizer
 
 
-def build_model(config: Config, tokenizer: Tokenizer, settings: dict[str, Any]) -> nn.Module:
-    """Return the model, whose weights are yet to be filled; under stage 3 no process ever holds all of it."""
+def model_outline(config: Config, tokenizer: Tokenizer) -> nn.Module:
+    """Return the model on the meta device, where it takes no memory; its blocks are flat where ZeRO shards anything."""
     from sclds.model.scl import SCLModel
     from sclds.tasks.annotations import classes_of
     from sclds.tasks.model import build_task_model
 
-    sharded = config.engine.zero_stage == 3
-    context = deepspeed.zero.Init(config_dict_or_path=settings) if sharded else contextlib.nullcontext()
     vocab_size, recompute = config.model.text.vocab_size or tokenizer.vocab_size, config.engine.activation_checkpointing
     classes = len(classes_of(config)) if config.task else 0
-    with context:
+    with torch.device("meta"):
         if config.task is not None:
-            return build_task_model(config.model, vocab_size, config.task, classes, recompute)
-        return SCLModel(config.model, vocab_size, recompute, sigmoid=config.losses.sigmoid > 0)
+            model: nn.Module = build_task_model(config.model, vocab_size, config.task, classes, recompute)
+        else:
+            model = SCLModel(config.model, vocab_size, recompute, sigmoid=config.losses.sigmoid > 0)
+    if config.engine.zero_stage > 0:
+        flatten_blocks(model)
+    return model
 
 
 OF_AN_OBJECTIVE = ("pairwise_logit.", "task_head.")
@@ -56,19 +59,19 @@ class InitialWeights:
 
     def __init__(self, config: Config, model: nn.Module):
         self._config, self._model = config, model
+        self._shapes, self._layout = weight_shapes(model), layout_of(model)
         self._read = _read_weights(Path(config.model.init_from), model) if config.model.init_from else {}
 
     def of(self, name: str) -> Tensor:
-        """Return the whole value of a parameter; a draw is keyed by seed and name."""
+        """Return the whole value of a parameter."""
+        inside = self._layout.get(name)
+        return self._of_weight(name) if inside is None else torch.cat([self._of_weight(w).flatten() for w in inside])
+
+    def _of_weight(self, name: str) -> Tensor:
+        """Return a weight by its name in `SCLModel`; a draw is keyed by seed and name."""
         if name in self._read:
             return self._read[name].float()
-        shape = full_shape(self._model.get_parameter(name))
-        return initial_value(self._model, name, shape, self._config.seed, self._config.model.init_std)
-
-
-def full_shape(parameter: nn.Parameter) -> torch.Size:
-    """Return the shape of a parameter, also of one that ZeRO-3 has partitioned."""
-    return torch.Size(getattr(parameter, "ds_shape", parameter.shape))
+        return initial_value(self._model, name, self._shapes[name], self._config.seed, self._config.model.init_std)
 
 
 def fill_parameters(model: nn.Module, initial: InitialWeights, group: ProcessGroup, sharded: bool) -> None:
@@ -138,11 +141,11 @@ def _read_weights(path: Path, model: nn.Module) -> dict[str, Tensor]:
         raise CheckpointError(f"model.init_from: {file} cannot be read ({fault}); write it again") from fault
     if adopted := getattr(model, "adopted", None):  # a downstream task takes what it has a use for
         weights = adopted(weights)
-    shapes = {n: tuple(full_shape(p)) for n, p in model.named_parameters()}
+    shapes = weight_shapes(model)
     wrong = [
-        f"{n}: {tuple(weights[n].shape)} where the model has {shapes[n]}"
+        f"{n}: {tuple(weights[n].shape)} where the model has {tuple(shapes[n])}"
         for n in sorted(shapes.keys() & weights.keys())
-        if shapes[n] != tuple(weights[n].shape)
+        if shapes[n] != weights[n].shape
     ]
     faults = {
         "have another shape": wrong,
@@ -164,9 +167,10 @@ def build_engine(config: Config, tokenizer: Tokenizer, split: Split, group: Proc
     Raises:
         UserError: The weights to start from do not fit, or nothing can be trained.
     """
-    settings = deepspeed_settings(config, split)
     stage, dtype = config.engine.zero_stage, compute_dtype(config)
-    model = build_model(config, tokenizer, settings)
+    model = model_outline(config, tokenizer)
+    settings = deepspeed_settings(config, split, largest_block(model))
+    materialize(model, settings, sharded=stage == 3)
     initial = InitialWeights(config, model)
     fill_parameters(model, initial, group, sharded=stage == 3)
     if stage == 0:
@@ -184,3 +188,9 @@ def build_engine(config: Config, tokenizer: Tokenizer, split: Split, group: Proc
 def count_parameters(model: nn.Module) -> int:
     """Return the number of weights, partitioned or not."""
     return sum(full_shape(p).numel() for p in model.parameters())
+
+
+def largest_block(model: nn.Module) -> int:
+    """Return the number of weights of the largest block."""
+    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
+    return max((count_parameters(block) for blocks in lists for block in blocks), default=0)

@@ -16,13 +16,18 @@ TRAIN = "sclds.cli.train"
 
 def pretrain_command(config: str | Path, overrides: list[str], processes: int) -> list[str]:
     """Return the command that trains `config` on `processes` processes of this machine, on a port that is free now."""
+    return module_command(TRAIN, ["--config", str(config), *overrides], processes)
+
+
+def module_command(module: str, arguments: list[str], processes: int) -> list[str]:
+    """Return the command that starts a module in `processes` processes of this machine, on a port that is free now."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     return [
         *(sys.executable, "-m", "sclds.train.runner"),
         *("--quiet", "--num_gpus", str(processes), "--master_port", str(port)),
-        *("--module", TRAIN, "--config", str(config), *overrides),
+        *("--module", module, *arguments),
     ]
 
 
@@ -51,7 +56,22 @@ def pretrain(
     Raises:
         UserError: If the run fails or takes too long; the message carries the end of its output.
     """
-    command, environment = pretrain_command(config, overrides, processes), launcher_environment(processes)
+    finish(name, pretrain_command(config, overrides, processes), processes, time_limit)
+
+
+def finish(name: str, command: list[str], processes: int, time_limit: float | None = None) -> None:
+    """Run a launcher's command to its end.
+
+    Args:
+        name: What errors call it.
+        command: Of `module_command`.
+        processes: That it starts.
+        time_limit: Seconds after which it is given up.
+
+    Raises:
+        UserError: If it fails or takes too long; the message carries the end of its output.
+    """
+    environment = launcher_environment(processes)
     try:
         done = subprocess.run(
             command, env=environment, capture_output=True, timeout=time_limit, encoding="utf-8", errors="replace"

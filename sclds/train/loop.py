@@ -10,6 +10,7 @@ from sclds.config import Config
 from sclds.config.errors import SharedError, UserError
 from sclds.costs.counts import parameter_counts
 from sclds.costs.peak import machine_profile
+from sclds.costs.plan import faster_stage
 from sclds.data.quarantine import Quarantine
 from sclds.data.storage.shards import left_out_sentences
 from sclds.data.tokenizer import Tokenizer, load_tokenizer
@@ -25,8 +26,9 @@ from sclds.train.checkpoint import fits, load_checkpoint
 from sclds.train.corruption import CorruptionError, SelfCheck
 from sclds.train.data_wait import DataWait
 from sclds.train.deepspeed_settings import overriding
-from sclds.train.distributed import ProcessGroup
-from sclds.train.engine import build_engine, count_parameters
+from sclds.train.distributed import ProcessGroup, memory_per_process
+from sclds.train.engine import build_engine, count_parameters, largest_block
+from sclds.train.flat_blocks import layout_of
 from sclds.train.guard import SkipGuard
 from sclds.train.guards import Guards
 from sclds.train.heldout import HeldoutMeasurements
@@ -203,9 +205,9 @@ class Run:
     def _resume(self) -> None:
         """Go on from the newest complete checkpoint, if there is one."""
         if self.checkpoint is not None:
-            if not fits(self.checkpoint, self.config, self.group.world_size):
+            if not fits(self.checkpoint, self.config, self.group.world_size, layout_of(self.engine.module)):
                 self.reporter.say(
-                    f"{self.checkpoint.folder} is of other processes or another ZeRO stage: sharding it again"
+                    f"{self.checkpoint.folder} is of other processes, another ZeRO stage or layout: sharding it again"
                 )
             saved = load_checkpoint(self.engine, self.checkpoint, self.config, self.group)
             self.guard.resume(saved)
@@ -221,7 +223,7 @@ class Run:
     def _describe(self) -> None:
         """Print what this run uses."""
         engine, split = self.config.engine, self.split
-        for line in overriding(engine):
+        for line in overriding(engine, largest_block(self.engine.module)):
             self.reporter.say(line)
         self.reporter.say(
             f"Model        {count_parameters(self.engine.module) / 1e6:.2f} M parameters\n"
@@ -233,6 +235,8 @@ class Run:
             f"AdamW {self.config.optimizer.implementation}\n"
             f"Run folder   {self.folder.root}"
         )
+        if not self.step and (told := faster_stage(self.config, split, memory_per_process(self.group.device))):
+            self.reporter.say(told)
 
     def _word_entropy(self) -> float | None:
         """Return the entropy of words, with which MLM is compared, where rank 0 needs it."""

@@ -14,9 +14,13 @@ WITHOUT_DECAY = "-no-decay"
 """How the names of groups end whose weights do not decay."""
 
 
+DECAYED, NOT_DECAYED = "decayed_weights", "other_weights"
+"""Last parts of the names of parameters that hold several weights (`sclds.train.flat_blocks`)."""
+
+
 def decays(name: str, dimensions: int) -> bool:
     """Return whether weight decay applies to a parameter: to matrices, not to biases, norms and the temperature."""
-    return dimensions > 1 and not name.endswith("bias")
+    return name.endswith(f".{DECAYED}") or (dimensions > 1 and not name.endswith("bias"))
 
 
 def dimensions_of(parameter: nn.Parameter) -> int:

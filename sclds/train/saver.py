@@ -27,6 +27,7 @@ from sclds.run.checkpoints import ENGINE_TAG, STATE_FILE, checkpoint_name, is_ch
 from sclds.run.files import free_space
 from sclds.run.writer_process import WriterProcess
 from sclds.train.distributed import ProcessGroup
+from sclds.train.flat_blocks import layout_of
 from sclds.train.guard import refuse_broken_state
 
 TOLD = 1.0
@@ -200,7 +201,12 @@ class CheckpointSaver:
 
     def _completion(self, flight: _Flight, records: dict[str, Any]) -> dict[str, Any]:
         config = self._config
-        state = {"step": flight.step, "world_size": self._group.world_size, "config": config.model_dump(mode="json")}
+        state = {
+            "step": flight.step,
+            "world_size": self._group.world_size,
+            "config": config.model_dump(mode="json"),
+            "layout": layout_of(self._engine.module),
+        }
         facts = {
             "step": flight.step,
             "samples": flight.step * config.batch.global_size,

@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -6,7 +7,7 @@ import pytest
 from sclds.cli.main import main
 from sclds.config.errors import ConfigError, UserError
 from sclds.config.reading import load_config
-from sclds.costs import plan
+from sclds.costs import plan, stages
 
 PRETRAIN = Path(__file__).parents[2] / "configs" / "pretrain"
 CONFIGS = sorted(PRETRAIN.glob("*.yaml"))
@@ -34,13 +35,55 @@ def test_tables_fit_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
 def test_sharding_saves_memory_and_costs_traffic() -> None:
     for precision in ("fp32", "bf16"):
         config = load_config(CONFIGS[0], [f"engine.precision={precision}"])
-        stages = plan.plan(config, 64, "h100", 0.4, 12)["zero_stages"]
-        memory, traffic = ([s[key] for s in stages] for key in ("bytes_per_gpu", "bytes_per_step"))
+        rows = plan.plan(config, 64, "h100", 0.4, 12)["zero_stages"]
+        memory, traffic = ([s[key] for s in rows] for key in ("bytes_per_gpu", "bytes_per_step"))
         assert memory[:3] == sorted(memory[:3], reverse=True)  # stage 3 holds all of so small a model gathered
         # at stage 1 DeepSpeed sums fp32 gradients of bf16 on every rank, stage 2 a shard on each
         assert (traffic == sorted(traffic)) == (precision == "fp32")
         assert traffic[0] <= traffic[1]
         assert traffic[2] <= traffic[3]
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_the_heads_of_configurations_say_which_stage_is_faster(path: Path) -> None:
+    result = plan.plan(load_config(path), 64, "h100", 0.4, 12)
+    told, head = result["faster_stage"], path.read_text(encoding="utf-8").split("\nname:")[0]
+    assert told is not None
+    found = re.search(r"(\S+) is faster: it fits \((\S+) of .* receives (\S+) GB a step instead of (\S+),", told)
+    assert found is not None
+    setting, needed, sent, now = found.groups()
+    assert f"{setting} is faster: {sent} GB received a step instead of {now}, in {needed} GB" in head
+    assert f"Stage 3 pays from {result['stage_3_pays_from'] / 1e9:.3g} G parameters on" in head
+
+
+def test_no_stage_is_advised_that_does_not_fit_or_to_who_chose_one() -> None:
+    config = load_config(PRETRAIN / "scl_huge_image.yaml")
+    split = plan.possible_splits(config, 64)[0]
+    assert "zero_stage=2" in (plan.faster_stage(config, split, 80 * 10**9) or "")
+    assert plan.faster_stage(config, split, 50 * 10**9) is None
+    assert (
+        plan.faster_stage(load_config(PRETRAIN / "scl_huge_image.yaml", ["engine.zero_stage=1"]), split, 10**12) is None
+    )
+
+
+@pytest.mark.parametrize("stage", range(4))
+@pytest.mark.parametrize("world_size", [1, 2, 64])
+@pytest.mark.parametrize("free", [10**9, 40 * 10**9, 10**12])
+def test_the_largest_model_is_the_one_whose_state_just_fits(stage: int, world_size: int, free: int) -> None:
+    config = load_config(CONFIGS[0], [f"engine.zero_stage={stage}"])
+    found = stages.largest_model(config, world_size, free)
+    assert sum(stages.state_bytes(config, found, world_size).values()) == pytest.approx(free, rel=1e-6)
+
+
+def test_stage_3_saves_nothing_while_the_whole_model_may_stay_gathered() -> None:
+    """P > L·W/(W - 1), the module's own formula."""
+    least = stages.MAX_LIVE_PARAMETERS * 8 / 7
+    for parameters, pays in ((0.99 * least, False), (1.01 * least, True)):
+        second, third = (
+            sum(stages.state_bytes(load_config(CONFIGS[0], [f"engine.zero_stage={s}"]), int(parameters), 8).values())
+            for s in (2, 3)
+        )
+        assert (third < second) == pays
 
 
 def test_accumulation_and_recomputation_cost_forwards() -> None:

@@ -10,8 +10,10 @@ from sclds.batch.split import split_batch
 from sclds.data.tokenizer import load_tokenizer
 from sclds.train.distributed import ProcessGroup
 from sclds.train.engine import build_engine
+from sclds.train.flat_blocks import layout_of
 from sclds.train.saver import CheckpointSaver
 from sclds.train.step import train_step
+from tests.train.flat import split_flat
 from tests.train.synthetic import MAKE_UPS, batch_of, tiny_config
 
 CASES = [(0, "fp32"), (1, "fp32"), (2, "fp32"), (3, "fp32"), (0, "bf16"), (1, "bf16"), (3, "bf16")]
@@ -35,7 +37,7 @@ def save_case(folder, stage, precision, group):
         with deepspeed.zero.GatheredParameters([parameter]):
             weights[name] = parameter.detach().clone()
     if group.rank == 0:
-        torch.save(weights, folder / "weights.pt")
+        torch.save(split_flat(weights, layout_of(engine.module)), folder / "weights.pt")
     engine.destroy()
 
 

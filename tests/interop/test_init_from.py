@@ -13,6 +13,7 @@ from sclds.data.tokenizer import load_tokenizer, train_tokenizer
 from sclds.interop.folder import ModelFolder, Origin, build_model, read_folder, write_folder
 from sclds.interop.preprocessing import HALF_NORMALIZATION, files_of, of_encoders
 from sclds.train import engine
+from sclds.train.flat_blocks import materialize
 from sclds.train.startup import checked_start
 from tests.train.synthetic import tiny_config
 
@@ -24,7 +25,8 @@ class OneProcess:
 
 
 def built(config):
-    model = engine.build_model(config, load_tokenizer("embedded"), {})
+    model = engine.model_outline(config, load_tokenizer("embedded"))
+    materialize(model, {}, sharded=False)
     engine.fill_parameters(model, engine.InitialWeights(config, model), OneProcess(), sharded=False)
     return model
 

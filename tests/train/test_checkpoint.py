@@ -20,6 +20,7 @@ class Engine:
 
     def __init__(self, dies=False, weight=1.0, moment=1.0):
         self.dies = dies
+        self.module = torch.nn.Module()
         self.optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.tensor([0.0, weight]))])
         [parameter] = self.optimizer.param_groups[0]["params"]
         self.optimizer.state[parameter] = {"step": torch.tensor(3.0), "exp_avg": torch.tensor([0.0, moment])}

@@ -150,16 +150,17 @@ def test_other_keys_come_last_and_those_that_replace_ours_are_named():
     config = tiny_config(engine={"deepspeed": theirs})
     from sclds.batch.split import Split
 
-    settings = deepspeed_settings(config, Split(8, 2, 1))
+    settings = deepspeed_settings(config, Split(8, 2, 1), 100)
     assert settings["zero_optimization"]["stage"] == 3
     assert settings["zero_optimization"]["reduce_bucket_size"] == 7
     assert settings["zero_optimization"]["contiguous_gradients"] is False
     assert settings["gradient_accumulation_steps"] == 2
-    assert overriding(config.engine) == [
+    assert overriding(config.engine, 100) == [
+        "engine.deepspeed.zero_optimization.reduce_bucket_size=7 replaces 25000000",
         "engine.deepspeed.zero_optimization.contiguous_gradients=False replaces True",
         f"engine.deepspeed.steps_per_print=3 replaces {10**12}",
     ]
-    assert overriding(tiny_config().engine) == []
+    assert overriding(tiny_config().engine, 100) == []
 
 
 def test_the_weights_of_losses_are_those_of_the_objectives():

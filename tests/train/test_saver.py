@@ -20,6 +20,7 @@ class Engine:
     """Saves one tensor, under a name that may lead nowhere."""
 
     def __init__(self):
+        self.module = torch.nn.Module()
         self.weight = torch.nn.Parameter(torch.ones(1000))
         self.optimizer = torch.optim.AdamW([self.weight])
         self.name = "weights.pt"

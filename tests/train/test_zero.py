@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from sclds.benchmarks.engine import BASE_DEPTH
+from sclds.benchmarks.engine_worker import PROVIDERS
 from sclds.losses.communicator import SingleProcess
 from sclds.losses.objectives import GlobalFeatures, features_of, step_loss
 from sclds.model.scl import SCLModel
@@ -93,6 +95,24 @@ GRADIENTS = {
 FLIPPED = (*STAGES, *BF16, "zero3_accumulated")
 
 
+def with_messages(**zero):
+    """A case whose messages are counted, with settings of DeepSpeed's over ours."""
+    return {"config": {"engine": {"deepspeed": {"zero_optimization": zero}}}, "make_up": "mixed", "count": True}
+
+
+MESSAGES = {
+    "messages": with_messages(),
+    # as a model that is larger than what may stay gathered: a block is released when its forward ends
+    "messages_released": with_messages(
+        stage3_max_reuse_distance=0, stage3_prefetch_bucket_size=0, reduce_bucket_size=50_000
+    ),
+}
+
+BENCHMARK = {
+    "benchmark": {"benchmark": BASE_DEPTH | dict.fromkeys(("vision_layers", "text_layers", "fusion_layers"), 1)}
+}
+
+
 def processes(count, cases, folder):
     """Run the cases in `count` processes and return what rank 0 found."""
     with socket.socket() as free:
@@ -119,9 +139,8 @@ def processes(count, cases, folder):
 
 @pytest.fixture(scope="module")
 def two_processes(tmp_path_factory):
-    cases = SAME_AS_PLAIN | POISONED | BF16 | GRADIENTS
-    flipped = {name: case | {"flip": name in FLIPPED} for name, case in cases.items()}
-    return processes(2, flipped, tmp_path_factory.mktemp("zero"))
+    flipped = {n: c | {"flip": n in FLIPPED} for n, c in (SAME_AS_PLAIN | POISONED | BF16 | GRADIENTS).items()}
+    return processes(2, flipped | MESSAGES | BENCHMARK, tmp_path_factory.mktemp("zero"))
 
 
 @functools.cache
@@ -236,11 +255,29 @@ def test_gradients_of_micro_batches_and_ranks_are_added_in_fp32(two_processes, n
     assert relative_error(found, exact) < relative_error(in_bf16, exact)
 
 
+APART = ("zero3", "zero1", "bf16_zero2")
+"""Cases that are saved with weights apart as well."""
+
+
 def going_on():
-    """Return by number of processes which saved case goes on at which stage: every pair of stages, and its own."""
-    own = [(name, STAGES[name.removeprefix("bf16_")]) for name in (*STAGES, *BF16)]
-    other = [(name, (stage + more) % 4) for name, stage in own for more in ((3,) if name in BF16 else (1, 2))]
-    return {1: [*other, ("zero1", 1), ("zero3", 3)], 2: own}
+    """Return by number of processes which saved case goes on at which stage, and whether with its weights apart.
+
+    Every pair of stages, and its own; each of `APART` into flat blocks at its own stage and at another one.
+    """
+    own = [(name, STAGES[name.removeprefix("bf16_")], False) for name in (*STAGES, *BF16)]
+    other = [(name, (stage + more) % 4, False) for name, stage, _ in own for more in ((3,) if name in BF16 else (1, 2))]
+    into_flat = [(f"{name}_apart", STAGES[name.removeprefix("bf16_")], False) for name in APART]
+    at_another = [(name, 4 - stage, False) for name, stage, _ in into_flat]  # 1 to 3, 3 to 1, 2 to 2
+    out_of_flat = [("zero3", 3, True), ("bf16_zero2", 3, True)]
+    return {
+        1: [*other, ("zero1", 1, False), ("zero3", 3, False), *at_another, ("zero2", 1, True)],
+        2: [*own, *into_flat, *out_of_flat],
+    }
+
+
+def key_of(name, stage, apart):
+    """Name what goes on."""
+    return f"{name} at {stage}{', apart' if apart else ''}"
 
 
 @pytest.mark.multiprocess
@@ -255,31 +292,80 @@ def test_a_flipped_bit_is_found_and_its_rank_and_part_are_named(two_processes, n
 
 @pytest.mark.multiprocess
 @pytest.mark.slow
-def test_other_processes_and_another_stage_go_on_where_the_last_stopped(two_processes, tmp_path):
-    """Two processes save after two steps; one, and two again, take the third as if nothing had happened."""
+@pytest.mark.parametrize("name", MESSAGES)
+def test_a_parameter_is_gathered_once_per_direction_and_none_in_the_optimizer_step(two_processes, name):
+    messages = two_processes[name]["messages"]
+    assert len(messages["forward"]) == len(messages["backward"]) == len(messages["step"]) == STEPS
+    for number, phases in enumerate(zip(*(messages[p] for p in ("forward", "backward", "step")), strict=True)):
+        forward, backward, step = phases
+        # the first step of the plainly configured case does not know yet that backward follows closely
+        again = name == "messages_released" or number == 0
+        assert forward["gathered_bytes"] == messages["own_part"]
+        assert backward["gathered_bytes"] == (messages["own_part"] if again else 0)
+        assert step["gathers"] == 0
+        assert forward["gathers"] <= messages["modules"]
+
+
+@pytest.mark.multiprocess
+@pytest.mark.slow
+def test_gradients_are_reduced_while_backward_goes_on(two_processes):
+    """Buckets smaller than the model are sent when they are full; the last one when backward ends."""
+    assert all(phase["others"] >= 4 for phase in two_processes["messages_released"]["messages"]["backward"])
+
+
+@pytest.mark.multiprocess
+@pytest.mark.slow
+def test_the_benchmark_of_the_engine_measures_every_stage(two_processes):
+    found = two_processes["benchmark"]
+    assert set(found) == set(PROVIDERS)
+    for of in found.values():
+        assert all(len(seconds) == 1 and seconds[0] > 0 for seconds in of["seconds"].values())
+    messages = {name: of["messages"] for name, of in found.items()}
+    assert messages["plain"]["backward"]["others"] == 0
+    assert all(messages[f"stage {stage}"]["forward"]["gathers"] == 0 for stage in range(3))
+    assert messages["stage 3"]["forward"]["gathers"] > 0
+    assert messages["stage 3"]["step"]["gathers"] == 0
+
+
+@pytest.mark.multiprocess
+@pytest.mark.slow
+def test_other_processes_stages_and_layouts_go_on_where_the_last_stopped(two_processes, tmp_path):
+    """Two processes save after two steps; one, and two again, take the third as if nothing had happened.
+
+    So they do where each weight was a parameter of its own, as in run folders of versions before flat blocks, and
+    where it is one again.
+    """
     stages = {name: SAME_AS_PLAIN[name] for name in STAGES} | BF16
     saved = {n: c | {"steps": 2, "folder": str(tmp_path / n)} for n, c in (stages | OLD).items()}
+    saved |= {
+        f"{name}_apart": saved[name] | {"folder": str(tmp_path / f"{name}_apart"), "weights_apart": True}
+        for name in APART
+    }
     processes(2, saved, tmp_path)
-    for count, pairs in going_on().items():
+    for count, cases in going_on().items():
         resumed = {}
-        for name, stage in pairs:
-            config = stages[name]["config"]
-            engine = config.get("engine", {}) | {"zero_stage": stage}
-            resumed[f"{name} at {stage}"] = stages[name] | {
-                "config": config | {"engine": engine},
+        for name, stage, apart in cases:
+            case = stages[name.removesuffix("_apart")]
+            engine = case["config"].get("engine", {}) | {"zero_stage": stage}
+            resumed[key_of(name, stage, apart)] = case | {
+                "config": case["config"] | {"engine": engine},
                 "folder": str(tmp_path / name),
+                "weights_apart": apart,
             }
         resumed |= {n: BF16[f"bf16_{n[4:]}"] | {"folder": str(tmp_path / n)} for n in OLD}
         found = processes(count, resumed, tmp_path)
         assert "has another optimizer state than this version writes" in found["old_zero0"]["refused"]
         assert found["old_zero1"]["restored"]
-        for name, stage in pairs:
-            ours = found[f"{name} at {stage}"]
+        for name, stage, apart in cases:
+            untouched = name.removesuffix("_apart")
+            ours = found[key_of(name, stage, apart)]
             history, weights = (
-                plain(name) if name in STAGES else (two_processes[name][k] for k in ("history", "weights"))
+                plain(untouched)
+                if untouched in STAGES
+                else (two_processes[untouched][k] for k in ("history", "weights"))
             )
             [third] = ours["history"]
-            assert ours["restored"], (name, stage, count)
+            assert ours["restored"], (name, stage, apart, count)
             assert values(third["terms"]) == pytest.approx(values(history[2]["terms"]), rel=1e-5, abs=1e-6)
             for key, weight in weights.items():
                 torch.testing.assert_close(ours["weights"][key], weight.detach(), rtol=1e-5, atol=1e-5)

@@ -2,31 +2,69 @@
 
 import json
 import sys
+from contextlib import ExitStack
 from pathlib import Path
+from unittest.mock import patch
 
 import deepspeed
 import torch
 from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 
 from sclds.batch.split import split_batch
+from sclds.benchmarks.engine_worker import measure, steps_of
 from sclds.config.errors import CheckpointError
 from sclds.data.tokenizer import load_tokenizer
 from sclds.run.checkpoints import newest_checkpoint
 from sclds.train.checkpoint import load_checkpoint
 from sclds.train.corruption import PARTS, MemoryCheck, resident
 from sclds.train.deepspeed_settings import deepspeed_settings
-from sclds.train.distributed import ProcessGroup
-from sclds.train.engine import InitialWeights, build_engine, build_model, fill_parameters
+from sclds.train.distributed import ProcessGroup, counted_messages
+from sclds.train.engine import InitialWeights, build_engine, fill_parameters, model_outline
+from sclds.train.flat_blocks import layout_of, materialize
 from sclds.train.optimizer import build_optimizer
 from sclds.train.saved_state import SavedState
 from sclds.train.saver import CheckpointSaver
 from sclds.train.step import train_step
+from tests.train.flat import split_flat
 from tests.train.synthetic import MAKE_UPS, batch_of, tiny_config
 
 STEPS = 3
 
 
 def run_case(case, group):
+    """Run one case; what it counts is counted until its end."""
+    if "benchmark" in case:
+        return measure(steps_of(case["benchmark"], group), rounds=1)
+    with ExitStack() as stack:
+        if case.get("weights_apart"):  # as versions before flat blocks
+            stack.enter_context(patch("sclds.train.engine.flatten_blocks"))
+        return train_case(case, group, stack)
+
+
+def count_by_phase(engine, stack):
+    """Count DeepSpeed's messages in every forward, backward and step from now on; return where they are found."""
+    sent = stack.enter_context(counted_messages())
+    owners = [m for m in engine.module.modules() if list(m.parameters(recurse=False))]
+    own_part = sum(p.ds_tensor.nbytes for p in engine.module.parameters())
+    found = {"own_part": own_part, "modules": len(owners), "forward": [], "backward": [], "step": []}
+
+    def counted(phase, real):
+        def call(*args):
+            before = sent()
+            if phase == "backward":
+                found["forward"].append(before._asdict())
+            result = real(*args)
+            found[phase].append(sent()._asdict())
+            return result
+
+        return call
+
+    for phase in ("backward", "step"):
+        setattr(engine, phase, counted(phase, getattr(engine, phase)))
+    return found
+
+
+def train_case(case, group, stack):
     """Train `STEPS` steps through the real engine and step; return summed losses and the full weights."""
     config = tiny_config(**case["config"])
     split = split_batch(config.batch, group.world_size)
@@ -41,8 +79,10 @@ def run_case(case, group):
         except CheckpointError as fault:
             engine.destroy()
             return {"refused": str(fault)}
-    restored = is_restored(engine, SavedState(checkpoint.folder)) if checkpoint else None
+    saved = SavedState(checkpoint.folder, checkpoint.layout) if checkpoint else None
+    restored = is_restored(engine, saved) if checkpoint else None
     started = start_of(engine, group) if checkpoint is None and not case.get("old") else None
+    messages = count_by_phase(engine, stack) if case.get("count") else None
     kinds, words = (by_place * 2 for by_place in MAKE_UPS[case["make_up"]])
     history = []
     memory = Flipping(engine, group)
@@ -61,10 +101,7 @@ def run_case(case, group):
         saver.save(case["steps"])
         saver.wait()
     gradient = gradient_of(engine, config) if case.get("gradient") else None
-    weights = {}
-    for name, parameter in engine.module.named_parameters():
-        with deepspeed.zero.GatheredParameters([parameter]):
-            weights[name] = parameter.detach().float().clone()
+    weights = {name: weight.float() for name, weight in held_weights(engine).items()}
     found = [memory.found(len(history))]
     for part in PARTS if case.get("flip") else ():
         memory.part = part
@@ -73,7 +110,7 @@ def run_case(case, group):
     if saver:
         saver.close()
     engine.destroy()
-    results = {"history": history, "weights": weights, "start": started, "gradient": gradient}
+    results = {"history": history, "weights": weights, "start": started, "gradient": gradient, "messages": messages}
     return results | {"restored": restored, "found": found}
 
 
@@ -93,10 +130,12 @@ class Flipping(MemoryCheck):
 
 def old_engine(config, tokenizer, split, group):
     """Return the engine of versions that left bf16 at stages 0 and 1 to optimizers of DeepSpeed's choice."""
-    settings = deepspeed_settings(config, split) | {"bf16": {"enabled": True}}
+    settings = deepspeed_settings(config, split, largest_block=0) | {"bf16": {"enabled": True}}
     settings.pop("data_types", None)
     settings.pop("communication_data_type", None)
-    model = build_model(config, tokenizer, settings)
+    with patch("sclds.train.engine.flatten_blocks"):
+        model = model_outline(config, tokenizer)
+    materialize(model, settings, sharded=False)
     fill_parameters(model, InitialWeights(config, model), group, sharded=False)
     model.to(torch.bfloat16)
     optimizer = build_optimizer(model, config.optimizer)
@@ -107,12 +146,22 @@ def start_of(engine, group):
     """Return the steps that the optimizer has taken, on any rank, and the full fp32 weights that it starts from."""
     inner = getattr(engine.optimizer, "optimizer", engine.optimizer)
     taken = max([float(state["step"]) for state in inner.state.values() if "step" in state], default=0.0)
-    masters = fp32_weights(engine)
+    steps = group.all_gather(torch.tensor(taken)).max().item()
+    return {"steps": steps, "masters": fp32_weights(engine), "held": held_weights(engine)}
+
+
+def held_weights(engine):
+    """Return the full weights that the model computes with, by their names in `SCLModel`."""
     held = {}
     for name, parameter in engine.module.named_parameters():
         with deepspeed.zero.GatheredParameters([parameter]):
             held[name] = parameter.detach().clone()
-    return {"steps": group.all_gather(torch.tensor(taken)).max().item(), "masters": masters, "held": held}
+    return apart(held, engine)
+
+
+def apart(tensors, engine):
+    """Return tensors of parameters by the names of the weights in them, each with memory of its own."""
+    return {name: tensor.clone() for name, tensor in split_flat(tensors, layout_of(engine.module)).items()}
 
 
 def is_restored(engine, saved):
@@ -132,7 +181,7 @@ def moments(engine, key):
         # DeepSpeed links the states when the first group has stepped, and those of the others are not there yet
         engine.optimizer._hp_optimizer_states_linked = False
         engine.optimizer._lazy_init_hp_params_optimizer_state()
-    return {n: safe_get_full_optimizer_state(p, key).clone() for n, p in engine.module.named_parameters()}
+    return apart({n: safe_get_full_optimizer_state(p, key) for n, p in engine.module.named_parameters()}, engine)
 
 
 def gradient_of(engine, config):
@@ -147,7 +196,7 @@ def fp32_weights(engine):
     own = getattr(engine.optimizer, "masters", None)
     if own is not None:
         return {name: parameter.detach().clone() for name, parameter in own().items()}
-    return {name: safe_get_full_fp32_param(p).detach().clone() for name, p in engine.module.named_parameters()}
+    return apart({name: safe_get_full_fp32_param(p).detach() for name, p in engine.module.named_parameters()}, engine)
 
 
 def main():
