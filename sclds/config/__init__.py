@@ -1,5 +1,7 @@
 """Every setting of a run: its schema, the rules across fields, how it is read, and what a user did wrong."""
 
+from sclds.config.base import Section
+from sclds.config.model import FusionConfig, ModelConfig, TextConfig, VisionConfig
 from sclds.config.rules import cross_field_problems, keys_that_may_change
 from sclds.config.schema import (
     MAGNITUDES,
@@ -10,18 +12,13 @@ from sclds.config.schema import (
     DatasetConfig,
     EngineConfig,
     EvaluationConfig,
-    FusionConfig,
     GuardsConfig,
     LogConfig,
     LossesConfig,
     MaskingConfig,
-    ModelConfig,
     OptimizerConfig,
     ScheduleConfig,
-    Section,
     TaskConfig,
-    TextConfig,
-    VisionConfig,
 )
 
 __all__ = [

@@ -16,8 +16,8 @@ from typing import Annotated, Any, Literal, TypeAlias, Union, get_args, get_orig
 
 import yaml
 
+from sclds.config.base import Section
 from sclds.config.errors import ConfigError
-from sclds.config.schema import Section
 
 Path: TypeAlias = tuple[str, ...]
 """The parts of a dotted key."""

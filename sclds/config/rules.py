@@ -2,6 +2,7 @@
 
 import math
 
+from sclds.config.base import MayChangeMark, Section
 from sclds.config.errors import ConfigError
 from sclds.config.schema import (
     LOSS_WEIGHTS,
@@ -9,8 +10,6 @@ from sclds.config.schema import (
     DataConfig,
     GuardsConfig,
     MaskingConfig,
-    MayChangeMark,
-    Section,
     TaskConfig,
 )
 
