@@ -67,6 +67,9 @@ gpu-rehearsal: $(VENV)/.ready
 mutants: $(VENV)/.ready
 	@$(VENV)/bin/pip install --quiet --disable-pip-version-check -c requirements/constraints.txt mutmut==3.8.1
 	@$(VENV)/bin/mutmut run; $(VENV)/bin/mutmut results
+	@rm -rf build/mutants && mkdir -p build/mutants && git archive HEAD | tar x -C build/mutants
+	@cd build/mutants && mv kernels/scl_kernels . && sed -i '/^\[tool.mutmut\]/,$$d' pyproject.toml && cat kernels/mutmut.toml >> pyproject.toml
+	@cd build/mutants && $(CURDIR)/$(VENV)/bin/mutmut run; $(CURDIR)/$(VENV)/bin/mutmut results
 
 ## soak          random faults on small real runs, each of which has to end as if nothing had happened (an hour)
 soak: $(VENV)/.ready

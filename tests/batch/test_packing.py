@@ -1,10 +1,14 @@
 """The packed batch holds what the views say, row by row."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
+import torch
 
 from scl_kernels import CLASS_ROW, MASK_ROW
-from sclds.batch import Recipe, pack
+from sclds.batch import Recipe, pack, packing
+from sclds.batch.attention_plan import Planner
 from sclds.config import LossesConfig
 from sclds.machine.attention import AttentionBackends
 from sclds.objectives import objectives_in_use, pairs_in_use
@@ -87,3 +91,26 @@ def test_call_sites_of_different_backends_have_plans_of_their_own():
     assert {stream.self_attention.backend for stream in streams} == {"torch_varlen"}
     assert {stream.cross_attention.backend for stream in streams} == {"sdpa"}
     assert (batch.vision.attention.backend, batch.text.attention.backend) == ("flash_attn_3", "flash_attn")
+
+
+def test_frames_pool_over_the_patches_of_their_image_or_clip():
+    """Two pictures of 2 and 3 patches, then clips of 1 and 2 frames of 4 patches, each frame's [CLS] first."""
+    frame_patches, clips = [2, 3, 4, 4, 4], [1, 2]
+    cu_seqlens = torch.tensor([0, *np.cumsum([n + 1 for n in frame_patches]).tolist()], dtype=torch.int32)
+    lengths = SimpleNamespace(
+        frame_cu_seqlens=cu_seqlens,
+        video_cls_cu_seqlens=torch.tensor([0, 1, 3], dtype=torch.int32),
+        video_cu_seqlens=torch.tensor([0, 5, 15], dtype=torch.int32),
+    )
+    found = packing._frame_pooling(lengths, "torch_varlen", Planner())
+    cls_rows = cu_seqlens[:-1].tolist()
+    patch_rows = [row for row in range(int(cu_seqlens[-1])) if row not in cls_rows]
+    assert found.cls_rows.tolist() == cls_rows
+    assert found.patch_rows.tolist() == patch_rows
+    both = cls_rows + patch_rows
+    assert found.merged.tolist() == [both.index(row) for row in range(int(cu_seqlens[-1]))]
+    assert found.attention.cu_seqlens_q.tolist() == found.attention.cu_seqlens_k.tolist() == [0, 2, 5, 9, 13, 17]
+    assert found.pooling.cu_seqlens_q.tolist() == np.cumsum([0, 1, 1, *clips]).tolist()
+    assert found.pooling.cu_seqlens_k.tolist() == np.cumsum([0, 2, 3, 4, 8]).tolist()
+    for cumulative in (found.attention.cu_seqlens_q, found.pooling.cu_seqlens_q, found.pooling.cu_seqlens_k):
+        assert cumulative.dtype == torch.int32

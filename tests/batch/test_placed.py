@@ -54,3 +54,44 @@ def test_what_is_on_a_device_already_stays_there():
     object.__setattr__(batch.vision, "patches", there)
     block = batch.in_one_block()
     assert block.vision.patches is there
+
+
+def test_what_stays_on_the_host_stays_when_the_rest_moves():
+    batch = pack_samples(MIXED, ALL)
+    there = batch.in_one_block().to(torch.device("meta"))
+    assert there.text.ids.device.type == "meta"
+    assert there.lengths is batch.lengths
+    assert there.lengths.text_cu_seqlens.device.type == "cpu"
+
+
+def test_what_lies_in_several_blocks_moves_tensor_by_tensor_and_does_not_wait(monkeypatch):
+    batch = pack_samples(MIXED, ALL)
+    assert batch._block() is None
+    asked, move = [], torch.Tensor.to
+
+    def noted(self, *args, **kwargs):
+        asked.append((args, kwargs))
+        return move(self, *args, **kwargs)
+
+    monkeypatch.setattr(torch.Tensor, "to", noted)
+    moved = batch.to(torch.device("meta"), torch.bfloat16)
+    assert asked
+    assert all(kwargs.get("non_blocking") is True and args[0] == torch.device("meta") for args, kwargs in asked)
+    assert moved.vision.patches.dtype == torch.bfloat16
+    asked.clear()
+    batch.in_one_block().to(torch.device("meta"))
+    assert [kwargs for args, kwargs in asked if torch.device("meta") in args] == [{"non_blocking": True}]
+
+
+def test_only_a_pinned_block_is_pinned(monkeypatch):
+    asked, empty = [], torch.empty
+
+    def noted(*size, pin_memory, **kwargs):
+        asked.append(pin_memory)
+        return empty(*size, **kwargs)
+
+    batch = pack_samples(MIXED, ALL)
+    monkeypatch.setattr(torch, "empty", noted)
+    for pinned in (False, True):
+        batch.in_one_block(pinned=pinned)
+    assert asked == [False, True]

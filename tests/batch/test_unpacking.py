@@ -106,3 +106,13 @@ def test_hidden_patches_are_grey(mixed, tokenizer):
     assert (covered[0, :, 8:16, 16:24] == GREY).all()
     covered[0, :, 8:16, 16:24] = seen.frames[0, :, 8:16, 16:24]
     assert torch.equal(covered, seen.frames)
+
+
+def test_pixels_beyond_black_and_white_are_shown_as_these(mixed, tokenizer):
+    """What interpolation overshoots has no color of its own on a page."""
+    config = mixed()
+    batch, _ = packed(config, tokenizer)
+    batch.vision.patches[0], batch.vision.patches[1] = -9.0, 9.0
+    shown = sample_of(batch, 0, config).frames
+    assert (shown[0, :, :8, :8] == 0).all()
+    assert (shown[0, :, :8, 8:16] == 1).all()

@@ -118,3 +118,38 @@ def test_masks_follow_from_their_key(tokenizer):
 
     assert draw("x") == draw("x")
     assert all(a != b for a, b in zip(draw("x"), draw("y"), strict=True))
+
+
+class Fixed:
+    """A generator that gives what it was told to."""
+
+    def __init__(self, draws):
+        self.draws = draws
+
+    def random(self, count):
+        assert count == len(self.draws), "one draw a word, two a token"
+        return np.array(self.draws)
+
+
+def test_a_tokens_fate_and_its_random_token_are_the_two_draws_after_those_of_the_words(tokenizer):
+    ids, index = encode(tokenizer, "dog")
+    ordinary = tokenizer.ordinary_ids
+    inner = np.flatnonzero(index == 0).tolist()
+    fates = {
+        (0.7999, 0.0): tokenizer.mask_id,
+        (0.8, 0.0): ordinary[0],
+        (0.8999999, 0.5): ordinary[len(ordinary) // 2],
+        (0.85, 0.999999): ordinary[-1],
+        (0.9001, 0.5): None,
+    }
+    for (fate, token), wanted in fates.items():
+        masked, positions, labels = mlm_mask(ids, index, tokenizer, 1.0, Fixed([0.5] + [fate, token] * len(ids)))
+        assert positions.tolist() == inner
+        assert masked[inner].tolist() == (labels.tolist() if wanted is None else [wanted] * len(inner))
+
+
+def test_an_empty_mask_is_of_whole_numbers(tokenizer):
+    ids, index = encode(tokenizer, "")
+    _, positions, labels = mlm_mask(ids, index, tokenizer, 0.15, generator(0))
+    assert (positions.dtype, positions.shape) == (np.int64, (0,))
+    assert (labels.dtype, labels.shape) == (np.int64, (0,))

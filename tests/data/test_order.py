@@ -244,3 +244,26 @@ def test_repetitions_move_within_their_blocks():
     assert len(np.unique(epoch)) == 480
     for start in range(0, 480, 80):
         assert len({int(number) // 40 for number in epoch[start : start + 80]}) == 2
+
+
+def test_partners_and_labels_are_whole_numbers():
+    partner, label = itm_partners(np.zeros((3, 3), bool), generator(0))
+    assert (partner.dtype, label.dtype) == (np.int64, np.int64)
+
+
+@pytest.mark.parametrize("block", [1, 2, 4, 9])
+def test_what_is_read_ahead_is_the_block_of_the_step_and_the_next_also_of_the_next_epoch(block):
+    """Against the order itself: the blocks in which its samples lie, in the order of reading."""
+    size = 6
+    order = order_of(index_of(pictures=[8] * 7), global_size=size, block=block)
+    for step in range(40):
+        epoch, row = divmod(step * size, order.epoch_size)
+        read = {e: list(dict.fromkeys((order.epoch(e) // 8).tolist())) for e in (epoch, epoch + 1)}
+        blocks = {e: [frozenset(read[e][i : i + block]) for i in range(0, 7, block)] for e in read}
+        first = row // (8 * block)
+        here = blocks[epoch][first]
+        after = blocks[epoch][first + 1] if first + 1 < len(blocks[epoch]) else blocks[epoch + 1][0]
+        ahead = order.shards_ahead(step)
+        assert set(ahead[: len(here)]) == here
+        assert set(ahead) == here | after
+        assert len(ahead) == len(set(ahead))

@@ -1,7 +1,10 @@
+import json
+
 import pytest
 import torch
 
 from sclds.evaluation import retrieval
+from sclds.evaluation.heldout import Encoded
 
 
 def test_perfect_match_has_recall_one() -> None:
@@ -48,3 +51,99 @@ def test_evenly_spaced_indices_are_different_and_in_range(n: int, wanted: int) -
     chosen = list(retrieval.evenly_spaced(n, wanted))
     assert len(chosen) == len(set(chosen)) == min(n, wanted)
     assert all(0 <= i < n for i in chosen)
+
+
+def test_recalls_count_the_first_k() -> None:
+    found = retrieval._directed(torch.arange(1, 13), 12, [1])
+    assert [found[f"r{k}"] for k in retrieval.RECALLS] == pytest.approx([1 / 12, 5 / 12, 10 / 12])
+    assert [found[f"chance_r{k}"] for k in retrieval.RECALLS] == pytest.approx([1 / 12, 5 / 12, 10 / 12])
+    assert (found["median_rank"], found["n"], found["candidates"], found["right"]) == (6.5, 12, 12, 1)
+
+
+def encoded_of(kind: str, names: list[str], rows: torch.Tensor) -> Encoded:
+    return Encoded(kind, [rows], [rows.clone()], names, [f"a caption of {name}" for name in names])
+
+
+def test_sets_of_a_kind_are_ranked_together_and_examples_are_shared_between_kinds() -> None:
+    eye = torch.eye(5)
+    sets = {
+        "first": encoded_of("image", ["a", "b"], eye[:2]),
+        "clips": encoded_of("video", ["v"], eye[4:]),
+        "second": encoded_of("image", ["c", "d"], eye[2:4]),
+    }
+    found = retrieval.evaluate_retrieval(sets)
+    assert {kind: row["text_to_vision"]["n"] for kind, row in found["retrieval"].items()} == {"image": 4, "video": 1}
+    assert (
+        found["retrieval"]["image"]
+        == retrieval.rank_set(encoded_of("image", ["a", "b", "c", "d"], eye[:4]))["retrieval"]
+    )
+    assert [(e["kind"], e["sample_id"], e["of"]) for e in found["examples"]] == [
+        *(("image", name, 4) for name in "abcd"),
+        ("video", "v", 1),
+    ]
+    for example in found["examples"]:
+        assert example["caption"] == f"a caption of {example['sample_id']}"
+        assert example["rank"] == 1
+        assert example["retrieved"][0] == example["sample_id"]
+        assert len(example["retrieved"]) == min(retrieval.RETRIEVED, example["of"])
+    assert json.loads(json.dumps(found)) == found
+
+
+@pytest.mark.parametrize(("images", "videos", "shown"), [(30, 30, (4, 4)), (30, 0, (8, 0)), (30, 2, (4, 2))])
+def test_examples_are_spread_over_queries_whatever_their_result(images: int, videos: int, shown: tuple) -> None:
+    sets = {}
+    for kind, n in (("image", images), ("video", videos)):
+        if n:
+            order = [(i + 1) % n for i in range(n)]  # every query finds its neighbor
+            sets[kind] = encoded_of(kind, [f"{kind}{i}" for i in range(n)], torch.eye(n))
+            sets[kind].vision[0] = torch.eye(n)[order]
+    examples = retrieval.evaluate_retrieval(sets)["examples"]
+    assert tuple(sum(e["kind"] == kind for e in examples) for kind in ("image", "video")) == shown
+    for e in examples:
+        number = int(e["sample_id"].removeprefix(e["kind"]))
+        assert e["retrieved"][0] == f"{e['kind']}{(number - 1) % e['of']}"
+        assert e["rank"] == e["of"], "all other candidates tie with the right one"
+
+
+def row_of(n: int, r1: float) -> dict[str, float]:
+    chances = {f"chance_r{k}": min(1.0, k / n) for k in retrieval.RECALLS}
+    return {"n": n, "candidates": n, "right": 1, "r1": r1, "r5": 0.5, "r10": 0.75, "median_rank": 4.5} | chances
+
+
+def test_sections_show_recalls_beside_chance() -> None:
+    directions = {"text_to_vision": row_of(40, 0.25), "vision_to_text": row_of(40, 0.125)}
+    results = {
+        "sets": {"birds": {"kind": "image", "retrieval": directions}, "silent": {"kind": "image"}},
+        "retrieval": {"image": directions},
+    }
+    (section,) = retrieval.retrieval_sections(results)
+    assert (section.title, section.note) == ("Retrieval", f"Zero-shot. {retrieval.NOTE}")
+    assert section.columns == ("R@1", "R@5", "R@10", "median rank", "candidates")
+    assert [name for name, _ in section.rows] == ["birds: caption → image", "birds: image → caption"]
+    cells = section.rows[0][1]
+    assert [cell.text for cell in cells] == ["25.0%", "50.0%", "75.0%", "4.5", "40"]
+    assert [cell.chance for cell in cells[:4]] == ["2.5%", "12.5%", "25.0%", "20.5"]
+    assert (cells[0].share, cells[0].chance_share) == (0.25, 1 / 40)
+
+
+def test_a_kind_of_several_sets_has_a_row_of_them_all() -> None:
+    directions = {"text_to_vision": row_of(4, 0.25), "vision_to_text": row_of(4, 0.125)}
+    two = {name: {"kind": "image", "retrieval": directions} for name in ("birds", "dogs")}
+    (section,) = retrieval.retrieval_sections({"sets": two, "retrieval": {"image": directions}})
+    assert [name for name, _ in section.rows][-2:] == ["all sets: caption → image", "all sets: image → caption"]
+    assert len(section.rows) == 6
+    assert section.rows[0][1][2].chance == "100.0%", "chance is at most 1"
+    (section,) = retrieval.retrieval_sections({"retrieval": {"image": directions}})
+    assert [name for name, _ in section.rows] == ["held out: caption → image", "held out: image → caption"]
+    assert retrieval.retrieval_sections({}) == []
+
+
+def test_figures_by_direction_and_the_number_of_candidates() -> None:
+    directions = {"text_to_vision": row_of(40, 0.25), "vision_to_text": row_of(40, 0.125)}
+    found = retrieval.retrieval_figures({"retrieval": directions})
+    assert found == {
+        **{f"text_to_vision_{key}": directions["text_to_vision"][key] for key in retrieval.FIGURES},
+        **{f"vision_to_text_{key}": directions["vision_to_text"][key] for key in retrieval.FIGURES},
+        "candidates": 40,
+    }
+    assert retrieval.retrieval_figures({}) == {}

@@ -1,6 +1,7 @@
 """Shares of ranks and accumulation steps add up to one process on the whole batch, values and gradients."""
 
 import threading
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,7 +12,7 @@ from sclds.batch import Counts
 from sclds.batch.frames import frames_by_number
 from sclds.batch.types import Identities
 from sclds.config import LossesConfig
-from sclds.losses.communicator import SingleProcess, gather_records, gather_rows
+from sclds.losses.communicator import SingleProcess, gather_records, gather_rows, on_device
 from sclds.losses.objectives import FeatureGather, GlobalFeatures, StepSizes, features_of, step_loss
 from sclds.objectives import objectives_in_use
 from sclds.reference.published_schedule import nce, pairwise_sigmoid
@@ -358,3 +359,79 @@ def test_projections_leave_before_fusion_and_nobody_waits_before_the_loss():
         assert found.keys() == expected.keys()
         assert all(same(found[term], expected[term]) for term in expected)
         assert all(found[term].offsets == expected[term].offsets for term in expected)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_accuracies_are_shares_of_first_places_in_both_directions(seed):
+    outputs, batch = piece(seed, (1, 2, 1), 4)
+    batch.counts = replace(batch.counts, itm_alone=2)
+    terms, _, _ = step([(outputs, batch)], ALL.model_copy(update={"duplicates": "negatives"}), SingleProcess())
+    similarity = (
+        torch.nn.functional.normalize(outputs["text_proj"]) @ torch.nn.functional.normalize(outputs["vision_proj"]).T
+    )
+    own = torch.arange(3)
+    both = [(scores.argmax(1) == own).double().mean() for scores in (similarity, similarity.T)]
+    assert float(terms["contrastive_accuracy"]) == pytest.approx(float(sum(both)) / 2)
+    for name in ("itm", "mlm"):
+        hit = (outputs[f"{name}_logits"].argmax(1) == getattr(batch.labels, name)).double().mean()
+        assert float(terms[f"{name}_accuracy"]) == pytest.approx(float(hit))
+    assert float(terms["itm_alone"]) == pytest.approx(2 / 3)
+    assert not terms["itm_alone"].requires_grad
+    # an accuracy of frames: of each place in a clip, the samples that have it are compared
+    frames = torch.tensor([0, 0, 1, 0])
+    parts = [outputs[n][frames == f] for f in (0, 1) for n in ("vision_recovered", "vision_target")]
+    hits = 0.0
+    for recovered, target in (parts[:2], parts[2:]):
+        scores = torch.nn.functional.normalize(recovered) @ torch.nn.functional.normalize(target).T
+        first = torch.arange(len(scores))
+        weight = torch.tensor([1, 0.5, 1]) if len(scores) == 3 else torch.tensor([0.5])
+        for s in (scores, scores.T):
+            hits += float(((s.argmax(1) == first) * weight).sum()) / 2
+    assert float(terms["mvsc_accuracy"]) == pytest.approx(hits / 3)
+
+
+def test_a_batch_without_groups_of_patches_has_no_loss_of_them():
+    outputs, batch = piece(6, (1, 1), 2)
+    batch.counts = replace(batch.counts, replaced_per_group=())
+    outputs |= {
+        n: outputs[n][:0].detach().requires_grad_() for n in ("vision_tokens_recovered", "vision_tokens_target")
+    }
+    terms, _, _ = step([(outputs, batch)], ALL, SingleProcess())
+    assert float(terms["mltc_image"]) == 0
+
+
+def test_only_a_cuda_device_gets_its_copy_from_pinned_memory(monkeypatch):
+    """Tried on the calls, which need no device."""
+    calls = []
+
+    class Recorded:
+        def pin_memory(self):
+            calls.append("pinned")
+            return self
+
+        def to(self, device, non_blocking=False):
+            calls.append((str(device), non_blocking))
+            return self
+
+    monkeypatch.setattr(torch, "from_numpy", lambda array: Recorded())
+    on_device(np.arange(3), torch.device("cuda:1"))
+    on_device(np.arange(3), torch.device("cpu"))
+    assert calls == ["pinned", ("cuda:1", True), ("cpu", False)]
+
+
+def test_records_are_exchanged_on_the_device_that_is_named():
+    messages = []
+
+    class Meta(SingleProcess):
+        def start_all_gather(self, tensor):
+            messages.append(tensor.device.type)
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        gather_records({}, Meta(), torch.device("meta"))
+    assert messages == ["meta"]
+
+
+def test_a_single_process_counts_in_whole_numbers():
+    assert SingleProcess().gather_counts([2**40]).dtype == np.int64
+    assert SingleProcess().gather_counts([]).dtype == np.int64

@@ -67,3 +67,16 @@ def test_counts_of_several_processes_add_up():
     halves = [makeup_of(batch_of(config, 0, rows, *MAKE_UPS["mixed"]), FRAMES) for rows in (range(8), range(8, 16))]
     added = [sum(numbers) for numbers in zip(*(half.numbers() for half in halves), strict=True)]
     assert replace(Makeup.of_numbers(added)) == whole
+
+
+@pytest.mark.parametrize(("count", "level"), [(1, 0.0), (2, 2 * math.log(2)), (3, math.log(3) + 2 * math.log(3 / 2))])
+def test_the_sigmoids_level_of_few_samples(count, level):
+    """The best constant says of each of n² pairs that it matches with chance 1 / n."""
+    assert trivial_level(BY_NAME["sigmoid"], [Makeup(0, 0, 0, (count,))]) == pytest.approx(level)
+    if count > 1:
+        chance = 1 / count
+        assert level == pytest.approx(-math.log(chance) - (count - 1) * math.log(1 - chance))
+
+
+def test_one_sample_alone_has_nothing_to_be_taken_for():
+    assert trivial_level(BY_NAME["contrastive"], [Makeup(0, 0, 0, (1,))]) == 0
