@@ -153,3 +153,12 @@ def test_an_empty_mask_is_of_whole_numbers(tokenizer):
     _, positions, labels = mlm_mask(ids, index, tokenizer, 0.15, generator(0))
     assert (positions.dtype, positions.shape) == (np.int64, (0,))
     assert (labels.dtype, labels.shape) == (np.int64, (0,))
+
+
+def test_a_text_of_one_inner_token_has_it_masked(tokenizer):
+    ids = np.array([tokenizer.bos_id, tokenizer.ordinary_ids[0], tokenizer.eos_id])
+    masked, positions = scl_text_mask(ids, tokenizer, 0.4, generator(0))
+    assert positions.tolist() == [1]
+    assert masked.tolist() == [tokenizer.bos_id, tokenizer.mask_id, tokenizer.eos_id]
+    _, positions = scl_text_mask(ids[[0, 1, 1, 2]], tokenizer, 1.0, Fixed([0.0, 0.99, 0.49]))
+    assert positions.tolist() == [1, 2]
