@@ -7,7 +7,14 @@ installed `install` does nothing.
 import importlib.util
 import sys
 import types
-from typing import Any, Self, get_type_hints
+from typing import Any, NamedTuple, Self, get_type_hints
+
+
+class FieldInfo(NamedTuple):
+    """What is known of a field."""
+
+    annotation: Any
+    default: Any
 
 
 class BaseModel:
@@ -16,12 +23,12 @@ class BaseModel:
     model_fields: dict[str, Any] = {}  # noqa: RUF012  # as pydantic has it, one per class
 
     def __init_subclass__(cls) -> None:
-        own = {name: hint for name, hint in get_type_hints(cls).items() if name != "model_fields"}
-        cls.model_fields = own
+        hints = {name: hint for name, hint in get_type_hints(cls).items() if name != "model_fields"}
+        cls.model_fields = {name: FieldInfo(hint, getattr(cls, name, None)) for name, hint in hints.items()}
 
     def __init__(self, **values: Any):
-        for name, hint in self.model_fields.items():
-            value = values.get(name, getattr(type(self), name, None))
+        for name, (hint, default) in self.model_fields.items():
+            value = values.get(name, default)
             nested = isinstance(value, dict) and isinstance(hint, type) and issubclass(hint, BaseModel)
             setattr(self, name, hint(**value) if nested else value)
 

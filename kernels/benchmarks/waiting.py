@@ -113,7 +113,7 @@ def evaluated(device: str) -> Iterator[tuple[str, Any]]:
 
 def measured_peak(dtype: torch.dtype) -> float:
     """Return the FLOPs per second of large products of random matrices."""
-    from sclds.costs.peak import measure_peak_flops
+    from sclds.costs.matmul import measure_peak_flops
 
     return measure_peak_flops(dtype)
 

@@ -1,46 +1,16 @@
-"""The machine's own speed limit: how fast it multiplies matrices, and what share of that a run reaches."""
+"""What share of the machine's own speed limit a run reaches."""
 
 import statistics
-import time
 from typing import Any
-
-import torch
 
 from sclds.batch.split import split_batch
 from sclds.config import Config
 from sclds.config.errors import DataError
 from sclds.costs.counts import Kind, packed_forward
+from sclds.costs.matmul import measure_peak_flops
 from sclds.costs.plan import DEFAULT_TEXT_TOKENS, kind_shares, step_factor, vocabulary_size
 from sclds.data.storage.shards import cache_of, open_index
 from sclds.machine.implementations import compute_dtype
-
-CPU_SIZE, GPU_SIZE = 1024, 8192
-"""Side of the square matrices: large enough to fill the machine, small enough for a second's work."""
-REPEATS = 7
-
-
-def measure_peak_flops(dtype: torch.dtype, device: torch.device | None = None) -> float:
-    """Return the best matmul FLOPs per second of a few multiplications of two large square matrices.
-
-    They hold normal values, as activations and weights do: with ones hardly any bit flips, a GPU draws less power and
-    clocks higher, and the peak would be one that no training reaches.
-
-    Args:
-        dtype: Compute type.
-        device: Where; by default the current CUDA device, or this process's share of the CPU (its threads).
-    """
-    device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    size = GPU_SIZE if device.type == "cuda" else CPU_SIZE
-    generator = torch.Generator(device).manual_seed(0)
-    left, right = (torch.randn(size, size, dtype=dtype, device=device, generator=generator) for _ in range(2))
-    best = float("inf")
-    for _ in range(REPEATS):
-        _wait(device)
-        start = time.perf_counter()
-        torch.mm(left, right)
-        _wait(device)
-        best = min(best, time.perf_counter() - start)
-    return 2 * size**3 / best
 
 
 def machine_profile(config: Config, processes: int, text_tokens: float | None = None) -> dict[str, Any]:
@@ -114,9 +84,3 @@ def summarize_steps(metrics: list[dict[str, Any]]) -> dict[str, Any]:
         "samples_per_second": statistics.median(line["samples_per_second"] for line in timed),
         "seconds": seconds,
     }
-
-
-def _wait(device: torch.device) -> None:
-    """Wait for the device to finish."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
