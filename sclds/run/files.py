@@ -8,17 +8,20 @@ from pathlib import Path
 from typing import BinaryIO
 
 
-def write_atomically(path: Path, content: str | bytes) -> None:
+def write_atomically(path: Path, content: str | bytes, private: bool = False) -> None:
     """Replace a file at once: a reader sees the old one or the new one, also after a power cut.
 
     Args:
         path: The file; its folder is made if it is not there.
         content: Bytes, or text that is written as UTF-8; what a tar's names hold that is no Unicode is escaped.
+        private: Whether nobody but the owner may read it, at any time.
 
     Raises:
         OSError: The file cannot be written; what was there is left as it was.
     """
     with replacing(path) as file:
+        if private:
+            os.fchmod(file.fileno(), 0o600)
         file.write(content if isinstance(content, bytes) else content.encode("utf-8", "backslashreplace"))
 
 

@@ -119,8 +119,8 @@ def _supervised(
 
 
 def _write_environment(folder: Path, config: Config, hosts: Hosts, first: str) -> None:
-    write_atomically(folder / ENVIRONMENT_FILE, _environment_text(config, hosts, first))
-    (folder / ENVIRONMENT_FILE).chmod(0o600)  # values may be secrets
+    # values may be secrets
+    write_atomically(folder / ENVIRONMENT_FILE, _environment_text(config, hosts, first), private=True)
 
 
 def _fewer(hosts: Hosts, on: dict[str, int], first: str, folder: Path) -> Hosts:

@@ -66,3 +66,16 @@ def test_reading_a_run_folder_imports_neither_torch_nor_deepspeed():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_a_private_file_is_nobody_elses_before_anything_is_in_it(tmp_path, monkeypatch):
+    path, seen, fsync = tmp_path / "secrets", [], os.fsync
+
+    def noted(descriptor):
+        seen.append(os.fstat(descriptor).st_mode & 0o777)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    write_atomically(path, "KEY=1", private=True)
+    assert seen[0] == path.stat().st_mode & 0o777 == 0o600
+    assert path.read_text() == "KEY=1"
