@@ -33,8 +33,7 @@ def row_keys(what: str, keys: Ints, lengths: Ints) -> Ints:
         keys: (S,) of the samples.
         lengths: (S,) rows of each.
     """
-    with np.errstate(over="ignore"):
-        return np.repeat(keys + _displacement(what), lengths) + ranges(0, lengths)
+    return np.repeat(keys + _displacement(what), lengths) + ranges(0, lengths)  # modulo 2^64
 
 
 def view_keys(keys: Ints, layout: Layout, rows: int) -> Ints:

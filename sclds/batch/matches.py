@@ -125,8 +125,7 @@ class _Pairs:
 
     def keys(self, of_texts: Ints, of_media: Ints) -> tuple[Ints, Ints]:
         """Return the dropout keys of both streams' rows; a pair's follows from both of its samples."""
-        with np.errstate(over="ignore"):
-            own = of_texts[self._texts] + 3 * of_media[self._media]
+        own = of_texts[self._texts] + 3 * of_media[self._media]
         return row_keys(f"{MATCH} text", own, self.text_length), row_keys(f"{MATCH} vision", own, self.vision_length)
 
     def fused(self, recipe: Recipe, lengths: Lengths, plan: Planner) -> Pairs:

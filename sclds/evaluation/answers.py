@@ -4,17 +4,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-from torch import nn
-
 from sclds.batch import Batch
-from sclds.config import Config, DatasetConfig
-from sclds.data.loader import HeldoutChunk
+from sclds.config import DatasetConfig
+from sclds.data.loader import HeldoutChunk, HeldoutReader
 from sclds.data.quarantine import Quarantine
-from sclds.data.tokenizer import Tokenizer
-from sclds.evaluation.heldout import Encoded, HeldoutPass, Progress
+from sclds.evaluation.heldout import Encoded, HeldoutPass
 from sclds.evaluation.section import Cell, Section
-from sclds.losses.communicator import Communicator, gather_records
+from sclds.losses.communicator import gather_records
 from sclds.machine.implementations import compute_dtype
 from sclds.tasks import TASKS
 from sclds.tasks.annotations import classes_of
@@ -43,22 +39,12 @@ class Answered(Encoded):
 class AnswersPass(HeldoutPass):
     """Answers the examples of the held-out sets; arguments are those of `HeldoutPass`."""
 
-    def __init__(
-        self,
-        model: nn.Module,
-        config: Config,
-        tokenizer: Tokenizer,
-        device: torch.device,
-        communicator: Communicator,
-        quarantine: Quarantine | None = None,
-        share: float = 1.0,
-        progress: Progress | None = None,
-    ):
-        super().__init__(model, config, tokenizer, device, communicator, quarantine, share, progress)
-        self._examples = ExampleReader(config, tokenizer, config.evaluation.batch_size, quarantine)
-        self._reader = self._examples
+    def _new_reader(self, quarantine: Quarantine | None) -> HeldoutReader:
+        config = self._config
         self._classes = classes_of(config)
         self._truths: dict[str, dict[str, Any]] = {}
+        self._examples = ExampleReader(config, self._tokenizer, config.evaluation.batch_size, quarantine)
+        return self._examples
 
     def _empty(self, dataset: DatasetConfig) -> Encoded:
         if dataset.name not in self._truths:

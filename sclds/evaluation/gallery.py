@@ -23,8 +23,7 @@ from sclds.data.media.decode import Decoder
 from sclds.data.quarantine import Quarantine
 from sclds.data.samples import Loaded, Occasion, SampleMaker
 from sclds.data.storage.shards import cache_of, open_index
-from sclds.data.tokenizer import Tokenizer
-from sclds.evaluation.heldout import Encoded, HeldoutPass, Progress
+from sclds.evaluation.heldout import Encoded, HeldoutPass
 from sclds.evaluation.ranking import Shortlist, first_candidates
 from sclds.losses.communicator import Communicator, gather_records, gather_rows
 from sclds.machine.implementations import compute_dtype
@@ -111,20 +110,9 @@ class GalleryPass(HeldoutPass):
     Arguments are those of `HeldoutPass`.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        config: Config,
-        tokenizer: Tokenizer,
-        device: torch.device,
-        communicator: Communicator,
-        quarantine: Quarantine | None = None,
-        share: float = 1.0,
-        progress: Progress | None = None,
-    ):
-        super().__init__(model, config, tokenizer, device, communicator, quarantine, share, progress)
-        self._reader = GalleryReader(config, tokenizer, config.evaluation.batch_size, quarantine)
-        self._recipe = recipe_of(config, tokenizer.pad_id)
+    def _new_reader(self, quarantine: Quarantine | None) -> HeldoutReader:
+        self._recipe = recipe_of(self._config, self._tokenizer.pad_id)
+        return GalleryReader(self._config, self._tokenizer, self._config.evaluation.batch_size, quarantine)
 
     def _encode(self, dataset: DatasetConfig) -> Encoded:
         gallery = super()._encode(dataset)

@@ -85,8 +85,13 @@ class HeldoutPass:
         self._share = share
         self._progress = progress
         self._model, self._config, self._device, self._communicator = model, config, device, communicator
-        self._reader = HeldoutReader(config, tokenizer, config.evaluation.batch_size, quarantine)
+        self._tokenizer = tokenizer
+        self._reader = self._new_reader(quarantine)
         self._last_own: Batch | None = None
+
+    def _new_reader(self, quarantine: Quarantine | None) -> HeldoutReader:
+        """Return what reads the batches; called once, when all arguments but the quarantine are in place."""
+        return HeldoutReader(self._config, self._tokenizer, self._config.evaluation.batch_size, quarantine)
 
     def run(self) -> dict[str, Encoded]:
         """Return what was found by the name of the set, only sets of which a sample can be used.
