@@ -14,9 +14,9 @@ from torch import Tensor
 
 from sclds.batch.attention_plan import Planner
 from sclds.batch.dropout_keys import row_keys, sample_keys, view_keys
-from sclds.batch.packing import FusionPlanner, FusionStream, Recipe, plan_fusion, text_views, vision_views
+from sclds.batch.packing import FusionPlanner, FusionStream, Recipe, plan_fusion, samples_of, text_views, vision_views
 from sclds.batch.ragged import Ints, concat, cumulative, exclusive_sum, padded
-from sclds.batch.types import Batch, Counts, DropoutKeys, Labels, Lengths, Pairs, Reads, Samples
+from sclds.batch.types import Batch, Counts, DropoutKeys, Labels, Lengths, Pairs, Reads
 from sclds.batch.views import Layout, SampleViews, frame_cls_rows, order_by_size, pack_text, pack_vision
 from sclds.objectives import Read
 
@@ -94,13 +94,7 @@ def pack_matches(
             *map(torch.from_numpy, own.keys(*keys)),
         ),
         lengths=lengths,
-        samples=Samples(
-            ids=tuple(v.sample_id for v in media),
-            captions=tuple(v.caption for v in media),
-            kinds=tuple(v.kind for v in media),
-            frames=tuple(v.frames for v in media),
-            order=order,
-        ),
+        samples=samples_of(media, order),
         counts=Counts(len(media), 0, 0, (), tuple(sum(v.frames > n for v in media) for n in range(recipe.max_frames))),
         objectives=(),
     )

@@ -123,15 +123,20 @@ def pack(views: Sequence[SampleViews], patches: Tensor, recipe: Recipe, order: S
         identities=identities_of(views, recipe.losses),
         dropout_keys=_dropout_keys(views, rows, text, vision, pairs),
         lengths=lengths,
-        samples=Samples(
-            ids=tuple(v.sample_id for v in views),
-            captions=tuple(v.caption for v in views),
-            kinds=tuple(v.kind for v in views),
-            frames=tuple(v.frames for v in views),
-            order=order,
-        ),
+        samples=samples_of(views, order),
         counts=_counts(views, objectives, recipe),
         objectives=objectives,
+    )
+
+
+def samples_of(views: Sequence[SampleViews], order: tuple[int, ...]) -> Samples:
+    """Return who the samples are, and the order in which they lie in the buffers."""
+    return Samples(
+        ids=tuple(v.sample_id for v in views),
+        captions=tuple(v.caption for v in views),
+        kinds=tuple(v.kind for v in views),
+        frames=tuple(v.frames for v in views),
+        order=order,
     )
 
 

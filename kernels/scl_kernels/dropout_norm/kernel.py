@@ -5,6 +5,7 @@ import triton
 import triton.language as tl
 
 from scl_kernels.dropout_norm import draws
+from scl_kernels.layer_norm_rows import gradient, normalize
 
 _GOLDEN_64 = tl.constexpr(draws.GOLDEN_64)
 _MIX_64_FIRST = tl.constexpr(draws.MIX_64[0])
@@ -63,12 +64,7 @@ def forward_kernel(
     rounded = x.to(total.dtype.element_ty)
     tl.store(total + place, rounded, mask=both)
     x = rounded.to(tl.float32)
-    average = tl.sum(x, 1) / width
-    centred = tl.where(columns[None, :], x - average[:, None], 0.0)
-    inverse = tl.rsqrt(tl.sum(centred * centred, 1) / width + eps)
-    w = tl.load(weight + d, mask=columns, other=0.0).to(tl.float32)
-    b = tl.load(bias + d, mask=columns, other=0.0).to(tl.float32)
-    y = centred * inverse[:, None] * w[None, :] + b[None, :]
+    y, average, inverse = normalize(x, weight, bias, d, columns, eps, width)
     tl.store(mean + at, average, mask=inside)
     tl.store(inverse_std + at, inverse, mask=inside)
     tl.store(out + place, y.to(out.dtype.element_ty), mask=both)
@@ -115,9 +111,7 @@ def backward_kernel(
         dy = tl.load(d_out + place, mask=both, other=0.0).to(tl.float32)
         weight_sum += tl.sum(dy * normalized, 0)
         bias_sum += tl.sum(dy, 0)
-        dy *= w[None, :]
-        along = tl.sum(dy * normalized, 1) / width
-        dx = (dy - normalized * along[:, None] - (tl.sum(dy, 1) / width)[:, None]) * inverse[:, None]
+        dx = gradient(dy, normalized, w, inverse, width)
         if HAS_D_TOTAL:
             dx += tl.load(d_total + place, mask=both, other=0.0).to(tl.float32)
         tl.store(d_residual + place, dx.to(d_residual.dtype.element_ty), mask=both)

@@ -4,6 +4,7 @@
 import triton
 import triton.language as tl
 
+from scl_kernels.layer_norm_rows import gradient, normalize
 from scl_kernels.masked_gather.inputs import CLASS_ROW, MASK_ROW
 
 _CLASS = tl.constexpr(CLASS_ROW)
@@ -87,12 +88,7 @@ def forward_kernel(
         rows, position, extra, class_row, mask_row, source, position_id, extra_id, at, d,
         count, row_count, position_count, extra_count, width, HAS_CLASS, HAS_MASK,
     )  # fmt: skip
-    average = tl.sum(x, 1) / width
-    centred = tl.where(columns[None, :], x - average[:, None], 0.0)
-    inverse = tl.rsqrt(tl.sum(centred * centred, 1) / width + eps)
-    w = tl.load(weight + d, mask=columns, other=0.0).to(tl.float32)
-    b = tl.load(bias + d, mask=columns, other=0.0).to(tl.float32)
-    y = centred * inverse[:, None] * w[None, :] + b[None, :]
+    y, average, inverse = normalize(x, weight, bias, d, columns, eps, width)
     inside = at < count
     tl.store(mean + at, average, mask=inside)
     tl.store(inverse_std + at, inverse, mask=inside)
@@ -147,9 +143,7 @@ def backward_kernel(
         dy = tl.load(d_out + at[:, None] * width + d[None, :], mask=both, other=0.0).to(tl.float32)
         weight_sum += tl.sum(dy * normalized, 0)
         bias_sum += tl.sum(dy, 0)
-        dy *= w[None, :]
-        along = tl.sum(dy * normalized, 1) / width
-        dx = (dy - normalized * along[:, None] - (tl.sum(dy, 1) / width)[:, None]) * inverse[:, None]
+        dx = gradient(dy, normalized, w, inverse, width)
         tl.store(d_x + at[:, None] * width + d[None, :], dx.to(d_x.dtype.element_ty), mask=both)
     to = tl.program_id(0).to(tl.int64) * width + d
     tl.store(d_weight + to, weight_sum, mask=columns)
