@@ -16,7 +16,7 @@ from sclds.evaluation.tasks import evaluate, figure_names, figures, sections
 from sclds.losses.communicator import SingleProcess
 from sclds.model.scl import SCLModel
 from tests.data.synthetic import clip, picture, write_tar
-from tests.losses.test_objectives import run_ranks
+from tests.losses.threads import run_ranks
 from tests.train.synthetic import tiny_config
 
 CAPTIONS = [1, 5, 2, 3, 1, 4, 2]

@@ -14,7 +14,7 @@ from sclds.data.loader import HeldoutChunk
 from sclds.evaluation import heldout
 from sclds.evaluation.tasks import evaluate, figure_names, figures, higher_is_better, sections
 from sclds.losses.communicator import SingleProcess
-from tests.losses.test_objectives import run_ranks
+from tests.losses.threads import run_ranks
 
 SIZES = {"a": 10, "b": 3}
 

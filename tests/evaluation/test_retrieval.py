@@ -5,6 +5,7 @@ import torch
 
 from sclds.evaluation import retrieval
 from sclds.evaluation.heldout import Encoded
+from sclds.evaluation.ranking import Shortlist
 
 
 def test_perfect_match_has_recall_one() -> None:
@@ -147,3 +148,105 @@ def test_figures_by_direction_and_the_number_of_candidates() -> None:
         "candidates": 40,
     }
     assert retrieval.retrieval_figures({}) == {}
+
+
+def test_figures_of_the_matching_head_have_names_of_their_own() -> None:
+    directions = {"text_to_vision": row_of(40, 0.25), "vision_to_text": row_of(40, 0.125)}
+    matching = {"text_to_vision": row_of(40, 0.75), "vision_to_text": row_of(40, 0.625)}
+    found = retrieval.retrieval_figures({"retrieval": directions, "matching": matching})
+    assert found["matching_text_to_vision_r1"] == 0.75
+    assert found["matching_vision_to_text_r1"] == 0.625
+    assert found["text_to_vision_r1"] == 0.25
+    assert len(found) == 4 * len(retrieval.FIGURES) + 1
+
+
+def test_the_matching_head_sorts_the_first_candidates_again_in_both_directions() -> None:
+    """Three images, four captions (image 1 has two); contrastive scores put the neighbor first."""
+    eye = torch.eye(3)
+    owners = [0, 1, 1, 2]
+    text = eye[[1, 2, 2, 0]] + 0.5 * eye[owners]
+    listed = Shortlist(
+        images=torch.tensor([[1, 0], [2, 1], [2, 1], [0, 2]]),
+        image_scores=torch.tensor([[0.1, 0.9], [0.2, 0.8], [0.9, 0.8], [0.3, 0.7]]),
+        texts=torch.tensor([[3, 0], [0, 1], [2, 1]]),
+        text_scores=torch.tensor([[0.1, 0.9], [0.6, 0.4], [0.7, 0.4]]),
+    )
+    encoded = Encoded("image", [text], [eye], list("abc"), list("tuvw"), owners=owners, shortlist=listed)
+    found = retrieval.rank_set(encoded)
+    assert found["retrieval"]["text_to_vision"]["r1"] == 0.0
+    assert found["matching"]["text_to_vision"]["r1"] == 0.75
+    # of image 2 no caption is in the shortlist: its contrastive rank, 2 of those that are not its own, stays
+    ranks = retrieval.contrastive_ranks(text, eye, torch.tensor(owners))[1]
+    assert found["matching"]["vision_to_text"]["r1"] == pytest.approx((1 + 0 + float(ranks[2] == 1)) / 3)
+    assert found["matching"]["vision_to_text"]["median_rank"] == sorted([1, 2, int(ranks[2])])[1]
+    assert found["matching"]["vision_to_text"]["right"] == pytest.approx(4 / 3)
+    assert found["matching"]["text_to_vision"]["candidates"] == 3
+
+
+def test_captions_of_several_sets_keep_their_own_samples() -> None:
+    eye = torch.eye(4)
+    sets = {
+        "first": Encoded("image", [eye[[0, 0, 1]]], [eye[:2]], ["a", "b"], ["a1", "a2", "b1"], owners=[0, 0, 1]),
+        "second": Encoded("image", [eye[[2, 3, 3]]], [eye[2:]], ["c", "d"], ["c1", "d1", "d2"], owners=[0, 1, 1]),
+    }
+    found = retrieval.evaluate_retrieval(sets)
+    row = found["retrieval"]["image"]
+    assert row["text_to_vision"]["r1"] == row["vision_to_text"]["r1"] == 1.0
+    assert row["vision_to_text"]["right"] == 1.5
+    assert [(e["sample_id"], e["caption"]) for e in found["examples"]] == list(
+        zip("aabcdd", ["a1", "a2", "b1", "c1", "d1", "d2"], strict=True)
+    )
+    assert {e["kind"] for e in found["examples"]} == {"image"}
+
+
+def test_an_image_without_a_caption_counts_as_one_without_a_right_candidate() -> None:
+    found = retrieval.rank_metrics(torch.eye(3)[:2], torch.eye(3), torch.tensor([0, 1]))
+    assert found["vision_to_text"]["right"] == pytest.approx(2 / 3)
+    assert found["text_to_vision"]["candidates"] == 3
+    for text, vision in ((torch.eye(3), torch.zeros(0, 3)), (torch.zeros(0, 3), torch.eye(3))):
+        with pytest.raises(ValueError, match=r"^there is no pair to rank$"):
+            retrieval.rank_metrics(text, vision, torch.zeros(len(text), dtype=torch.int64))
+
+
+def test_owners_are_heeded() -> None:
+    """Captions in another order than their images."""
+    eye = torch.eye(3)
+    found = retrieval.rank_metrics(eye[[2, 0, 1]], eye, torch.tensor([2, 0, 1]))
+    assert found["text_to_vision"]["r1"] == found["vision_to_text"]["r1"] == 1.0
+
+
+def test_sections_say_the_protocol_and_how_each_row_was_ranked() -> None:
+    directions = {"text_to_vision": row_of(40, 0.25), "vision_to_text": row_of(40, 0.125)}
+    protocol = {"captions": "all", "rerank": 16, "frames": 8, "weights": "fine-tuned"}
+    row = {"kind": "video", "retrieval": directions, "matching": directions, "protocol": protocol}
+    (section,) = retrieval.retrieval_sections({"sets": {"clips": row}})
+    assert section.note == (f"Fine-tuned; every caption of a sample counts; videos show 8 frames. {retrieval.NOTE}")
+    assert [name for name, _ in section.rows] == [
+        "clips, contrastive: caption → video",
+        "clips, contrastive: video → caption",
+        "clips, matching head over the first 16: caption → video",
+        "clips, matching head over the first 16: video → caption",
+        "all sets: caption → video",
+        "all sets: video → caption",
+    ][:4]
+    other = protocol | {"captions": "first", "weights": "zero-shot", "frames": 4}
+    (section,) = retrieval.retrieval_sections({"sets": {"clips": row | {"protocol": other}}})
+    assert section.note.startswith("Zero-shot; the first caption counts; videos show 4 frames. On held-out")
+
+
+def test_rows_of_older_results_have_chances_by_their_queries() -> None:
+    row = {"n": 4, "r1": 0.25, "r5": 0.5, "r10": 0.75, "median_rank": 2.0}
+    cells = retrieval._cells(row)
+    assert [cell.chance for cell in cells] == ["25.0%", "100.0%", "100.0%", "2.5", ""]
+    assert cells[-1].text == "4"
+    cells = retrieval._cells(
+        row | {"candidates": 20, "right": 2, "chance_r1": 0.1, "chance_r5": 0.4, "chance_r10": 0.8}
+    )
+    assert [cell.chance for cell in cells] == ["10.0%", "40.0%", "80.0%", "7", ""]
+    assert cells[-1].text == "20"
+
+
+def test_cosine_is_of_rows() -> None:
+    text, vision = torch.tensor([[3.0, 4.0], [1.0, 0.0]]), torch.tensor([[0.0, 2.0]])
+    assert retrieval.cosine(text, vision).tolist() == [[pytest.approx(0.8)], [0.0]]
+    assert retrieval.cosine(text, vision).dtype == torch.float64

@@ -1,6 +1,5 @@
 """Shares of ranks and accumulation steps add up to one process on the whole batch, values and gradients."""
 
-import threading
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -12,59 +11,15 @@ from sclds.batch import Counts
 from sclds.batch.frames import frames_by_number
 from sclds.batch.types import Identities
 from sclds.config import LossesConfig
-from sclds.losses.communicator import SingleProcess, gather_records, gather_rows, on_device
+from sclds.losses.communicator import SingleProcess
+from sclds.losses.makeup import makeup_of
 from sclds.losses.objectives import FeatureGather, GlobalFeatures, StepSizes, features_of, step_loss
 from sclds.objectives import objectives_in_use
 from sclds.reference.published_schedule import nce, pairwise_sigmoid
+from tests.losses.threads import Threads, run_ranks
 
 WIDTH, TAU, MOST_FRAMES = 6, 0.25, 4
 ALL = LossesConfig(sigmoid=0.4, mltc_image=0.2, mltc_text=0.3, completion_temperature=0.1)
-
-
-class Threads:
-    """Ranks as threads of one process, which meet at a barrier."""
-
-    def __init__(self, rank, world_size, shared):
-        self.rank, self.world_size, self._shared = rank, world_size, shared
-
-    def all_gather(self, tensor):
-        slots, barrier = self._shared
-        slots[self.rank] = tensor
-        barrier.wait()
-        gathered = torch.stack(slots)
-        barrier.wait()
-        return gathered
-
-    def start_all_gather(self, tensor):
-        gathered = self.all_gather(tensor)
-        return lambda: gathered
-
-    def all_reduce_sum(self, tensor):
-        return self.all_gather(tensor).sum(0)
-
-    def gather_counts(self, counts):
-        return self.all_gather(torch.tensor(counts)).numpy()
-
-
-def run_ranks(world_size, function):
-    """Call `function(communicator)` on every rank at once and return the results."""
-    shared = ([None] * world_size, threading.Barrier(world_size, timeout=30))
-    results = [None] * world_size
-
-    def work(rank):
-        try:
-            results[rank] = function(Threads(rank, world_size, shared))
-        except BaseException:
-            shared[1].abort()
-            raise
-
-    threads = [threading.Thread(target=work, args=(rank,), name=f"rank-{rank}") for rank in range(world_size)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert all(r is not None for r in results)
-    return results
 
 
 def piece(seed, frames, words):
@@ -252,40 +207,6 @@ def _published_step(outputs, batch, losses, communicator):
     return {n: x.grad for n, x in leaves.items() if x.grad is not None}, tau.grad
 
 
-@pytest.mark.parametrize("rows", [[0, 1, 2], [2, 2, 2], [0, 0, 0], [7, 0, 3]])
-def test_gathered_rows_are_those_of_every_rank_in_order(rows):
-    def work(communicator):
-        n = rows[communicator.rank]
-        own = [torch.full((n, 2), communicator.rank), torch.full((3,), -n), torch.ones(n, 0, dtype=torch.int64)]
-        lengths = communicator.gather_counts([len(tensor) for tensor in own])
-        assert lengths.tolist() == [[count, 3, count] for count in rows]
-        return gather_rows(own, lengths, communicator)
-
-    for full, constant, empty in run_ranks(3, work):
-        assert torch.equal(full, torch.cat([torch.full((n, 2), rank) for rank, n in enumerate(rows)]))
-        assert torch.equal(constant, torch.cat([torch.full((3,), -n) for n in rows]))
-        assert empty.shape == (sum(rows), 0)
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
-def test_identities_arrive_bit_by_bit_with_the_features_of_any_type(dtype):
-    """Every pattern is an identity, those of NaN and of both zeros too."""
-    patterns = torch.tensor([0, -(2**63), -1, 2**63 - 1, 0x7FF0000000000001, 0x7FC17F817FC17F81, 0x7C017C017C017C01])
-    ids = torch.stack((patterns, patterns.flip(0)), dim=1)
-
-    def work(communicator):
-        own = [torch.ones(2, 3, dtype=dtype), ids[communicator.rank :].view(dtype)]
-        return gather_rows(own, communicator.gather_counts([len(x) for x in own]), communicator)
-
-    for _, sent in run_ranks(2, work):
-        assert torch.equal(sent.view(torch.int64), torch.cat((ids, ids[1:])))
-
-
-def test_records_arrive_whole():
-    records = [{"rank": 0, "of": "caf\u00e9"}, [], "x" * 70]
-    assert run_ranks(3, lambda c: gather_records(records[c.rank], c, torch.device("cpu"))) == [records] * 3
-
-
 def test_micro_batch_negatives_are_weighed_by_their_samples():
     """Each micro-batch compares with itself alone, and all of them share one mean: larger ones count for more."""
     pieces = [piece(1, (1, 1, 1), 2), piece(2, (1, 1, 1, 1, 1), 3)]
@@ -400,38 +321,15 @@ def test_a_batch_without_groups_of_patches_has_no_loss_of_them():
     assert float(terms["mltc_image"]) == 0
 
 
-def test_only_a_cuda_device_gets_its_copy_from_pinned_memory(monkeypatch):
-    """Tried on the calls, which need no device."""
-    calls = []
-
-    class Recorded:
-        def pin_memory(self):
-            calls.append("pinned")
-            return self
-
-        def to(self, device, non_blocking=False):
-            calls.append((str(device), non_blocking))
-            return self
-
-    monkeypatch.setattr(torch, "from_numpy", lambda array: Recorded())
-    on_device(np.arange(3), torch.device("cuda:1"))
-    on_device(np.arange(3), torch.device("cpu"))
-    assert calls == ["pinned", ("cuda:1", True), ("cpu", False)]
+def test_tokens_that_are_compared_within_a_group_are_not_sent_to_other_ranks():
+    outputs, batch = piece(6, (1, 1), 2)
+    names = set(features_of(detached_targets(outputs, torch.tensor(TAU)), batch))
+    assert "mltc_text" in names
+    assert "mltc_image" not in names
 
 
-def test_records_are_exchanged_on_the_device_that_is_named():
-    messages = []
-
-    class Meta(SingleProcess):
-        def start_all_gather(self, tensor):
-            messages.append(tensor.device.type)
-            raise InterruptedError
-
-    with pytest.raises(InterruptedError):
-        gather_records({}, Meta(), torch.device("meta"))
-    assert messages == ["meta"]
-
-
-def test_a_single_process_counts_in_whole_numbers():
-    assert SingleProcess().gather_counts([2**40]).dtype == np.int64
-    assert SingleProcess().gather_counts([]).dtype == np.int64
+def test_the_makeup_counts_samples_by_their_frames_up_to_the_most_of_the_run():
+    _, batch = piece(6, (1, 3, 1), 2)
+    batch.samples = SimpleNamespace(frames=[1, 3, 1])
+    assert makeup_of(batch, 4).with_frames == (2.0, 0.0, 1.0, 0.0)
+    assert makeup_of(batch, 3).with_frames == (2.0, 0.0, 1.0)

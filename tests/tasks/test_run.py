@@ -18,7 +18,7 @@ from sclds.tasks import TASKS
 from sclds.tasks.annotations import classes_of, write_classes
 from sclds.tasks.model import TaskModel
 from tests.data.synthetic import picture, write_tar
-from tests.losses.test_objectives import run_ranks
+from tests.losses.threads import run_ranks
 from tests.tasks.test_annotations import question, vqa_members
 
 CONFIG = Path(__file__).parents[2] / "configs" / "finetune" / "easy_vqa.yaml"

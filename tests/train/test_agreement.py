@@ -7,7 +7,7 @@ import torch
 
 from sclds.config.errors import UserError
 from sclds.train import agreement
-from tests.losses.test_objectives import Threads
+from tests.losses.threads import Threads
 from tests.train.synthetic import tiny_config
 
 

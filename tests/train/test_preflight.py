@@ -8,7 +8,7 @@ import torch
 
 from sclds.config.errors import SharedError
 from sclds.train import preflight
-from tests.losses.test_objectives import Threads
+from tests.losses.threads import Threads
 
 FOLDER = "/shared/run"
 
