@@ -324,8 +324,8 @@ def test_a_batch_without_groups_of_patches_has_no_loss_of_them():
 def test_tokens_that_are_compared_within_a_group_are_not_sent_to_other_ranks():
     outputs, batch = piece(6, (1, 1), 2)
     names = set(features_of(detached_targets(outputs, torch.tensor(TAU)), batch))
-    assert "mltc_text" in names
-    assert "mltc_image" not in names
+    assert {"text_proj", "text_tokens_recovered"} <= names
+    assert not any(name.startswith("vision_tokens") for name in names)
 
 
 def test_the_makeup_counts_samples_by_their_frames_up_to_the_most_of_the_run():
