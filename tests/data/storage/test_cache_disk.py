@@ -21,7 +21,7 @@ from sclds.data.storage.shards import BadSampleError, ShardReader, data_problems
 from sclds.data.tokenizer import load_tokenizer
 
 from ..synthetic import image_members, write_tar
-from ..test_prepare_index import config_of
+from ..test_remote_shards import config_of
 
 
 @pytest.fixture
