@@ -7,17 +7,13 @@ and `published_forward`, five passes over padded texts, as the method's authors 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Literal
 
-import torch
-
-from sclds.config import Config, ModelConfig
+from sclds.config import Config
+from sclds.costs.tensors import PARTS, model_weights
 from sclds.model import flops
 from sclds.model.fusion import FusionLayer
-from sclds.model.groups import parameter_group
 from sclds.model.heads import ITMHead, MLMHead, Pooler, Projection, Transform
-from sclds.model.scl import SCLModel
 from sclds.model.text import TEXT_TOWERS
 from sclds.model.vision import VISION_TOWERS
 from sclds.objectives import objectives_in_use, pairs_in_use, view_names
@@ -100,6 +96,14 @@ def pairs_of(config: Config, views: Views) -> dict[str, Pair]:
     }
 
 
+def task_pairs(config: Config, views: Views) -> dict[str, Pair]:
+    """Return the fusion pairs of one example of a downstream task; images are the views v0.0, v0.1, …"""
+    task = task_of(config)
+    shown = [f"v0.{number}" for number in range(task.images)]
+    shown *= config.batch.group_size if task.reads_captions else 1
+    return {str(number): Pair("t0", view, 1, views.frames) for number, view in enumerate(shown)}
+
+
 def packed_forward(config: Config, kind: Kind, text_tokens: int, vocab_size: int) -> Flops:
     """Return the forward FLOPs of one sample in the packed step, by part.
 
@@ -129,10 +133,8 @@ def _task_forward(config: Config, kind: Kind, text_tokens: int) -> Flops:
     The heads are counted without the classes, whose number annotations tell.
     """
     views, task = views_of(config, kind, text_tokens), task_of(config)
-    images = [f"v0.{number}" for number in range(task.images)]
-    shown = images * (config.batch.group_size if task.reads_captions else 1)
-    pairs = {str(number): Pair("t0", view, 1, views.frames) for number, view in enumerate(shown)}
-    vision_tokens = dict.fromkeys(images, views.vision("v0"))
+    pairs = task_pairs(config, views)
+    vision_tokens = dict.fromkeys((pair.vision for pair in pairs.values()), views.vision("v0"))
     width = config.model.fusion.width
     hidden = flops.linear(1, 2 * width * task.images, int(task.hidden * width)) if task.hidden else 0
     return {
@@ -164,21 +166,10 @@ def published_forward(config: Config, kind: Kind, vocab_size: int) -> Flops:
     }
 
 
-@lru_cache(maxsize=16)
-def _parameter_counts(model_config: ModelConfig, vocab_size: int, sigmoid: bool) -> tuple[tuple[str, int], ...]:
-    with torch.device("meta"):
-        model = SCLModel(model_config, vocab_size, sigmoid=sigmoid)
-    encoders = {"vision_encoder": "vision encoder", "text_encoder": "text encoder"}
-    counts = dict.fromkeys((*encoders.values(), "fusion", "heads"), 0)
-    for name, parameter in model.named_parameters():
-        part = encoders.get(name.split(".")[0])
-        counts[part or ("fusion" if parameter_group(model, name) == "fusion" else "heads")] += parameter.numel()
-    return tuple(counts.items())
-
-
 def parameter_counts(config: Config, vocab_size: int) -> dict[str, int]:
     """Return the trainable parameters of each part of the model, read off the model itself without allocating it."""
-    return dict(_parameter_counts(config.model, vocab_size, config.losses.sigmoid > 0))
+    weights = model_weights(config, vocab_size)
+    return {part: sum(weight.numel for weight in weights if weight.part == part) for part in PARTS}
 
 
 def _vision(config: Config, views: Views, shown: Sequence[str]) -> int:
