@@ -84,11 +84,14 @@ def step_messages(
     return {what: messages for what, messages in found.items() if messages.count and split.world_size > 1}
 
 
-def _of_engine(
-    config: Config, split: Split, tensors: Sequence[ParameterTensor], largest: int
-) -> dict[str, Messages]:
+def _of_engine(config: Config, split: Split, tensors: Sequence[ParameterTensor], largest: int) -> dict[str, Messages]:
     """Return what DeepSpeed sends."""
-    stage, world, value, gradient = config.engine.zero_stage, split.world_size, value_bytes(config), gradient_bytes(config)
+    stage, world, value, gradient = (
+        config.engine.zero_stage,
+        split.world_size,
+        value_bytes(config),
+        gradient_bytes(config),
+    )
     bucket = zero_setting(config, "reduce_bucket_size", bucket_size(largest))
     backward = [t.numel for t in reversed(tensors) if t.used]
     groups = {t.group for t in tensors}
@@ -188,7 +191,9 @@ def _of_losses(config: Config, split: Split, views: Sequence[Views]) -> dict[str
     sizes = 8 * world * accumulation * (4 + config.model.vision.max_frames)
     assert rows >= nce
     return {
-        "features": Messages("all_gather", accumulation * sent, whole * (own * value_bytes(config) + identities), world),
+        "features": Messages(
+            "all_gather", accumulation * sent, whole * (own * value_bytes(config) + identities), world
+        ),
         "log-sum-exps": Messages("all_gather", log_sum_exps, whole * 12 * nce, world),
         "sizes": Messages("all_gather", 1, sizes, world, on_host=True),
         "stopping": Messages("all_reduce", 1, 2, world, on_host=True),
@@ -205,5 +210,3 @@ def _compared_values(config: Config, views: Views, objective: Any) -> int:
     """Return the values that a sample sends for it: own rows of both sides."""
     width = config.model.fusion.width if objective.reads else config.model.projection
     return 2 * width * _compared_rows(views, objective)
-
-

@@ -146,6 +146,56 @@ def _task_forward(config: Config, kind: Kind, text_tokens: int) -> Flops:
     }
 
 
+def attention_forward(config: Config, kind: Kind, text_tokens: int) -> Flops:
+    """Return what of `packed_forward` are the products of attention, whose backward computes the scores again."""
+    model, views = config.model, views_of(config, kind, text_tokens)
+    objectives = objectives_in_use(config.losses)
+    pairs, (texts, visions) = pairs_of(config, views), view_names(objectives)
+    vision_tokens = {view: views.vision(view) for view in visions}
+    if config.task is not None:
+        pairs, texts = task_pairs(config, views), ("t0",)
+        vision_tokens = dict.fromkeys((pair.vision for pair in pairs.values()), views.vision("v0"))
+    frames, fusion, width = views.frames, model.fusion, model.vision.width
+    encoded = 0
+    for tokens in vision_tokens.values():
+        if model.vision.pools_frames:
+            patches = tokens - frames
+            own = flops.attention(patches, patches // frames, width)
+            encoded += model.vision.layers * own + flops.attention(frames, patches, width)
+        else:
+            own = flops.attention(tokens - frames, tokens // frames, width) + flops.attention(frames, tokens, width)
+            encoded += model.vision.layers * own
+    fused = sum(
+        max(0, fusion.layers - 1) * _fusion_attention(config, views.text, vision_tokens[pair.vision])
+        + _fusion_attention(config, views.text, vision_tokens[pair.vision], pair.text_rows, pair.vision_rows)
+        for pair in pairs.values()
+    )
+    if fusion.layers > 1 and pairs:
+        shown = [(views.text, len(pairs) - len(texts))]
+        used = [pair.vision for pair in pairs.values()]
+        shown += [(tokens, used.count(view) - 1) for view, tokens in vision_tokens.items()]
+        fused -= sum(again * flops.attention(tokens, tokens, fusion.width) for tokens, again in shown)
+    text = len(texts) * model.text.layers * flops.attention(views.text, views.text, model.text.width)
+    return {"vision encoder": encoded, "text encoder": text, "transforms": 0, "fusion": fused, "heads": 0}
+
+
+def patch_flops(config: Config, kind: Kind, text_tokens: int) -> int:
+    """Return the FLOPs of the map of patches in one sample's forward: pixels have no gradient."""
+    views, vision = views_of(config, kind, text_tokens), config.model.vision
+    images = task_of(config).images if config.task is not None else 1
+    return images * flops.linear(views.frames * views.patches["v0"], 3 * vision.patch_size**2, vision.width)
+
+
+def _fusion_attention(
+    config: Config, text: int, vision: int, text_rows: int | None = None, vision_rows: int | None = None
+) -> int:
+    """Count self- and cross-attention of both streams of one layer on one pair, all rows by default."""
+    streams = ((text, vision, text if text_rows is None else text_rows),)
+    streams += ((vision, text, vision if vision_rows is None else vision_rows),)
+    width = config.model.fusion.width
+    return sum(flops.attention(rows, own, width) + flops.attention(rows, other, width) for own, other, rows in streams)
+
+
 def published_forward(config: Config, kind: Kind, vocab_size: int) -> Flops:
     """Return the forward FLOPs of one sample in the published schedule, by part.
 

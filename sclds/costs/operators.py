@@ -7,6 +7,7 @@ of their bytes. Kept is what autograd saves for backward, each storage once: who
 keeps them. `sclds.costs.traffic` counts the same while the operators run, and tests hold the two together.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 FP32 = 4
@@ -31,6 +32,14 @@ class Pass:
         """Add an operator that moves so many bytes; `launches` of them."""
         self.launches += launches
         self.bytes += round(moved)
+
+
+def added(passes: Iterable[Pass]) -> Pass:
+    """Return the sum of passes."""
+    total = Pass()
+    for one in passes:
+        total.run(one.bytes, one.launches)
+    return total
 
 
 class Work:

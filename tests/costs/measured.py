@@ -150,5 +150,3 @@ def measured(config, kinds, tokens, fused=True, dtype=torch.bfloat16):
     finally:
         set_backend(before)
         del sys.modules["flash_attn"]
-
-
