@@ -8,6 +8,7 @@ from sclds.costs.counts import Kind
 from sclds.costs.layers import Counted, PartWork, micro_batch_work
 from sclds.costs.rows import micro_batch_rows
 from sclds.costs.stages import value_bytes
+from sclds.costs.state import exact_state
 
 
 def activation_bytes(
@@ -45,10 +46,10 @@ def _working(config: Config, parts: dict[str, PartWork], logits: int, value: int
 
 
 def memory_per_gpu(
-    config: Config, split: Split, state: dict[str, int], kinds: Sequence[Kind], text_tokens: int, vocab_size: int
+    config: Config, split: Split, kinds: Sequence[Kind], text_tokens: int, vocab_size: int
 ) -> dict[str, int]:
     """Return bytes of model state and activations of one GPU, by part; activations are those of the larger kind."""
     activations = max(
         sum(activation_bytes(config, split.micro, kind, text_tokens, vocab_size).values()) for kind in kinds
     )
-    return state | {"activations": activations}
+    return exact_state(config, vocab_size, split.world_size) | {"activations": activations}

@@ -84,6 +84,14 @@ def step_messages(
     return {what: messages for what, messages in found.items() if messages.count and split.world_size > 1}
 
 
+def communication_per_step(
+    config: Config, split: Split, kinds: Sequence[Kind], text_tokens: int, vocab_size: int
+) -> dict[str, int]:
+    """Return the bytes that one GPU receives in an optimizer step, by purpose, see `step_messages`."""
+    messages = step_messages(config, split, kinds, text_tokens, vocab_size)
+    return {what: sent.bytes for what, sent in messages.items()}
+
+
 def _of_engine(config: Config, split: Split, tensors: Sequence[ParameterTensor], largest: int) -> dict[str, Messages]:
     """Return what DeepSpeed sends."""
     stage, world, value, gradient = (
@@ -161,7 +169,7 @@ def _buckets(sizes: Iterable[int], most: int, after: bool = False) -> list[int]:
         if after and filled >= most:
             found.append(filled)
             filled = 0
-    return found + [filled] if filled else found
+    return [*found, filled] if filled else found
 
 
 def _aligned(numel: int, to: int) -> int:
@@ -176,7 +184,7 @@ def zero_setting(config: Config, key: str, default: int) -> int:
 
 def _of_losses(config: Config, split: Split, views: Sequence[Views]) -> dict[str, Messages]:
     """Return what the losses and the loop exchange: features, log-sum-exps, sizes, and whether somebody stops."""
-    world, micro, accumulation = split.world_size, split.micro, split.accumulation
+    world, micro, accumulation, value = split.world_size, split.micro, split.accumulation, value_bytes(config)
     compared = [o for o in objectives_in_use(config.losses) if o.loss in ("nce", "sigmoid")]
     before = [o for o in compared if not o.reads]
     own = max(sum(_compared_values(config, v, o) for o in compared) for v in views)

@@ -1,4 +1,4 @@
-"""The operators of a micro-batch, layer by layer, in the order of the model's forward: `sclds.costs.operators` added up.
+"""The operators of a micro-batch, layer by layer, in the order of the model's forward (`sclds.costs.operators`).
 
 Formulas of the configuration alone; nothing is built or run. Each function reads beside the module that it counts.
 """
