@@ -199,9 +199,7 @@ def _of_losses(config: Config, split: Split, views: Sequence[Views]) -> dict[str
     sizes = 8 * world * accumulation * (4 + config.model.vision.max_frames)
     assert rows >= nce
     return {
-        "features": Messages(
-            "all_gather", accumulation * sent, whole * (own * value_bytes(config) + identities), world
-        ),
+        "features": Messages("all_gather", accumulation * sent, whole * (own * value + identities), world),
         "log-sum-exps": Messages("all_gather", log_sum_exps, whole * 12 * nce, world),
         "sizes": Messages("all_gather", 1, sizes, world, on_host=True),
         "stopping": Messages("all_reduce", 1, 2, world, on_host=True),
