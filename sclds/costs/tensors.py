@@ -51,7 +51,9 @@ class ParameterTensor:
     """Its group of the optimizer: learning rate, and whether it decays."""
     numel: int
     used: bool
-    """Whether the objectives in use compute with it, so that it is gathered and has a gradient."""
+    """Whether the objectives in use compute with it, so that it is gathered."""
+    learned: bool
+    """Whether it has a gradient."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,7 @@ def parameter_tensors(config: Config, vocab_size: int) -> tuple[ParameterTensor,
         layer = _layer_of(weight.name, layers) if config.engine.zero_stage else None
         kind = weight.name if layer is None else f"{layer} {weight.decays}"
         found.setdefault((layer or weight.name.rpartition(".")[0], kind), []).append(weight)
-    unused = _unused(config)
+    unused, unlearned = _unused(config), _unlearned(config)
     tensors = [
         ParameterTensor(
             module,
@@ -117,6 +119,7 @@ def parameter_tensors(config: Config, vocab_size: int) -> tuple[ParameterTensor,
             (inside[0].group, inside[0].decays),
             sum(weight.numel for weight in inside),
             module.split(".")[0] not in unused,
+            module.split(".")[0] not in unused | unlearned,
         )
         for (module, _), inside in found.items()
     ]
@@ -146,3 +149,9 @@ def _unused(config: Config) -> frozenset[str]:
     unused = set() if "mlm" in heads else {"mlm_score"}
     unused |= set() if "itm" in heads else set(_POOLERS)
     return frozenset(unused if any(objective.reads for objective in objectives) else unused | set(_FUSION))
+
+
+def _unlearned(config: Config) -> frozenset[str]:
+    """Return the modules with which the model computes what no objective in use compares."""
+    compares = any(objective.compared and not objective.reads for objective in objectives_in_use(config.losses))
+    return frozenset() if compares else frozenset(("text_projection", "vision_projection", "temperature"))
