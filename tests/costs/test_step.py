@@ -1,6 +1,7 @@
 """Every figure of `step_counts` beside what the step does: counted on tensors without data, or measured on CPU."""
 
 from collections import Counter
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -107,6 +108,12 @@ def small(width, layers, size, *overrides):
     )
 
 
+class NoModules(nullcontext):
+    """Stands in for the counter's tracker of modules: all FLOPs belong to the whole."""
+
+    parents = frozenset(("Global",))
+
+
 SIZES = {"64": (64, (2, 2, 3), 96), "64, deep": (64, (4, 4, 4), 128), "96, large images": (96, (2, 2, 2), 144)}
 WORDS = 1000
 
@@ -134,7 +141,9 @@ def test_flops_of_a_small_step_on_cpu(name, recompute):
 
     formulas = {attention: forward, torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: backward}
     steps = on_cpu(config, 4)
-    with FlopCounterMode(display=False, custom_mapping=formulas) as products:
+    products = FlopCounterMode(display=False, custom_mapping=formulas)
+    products.mod_tracker = NoModules()  # the real one hooks into modules, which checkpointing runs without a graph
+    with products:
         for _ in steps:
             pass
     found = sum(step_flops(config, {"image": 4}, TOKENS, WORDS, 1).values())
@@ -173,7 +182,7 @@ def test_a_step_is_its_micro_batches_and_what_it_computes_twice():
     recomputed = step_counts(again, Split(64, 1, 64), text_tokens=TOKENS, vocabulary=VOCABULARY)
     assert sum(recomputed.flops.values()) - sum(once.flops.values()) == pytest.approx(forward, rel=0.01)
     assert sum(recomputed.activations.values()) < 0.35 * sum(once.activations.values())
-    assert 0.8 * once.launches["forward"] < recomputed.launches["recomputed"] < once.launches["forward"]
+    assert 0.5 * once.launches["forward"] < recomputed.launches["recomputed"] < once.launches["forward"]
 
 
 def test_a_mix_of_kinds_is_divided_by_shares():

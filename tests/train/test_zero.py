@@ -112,7 +112,7 @@ MESSAGES = {
     ),
 }
 
-COUNTED = ("zero3_accumulated", "zero3_recompute", *STAGES, *BF16)
+AS_COUNTED = ("zero3_accumulated", "zero3_recompute", *STAGES, *BF16)
 """Cases whose messages and state are those of `sclds.costs`."""
 FOUR = {
     f"four_{name}": {"config": {"engine": engine, **more}, "make_up": "mixed", "count": True}
@@ -162,7 +162,7 @@ def processes(count, cases, folder):
 @pytest.fixture(scope="module")
 def two_processes(tmp_path_factory):
     flipped = {
-        n: c | {"flip": n in FLIPPED, "count": n in COUNTED}
+        n: c | {"flip": n in FLIPPED, "count": n in AS_COUNTED}
         for n, c in (SAME_AS_PLAIN | POISONED | BF16 | GRADIENTS).items()
     }
     return processes(2, flipped | MESSAGES | BENCHMARK, tmp_path_factory.mktemp("zero"))
@@ -349,7 +349,7 @@ def assert_as_counted(case, found):
 
 @pytest.mark.multiprocess
 @pytest.mark.slow
-@pytest.mark.parametrize("name", COUNTED)
+@pytest.mark.parametrize("name", AS_COUNTED)
 def test_two_processes_send_what_is_counted(two_processes, name):
     assert_as_counted((SAME_AS_PLAIN | BF16)[name], two_processes[name])
 
@@ -373,7 +373,7 @@ def assert_holds_what_is_counted(case, found):
 
 @pytest.mark.multiprocess
 @pytest.mark.slow
-@pytest.mark.parametrize("name", COUNTED)
+@pytest.mark.parametrize("name", AS_COUNTED)
 def test_state_takes_the_bytes_that_are_counted(two_processes, name):
     assert_holds_what_is_counted((SAME_AS_PLAIN | BF16)[name], two_processes[name])
 
