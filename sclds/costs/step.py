@@ -19,6 +19,7 @@ from sclds.costs.operators import Counted, Pass, added
 from sclds.costs.rows import Rows, micro_batch_rows
 from sclds.costs.stages import value_bytes
 from sclds.costs.state import exact_state
+from sclds.costs.tensors import parameter_tensors
 
 
 @dataclass(frozen=True)
@@ -92,8 +93,9 @@ def step_counts(config: Config, split: Split, *, text_tokens: int, vocabulary: i
         launches=launches,
         elementwise_bytes={name: count * one.bytes for name, (one, count) in passes.items()},
         host_seconds=host_seconds(
-            hooked=hooked(config, vocabulary) * accumulation * (2 + first) if stage == 3 else 0,
             launches=sum(launches.values()),
+            gradients=accumulation * len(parameter_tensors(config, vocabulary)) if stage else 0,
+            hooked=accumulation * (2 + first) * hooked(config, vocabulary) if stage == 3 else 0,
             messages=sum(sent.count for sent in messages.values()),
         ),
     )
