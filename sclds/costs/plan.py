@@ -10,19 +10,18 @@ from typing import Any
 from sclds.batch.split import Split, split_batch
 from sclds.config import Config
 from sclds.config.errors import ConfigError, UserError
-from sclds.costs.counts import Kind, packed_forward, pairs_of, parameter_counts, published_forward, views_of
-from sclds.costs.stages import STAGE_3_HOST_TIME, gradient_bytes, largest_model, state_bytes, value_bytes
+from sclds.costs.activations import memory_per_gpu
+from sclds.costs.communication import communication_per_step
+from sclds.costs.counts import Kind, packed_forward, parameter_counts, published_forward
+from sclds.costs.stages import STAGE_3_HOST_TIME, largest_model
+from sclds.costs.step import kind_shares, step_factor
 from sclds.data.tokenizer import load_tokenizer
 from sclds.machine.attention import BACKENDS, Machine, attention_problems, available, call_sites
-from sclds.objectives import compares_globally, objectives_in_use, view_names
 
 DEFAULT_TEXT_TOKENS = 12
 """Tokens of an average caption, BOS and EOS included: Conceptual Captions under RoBERTa's tokenizer."""
 DEFAULT_UTILIZATION = 0.4
 """Assumed share of the peak matmul speed; replace it by what `sclds profile` measured."""
-ACTIVATION_VALUES = {"vision": 17, "text": 18, "fusion": 28}
-"""Values kept for backward per token, layer and channel: inputs of the linear maps, attention's q, k, v and output,
-norm and activation inputs, dropout masks; attention scores are not kept."""
 RESERVED_SHARE = 0.1
 """Share of a GPU's memory left to CUDA, NCCL and fragmentation when micro-batches are judged to fit."""
 
@@ -69,35 +68,6 @@ def possible_splits(config: Config, processes: int) -> list[Split]:
     return splits
 
 
-def memory_per_gpu(
-    config: Config, split: Split, parameters: int, kinds: list[Kind], text_tokens: int
-) -> dict[str, int]:
-    """Return bytes of model state and (estimated) activations of one GPU, by part."""
-    activations = split.micro * max(_activation_bytes(config, kind, text_tokens) for kind in kinds)
-    return state_bytes(config, parameters, split.world_size) | {"activations": activations}
-
-
-def communication_per_step(config: Config, split: Split, parameters: int, frames: int) -> dict[str, int]:
-    """Return the bytes that one GPU receives in an optimizer step, by part."""
-    world = split.world_size
-    value = value_bytes(config)
-    others, gradients = (parameters * size * (world - 1) // world for size in (value, gradient_bytes(config)))
-    two_pass = config.losses.negatives == "global_batch" and split.accumulation > 1
-    forwards = split.accumulation * (2 if two_pass else 1)
-    model = config.model
-    feature = 4 * (2 * model.projection + 2 * model.fusion.width * (1 + frames))
-    features = config.batch.global_size * (world - 1) // world * feature
-    if config.engine.zero_stage == 3:
-        gathers, reduces = (forwards + split.accumulation) * others, split.accumulation * gradients
-    elif config.engine.zero_stage == 2:
-        gathers, reduces = others, split.accumulation * gradients
-    else:
-        # DeepSpeed's optimizer of stage 1 for bf16 sums all of an fp32 gradient on every rank, as stage 0 does
-        everywhere = config.engine.zero_stage == 0 or gradient_bytes(config) > value
-        gathers, reduces = others * config.engine.zero_stage, (2 if everywhere else 1) * gradients
-    return {"parameter all-gather": gathers, "gradient reduction": reduces, "features": features}
-
-
 def plan(config: Config, gpus: int, gpu: str, utilization: float, text_tokens: int) -> dict[str, Any]:
     """Return everything that a plan says.
 
@@ -118,11 +88,10 @@ def plan(config: Config, gpus: int, gpu: str, utilization: float, text_tokens: i
     kinds = list(shares)
     parts = parameter_counts(config, vocabulary)
     parameters = sum(parts.values())
-    split = next((s for s in splits if _fits(config, s, parameters, kinds, text_tokens, machine)), splits[-1])
-    memory = memory_per_gpu(config, split, parameters, kinds, text_tokens)
-    frames = config.data.frames if "video" in kinds else 1
-    wire = communication_per_step(config, split, parameters, frames)
-    stages = _zero_stages(config, split, parameters, kinds, text_tokens, frames)
+    split = next((s for s in splits if _fits(config, s, kinds, text_tokens, vocabulary, machine)), splits[-1])
+    memory = memory_per_gpu(config, split, kinds, text_tokens, vocabulary)
+    wire = communication_per_step(config, split, kinds, text_tokens, vocabulary)
+    stages = _zero_stages(config, split, kinds, text_tokens, vocabulary)
     free = machine.memory * (1 - RESERVED_SHARE) - memory["activations"]
     flops = _flops(config, shares, vocabulary, text_tokens)
     speed = _speed(config, split, machine, flops["forward_per_sample"], sum(wire.values()), utilization)
@@ -180,23 +149,6 @@ def vocabulary_size(config: Config) -> int:
     return load_tokenizer(config.data.tokenizer).vocab_size
 
 
-def kind_shares(config: Config) -> dict[Kind, float]:
-    """Return the share of each kind of sample, by the data sets' weights as if they were equally large."""
-    total = sum(d.weight for d in config.data.train)
-    shares: dict[Kind, float] = {}
-    for dataset in config.data.train:
-        shares[dataset.kind] = shares.get(dataset.kind, 0.0) + dataset.weight / total
-    return dict(sorted(shares.items()))
-
-
-def step_factor(config: Config, accumulation: int) -> int:
-    """Return the FLOPs of a training step as a multiple of its forward's."""
-    recompute = 1 if config.engine.activation_checkpointing else 0
-    global_negatives = config.losses.negatives == "global_batch" and compares_globally(config.losses)
-    features = 1 if global_negatives and accumulation > 1 else 0
-    return 3 + recompute + features
-
-
 def _flops(config: Config, shares: dict[Kind, float], vocabulary: int, text_tokens: int) -> dict[str, Any]:
     """Count the schedules for every kind of sample, and their mean over the mix."""
     ways = {"exact": with_mlm_view(config, "t1"), "economy": with_mlm_view(config, "t2")}
@@ -239,32 +191,14 @@ def _speed(config: Config, split: Split, machine: Gpu, forward: int, wire: int, 
     }
 
 
-def _activation_bytes(config: Config, kind: Kind, text_tokens: int) -> int:
-    """Estimate the activations that one sample keeps for backward."""
-    model, views = config.model, views_of(config, kind, text_tokens)
-    value = 2 if config.engine.precision == "bf16" else 4
-    text_views, vision_views = view_names(objectives_in_use(config.losses))
-    vision, text = sum(views.vision(view) for view in vision_views), len(text_views) * views.text
-    fused = sum(views.text + views.vision(pair.vision) for pair in pairs_of(config, views).values())
-    parts = (
-        (vision * model.vision.width, model.vision.layers, ACTIVATION_VALUES["vision"]),
-        (text * model.text.width, model.text.layers, ACTIVATION_VALUES["text"]),
-        (fused * model.fusion.width, model.fusion.layers, ACTIVATION_VALUES["fusion"]),
-    )
-    if config.engine.activation_checkpointing:
-        largest = max(channels * values for channels, _, values in parts)
-        return value * (sum(channels * layers for channels, layers, _ in parts) + largest)
-    return value * sum(channels * layers * values for channels, layers, values in parts)
-
-
-def _fits(config: Config, split: Split, parameters: int, kinds: list[Kind], text_tokens: int, machine: Gpu) -> bool:
+def _fits(config: Config, split: Split, kinds: list[Kind], text_tokens: int, vocabulary: int, machine: Gpu) -> bool:
     """Tell whether the estimate leaves the reserve free."""
-    needed = sum(memory_per_gpu(config, split, parameters, kinds, text_tokens).values())
+    needed = sum(memory_per_gpu(config, split, kinds, text_tokens, vocabulary).values())
     return needed <= machine.memory * (1 - RESERVED_SHARE)
 
 
 def _zero_stages(
-    config: Config, split: Split, parameters: int, kinds: list[Kind], text_tokens: int, frames: int
+    config: Config, split: Split, kinds: list[Kind], text_tokens: int, vocabulary: int
 ) -> list[dict[str, int]]:
     """Compare memory and traffic of all ZeRO stages at this split."""
     rows = []
@@ -273,8 +207,8 @@ def _zero_stages(
         rows.append(
             {
                 "stage": stage,
-                "bytes_per_gpu": sum(memory_per_gpu(other, split, parameters, kinds, text_tokens).values()),
-                "bytes_per_step": sum(communication_per_step(other, split, parameters, frames).values()),
+                "bytes_per_gpu": sum(memory_per_gpu(other, split, kinds, text_tokens, vocabulary).values()),
+                "bytes_per_step": sum(communication_per_step(other, split, kinds, text_tokens, vocabulary).values()),
             }
         )
     return rows
@@ -306,8 +240,5 @@ def faster_stage(config: Config, split: Split, memory: int) -> str | None:
         split: Of its batch over the processes.
         memory: Bytes of a device.
     """
-    kinds = list(kind_shares(config))
-    parameters = sum(parameter_counts(config, vocabulary_size(config)).values())
-    frames = config.data.frames if "video" in kinds else 1
-    tokens = min(DEFAULT_TEXT_TOKENS, config.data.max_text_tokens)
-    return _faster_stage(config, _zero_stages(config, split, parameters, kinds, tokens, frames), memory)
+    kinds, tokens = list(kind_shares(config)), min(DEFAULT_TEXT_TOKENS, config.data.max_text_tokens)
+    return _faster_stage(config, _zero_stages(config, split, kinds, tokens, vocabulary_size(config)), memory)
