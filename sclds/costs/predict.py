@@ -124,7 +124,7 @@ class StepTime:
 
 
 def layer_products(rows: float, width: int, inner: int, times: float) -> tuple[Product, ...]:
-    """Return the products of transformer layers: queries, keys and values at once, output, and the feed-forward network.
+    """Return the products of transformer layers: queries, keys and values at once, output, feed-forward network.
 
     Args:
         rows: Tokens that are multiplied at once.
