@@ -56,6 +56,10 @@ class Kind(Section):
     """Processor cores of a machine over its devices."""
     launch_seconds: Above
     """Host time of launching one kernel."""
+    device_factor: Above
+    """What a device took in a measured run, as a multiple of what is computed."""
+    host_factor: Above
+    """The same of the host."""
     mttf_hours: Above
     """Mean hours to failure of a job on 1,024 devices; fewer fail more rarely, in proportion."""
     sources: dict[str, str]

@@ -62,11 +62,13 @@ class Message:
 
 
 @dataclass(frozen=True)
-class Work:
+class StepWork:
     """What one device does in an optimizer step, all micro-batches and passes included."""
 
     samples: float
     """Of this device."""
+    model_flops: float
+    """Operations of the products that the model needs: three forwards, whatever is computed again."""
     products: tuple[Product, ...]
     attention_flops: float
     elementwise_bytes: float
@@ -144,7 +146,7 @@ def scaled(products: Iterable[Product], flops: float) -> tuple[Product, ...]:
     return tuple(Product(p.rows, p.inner, p.outer, p.times * factor) for p in found)
 
 
-def product_seconds(work: Work, cluster: Cluster) -> float:
+def product_seconds(work: StepWork, cluster: Cluster) -> float:
     """Return the time of a step's matrix products, attention included."""
     kind = cluster.kind
     rate = kind.peak(work.precision) * kind.matmul_share
@@ -153,14 +155,21 @@ def product_seconds(work: Work, cluster: Cluster) -> float:
     return multiplied + moved + work.attention_flops / (rate * ATTENTION_SHARE)
 
 
-def predict(work: Work, cluster: Cluster) -> StepTime:
-    """Return how long a step takes on a cluster."""
-    products = product_seconds(work, cluster)
-    elementwise = work.elementwise_bytes / cluster.kind.bandwidth
-    data = work.core_seconds / cluster.kind.cores_per_gpu
+def predict(work: StepWork, cluster: Cluster) -> StepTime:
+    """Return how long a step takes on a cluster.
+
+    Args:
+        work: Of one device.
+        cluster: Of all.
+    """
+    kind = cluster.kind
+    products = product_seconds(work, cluster) * kind.device_factor
+    elementwise = work.elementwise_bytes / kind.bandwidth * kind.device_factor
+    host = work.host_seconds * kind.host_factor
+    data = work.core_seconds / kind.cores_per_gpu
     hidden = sum(cluster.message_seconds(m.count, m.bytes) for m in work.messages.values() if m.hidden)
     open_ = sum(cluster.message_seconds(m.count, m.bytes) for m in work.messages.values() if not m.hidden)
-    slowest = max(products + elementwise, work.host_seconds)
+    slowest = max(products + elementwise, host)
     exposed = max(0.0, hidden - OVERLAP * slowest) + open_
     waiting = WAITING * math.log2(cluster.nodes) * (max(slowest, data) + exposed)
-    return StepTime(products, elementwise, work.host_seconds, hidden + open_, exposed, data, waiting)
+    return StepTime(products, elementwise, host, hidden + open_, exposed, data, waiting)

@@ -17,8 +17,8 @@ from pydantic import Field
 
 from sclds.config.base import Section
 from sclds.config.reading import override_section
-from sclds.costs.clusters import TABLE, Cluster, Kind, cluster_of, merged
-from sclds.costs.predict import Message, Product, StepTime, Work, predict
+from sclds.costs.clusters import TABLE, Kind, cluster_of, merged
+from sclds.costs.predict import Message, Product, StepTime, StepWork, predict
 
 RUNS = Path(__file__).with_name("published_runs.yaml")
 SCORE_VALUES = 20
@@ -119,8 +119,9 @@ def back_test(fitted: Mapping[str, float] | None = None, runs: Sequence[Run] = (
             kind = kind.model_copy(update={"matmul_share": fitted[family]})
         if fitted and run.stack in fitted:
             stack = stack.model_copy(update={"slowdown": fitted[run.stack]})
+        kind = kind.model_copy(update={"device_factor": stack.slowdown})
         cluster = cluster_of(kinds | {run.kind: kind}, run.kind, run.gpus)
-        time = _slowed(work_of(run, published.models[run.model], stack), cluster, stack.slowdown)
+        time = predict(work_of(run, published.models[run.model], stack), cluster)
         predicted = run.micro * run.gpus / time.total
         found.append(Back(run, time, predicted, published.sources[run.source]))
     return found
@@ -161,19 +162,7 @@ def _family(kind: Kind) -> str:
     return "h100" if kind.capability == (9, 0) else "a100"
 
 
-def _slowed(work: Work, cluster: Cluster, slowdown: float) -> StepTime:
-    """Predict with a device that takes `slowdown` times as long."""
-    kind = cluster.kind
-    slower = kind.model_copy(
-        update={
-            "matmul_share": kind.matmul_share / slowdown,
-            "bandwidth_share": kind.bandwidth_share / slowdown,
-        }
-    )
-    return predict(work, Cluster(cluster.name, slower, cluster.gpus, cluster.nodes))
-
-
-def work_of(run: Run, towers: list[Tower], stack: Stack) -> Work:
+def work_of(run: Run, towers: list[Tower], stack: Stack) -> StepWork:
     """Return what one device of a published run does in a step."""
     value, passes = (2 if run.precision == "bf16" else 4), 3 + run.recomputed
     products: list[Product] = []
@@ -191,8 +180,9 @@ def work_of(run: Run, towers: list[Tower], stack: Stack) -> Work:
             moved += scores * tower.heads * value * SCORE_VALUES * passes / 3
     parameters = _parameters(towers)
     stepped = parameters / (run.gpus if run.optimizer == "sharded" else 1)
-    return Work(
+    return StepWork(
         samples=run.micro,
+        model_flops=3 / passes * (sum(product.flops for product in products) + attended),
         products=tuple(products),
         attention_flops=attended,
         elementwise_bytes=moved + OPTIMIZER_BYTES * stepped,
