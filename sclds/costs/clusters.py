@@ -54,8 +54,6 @@ class Kind(Section):
     """Bytes per second from a device into the memory of its host."""
     cores_per_gpu: Count
     """Processor cores of a machine over its devices."""
-    launch_seconds: Above
-    """Host time of launching one kernel."""
     device_factor: Above
     """What a device took in a measured run, as a multiple of what is computed."""
     host_factor: Above

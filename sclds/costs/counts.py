@@ -7,17 +7,13 @@ and `published_forward`, five passes over padded texts, as the method's authors 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Literal
 
-import torch
-
-from sclds.config import Config, ModelConfig
+from sclds.config import Config
+from sclds.costs.tensors import PARTS, model_weights
 from sclds.model import flops
 from sclds.model.fusion import FusionLayer
-from sclds.model.groups import parameter_group
 from sclds.model.heads import ITMHead, MLMHead, Pooler, Projection, Transform
-from sclds.model.scl import SCLModel
 from sclds.model.text import TEXT_TOWERS
 from sclds.model.vision import VISION_TOWERS
 from sclds.objectives import objectives_in_use, pairs_in_use, view_names
@@ -100,6 +96,14 @@ def pairs_of(config: Config, views: Views) -> dict[str, Pair]:
     }
 
 
+def task_pairs(config: Config, views: Views) -> dict[str, Pair]:
+    """Return the fusion pairs of one example of a downstream task; images are the views v0.0, v0.1, …"""
+    task = task_of(config)
+    shown = [f"v0.{number}" for number in range(task.images)]
+    shown *= config.batch.group_size if task.reads_captions else 1
+    return {str(number): Pair("t0", view, 1, views.frames) for number, view in enumerate(shown)}
+
+
 def packed_forward(config: Config, kind: Kind, text_tokens: int, vocab_size: int) -> Flops:
     """Return the forward FLOPs of one sample in the packed step, by part.
 
@@ -129,10 +133,8 @@ def _task_forward(config: Config, kind: Kind, text_tokens: int) -> Flops:
     The heads are counted without the classes, whose number annotations tell.
     """
     views, task = views_of(config, kind, text_tokens), task_of(config)
-    images = [f"v0.{number}" for number in range(task.images)]
-    shown = images * (config.batch.group_size if task.reads_captions else 1)
-    pairs = {str(number): Pair("t0", view, 1, views.frames) for number, view in enumerate(shown)}
-    vision_tokens = dict.fromkeys(images, views.vision("v0"))
+    pairs = task_pairs(config, views)
+    vision_tokens = dict.fromkeys((pair.vision for pair in pairs.values()), views.vision("v0"))
     width = config.model.fusion.width
     hidden = flops.linear(1, 2 * width * task.images, int(task.hidden * width)) if task.hidden else 0
     return {
@@ -142,6 +144,56 @@ def _task_forward(config: Config, kind: Kind, text_tokens: int) -> Flops:
         "fusion": _packed_fusion(config, pairs, {"t0": views.text}, vision_tokens),
         "heads": 2 * Pooler.flops(len(pairs), width) + hidden,
     }
+
+
+def attention_forward(config: Config, kind: Kind, text_tokens: int) -> Flops:
+    """Return what of `packed_forward` are the products of attention, whose backward computes the scores again."""
+    model, views = config.model, views_of(config, kind, text_tokens)
+    objectives = objectives_in_use(config.losses)
+    pairs, (texts, visions) = pairs_of(config, views), view_names(objectives)
+    vision_tokens = {view: views.vision(view) for view in visions}
+    if config.task is not None:
+        pairs, texts = task_pairs(config, views), ("t0",)
+        vision_tokens = dict.fromkeys((pair.vision for pair in pairs.values()), views.vision("v0"))
+    frames, fusion, width = views.frames, model.fusion, model.vision.width
+    encoded = 0
+    for tokens in vision_tokens.values():
+        if model.vision.pools_frames:
+            patches = tokens - frames
+            own = flops.attention(patches, patches // frames, width)
+            encoded += model.vision.layers * own + flops.attention(frames, patches, width)
+        else:
+            own = flops.attention(tokens - frames, tokens // frames, width) + flops.attention(frames, tokens, width)
+            encoded += model.vision.layers * own
+    fused = sum(
+        max(0, fusion.layers - 1) * _fusion_attention(config, views.text, vision_tokens[pair.vision])
+        + _fusion_attention(config, views.text, vision_tokens[pair.vision], pair.text_rows, pair.vision_rows)
+        for pair in pairs.values()
+    )
+    if fusion.layers > 1 and pairs:
+        shown = [(views.text, len(pairs) - len(texts))]
+        used = [pair.vision for pair in pairs.values()]
+        shown += [(tokens, used.count(view) - 1) for view, tokens in vision_tokens.items()]
+        fused -= sum(again * flops.attention(tokens, tokens, fusion.width) for tokens, again in shown)
+    text = len(texts) * model.text.layers * flops.attention(views.text, views.text, model.text.width)
+    return {"vision encoder": encoded, "text encoder": text, "transforms": 0, "fusion": fused, "heads": 0}
+
+
+def patch_flops(config: Config, kind: Kind, text_tokens: int) -> int:
+    """Return the FLOPs of the map of patches in one sample's forward: pixels have no gradient."""
+    views, vision = views_of(config, kind, text_tokens), config.model.vision
+    images = task_of(config).images if config.task is not None else 1
+    return images * flops.linear(views.frames * views.patches["v0"], 3 * vision.patch_size**2, vision.width)
+
+
+def _fusion_attention(
+    config: Config, text: int, vision: int, text_rows: int | None = None, vision_rows: int | None = None
+) -> int:
+    """Count self- and cross-attention of both streams of one layer on one pair, all rows by default."""
+    streams = ((text, vision, text if text_rows is None else text_rows),)
+    streams += ((vision, text, vision if vision_rows is None else vision_rows),)
+    width = config.model.fusion.width
+    return sum(flops.attention(rows, own, width) + flops.attention(rows, other, width) for own, other, rows in streams)
 
 
 def published_forward(config: Config, kind: Kind, vocab_size: int) -> Flops:
@@ -164,21 +216,10 @@ def published_forward(config: Config, kind: Kind, vocab_size: int) -> Flops:
     }
 
 
-@lru_cache(maxsize=16)
-def _parameter_counts(model_config: ModelConfig, vocab_size: int, sigmoid: bool) -> tuple[tuple[str, int], ...]:
-    with torch.device("meta"):
-        model = SCLModel(model_config, vocab_size, sigmoid=sigmoid)
-    encoders = {"vision_encoder": "vision encoder", "text_encoder": "text encoder"}
-    counts = dict.fromkeys((*encoders.values(), "fusion", "heads"), 0)
-    for name, parameter in model.named_parameters():
-        part = encoders.get(name.split(".")[0])
-        counts[part or ("fusion" if parameter_group(model, name) == "fusion" else "heads")] += parameter.numel()
-    return tuple(counts.items())
-
-
 def parameter_counts(config: Config, vocab_size: int) -> dict[str, int]:
     """Return the trainable parameters of each part of the model, read off the model itself without allocating it."""
-    return dict(_parameter_counts(config.model, vocab_size, config.losses.sigmoid > 0))
+    weights = model_weights(config, vocab_size)
+    return {part: sum(weight.numel for weight in weights if weight.part == part) for part in PARTS}
 
 
 def _vision(config: Config, views: Views, shown: Sequence[str]) -> int:

@@ -18,8 +18,8 @@ RESTART_SECONDS, DETECTION_SECONDS = 120.0, 10.0
 """From the end of the processes to the first step, and from a failure to their end; the defaults of `sclds benchmark
 goodput`. The page of a run has its own."""
 WRITE_BYTES = 1e9
-"""Bytes per second that a machine writes to storage, assumed; checkpoints are written beside training (docs/bad_days.md), so
-that it bounds how often there can be one."""
+"""Bytes per second that a machine writes to storage, assumed; checkpoints are written beside training, so that this
+bounds how often there can be one (docs/bad_days.md)."""
 
 
 @dataclass(frozen=True)

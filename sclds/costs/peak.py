@@ -8,7 +8,8 @@ from sclds.config import Config
 from sclds.config.errors import DataError
 from sclds.costs.counts import Kind, packed_forward
 from sclds.costs.matmul import measure_peak_flops
-from sclds.costs.plan import DEFAULT_TEXT_TOKENS, kind_shares, step_factor, vocabulary_size
+from sclds.costs.plan import DEFAULT_TEXT_TOKENS, vocabulary_size
+from sclds.costs.step import kind_shares, step_factor
 from sclds.data.storage.shards import cache_of, open_index
 from sclds.machine.implementations import compute_dtype
 

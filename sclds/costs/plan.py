@@ -10,13 +10,14 @@ from sclds.batch.split import Split
 from sclds.config import Config
 from sclds.config.errors import ConfigError, UserError
 from sclds.costs.clusters import Cluster, Kind
-from sclds.costs.counts import Kind as SampleKind
+from sclds.costs.communication import communication_per_step
 from sclds.costs.counts import packed_forward, parameter_counts, published_forward
 from sclds.costs.goodput import checkpoint_bytes, goodput_of, goodput_tree
-from sclds.costs.own_work import Mix, communication_per_step, memory_per_gpu
+from sclds.costs.own_work import Mix, memory_per_gpu
 from sclds.costs.scaling import figures, limit_of, stage_3_table
 from sclds.costs.search import RESERVED_SHARE, Outcome, as_configured, at_stage, search
 from sclds.costs.stages import STAGE_3_HOST_TIME, largest_model
+from sclds.costs.step import kind_shares
 from sclds.data.tokenizer import load_tokenizer
 from sclds.machine.attention import BACKENDS, Machine, attention_problems, available, call_sites
 
@@ -26,12 +27,18 @@ SHOWN = 5
 """Settings of the search that a plan shows."""
 
 
-def mix_of(config: Config, text_tokens: int) -> Mix:
+def mix_of(config: Config, text_tokens: int | None = None) -> Mix:
     """Return what the samples of a run are like.
+
+    Args:
+        config: The run.
+        text_tokens: Of an average caption; none takes a usual one's, or the configuration's longest if that is shorter.
 
     Raises:
         UserError: The text is longer than the configuration's longest.
     """
+    if text_tokens is None:
+        text_tokens = min(DEFAULT_TEXT_TOKENS, config.data.max_text_tokens)
     if not 3 <= text_tokens <= config.data.max_text_tokens:
         raise UserError(
             f"--text-tokens {text_tokens} is outside 3 … data.max_text_tokens={config.data.max_text_tokens}"
@@ -56,7 +63,7 @@ def plan(config: Config, cluster: Cluster, kinds: dict[str, Kind], text_tokens: 
     best = found[0]
     parts = parameter_counts(config, mix.vocab_size)
     stages = _zero_stages(config, own, mix)
-    wire = communication_per_step(config, own.split, mix)
+    wire = _received(config, own.split, mix)
     flops = _flops(config, mix)
     return {
         "name": config.name,
@@ -172,20 +179,16 @@ def attention_on(config: Config, kind: Kind) -> dict[str, list[str]]:
     return {site: [wanted] for site in sites}
 
 
+def _received(config: Config, split: Split, mix: Mix) -> dict[str, int]:
+    """Return the bytes that one GPU receives in a step, by purpose."""
+    return communication_per_step(config, split, list(mix.shares), mix.text_tokens, mix.vocab_size)
+
+
 def vocabulary_size(config: Config) -> int:
     """Return the rows of the word embedding; 0 in the configuration means the tokenizer's."""
     if config.model.text.vocab_size:
         return config.model.text.vocab_size
     return load_tokenizer(config.data.tokenizer).vocab_size
-
-
-def kind_shares(config: Config) -> dict[SampleKind, float]:
-    """Return the share of each kind of sample, by the data sets' weights as if they were equally large."""
-    total = sum(d.weight for d in config.data.train)
-    shares: dict[SampleKind, float] = {}
-    for dataset in config.data.train:
-        shares[dataset.kind] = shares.get(dataset.kind, 0.0) + dataset.weight / total
-    return dict(sorted(shares.items()))
 
 
 def _flops(config: Config, mix: Mix) -> dict[str, Any]:
@@ -221,7 +224,7 @@ def _zero_stages(config: Config, own: Outcome, mix: Mix) -> list[dict[str, Any]]
     rows = []
     for stage in range(4):
         other = Outcome(at_stage(config, stage), own.split, own.cluster, mix)
-        wire = communication_per_step(other.config, own.split, mix)
+        wire = _received(other.config, own.split, mix)
         rows.append(
             {
                 "stage": stage,
@@ -260,11 +263,11 @@ def faster_stage(config: Config, split: Split, memory: int) -> str | None:
         split: Of its batch over the processes.
         memory: Bytes of a device.
     """
-    mix = Mix(kind_shares(config), min(DEFAULT_TEXT_TOKENS, config.data.max_text_tokens), vocabulary_size(config))
+    mix = mix_of(config)
     stages = []
     for stage in range(4):
         other = at_stage(config, stage)
         needed = sum(memory_per_gpu(other, split, mix).values())
-        received = sum(communication_per_step(other, split, mix).values())
+        received = sum(_received(other, split, mix).values())
         stages.append({"stage": stage, "bytes_per_gpu": needed, "bytes_per_step": received})
     return _faster_stage(config, stages, memory)

@@ -89,6 +89,16 @@ def stage_3_table(config: Config, kinds: dict[str, Kind], gpus: int, mix: Mix) -
     return rows
 
 
+def check_picture(file: Path) -> None:
+    """Refuse a file that is no picture by its name.
+
+    Raises:
+        UserError: It is none.
+    """
+    if file.suffix.lower() not in PICTURES:
+        raise UserError(f"--plot {file}: give a file whose name ends in {', '.join(PICTURES)}")
+
+
 def draw(rows: list[dict[str, Any]], title: str, file: Path) -> None:
     """Draw samples/s over GPUs beside perfect scaling, each size in the color of what limits it.
 
@@ -98,10 +108,8 @@ def draw(rows: list[dict[str, Any]], title: str, file: Path) -> None:
         file: PNG, SVG or PDF by its name.
 
     Raises:
-        UserError: The name is of another format, or its folder cannot be written to.
+        UserError: It cannot be written.
     """
-    if file.suffix.lower() not in PICTURES:
-        raise UserError(f"--plot {file}: give a file whose name ends in {', '.join(PICTURES)}")
     import matplotlib
 
     matplotlib.use("Agg")

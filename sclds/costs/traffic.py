@@ -20,7 +20,8 @@ class ByteCounter(TorchDispatchMode):
     """Adds up what every operator reads and writes, each of its tensors once, in the passes that run inside it.
 
     Works on tensors without data (`device="meta"`), so that a base-size step is counted in seconds on any machine.
-    Matrix products and attention are left out: their time is not that of their bytes. Views move nothing.
+    Bytes of matrix products and attention are left out: their time is not that of their bytes. Views move nothing, and
+    are no launches.
     """
 
     def __init__(self) -> None:
@@ -40,11 +41,12 @@ class ByteCounter(TorchDispatchMode):
         out = func(*args, **(kwargs or {}))
         name, returns = func._schema.name, func._schema.returns
         is_view = any(r.alias_info is not None and not r.alias_info.is_write for r in returns)
-        if not (is_view or name in PRODUCTS or _ATTENTION in name or name.startswith(_UNWRITTEN)):
-            written = _bytes(tree_leaves(out))
-            read = written if name in _GATHERS else _bytes(tree_leaves((args, kwargs)))
-            self.by_operator[name] += read + written
+        if not (is_view or name.startswith(_UNWRITTEN)):
             self.launches[name] += 1
+            if name not in PRODUCTS and _ATTENTION not in name:
+                written = _bytes(tree_leaves(out))
+                read = written if name in _GATHERS else _bytes(tree_leaves((args, kwargs)))
+                self.by_operator[name] += read + written
         return out
 
 

@@ -1,0 +1,148 @@
+"""The model's parameters as the engine holds them: which tensors there are, how long, and in which order they are used.
+
+ZeRO shards, gathers and reduces tensors, not weights: at stages 1 to 3 a transformer layer is two flat tensors, one
+that decays and one that does not (`sclds.train.flat_blocks`). They are read off the model, which is built without
+memory.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import nn
+
+from sclds.config import Config, ModelConfig
+from sclds.model.groups import parameter_group
+from sclds.model.scl import SCLModel
+from sclds.objectives import objectives_in_use
+
+PARTS = ("vision encoder", "text encoder", "fusion", "heads")
+"""Of the model, in which parameters, FLOPs and activations are told."""
+_ENCODERS = {"vision_encoder": "vision encoder", "text_encoder": "text encoder"}
+_FUSION = ("cross_modal_text_layers", "cross_modal_image_layers", "token_type_embeddings")
+_POOLERS = ("cross_modal_text_pooler", "cross_modal_image_pooler", "itm_score")
+_ORDER = (
+    "text_encoder",
+    "cross_modal_text_transform",
+    "vision_encoder",
+    "cross_modal_image_transform",
+    "text_projection",
+    "vision_projection",
+    "temperature",
+    "pairwise_logit",
+    "token_type_embeddings",
+    "cross_modal_text_layers",
+    "cross_modal_image_layers",
+    "mlm_score",
+    *_POOLERS,
+)
+"""Modules of `SCLModel` in the order of its forward; of the layers of fusion, the text's and the vision's in turn."""
+
+
+@dataclass(frozen=True)
+class ParameterTensor:
+    """One parameter of the engine's model."""
+
+    module: str
+    """The module that owns it, whose parameters stage 3 fetches together."""
+    part: str
+    """One of `PARTS`."""
+    group: tuple[str, bool]
+    """Its group of the optimizer: learning rate, and whether it decays."""
+    numel: int
+    used: bool
+    """Whether the objectives in use compute with it, so that it is gathered and has a gradient."""
+
+
+@dataclass(frozen=True)
+class Weight:
+    """One weight of the model."""
+
+    name: str
+    part: str
+    """One of `PARTS`."""
+    group: str
+    decays: bool
+    numel: int
+
+
+@lru_cache(maxsize=16)
+def _weights(model_config: ModelConfig, vocab_size: int, sigmoid: bool) -> tuple[tuple[Weight, ...], frozenset[str]]:
+    """Return all weights, and the names of the transformer layers."""
+    with torch.device("meta"):
+        model = SCLModel(model_config, vocab_size, sigmoid=sigmoid)
+    layers = {
+        f"{name}.{number}"
+        for name, module in model.named_modules()
+        if isinstance(module, nn.ModuleList)
+        for number in range(len(module))
+    }
+    weights = []
+    for name, parameter in model.named_parameters():
+        group = parameter_group(model, name)
+        part = _ENCODERS.get(name.split(".")[0], "fusion" if group == "fusion" else "heads")
+        decays = parameter.dim() > 1 and not name.endswith("bias")
+        weights.append(Weight(name, part, group, decays, parameter.numel()))
+    return tuple(weights), frozenset(layers)
+
+
+def model_weights(config: Config, vocab_size: int) -> tuple[Weight, ...]:
+    """Return all weights of the model."""
+    return _weights(config.model, vocab_size, config.losses.sigmoid > 0)[0]
+
+
+def largest_block(config: Config, vocab_size: int) -> int:
+    """Return the number of weights of the largest transformer layer."""
+    weights, layers = _weights(config.model, vocab_size, config.losses.sigmoid > 0)
+    sizes = dict.fromkeys(layers, 0)
+    for weight in weights:
+        if (layer := _layer_of(weight.name, layers)) is not None:
+            sizes[layer] += weight.numel
+    return max(sizes.values(), default=0)
+
+
+def parameter_tensors(config: Config, vocab_size: int) -> tuple[ParameterTensor, ...]:
+    """Return the tensors of the engine's model in the order in which a forward first uses them."""
+    weights, layers = _weights(config.model, vocab_size, config.losses.sigmoid > 0)
+    found: dict[tuple[str, str], list[Weight]] = {}
+    for weight in weights:
+        layer = _layer_of(weight.name, layers) if config.engine.zero_stage else None
+        kind = weight.name if layer is None else f"{layer} {weight.decays}"
+        found.setdefault((layer or weight.name.rpartition(".")[0], kind), []).append(weight)
+    unused = _unused(config)
+    tensors = [
+        ParameterTensor(
+            module,
+            inside[0].part,
+            (inside[0].group, inside[0].decays),
+            sum(weight.numel for weight in inside),
+            module.split(".")[0] not in unused,
+        )
+        for (module, _), inside in found.items()
+    ]
+    return tuple(sorted(tensors, key=_place))
+
+
+def _layer_of(name: str, layers: frozenset[str]) -> str | None:
+    """Return the transformer layer that a weight lies in."""
+    parts = name.split(".")
+    return next((layer for end in range(1, len(parts)) if (layer := ".".join(parts[:end])) in layers), None)
+
+
+def _place(tensor: ParameterTensor) -> tuple[int, int, int]:
+    top, _, rest = tensor.module.partition(".")
+    stream = _ORDER.index(top)
+    if top not in _FUSION[:2]:
+        return stream, 0, 0
+    return _ORDER.index(_FUSION[0]), int(rest.split(".")[0]), stream
+
+
+def _unused(config: Config) -> frozenset[str]:
+    """Return the modules with which no objective in use computes."""
+    if config.task is not None:
+        return frozenset()
+    objectives = objectives_in_use(config.losses)
+    heads = {objective.head for objective in objectives}
+    unused = set() if "mlm" in heads else {"mlm_score"}
+    unused |= set() if "itm" in heads else set(_POOLERS)
+    return frozenset(unused if any(objective.reads for objective in objectives) else unused | set(_FUSION))
