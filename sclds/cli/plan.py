@@ -126,10 +126,14 @@ def _print_answer(sheet: "Sheet", result: dict[str, Any]) -> None:
         result = result | best
     sheet.text(
         f"{_pace(result['samples_per_second'])} samples/s, {duration(result['seconds_per_step'])} a step, "
-        f"MFU {result['mfu']:.0%} (estimate). Training: {duration(86400 * result['days_with_failures'])} with failures, "
-        f"{result['gpu_hours']:,.3g} GPU-hours."
+        f"MFU {result['mfu']:.0%} (estimate). Training takes {duration(86400 * result['days_with_failures'])} with "
+        f"failures, {_hours(result['gpu_hours'])} GPU-hours."
     )
     sheet.text(f"Limited by {_LIMITS[result['limit']]}.\n")
+
+
+def _hours(hours: float) -> str:
+    return f"{hours:,.0f}" if hours >= 100 else f"{hours:.3g}"
 
 
 def _pace(rate: float) -> str:
@@ -181,8 +185,8 @@ def _print_step(sheet: "Sheet", result: dict[str, Any]) -> None:
     )
     sheet.text(
         f"Reading and decoding take {cores['cores']:,.1f} cores of {cores['cores_available']:,}. A checkpoint has "
-        f"{amount(goodput['checkpoint_bytes'], 'B')}: training waits {duration(goodput['checkpoint_stall_seconds'])}, and "
-        f"it is written after {duration(goodput['checkpoint_write_seconds'])}. A job of this size fails every "
+        f"{amount(goodput['checkpoint_bytes'], 'B')}: training waits {duration(goodput['checkpoint_stall_seconds'])}, "
+        f"and it is written after {duration(goodput['checkpoint_write_seconds'])}. A job of this size fails every "
         f"{duration(goodput['seconds_between_failures'])}; goodput is {goodput['goodput']:.2%} as configured, and "
         f"{goodput['best_goodput']:.2%} (simulated {goodput['simulated_goodput']:.2%}) with "
         f"checkpoint.every={goodput['best_checkpoint_steps']}, a checkpoint in "
@@ -276,7 +280,7 @@ def _print_scaling(sheet: "Sheet", rows: list[dict[str, Any]]) -> None:
             (
                 f"{row['gpus']:,}",
                 _pace(row["samples_per_second"]),
-                f"{row['efficiency']:.0%}",
+                _pace(row["samples_per_second"] / row["gpus"]),
                 duration(row["seconds_per_step"]),
                 split,
                 row["limit"],
@@ -284,7 +288,7 @@ def _print_scaling(sheet: "Sheet", rows: list[dict[str, Any]]) -> None:
         )
     print()
     sheet.table(
-        ("GPUs", "samples/s", "of perfect", "a step", "micro-batch × accumulation", "limited by"),
+        ("GPUs", "samples/s", "a GPU", "a step", "micro-batch × accumulation", "limited by"),
         cells,
         "The best settings for every size of cluster",
         right=True,

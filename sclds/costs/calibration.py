@@ -68,7 +68,7 @@ def calibrated(
     tree = read_profile(path)
     variant = _measured_variant(tree, path)
     environment, kind = tree["environment"], kinds[name]
-    if (environment.get("device") == "cpu") != (kind.capability == (0, 0)):
+    if (environment.get("device") == "cpu") != (not kind.asynchronous):
         raise UserError(
             f"--calibrate {path} ran on {environment.get('device')}, which is no {name}: give its own --gpu"
         )
@@ -91,16 +91,16 @@ def _measured_variant(tree: dict[str, Any], path: Path) -> dict[str, Any]:
 
 
 def _with_peak(kind: Kind, name: str, config: Config, peak: float, source: str) -> tuple[Kind, list[str]]:
-    """Take the measured peak of matrix products: as a share of the data sheet's, or on a CPU, which has none, itself."""
+    """Take the measured peak of matrix products: as a share of the data sheet's, or itself on a CPU."""
     precision = config.engine.precision
-    if kind.capability == (0, 0):
+    if not kind.asynchronous:
         found = kind.with_figures(source, matmul_share=1.0, **{f"peak_{precision}": peak})
         return found, [f"- peak of matrix products {peak / 1e9:.3g} GFLOP/s a process"]
     sheet = kind.peak(precision)
     if peak > ABOVE_SHEET * sheet:
         raise UserError(
-            f"the profile measured {peak / 1e12:.0f} TFLOP/s a GPU, more than the {sheet / 1e12:.0f} of a data sheet of "
-            f"{name}: give the --gpu that it ran on"
+            f"the profile measured {peak / 1e12:.0f} TFLOP/s a GPU, more than the {sheet / 1e12:.0f} of {name}'s data "
+            "sheet: give the --gpu that it ran on"
         )
     share = min(1.0, peak / sheet)
     return kind.with_figures(source, matmul_share=share), [
@@ -113,9 +113,12 @@ def _with_factors(
 ) -> tuple[Kind, list[str]]:
     """Take factors of host and device from the profiled run's own times."""
     split = split_batch(config.batch, cluster.gpus)
-    work, step = step_work(config, split, mix), config.batch.global_size / variant["samples_per_second"]
+    work, step = (
+        step_work(config, split, mix, cluster.kind.asynchronous),
+        config.batch.global_size / variant["samples_per_second"],
+    )
     kind, told = cluster.kind, []
-    if kind.capability != (0, 0) and variant.get("host_seconds"):
+    if kind.asynchronous and variant.get("host_seconds"):
         launches = counts_of(config, split, mix).launches
         asking = work.host_seconds * (1 - launches.get("engine", 0) / max(1, sum(launches.values())))
         factor = float(variant["host_seconds"]) / asking

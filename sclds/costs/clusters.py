@@ -38,6 +38,8 @@ class Kind(Section):
     """Of the memory bandwidth, what long element-wise operators reach."""
     capability: tuple[int, int]
     """Compute capability, which decides on attention backends; (0, 0) for a CPU."""
+    asynchronous: bool
+    """Whether it computes, sends and lets others decode while the host goes on; a CPU does one after the other."""
     gpus_per_node: Count
     """Devices of one machine."""
     node_link: Above

@@ -34,9 +34,9 @@ class Mix:
     vocab_size: int
 
 
-def counts_of(config: Config, split: Split, mix: Mix) -> StepCounts:
-    """Return everything that is counted of a step."""
-    return step_counts(config, split, text_tokens=mix.text_tokens, vocabulary=mix.vocab_size)
+def counts_of(config: Config, split: Split, mix: Mix, fused: bool = True) -> StepCounts:
+    """Return everything that is counted of a step, with our kernels or PyTorch's operators."""
+    return step_counts(config, split, text_tokens=mix.text_tokens, vocabulary=mix.vocab_size, fused=fused)
 
 
 def memory_per_gpu(config: Config, split: Split, mix: Mix) -> dict[str, int]:
@@ -44,9 +44,16 @@ def memory_per_gpu(config: Config, split: Split, mix: Mix) -> dict[str, int]:
     return bytes_by_part(config, split, list(mix.shares), mix.text_tokens, mix.vocab_size)
 
 
-def step_work(config: Config, split: Split, mix: Mix) -> StepWork:
-    """Return what one GPU does in an optimizer step."""
-    counts = counts_of(config, split, mix)
+def step_work(config: Config, split: Split, mix: Mix, fused: bool = True) -> StepWork:
+    """Return what one device does in an optimizer step.
+
+    Args:
+        config: The run.
+        split: Of its batch.
+        mix: Of samples.
+        fused: Whether our kernels run, as on a GPU, or PyTorch's operators.
+    """
+    counts = counts_of(config, split, mix, fused)
     samples = split.micro * split.accumulation
     by_kind = samples_by_kind(mix.shares, split.micro)
     rows = micro_batch_rows(config, by_kind, mix.text_tokens)

@@ -169,7 +169,7 @@ def attention_on(config: Config, kind: Kind) -> dict[str, list[str]]:
     Raises:
         UserError: `engine.attention` names one that cannot be had there.
     """
-    there = Machine(kind.capability > (0, 0), kind.capability, frozenset(BACKENDS))
+    there = Machine(kind.asynchronous, kind.capability, frozenset(BACKENDS))
     sites, wanted = call_sites(config.model, config.engine.precision), config.engine.attention
     if wanted == "auto":
         return {site: list(available(asked, there)) for site, asked in sites.items()}

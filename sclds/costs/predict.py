@@ -14,7 +14,7 @@ All wait for the slowest machine, which takes `WAITING` more with every doubling
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from sclds.costs.clusters import Cluster
 
@@ -100,6 +100,8 @@ class StepTime:
     data: float
     waiting: float
     """For the slowest machine."""
+    serial: bool = False
+    """Whether the device is the host, so that nothing runs beside anything."""
 
     @property
     def device(self) -> float:
@@ -109,7 +111,8 @@ class StepTime:
     @property
     def total(self) -> float:
         """Of the step."""
-        return max(self.device, self.host, self.data) + self.exposed + self.waiting
+        parts = (self.device, self.host, self.data)
+        return (sum(parts) if self.serial else max(parts)) + self.exposed + self.waiting
 
     @property
     def limit(self) -> str:
@@ -169,7 +172,7 @@ def predict(work: StepWork, cluster: Cluster) -> StepTime:
     data = work.core_seconds / kind.cores_per_gpu
     hidden = sum(cluster.message_seconds(m.count, m.bytes) for m in work.messages.values() if m.hidden)
     open_ = sum(cluster.message_seconds(m.count, m.bytes) for m in work.messages.values() if not m.hidden)
-    slowest = max(products + elementwise, host)
-    exposed = max(0.0, hidden - OVERLAP * slowest) + open_
-    waiting = WAITING * math.log2(cluster.nodes) * (max(slowest, data) + exposed)
-    return StepTime(products, elementwise, host, hidden + open_, exposed, data, waiting)
+    beside = max(products + elementwise, host) if kind.asynchronous else 0.0
+    exposed = max(0.0, hidden - OVERLAP * beside) + open_
+    time = StepTime(products, elementwise, host, hidden + open_, exposed, data, 0.0, not kind.asynchronous)
+    return replace(time, waiting=WAITING * math.log2(cluster.nodes) * time.total)

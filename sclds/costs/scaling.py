@@ -76,7 +76,7 @@ def stage_3_table(config: Config, kinds: dict[str, Kind], gpus: int, mix: Mix) -
     Returns:
         Rows of `gpu_bytes`, `micro_batch`, `parameters`; 0 where the activations alone do not fit.
     """
-    sizes = sorted({round(kind.memory) for name, kind in kinds.items() if kind.capability != (0, 0)})
+    sizes = sorted({round(kind.memory) for name, kind in kinds.items() if kind.asynchronous})
     splits = possible_splits(config, gpus)
     chosen = list(dict.fromkeys((splits[-1], splits[len(splits) // 2], splits[0])))
     second = at_stage(config, 2)

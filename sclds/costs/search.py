@@ -63,7 +63,7 @@ class Outcome:
     @cached_property
     def work(self) -> StepWork:
         """What one GPU does in a step."""
-        return step_work(self.config, self.split, self.mix)
+        return step_work(self.config, self.split, self.mix, fused=self.cluster.kind.asynchronous)
 
     @cached_property
     def time(self) -> StepTime:
