@@ -1,8 +1,9 @@
-"""Plans beside real runs on this machine: what is predicted of small configurations, and what they take.
+"""Plans beside real steps on this machine: what is predicted of small configurations, and what they take.
 
-The machine is measured first: matrix products, copies and messages of all processes at once, and what reading costs.
-Then six configurations train. Three factors (of products, of element-wise operators, of the host) are fitted on four
-of them; the other two judge. Steps are the fastest of a run, since other work on the machine only adds to them.
+The processes measure themselves first: matrix products, copies, messages, and reading. Then six configurations take
+real steps on real data. Three factors (of products, of element-wise operators, of the host) are fitted on four of them;
+the other two judge. All times are of the processor, all threads of a process together, so that other work on the
+machine counts little; by the clock an idle machine with a core a process takes the same and what processes wait.
 """
 
 import json
@@ -17,27 +18,17 @@ import torch
 
 from sclds.batch.split import split_batch
 from sclds.benchmarks.rows import Row, write
-from sclds.config import Config
 from sclds.config.errors import UserError
 from sclds.config.reading import load_config
 from sclds.costs.clusters import Cluster, Kind, known_kinds
 from sclds.costs.own_work import step_work
 from sclds.costs.plan import mix_of
 from sclds.costs.predict import StepWork, predict
-from sclds.run.metrics import read_metrics
-from sclds.train.launch import finish, module_command, pretrain
+from sclds.train.launch import finish, module_command
 
 WORKER = "sclds.benchmarks.plan_worker"
-BASE = (
-    "data.heldout=[]",
-    "batch.global_size=64",
-    "batch.max_micro_size=32",
-    "log.every=1",
-    "log.pictures_every=0",
-    "log.tensorboard=false",
-    "guards.memory_every=0",
-)
-"""Of the quickstart, for all cases: no measurements beside the steps."""
+BASE = ("batch.global_size=64", "batch.max_micro_size=32")
+"""Of the quickstart, for all cases."""
 WIDE = tuple(f"model.{part}.{key}" for part in ("vision", "text", "fusion") for key in ("width=256", "heads=4"))
 CASES: Mapping[str, tuple[str, ...]] = {
     "quickstart": (),
@@ -55,7 +46,7 @@ FACTORS = ("products", "element-wise", "host")
 
 @dataclass(frozen=True)
 class Measured:
-    """What this machine was measured to do, all processes at once; of one process."""
+    """What one process was measured to do while the others did the same, in seconds of the processor."""
 
     peak_flops: float
     bandwidth: float
@@ -63,6 +54,8 @@ class Measured:
     link: float
     core_seconds: Mapping[str, float]
     """Of reading and decoding a sample, by case."""
+    step_seconds: Mapping[str, float]
+    """Of a step, reading included, by case; the median."""
 
 
 @dataclass(frozen=True)
@@ -84,33 +77,30 @@ def compare_plans(steps: int, processes: int, folder: Path) -> list[Row]:
     """Measure the machine and the cases, fit, and write plan.csv, plan.png and plan.yaml.
 
     Args:
-        steps: Of each run; the first two do not count.
+        steps: Of each case that count.
         processes: Of this machine.
         folder: For the files.
 
     Raises:
         UserError: A run failed.
     """
-    configs = {name: load_config("quickstart", [*BASE, *settings]) for name, settings in CASES.items()}
-    measured = measure_machine(processes)
-    cases = [
-        case_of(name, config, measured, processes, _run(name, steps, processes)) for name, config in configs.items()
-    ]
+    measured = measure_machine(steps, processes)
+    cases = [case_of(name, measured, processes) for name in CASES]
     kind, factors = fitted(machine_kind(measured), [case for case in cases if case.name not in JUDGES])
     rows = rows_of(cases, kind, measured, factors)
-    write(rows, folder, "plan", f"seconds of a step, predicted and measured, {processes} processes, cpu")
+    write(rows, folder, "plan", f"processor seconds of a step, {processes} processes")
     (folder / "plan.yaml").write_text(cluster_yaml(kind), encoding="utf-8")
     return rows
 
 
-def measure_machine(processes: int) -> Measured:
+def measure_machine(steps: int, processes: int) -> Measured:
     """Return what a worker on every process finds."""
     settings = {name: [*BASE, *more] for name, more in CASES.items()}
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch) / "found.json"
         finish(
             "the measurement of the machine",
-            module_command(WORKER, [json.dumps(settings), str(file)], processes),
+            module_command(WORKER, [json.dumps(settings), str(steps), str(file)], processes),
             processes,
         )
         if not file.is_file():
@@ -118,30 +108,12 @@ def measure_machine(processes: int) -> Measured:
         return Measured(**json.loads(file.read_text(encoding="utf-8")))
 
 
-def _run(name: str, steps: int, processes: int) -> float:
-    """Train a case, and return the seconds of its fastest step."""
-    with tempfile.TemporaryDirectory() as scratch:
-        settings = [
-            *BASE,
-            *CASES[name],
-            f"schedule.steps={steps}",
-            f"run_dir={scratch}/run",
-            f"checkpoint.every={steps}",
-        ]
-        pretrain(f"the case {name}", "quickstart", settings, processes)
-        lines = read_metrics(Path(scratch) / "run" / "metrics.jsonl")
-    config = load_config("quickstart", settings)
-    paces = [line["samples_per_second"] for line in lines if line.get("samples_per_second")][2:]
-    if not paces:
-        raise UserError(f"the case {name} measured no pace: give more --steps")
-    return config.batch.global_size / max(paces)
-
-
-def case_of(name: str, config: Config, measured: Measured, processes: int, seconds: float) -> Case:
+def case_of(name: str, measured: Measured, processes: int) -> Case:
     """Return a case with what one process does in a step of it."""
-    split = split_batch(config.batch, processes)
-    work = step_work(config, split, mix_of(config), fused=False)
-    return Case(name, replace(work, core_seconds=work.samples * measured.core_seconds[name]), seconds, processes)
+    config = load_config("quickstart", [*BASE, *CASES[name]])
+    work = step_work(config, split_batch(config.batch, processes), mix_of(config), fused=False)
+    work = replace(work, core_seconds=work.samples * measured.core_seconds[name])
+    return Case(name, work, measured.step_seconds[name], processes)
 
 
 def machine_kind(measured: Measured) -> Kind:

@@ -13,54 +13,61 @@ import torch
 
 from sclds.batch.split import split_batch
 from sclds.config.reading import load_config
-from sclds.costs.matmul import measure_peak_flops
 from sclds.data.loader import TrainingBatches
 from sclds.data.tokenizer import load_tokenizer
+from sclds.machine.implementations import choose, use
 from sclds.run.files import write_atomically
 from sclds.train.distributed import ProcessGroup
+from sclds.train.engine import build_engine
+from sclds.train.step import train_step
 
 COPIED = 64 * 2**20
 """Bytes of a tensor that is added to another: more than the caches hold."""
 SMALL, LARGE = 1024, 32 * 2**20
 """Bytes that a process gives to a message."""
+SIDE = 512
+"""Of the square matrices that are multiplied."""
 TURNS = 7
-BATCHES = 3
+WARM_UP = 2
+READ = 4
+"""Steps whose samples are read alone."""
 
 
-def measure(cases: dict[str, Sequence[str]], group: ProcessGroup) -> dict[str, Any]:
-    """Return the figures of `sclds.benchmarks.plan.Measured`, all processes at once; the slowest process counts.
+def measure(cases: dict[str, Sequence[str]], steps: int, group: ProcessGroup) -> dict[str, Any]:
+    """Return the figures of `sclds.benchmarks.plan.Measured`, means over the processes.
 
     Args:
-        cases: Settings over the quickstart by name, of which reading is timed.
+        cases: Settings over the quickstart by name.
+        steps: Of each case that count.
         group: All processes.
     """
     group.barrier()
-    peak = measure_peak_flops(torch.float32, torch.device("cpu"))
-    group.barrier()
+    square = torch.randn(SIDE, SIDE)
     left, right, out = (torch.ones(COPIED // 4) for _ in range(3))
-    bandwidth = 3 * COPIED / _fastest(lambda: torch.add(left, right, out=out))
+    found = {
+        "peak_flops": 2 * SIDE**3 / _fastest(lambda: torch.mm(square, square)),
+        "bandwidth": 3 * COPIED / _fastest(lambda: torch.add(left, right, out=out)),
+    }
     group.barrier()
     small, large = (_fastest(_gather(group, size)) for size in (SMALL, LARGE))
-    received = (LARGE - SMALL) * (group.world_size - 1)
-    link = received / max(large - small, 1e-9)
-    reading = {name: _reading_seconds(settings, group) for name, settings in cases.items()}
-    found = {"peak_flops": peak, "bandwidth": bandwidth, "link": link}
-    everybody = group.gather_objects(found | {"message_seconds": small, "core_seconds": reading})
-    return {
-        **{name: min(of[name] for of in everybody) for name in found},
-        "message_seconds": max(of["message_seconds"] for of in everybody),
-        "core_seconds": {name: statistics.fmean(of["core_seconds"][name] for of in everybody) for name in reading},
-    }
+    found["message_seconds"] = small
+    found["link"] = (LARGE - SMALL) * (group.world_size - 1) / max(large - small, 1e-9)
+    for name, settings in cases.items():
+        found[f"read {name}"], found[f"step {name}"] = _case(settings, steps, group)
+    everybody = group.gather_objects(found)
+    mean = {name: statistics.fmean(of[name] for of in everybody) for name in found}
+    by_case = {what: {name: mean.pop(f"{what} {name}") for name in cases} for what in ("read", "step")}
+    return {**mean, "core_seconds": by_case["read"], "step_seconds": by_case["step"]}
 
 
 def _fastest(act: Callable[[], object]) -> float:
-    """Return the seconds of the fastest of some turns, after one that warms up."""
+    """Return the processor seconds of the fastest of some turns, after one that warms up."""
     act()
     seconds = []
     for _ in range(TURNS):
-        begun = time.perf_counter()
+        begun = time.process_time()
         act()
-        seconds.append(time.perf_counter() - begun)
+        seconds.append(time.process_time() - begun)
     return min(seconds)
 
 
@@ -69,27 +76,41 @@ def _gather(group: ProcessGroup, size: int) -> Callable[[], object]:
     return lambda: group.all_gather(tensor)
 
 
-def _reading_seconds(settings: Sequence[str], group: ProcessGroup) -> float:
-    """Return the processor time of reading and packing one sample, by all threads of this process."""
+def _case(settings: Sequence[str], steps: int, group: ProcessGroup) -> tuple[float, float]:
+    """Return the processor seconds of reading a sample, and of a step with its reading."""
     config = load_config("quickstart", list(settings))
-    split = split_batch(config.batch, group.world_size)
-    tokenizer = load_tokenizer(config.data.tokenizer)
-    batches = iter(TrainingBatches(config, tokenizer, group.rank, group.world_size, split.micro, split.accumulation))
+    use(choose(config))
+    split, tokenizer = split_batch(config.batch, group.world_size), load_tokenizer(config.data.tokenizer)
+    engine = build_engine(config, tokenizer, split, group)
+    training = TrainingBatches(config, tokenizer, group.rank, group.world_size, split.micro, split.accumulation)
+    reading = _read(training, split.micro * split.accumulation)
+    batches, seconds = iter(training), []
+    for step in range(WARM_UP + steps):
+        begun = time.process_time()
+        train_step(engine, next(batches), step, config, split, group, measure=False)
+        seconds.append(time.process_time() - begun)
+    batches.close()  # type: ignore[attr-defined]  # a generator
+    return reading, statistics.median(seconds[WARM_UP:])
+
+
+def _read(training: TrainingBatches, samples: int) -> float:
+    """Return the processor seconds of a sample where nothing but reading runs."""
+    batches = iter(training)
     next(batches)
     begun = time.process_time()
-    for _ in islice(batches, BATCHES):
+    for _ in islice(batches, READ):
         pass
     taken = time.process_time() - begun
     batches.close()  # type: ignore[attr-defined]  # a generator
-    return taken / (BATCHES * split.micro * split.accumulation)
+    return taken / (READ * samples)
 
 
 def main() -> None:
-    """Measure as the arguments say (cases as JSON, the file that rank 0 writes)."""
-    cases, file = sys.argv[-2:]  # the launcher puts --local_rank in front
+    """Measure as the arguments say (cases as JSON, steps, the file that rank 0 writes)."""
+    cases, steps, file = sys.argv[-3:]  # the launcher puts --local_rank in front
     group = ProcessGroup()
     try:
-        found = measure(json.loads(cases), group)
+        found = measure(json.loads(cases), int(steps), group)
         if group.rank == 0:
             write_atomically(Path(file), json.dumps(found))
         group.barrier()

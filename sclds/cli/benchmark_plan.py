@@ -10,7 +10,7 @@ from sclds.cli.command import Command
 
 @click.command("plan", cls=Command)
 @click.option("--published", is_flag=True, help="only predict published runs; nothing is measured")
-@click.option("--steps", type=Whole(4, 10_000), default=12, help="steps of each run; the first two do not count")
+@click.option("--steps", type=Whole(1, 10_000), default=8, help="steps of each configuration that count")
 @click.option("--processes", type=Whole(1, 64), default=2, help="processes of this machine")
 @click.option("--out", type=FILE, default="benchmarks", metavar="FOLDER", help="folder for plan.csv, .png and .yaml")
 def command(published: bool, steps: int, processes: int, out: Path) -> None:

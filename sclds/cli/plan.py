@@ -116,14 +116,12 @@ def _print_answer(sheet: "Sheet", result: dict[str, Any]) -> None:
         needed = f"{amount(memory['bytes_per_gpu'], 'B')} of {amount(memory['gpu_bytes'], 'B')} a GPU"
         only = f", {result['why']}" if result["why"] else ""
         sheet.text(f"Fits: {needed} (estimate){only}.")
-    else:
-        fitting = f": {' '.join(best['settings'])}" if best["fits"] else " on these GPUs; use more, or larger ones"
-        sheet.text(
-            f"Does not fit: it {result['why']}. What {'fits' if best['fits'] else 'would fit: nothing'}{fitting}."
-        )
-        if not best["fits"]:
-            return
+    elif best["fits"]:
+        sheet.text(f"Does not fit: it {result['why']}. What fits: {' '.join(best['settings'])}, of which this is:")
         result = result | best
+    else:
+        sheet.text(f"Does not fit: it {result['why']}. No setting fits on these GPUs: use more, or larger ones.\n")
+        return
     sheet.text(
         f"{_pace(result['samples_per_second'])} samples/s, {duration(result['seconds_per_step'])} a step, "
         f"MFU {result['mfu']:.0%} (estimate). Training takes {duration(86400 * result['days_with_failures'])} with "
@@ -149,6 +147,7 @@ def _print_search(sheet: "Sheet", result: dict[str, Any]) -> None:
     if fit:
         gain = best["samples_per_second"] / result["samples_per_second"] - 1
         faster = f"{gain:.0%} faster than as configured" if gain >= 0.005 else "no faster than as configured"
+        faster = faster if result["fits"] else "as configured it does not"
         sheet.table(
             ("settings", "samples/s", "a step", "memory", "MFU"),
             [
@@ -180,7 +179,7 @@ def _print_step(sheet: "Sheet", result: dict[str, Any]) -> None:
     split, seconds, goodput, cores = (result[name] for name in ("split", "seconds", "goodput", "decoding"))
     sheet.table(
         ("part of a step", "time", "runs"),
-        [(name, duration(value), _BESIDE[name]) for name, value in seconds.items()],
+        [(name, duration(value) if value else "none", _BESIDE[name]) for name, value in seconds.items()],
         f"A step as configured: micro-batch {split['micro_batch']}, accumulation {split['accumulation']}",
     )
     sheet.text(
