@@ -6,9 +6,11 @@ there are follows from DeepSpeed 0.19's code, the tensors of `sclds.costs.tensor
 
 * stage 3: tensors are padded to W equal parts. A forward gathers them in buckets ahead of their use; what fits into
   `stage3_max_reuse_distance` stays until backward, the rest is gathered again. Every micro-batch scatters gradients.
-* stage 2: every micro-batch sums gradients in buckets on all GPUs (`use_multi_rank_bucket_allreduce`), each of which
-  keeps its part; stages 1 and 2 gather the stepped weights, one message a group of the optimizer.
-* stage 1 sums once a step, and stage 0 once a step in our own optimizer, by 500 million values.
+* stage 2: every micro-batch sums all gradients on all GPUs, in buckets (`use_multi_rank_bucket_allreduce`), of which
+  each keeps its part; stages 1 and 2 gather the stepped weights, one message a group of the optimizer.
+* stage 1 sums once a step, and so does stage 0 in our own optimizer, by 500 million values.
+
+So stages 1 and 2 bring a GPU more than stage 3 does: a sum is twice a scatter.
 """
 
 import math
@@ -94,61 +96,80 @@ def communication_per_step(
 
 def _of_engine(config: Config, split: Split, tensors: Sequence[ParameterTensor], largest: int) -> dict[str, Messages]:
     """Return what DeepSpeed sends."""
-    stage, world, value, gradient = (
-        config.engine.zero_stage,
-        split.world_size,
-        value_bytes(config),
-        gradient_bytes(config),
-    )
+    stage, world = config.engine.zero_stage, split.world_size
+    value, gradient = value_bytes(config), gradient_bytes(config)
     bucket = zero_setting(config, "reduce_bucket_size", bucket_size(largest))
     backward = [t.numel for t in reversed(tensors) if t.used]
-    groups = {t.group for t in tensors}
     if stage == 0:
-        sizes = [t.numel for t in tensors]
-        count = len(_buckets(sizes, WITHOUT_ZERO, after=True))
-        return {"gradients": Messages("all_reduce", count, 4 * sum(sizes), world)}
-    norms = Messages("all_reduce", len(groups), 4 * len(groups), world)
+        return {"gradients": _summed([t.numel for t in tensors], world)}
+    groups = flat_groups(tensors, world)
     if stage == 3:
         fetched = zero_setting(config, "stage3_prefetch_bucket_size", bucket_size(largest))
-        gathers, gathered = _gathers(config, tensors, fetched, world)
-        passes, reductions = split.accumulation, split.accumulation * len(_buckets(backward, bucket))
-        padded = sum(math.ceil(numel / world) * world for numel in backward)
+        gathers, gathered = _gathers(config, split, tensors, fetched)
+        reductions, padded = split.accumulation * len(_buckets(backward, bucket)), _padded(backward, world)
         return {
-            "parameters": Messages("all_gather", passes * gathers, passes * gathered * value, world),
-            "gradients": Messages("reduce_scatter", reductions, passes * padded * gradient, world),
-            "norm": norms,
+            "parameters": Messages("all_gather", gathers, gathered * value, world),
+            "gradients": Messages("reduce_scatter", reductions, split.accumulation * padded * gradient, world),
+            "norm": Messages("all_reduce", len(groups), 8 * len(groups), world),
         }
-    sums = split.accumulation if stage == 2 else 1
-    aligned = sum(_aligned(sum(t.numel for t in tensors if t.group == group), 2 * world) for group in groups)
-    finite = 1 if config.engine.precision == "bf16" else 0
+    parameters = Messages("all_gather", len(groups), sum(groups) * value, world)
+    if steps_in_bf16_optimizer(config):
+        return {"gradients": _summed(groups, world), "parameters": parameters}
+    sums, finite = split.accumulation if stage == 2 else 1, int(config.engine.precision == "bf16")
+    reductions = sums * len(_buckets(backward, bucket))
     return {
-        "gradients": Messages(
-            "all_reduce", sums * len(_buckets(backward, bucket)), sums * sum(backward) * gradient, world
-        ),
-        "parameters": Messages("all_gather", len(groups), aligned * value, world),
-        "norm": norms,
+        "gradients": Messages("all_reduce", reductions, sums * sum(backward) * gradient, world),
+        "parameters": parameters,
+        "norm": Messages("all_reduce", len(groups), 4 * len(groups), world),
         "finite": Messages("all_reduce", finite, finite, world),
     }
 
 
-def _gathers(config: Config, tensors: Sequence[ParameterTensor], fetched: int, world: int) -> tuple[int, int]:
-    """Return how many gathers a micro-batch has at stage 3, and the values of them all, padding included.
+def steps_in_bf16_optimizer(config: Config) -> bool:
+    """Return whether DeepSpeed's optimizer for bf16 runs: at stage 1, where gradients are added up in fp32."""
+    engine = config.engine
+    return engine.zero_stage == 1 and engine.precision == "bf16" and engine.gradient_precision == "fp32"
 
-    What lies further from the end of the forward than the reuse distance is released there, and gathered again.
+
+def flat_groups(tensors: Iterable[ParameterTensor], world_size: int) -> list[int]:
+    """Return the values of each group of the optimizer in one tensor, in which stages 1 and 2 shard it."""
+    sizes: dict[tuple[str, bool], int] = {}
+    for tensor in tensors:
+        sizes[tensor.group] = sizes.get(tensor.group, 0) + tensor.numel
+    return [_padded([size], 2 * world_size) for size in sizes.values()]
+
+
+def _summed(sizes: Sequence[int], world: int) -> Messages:
+    """Return the sums of fp32 gradients on all GPUs once a step, as DeepSpeed takes them without ZeRO."""
+    return Messages("all_reduce", len(_buckets(sizes, WITHOUT_ZERO, after=True)), 4 * sum(sizes), world)
+
+
+def _gathers(config: Config, split: Split, tensors: Sequence[ParameterTensor], fetched: int) -> tuple[int, int]:
+    """Return how many gathers a step has at stage 3, and the values of them all, padding included.
+
+    What lies further from the end of the forward than the reuse distance is released there, and gathered again: an
+    upper bound, since what was looked for ahead stays too. Passes without gradients spoil DeepSpeed's trace: then every
+    forward releases all, and backward fetches module by module.
     """
     reuse = zero_setting(config, "stage3_max_reuse_distance", REUSE_DISTANCE)
+    whole, world, passes = [t.numel for t in tensors], split.world_size, split.accumulation
+    modules = len({t.module for t in tensors})
+    ahead = len(_buckets(whole, fetched, after=True)) if fetched else modules
+    if features_pass(config, split.accumulation):
+        return passes * (2 * ahead + modules), 3 * passes * _padded(whole, world)
     behind, again = 0, []
     for tensor in reversed(tensors):
         if behind >= reuse:
             again.append(tensor)
         behind += tensor.numel
-    count = total = 0
-    for way in (tensors, again):
-        sizes = [t.numel for t in way]
-        modules = len({t.module for t in way})
-        count += len(_buckets(sizes, fetched, after=True)) if fetched else modules
-        total += sum(math.ceil(numel / world) * world for numel in sizes)
-    return count, total
+    sizes = [t.numel for t in again]
+    later = len(_buckets(sizes, fetched, after=True)) if fetched else len({t.module for t in again})
+    return passes * (ahead + later), passes * (_padded(whole, world) + _padded(sizes, world))
+
+
+def features_pass(config: Config, accumulation: int) -> bool:
+    """Return whether the features of the whole batch are computed first, in a pass without gradients."""
+    return config.losses.negatives == "global_batch" and compares_globally(config.losses) and accumulation > 1
 
 
 def _buckets(sizes: Iterable[int], most: int, after: bool = False) -> list[int]:
@@ -172,8 +193,9 @@ def _buckets(sizes: Iterable[int], most: int, after: bool = False) -> list[int]:
     return [*found, filled] if filled else found
 
 
-def _aligned(numel: int, to: int) -> int:
-    return math.ceil(numel / to) * to
+def _padded(sizes: Iterable[int], to: int) -> int:
+    """Return the sum of sizes, each rounded up to a multiple."""
+    return sum(math.ceil(size / to) * to for size in sizes)
 
 
 def zero_setting(config: Config, key: str, default: int) -> int:
@@ -199,9 +221,7 @@ def _of_losses(config: Config, split: Split, views: Sequence[Views]) -> dict[str
     sizes = 8 * world * accumulation * (4 + config.model.vision.max_frames)
     assert rows >= nce
     return {
-        "features": Messages(
-            "all_gather", accumulation * sent, whole * (own * value_bytes(config) + identities), world
-        ),
+        "features": Messages("all_gather", accumulation * sent, whole * (own * value + identities), world),
         "log-sum-exps": Messages("all_gather", log_sum_exps, whole * 12 * nce, world),
         "sizes": Messages("all_gather", 1, sizes, world, on_host=True),
         "stopping": Messages("all_reduce", 1, 2, world, on_host=True),

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from sclds.batch.split import Split
 from sclds.config import Config
 from sclds.costs.activations import activation_bytes
-from sclds.costs.communication import Messages, step_messages
+from sclds.costs.communication import Messages, features_pass, step_messages
 from sclds.costs.counts import Kind, attention_forward, packed_forward, parameter_counts, patch_flops
 from sclds.costs.host import engine_work, hooked, host_seconds
 from sclds.costs.layers import Counted, micro_batch_work
@@ -19,7 +19,6 @@ from sclds.costs.operators import Pass, added
 from sclds.costs.rows import Rows, micro_batch_rows
 from sclds.costs.stages import value_bytes
 from sclds.costs.state import exact_state
-from sclds.objectives import compares_globally
 
 
 @dataclass(frozen=True)
@@ -51,11 +50,6 @@ def kind_shares(config: Config) -> dict[Kind, float]:
     for dataset in config.data.train:
         shares[dataset.kind] = shares.get(dataset.kind, 0.0) + dataset.weight / total
     return dict(sorted(shares.items()))
-
-
-def features_pass(config: Config, accumulation: int) -> bool:
-    """Return whether the features of the whole batch are computed first, in a pass without gradients."""
-    return config.losses.negatives == "global_batch" and compares_globally(config.losses) and accumulation > 1
 
 
 def step_factor(config: Config, accumulation: int) -> int:

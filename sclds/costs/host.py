@@ -1,0 +1,46 @@
+"""What the engine and the host do around the model's passes: gradients, the optimizer's step, hooks, messages.
+
+host seconds = LAUNCH · launches + HOOK · modules passed through at stage 3 + MESSAGE · messages
+"""
+
+from sclds.batch.split import Split
+from sclds.config import Config
+from sclds.costs.operators import FP32, Pass
+from sclds.costs.stages import gradient_bytes, value_bytes
+from sclds.costs.tensors import parameter_tensors
+
+LAUNCH = 20e-6
+HOOK = 300e-6
+MESSAGE = 100e-6
+ADAM_VALUES = 7
+"""Values that AdamW reads and writes per weight: weight, gradient and two moments in, all but the gradient out."""
+
+
+def engine_work(config: Config, vocab_size: int, split: Split) -> Pass:
+    """Return the operators of one optimizer step around the model's passes, and the bytes that they move.
+
+    Every micro-batch joins the gradients of a flat tensor and copies them into a bucket (stages 1 to 3), or adds them
+    up (stage 0); the step takes the norm, clips, steps, and rounds the weights.
+    """
+    stage, value, gradient = config.engine.zero_stage, value_bytes(config), gradient_bytes(config)
+    tensors = parameter_tensors(config, vocab_size)
+    whole, groups = sum(t.numel for t in tensors), len({t.group for t in tensors})
+    own = whole // (split.world_size if stage else 1)
+    work = Pass()
+    for _ in range(split.accumulation):
+        if stage:
+            work.run(2 * value * whole, len(tensors))
+        work.run((value + gradient) * whole, len(tensors))
+    stepped = groups if stage else len(tensors)
+    work.run((FP32 * (1 + 2 + ADAM_VALUES) + FP32 + value) * own, 4 * stepped)
+    return work
+
+
+def hooked(config: Config, vocab_size: int) -> int:
+    """Return the modules through whose hooks stage 3 goes in every pass: layers, and others with weights."""
+    return len({tensor.module for tensor in parameter_tensors(config, vocab_size)})
+
+
+def host_seconds(hooked: int, launches: int, messages: int) -> float:
+    """Return the host's time of so many passes through modules, launches and messages."""
+    return LAUNCH * launches + HOOK * hooked + MESSAGE * messages
