@@ -21,7 +21,7 @@ from sclds.benchmarks.rows import Row, write
 from sclds.config.errors import UserError
 from sclds.config.reading import load_config
 from sclds.costs.clusters import Cluster, Kind, known_kinds
-from sclds.costs.own_work import step_work
+from sclds.costs.own_work import counts_of, step_work
 from sclds.costs.plan import mix_of
 from sclds.costs.predict import StepWork, predict
 from sclds.train.launch import finish, module_command
@@ -111,7 +111,8 @@ def measure_machine(steps: int, processes: int) -> Measured:
 def case_of(name: str, measured: Measured, processes: int) -> Case:
     """Return a case with what one process does in a step of it."""
     config = load_config("quickstart", [*BASE, *CASES[name]])
-    work = step_work(config, split_batch(config.batch, processes), mix_of(config), fused=False)
+    split, mix = split_batch(config.batch, processes), mix_of(config)
+    work = step_work(config, split, mix, counts_of(config, split, mix, fused=False))
     work = replace(work, core_seconds=work.samples * measured.core_seconds[name])
     return Case(name, work, measured.step_seconds[name], processes)
 

@@ -15,7 +15,7 @@ from sclds.config import Config
 from sclds.config.errors import UserError
 from sclds.config.reading import override_section
 from sclds.costs.clusters import Cluster, Kind, cluster_of
-from sclds.costs.own_work import Mix, counts_of, step_work
+from sclds.costs.own_work import Mix, step_work
 from sclds.costs.predict import predict
 
 FILE = "profile.json"
@@ -112,15 +112,11 @@ def _with_factors(
     cluster: Cluster, config: Config, variant: dict[str, Any], mix: Mix, source: str
 ) -> tuple[Kind, list[str]]:
     """Take factors of host and device from the profiled run's own times."""
-    split = split_batch(config.batch, cluster.gpus)
-    work, step = (
-        step_work(config, split, mix, cluster.kind.asynchronous),
-        config.batch.global_size / variant["samples_per_second"],
-    )
-    kind, told = cluster.kind, []
+    split, kind, told = split_batch(config.batch, cluster.gpus), cluster.kind, []
+    counts = counts_of(config, split, mix, kind.asynchronous)
+    work, step = step_work(config, split, mix, counts), config.batch.global_size / variant["samples_per_second"]
     if kind.asynchronous and variant.get("host_seconds"):
-        launches = counts_of(config, split, mix).launches
-        asking = work.host_seconds * (1 - launches.get("engine", 0) / max(1, sum(launches.values())))
+        asking = work.host_seconds * (1 - counts.launches["engine"] / sum(counts.launches.values()))
         factor = float(variant["host_seconds"]) / asking
         kind = kind.with_figures(source, host_factor=factor)
         told.append(f"- the host takes {factor:.2f} of its predicted time")

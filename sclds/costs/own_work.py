@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 from sclds.batch.split import Split
 from sclds.config import Config
-from sclds.costs.activations import memory_per_gpu as bytes_by_part
 from sclds.costs.counts import Kind, attention_forward, packed_forward
 from sclds.costs.predict import Message, Product, StepWork, layer_products, scaled
 from sclds.costs.rows import Rows, micro_batch_rows
@@ -35,17 +34,7 @@ class Mix:
 
 
 def counts_of(config: Config, split: Split, mix: Mix, fused: bool = True) -> StepCounts:
-    """Return everything that is counted of a step, with our kernels or PyTorch's operators."""
-    return step_counts(config, split, text_tokens=mix.text_tokens, vocabulary=mix.vocab_size, fused=fused)
-
-
-def memory_per_gpu(config: Config, split: Split, mix: Mix) -> dict[str, int]:
-    """Return bytes of model state and activations of one GPU, by part."""
-    return bytes_by_part(config, split, list(mix.shares), mix.text_tokens, mix.vocab_size)
-
-
-def step_work(config: Config, split: Split, mix: Mix, fused: bool = True) -> StepWork:
-    """Return what one device does in an optimizer step.
+    """Return everything that is counted of a step.
 
     Args:
         config: The run.
@@ -53,7 +42,23 @@ def step_work(config: Config, split: Split, mix: Mix, fused: bool = True) -> Ste
         mix: Of samples.
         fused: Whether our kernels run, as on a GPU, or PyTorch's operators.
     """
-    counts = counts_of(config, split, mix, fused)
+    return step_counts(config, split, text_tokens=mix.text_tokens, vocabulary=mix.vocab_size, fused=fused)
+
+
+def bytes_by_part(counts: StepCounts) -> dict[str, int]:
+    """Return bytes of model state and activations of one GPU, by part."""
+    return {**counts.state, "activations": sum(counts.activations.values())}
+
+
+def step_work(config: Config, split: Split, mix: Mix, counts: StepCounts) -> StepWork:
+    """Return what one device does in an optimizer step.
+
+    Args:
+        config: The run.
+        split: Of its batch.
+        mix: Of samples.
+        counts: Of the step.
+    """
     samples = split.micro * split.accumulation
     by_kind = samples_by_kind(mix.shares, split.micro)
     rows = micro_batch_rows(config, by_kind, mix.text_tokens)

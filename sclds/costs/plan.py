@@ -9,11 +9,12 @@ from typing import Any
 from sclds.batch.split import Split
 from sclds.config import Config
 from sclds.config.errors import ConfigError, UserError
+from sclds.costs.activations import memory_per_gpu
 from sclds.costs.clusters import Cluster, Kind
 from sclds.costs.communication import communication_per_step
 from sclds.costs.counts import packed_forward, parameter_counts, published_forward
 from sclds.costs.goodput import checkpoint_bytes, goodput_of, goodput_tree
-from sclds.costs.own_work import Mix, memory_per_gpu
+from sclds.costs.own_work import Mix
 from sclds.costs.scaling import figures, limit_of, stage_3_table
 from sclds.costs.search import RESERVED_SHARE, Outcome, as_configured, at_stage, search
 from sclds.costs.stages import STAGE_3_HOST_TIME, largest_model
@@ -267,7 +268,7 @@ def faster_stage(config: Config, split: Split, memory: int) -> str | None:
     stages = []
     for stage in range(4):
         other = at_stage(config, stage)
-        needed = sum(memory_per_gpu(other, split, mix).values())
+        needed = sum(memory_per_gpu(other, split, list(mix.shares), mix.text_tokens, mix.vocab_size).values())
         received = sum(_received(other, split, mix).values())
         stages.append({"stage": stage, "bytes_per_gpu": needed, "bytes_per_step": received})
     return _faster_stage(config, stages, memory)

@@ -6,7 +6,7 @@ from typing import Any
 from sclds.config import Config
 from sclds.config.errors import ConfigError, UserError
 from sclds.costs.clusters import Kind, cluster_of
-from sclds.costs.own_work import Mix, memory_per_gpu
+from sclds.costs.own_work import Mix, counts_of
 from sclds.costs.search import RESERVED_SHARE, Outcome, at_stage, possible_splits, search
 from sclds.costs.stages import largest_model
 
@@ -81,9 +81,10 @@ def stage_3_table(config: Config, kinds: dict[str, Kind], gpus: int, mix: Mix) -
     chosen = list(dict.fromkeys((splits[-1], splits[len(splits) // 2], splits[0])))
     second = at_stage(config, 2)
     rows = []
+    kept = {split: sum(counts_of(second, split, mix).activations.values()) for split in chosen}
     for size in sizes:
         for split in chosen:
-            free = size * (1 - RESERVED_SHARE) - memory_per_gpu(second, split, mix)["activations"]
+            free = size * (1 - RESERVED_SHARE) - kept[split]
             most = largest_model(second, gpus, free) if free > 0 else 0
             rows.append({"gpu_bytes": size, "micro_batch": split.micro, "parameters": most})
     return rows

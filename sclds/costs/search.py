@@ -12,8 +12,9 @@ from sclds.batch.split import Split, split_batch
 from sclds.config import Config
 from sclds.config.errors import ConfigError
 from sclds.costs.clusters import Cluster
-from sclds.costs.own_work import Mix, memory_per_gpu, step_work
+from sclds.costs.own_work import Mix, bytes_by_part, counts_of, step_work
 from sclds.costs.predict import StepTime, StepWork, predict
+from sclds.costs.step import StepCounts
 
 RESERVED_SHARE = 0.1
 """Share of a GPU's memory left to CUDA, NCCL and fragmentation when micro-batches are judged to fit."""
@@ -30,11 +31,16 @@ class Outcome:
     mix: Mix
 
     @cached_property
+    def counts(self) -> StepCounts:
+        """Everything that is counted of a step."""
+        return counts_of(self.config, self.split, self.mix, fused=self.cluster.kind.asynchronous)
+
+    @cached_property
     def memory(self) -> dict[str, int]:
         """Bytes of one GPU by part."""
-        return memory_per_gpu(self.config, self.split, self.mix)
+        return bytes_by_part(self.counts)
 
-    @property
+    @cached_property
     def needed(self) -> int:
         """Bytes of one GPU."""
         return sum(self.memory.values())
@@ -63,7 +69,7 @@ class Outcome:
     @cached_property
     def work(self) -> StepWork:
         """What one GPU does in a step."""
-        return step_work(self.config, self.split, self.mix, fused=self.cluster.kind.asynchronous)
+        return step_work(self.config, self.split, self.mix, self.counts)
 
     @cached_property
     def time(self) -> StepTime:
