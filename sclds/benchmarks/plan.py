@@ -27,7 +27,7 @@ from sclds.costs.predict import StepWork, predict
 from sclds.train.launch import finish, module_command
 
 WORKER = "sclds.benchmarks.plan_worker"
-BASE = ("batch.global_size=64", "batch.max_micro_size=32")
+BASE = ("batch.global_size=64",)
 """Of the quickstart, for all cases."""
 WIDE = tuple(f"model.{part}.{key}" for part in ("vision", "text", "fusion") for key in ("width=256", "heads=4"))
 CASES: Mapping[str, tuple[str, ...]] = {

@@ -15,7 +15,7 @@ from sclds.config import Config
 from sclds.config.errors import UserError
 from sclds.config.reading import override_section
 from sclds.costs.clusters import Cluster, Kind, cluster_of
-from sclds.costs.own_work import Mix, step_work
+from sclds.costs.own_work import Mix, counts_of, step_work
 from sclds.costs.predict import predict
 
 FILE = "profile.json"
