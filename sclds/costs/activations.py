@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from sclds.batch.split import Split
 from sclds.config import Config
 from sclds.costs.counts import Kind
-from sclds.costs.layers import Counted, PartWork, micro_batch_work
+from sclds.costs.layers import PartWork, micro_batch_work
+from sclds.costs.operators import Counted
 from sclds.costs.rows import micro_batch_rows
 from sclds.costs.stages import value_bytes
 from sclds.costs.state import exact_state

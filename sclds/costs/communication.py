@@ -99,7 +99,7 @@ def _of_engine(config: Config, split: Split, tensors: Sequence[ParameterTensor],
     stage, world = config.engine.zero_stage, split.world_size
     value, gradient = value_bytes(config), gradient_bytes(config)
     bucket = zero_setting(config, "reduce_bucket_size", bucket_size(largest))
-    backward = [t.numel for t in reversed(tensors) if t.used]
+    backward = [t.numel for t in reversed(tensors) if t.learned]
     if stage == 0:
         return {"gradients": _summed([t.numel for t in tensors], world)}
     groups = flat_groups(tensors, world)

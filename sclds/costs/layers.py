@@ -3,17 +3,16 @@
 Formulas of the configuration alone; nothing is built or run. Each function reads beside the module that it counts.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from sclds.batch import grids_of
-from sclds.config import Config, VisionConfig
-from sclds.costs.operators import FP32, INDEX, Work
+from sclds.config import VisionConfig
+from sclds.costs.head_work import count_heads, count_losses
+from sclds.costs.operators import FP32, INDEX, Counted, Work
 from sclds.costs.rows import Rows
 from sclds.model.vision import VISION_TOWERS
-from sclds.objectives import objectives_in_use
-from sclds.objectives.table import Objective, Stream
+from sclds.objectives.table import Stream
 
 
 @dataclass
@@ -42,33 +41,14 @@ class PartWork:
         return max((work.kept for work, _ in self.layers), default=0)
 
 
-@dataclass(frozen=True)
-class Counted:
-    """What is counted: a configuration's micro-batch of some rows."""
-
-    config: Config
-    rows: Rows
-    vocab_size: int
-    value: int
-    """Bytes of a value."""
-    fused: bool
-
-    def work(self, *of: Callable[[Work], None]) -> Work:
-        """Return the work of some operators."""
-        work = Work(self.value, self.fused)
-        for add in of:
-            add(work)
-        return work
-
-
 def micro_batch_work(counted: Counted) -> dict[str, PartWork]:
     """Return the work of a micro-batch's forward and backward, loss included, by part."""
     return {
         "vision encoder": _vision_encoder(counted),
         "text encoder": _text_encoder(counted),
         "fusion": _fusion(counted),
-        "heads": PartWork(rest=[counted.work(lambda work: _heads(work, counted))]),
-        "losses": PartWork(rest=[counted.work(lambda work: _losses(work, counted))]),
+        "heads": PartWork(rest=[counted.work(lambda work: count_heads(work, counted))]),
+        "losses": PartWork(rest=[counted.work(lambda work: count_losses(work, counted))]),
     }
 
 
@@ -166,8 +146,9 @@ def _rotary(work: Work, rows: int, width: int) -> None:
     """Turn queries and keys, which attention then reads beside the product's values."""
     work.keep(2 * rows * width)
     for _ in range(2):
-        work.forward.run((6 * FP32 + 4 * work.value) * rows * width, 8)
+        work.forward.run((8 * FP32 + 3 * work.value) * rows * width, 8)
         work.backward.run((8 * FP32 + 8 * work.value) * rows * width, 12)
+    work.backward.run(6 * work.value * rows * width)  # what attention gave apart, in one tensor
 
 
 def _frame_cls(work: Work, rows: Rows, vision: VisionConfig) -> None:
@@ -314,88 +295,3 @@ def _chosen_queries(work: Work, sizes: _Stream, width: int) -> None:
     work.linear(sizes.own, width, 2 * width)
     weight = width * width + width
     work.backward.run(work.value * (3 + 6 + 9) * weight, 6)  # two parts of the matrix and of its bias, added
-
-
-def _heads(work: Work, counted: Counted) -> None:
-    """Count projections, what objectives read, poolers and the classifying heads."""
-    model, rows = counted.config.model, counted.rows
-    width, samples = model.fusion.width, rows.samples
-    work.gather(rows.text, samples, width)
-    _frame_mean(work, rows.vision, samples, rows.frames, width)
-    for stream in (rows.text, rows.vision):
-        work.add_gradients(stream, width)
-        work.keep(4 * samples * width)
-        work.linear(samples, width, width)
-        work.layer_norm(samples, width)
-        work.forward.run(2 * work.value * samples * width)
-        work.backward.run(3 * work.value * samples * width)
-        work.linear(samples, width, model.projection)
-    work.forward.run()  # the temperature in fp32
-    work.backward.run(launches=2)
-    tables = {"text": rows.read_text, "vision": rows.read_vision}
-    counts = {"cls": samples, "frame_cls": rows.frames, "completed": rows.completed, "replaced": rows.replaced}
-    for objective in objectives_in_use(counted.config.losses):
-        for output in objective.compared or ():
-            if output.read is not None:
-                work.gather(tables[output.read.stream], counts[output.read.rows], width)
-                work.add_gradients(tables[output.read.stream], width)
-        if objective.head is not None:
-            _classify(work, counted, objective)
-
-
-def _classify(work: Work, counted: Counted, objective: Objective) -> None:
-    rows, width = counted.rows, counted.config.model.fusion.width
-    if objective.head == "mlm":
-        words = rows.words
-        work.gather(rows.read_text, words, width)
-        work.keep(4 * words * width)
-        work.linear(words, width, width)
-        work.forward.run(2 * work.value * words * width)
-        work.backward.run(3 * work.value * words * width)
-        work.layer_norm(words, width)
-        work.linear(words, width, counted.vocab_size)
-        return
-    pairs = rows.samples
-    work.gather(rows.read_text, pairs, width)
-    _frame_mean(work, rows.read_vision, pairs, rows.frames, width)
-    for table in (rows.read_text, rows.read_vision):
-        work.add_gradients(table, width)
-        work.keep(2 * pairs * width)
-        work.linear(pairs, width, width)
-        work.forward.run(2 * work.value * pairs * width)
-        work.backward.run(3 * work.value * pairs * width)
-    work.keep(2 * pairs * width)
-    work.forward.run(4 * work.value * pairs * width)
-    work.linear(pairs, 2 * width, 2)
-
-
-def _frame_mean(work: Work, table: int, samples: int, frames: int, width: int) -> None:
-    """Average the [CLS] rows of a sample's frames."""
-    work.gather(table, frames, width)
-    work.forward.run(work.value * (3 * frames + samples) * width, 7)
-    work.backward.run(2 * work.value * frames * width)
-
-
-def _losses(work: Work, counted: Counted) -> None:
-    """Count the comparisons over the global batch, as one process has it, and the cross-entropies."""
-    model, rows, v = counted.config.model, counted.rows, work.value
-    objectives = objectives_in_use(counted.config.losses)
-    compared = [o for o in objectives if o.loss in ("nce", "sigmoid")]
-    most_frames = max(1, math.ceil(rows.frames / max(1, rows.samples)))
-    for objective in compared:
-        width = model.fusion.width if objective.reads else model.projection
-        terms = most_frames if objective.per_frame else 1
-        count = rows.completed if objective.count == "completed" else rows.frames if terms > 1 else rows.samples
-        work.forward.run(v * 20 * count * width, terms * (29 + 12 * objective.per_frame))
-        work.backward.run(v * 8 * count * width, terms * (1 + 2 * objective.per_frame))
-        work.kept += v * 4 * count * width + 2 * v * count * width * objective.per_frame
-    if compared:
-        work.forward.run(0, 14)
-        work.backward.run(0, 3)
-    for objective in objectives:
-        if objective.loss == "cross_entropy":
-            classes = objective.classes or counted.vocab_size
-            logits = (rows.words if objective.head == "mlm" else rows.samples) * classes
-            work.forward.run((3 * FP32 + v + 2 * FP32 + 5 + 2 + 1) * logits, 17)
-            work.backward.run((5 * FP32 + 2 * FP32 + v) * logits, 5)
-            work.kept += FP32 * logits

@@ -7,16 +7,19 @@ of their bytes. Kept is what autograd saves for backward, each storage once: who
 keeps them. `sclds.costs.traffic` counts the same while the operators run, and tests hold the two together.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+
+from sclds.config import Config
+from sclds.costs.rows import Rows
 
 FP32 = 4
 INDEX = 8
 """Bytes of an index."""
 MASK_VALUES = 90
 """Bytes per element that drawing one dropout mask moves where no kernel draws it (`scl_kernels.dropout_norm.draws`)."""
-MASK_LAUNCHES = (23, 3)
-"""Launches of that mask and its product, forward and backward, without what converts a half type."""
+MASK_LAUNCHES = 25
+"""Launches of drawing it, 12 of them on the rows' keys alone."""
 FEW_ROWS = 16384
 """Most rows whose gather is summed by one launch of PyTorch's (`scl_kernels.gather_rows.operation.SMALL`)."""
 
@@ -113,14 +116,13 @@ class Work:
 
     def dropout(self, rows: int, width: int) -> None:
         """Drop by counter without a kernel; keeps the factors in fp32."""
-        forward, backward = MASK_LAUNCHES
-        elements, half = rows * width, self.value != FP32
-        self.forward.run((MASK_VALUES + 5 + 8 + 12) * elements, forward + 4)
+        elements = rows * width
+        self.forward.run((MASK_VALUES + 5 + 8 + 12) * elements, MASK_LAUNCHES + 3)
         self.backward.run(12 * elements)
         self.kept += FP32 * elements
-        if half:
+        if self.value != FP32:  # the product is one of fp32
             self.forward.run(2 * (FP32 + self.value) * elements, 2)
-            self.backward.run(2 * (FP32 + self.value) * elements, backward - 1)
+            self.backward.run(2 * (FP32 + self.value) * elements, 2)
 
     def activation(self, rows: int, width: int, kind: str) -> None:
         """Add the bias of the product before it, and activate; keeps the product and what comes of it."""
@@ -142,18 +144,20 @@ class Work:
             self.forward.run(2 * v * elements)
             self.backward.run(3 * v * elements)
 
-    def gather(self, table: int, rows: int, width: int) -> None:
-        """Read rows of a packed buffer of `table` rows; backward adds them up."""
+    def gather(self, table: int, rows: int, width: int, gradient: bool = True) -> None:
+        """Read rows of a packed buffer of `table` rows; backward adds them up, where there is a gradient."""
         if not rows:
             return
         v = self.value
         self.forward.run(2 * (v * rows * width + INDEX * rows * self.fused))
-        self.backward.run(v * (rows + table + (rows <= FEW_ROWS and self.fused)) * width + INDEX * rows)
         self.kept += INDEX * rows
+        if gradient:
+            self.backward.run(v * (rows + table + (rows <= FEW_ROWS and self.fused)) * width + INDEX * rows)
         if not self.fused:  # rows out of range are marked
-            self.forward.run(v * 2 * rows * width + (2 * INDEX + 14) * rows, 9)
-            self.backward.run(v * 2 * rows * width + rows, 2)
+            self.forward.run(v * 2 * rows * width + (2 * INDEX + 14) * rows, 8)
             self.kept += rows
+            if gradient:
+                self.backward.run(v * 2 * rows * width + rows, 2)
 
     def index(self, table: int, rows: int, width: int) -> None:
         """Read rows by PyTorch's own index; backward puts them into zeros, which are added to other gradients."""
@@ -203,3 +207,22 @@ class Work:
         """Convert gradients of vectors out of fp32, where the weights are of another type."""
         if self.value != FP32:
             self.backward.run(count * (FP32 + self.value) * width, count)
+
+
+@dataclass(frozen=True)
+class Counted:
+    """What is counted: a configuration's micro-batch of some rows."""
+
+    config: Config
+    rows: Rows
+    vocab_size: int
+    value: int
+    """Bytes of a value."""
+    fused: bool
+
+    def work(self, *of: Callable[[Work], None]) -> Work:
+        """Return the work of some operators."""
+        work = Work(self.value, self.fused)
+        for add in of:
+            add(work)
+        return work

@@ -14,8 +14,8 @@ from sclds.costs.activations import activation_bytes
 from sclds.costs.communication import Messages, features_pass, step_messages
 from sclds.costs.counts import Kind, attention_forward, packed_forward, parameter_counts, patch_flops
 from sclds.costs.host import engine_work, hooked, host_seconds
-from sclds.costs.layers import Counted, micro_batch_work
-from sclds.costs.operators import Pass, added
+from sclds.costs.layers import micro_batch_work
+from sclds.costs.operators import Counted, Pass, added
 from sclds.costs.rows import Rows, micro_batch_rows
 from sclds.costs.stages import value_bytes
 from sclds.costs.state import exact_state

@@ -51,7 +51,9 @@ class ParameterTensor:
     """Its group of the optimizer: learning rate, and whether it decays."""
     numel: int
     used: bool
-    """Whether the objectives in use compute with it, so that it is gathered and has a gradient."""
+    """Whether the objectives in use compute with it, so that it is gathered."""
+    learned: bool
+    """Whether it has a gradient."""
 
 
 @dataclass(frozen=True)
@@ -109,12 +111,17 @@ def _largest_block(model_config: ModelConfig, vocab_size: int, sigmoid: bool) ->
 def parameter_tensors(config: Config, vocab_size: int) -> tuple[ParameterTensor, ...]:
     """Return the tensors of the engine's model in the order in which a forward first uses them."""
     sigmoid, flat = config.losses.sigmoid > 0, config.engine.zero_stage > 0
-    return _tensors(config.model, vocab_size, sigmoid, flat, _unused(config))
+    return _tensors(config.model, vocab_size, sigmoid, flat, _unused(config), _unlearned(config))
 
 
 @lru_cache(maxsize=64)
 def _tensors(
-    model_config: ModelConfig, vocab_size: int, sigmoid: bool, flat: bool, unused: frozenset[str]
+    model_config: ModelConfig,
+    vocab_size: int,
+    sigmoid: bool,
+    flat: bool,
+    unused: frozenset[str],
+    unlearned: frozenset[str],
 ) -> tuple[ParameterTensor, ...]:
     weights, layers = _weights(model_config, vocab_size, sigmoid)
     found: dict[tuple[str, str], list[Weight]] = {}
@@ -129,6 +136,7 @@ def _tensors(
             (inside[0].group, inside[0].decays),
             sum(weight.numel for weight in inside),
             module.split(".")[0] not in unused,
+            module.split(".")[0] not in unused | unlearned,
         )
         for (module, _), inside in found.items()
     ]
@@ -158,3 +166,9 @@ def _unused(config: Config) -> frozenset[str]:
     unused = set() if "mlm" in heads else {"mlm_score"}
     unused |= set() if "itm" in heads else set(_POOLERS)
     return frozenset(unused if any(objective.reads for objective in objectives) else unused | set(_FUSION))
+
+
+def _unlearned(config: Config) -> frozenset[str]:
+    """Return the modules with which the model computes what no objective in use compares."""
+    compares = any(objective.compared and not objective.reads for objective in objectives_in_use(config.losses))
+    return frozenset() if compares else frozenset(("text_projection", "vision_projection", "temperature"))

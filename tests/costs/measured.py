@@ -87,7 +87,7 @@ def packed(config, kinds, tokens, attention="flash_attn", device=META, dtype=tor
         1,
         config.losses,
         grids_of(config),
-        len(kinds),
+        config.batch.group_size,
         config.model.fusion.layers,
         AttentionBackends.all(attention),
         vision.max_frames,
