@@ -1,19 +1,20 @@
 """Plans beside real steps on this machine: what is predicted of small configurations, and what they take.
 
-The processes measure themselves first: matrix products, copies, messages, and reading. Then six configurations take
-real steps on real data. Three factors (of products, of element-wise operators, of the host) are fitted on four of them;
-the other two judge. All times are of the processor, all threads of a process together, so that other work on the
-machine counts little; by the clock an idle machine with a core a process takes the same and what processes wait.
+The processes measure themselves first: matrix products, copies and messages. Then six configurations take real steps
+in turn, on real data that was read before. Three factors (of the operations of products, of bytes, of the host) are
+fitted on four of them; the other two judge. All times are of the processor, all threads of a process together, so that
+other work on the machine counts little; by the clock an idle machine with a core a process takes the same and what
+processes wait.
 """
 
 import json
-import math
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from sclds.batch.split import split_batch
@@ -41,7 +42,9 @@ CASES: Mapping[str, tuple[str, ...]] = {
 """What each case sets over the quickstart and `BASE`."""
 JUDGES = ("small micro-batches", "wide and deep")
 """The cases that no factor is fitted on."""
-FACTORS = ("products", "element-wise", "host")
+FACTORS = ("operations", "bytes", "host")
+BOUNDS = (0.2, 5.0)
+"""Of each factor."""
 
 
 @dataclass(frozen=True)
@@ -52,10 +55,8 @@ class Measured:
     bandwidth: float
     message_seconds: float
     link: float
-    core_seconds: Mapping[str, float]
-    """Of reading and decoding a sample, by case."""
     step_seconds: Mapping[str, float]
-    """Of a step, reading included, by case; the median."""
+    """Of a step by case, without reading; the median."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,19 @@ class Case:
 
     def predicted(self, kind: Kind) -> float:
         """Return the predicted seconds of a step on a kind of machine."""
-        return predict(self.work, Cluster("cpu", kind, self.processes, 1)).total
+        return sum(self.parts(kind).values())
+
+    def parts(self, kind: Kind) -> dict[str, float]:
+        """Return seconds of operations of products, of bytes (their operands' too), of the host, and of messages."""
+        time = predict(self.work, Cluster("cpu", kind, self.processes, 1))
+        at_once = kind.model_copy(update={"memory_bandwidth": float("inf")})
+        operations = predict(self.work, Cluster("cpu", at_once, self.processes, 1)).products
+        return {
+            "operations": operations,
+            "bytes": time.device - operations,
+            "host": time.host,
+            "messages": time.communication,
+        }
 
 
 def compare_plans(steps: int, processes: int, folder: Path) -> list[Row]:
@@ -113,8 +126,7 @@ def case_of(name: str, measured: Measured, processes: int) -> Case:
     config = load_config("quickstart", [*BASE, *CASES[name]])
     split, mix = split_batch(config.batch, processes), mix_of(config)
     work = step_work(config, split, mix, counts_of(config, split, mix, fused=False))
-    work = replace(work, core_seconds=work.samples * measured.core_seconds[name])
-    return Case(name, work, measured.step_seconds[name], processes)
+    return Case(name, replace(work, core_seconds=0.0), measured.step_seconds[name], processes)
 
 
 def machine_kind(measured: Measured) -> Kind:
@@ -131,31 +143,30 @@ def machine_kind(measured: Measured) -> Kind:
     )
 
 
-def fitted(kind: Kind, cases: Sequence[Case], turns: int = 30) -> tuple[Kind, dict[str, float]]:
-    """Return the kind with factors that leave the least sum of squared logarithms over the cases.
+def fitted(kind: Kind, cases: Sequence[Case], turns: int = 5000) -> tuple[Kind, dict[str, float]]:
+    """Return the kind with factors that leave the least sum of squared relative deviations over the cases.
 
-    Each factor is searched between a third and three, one after the other.
+    A step is the sum of its parts here, so that this is linear least squares: each factor in turn takes its best value,
+    within bounds, until they no longer move.
     """
+    shares = [{part: value / case.seconds for part, value in case.parts(kind).items()} for case in cases]
+    parts = {name: np.array([share[name] for share in shares]) for name in FACTORS}
+    rest = np.array([share["messages"] for share in shares])
     factors = dict.fromkeys(FACTORS, 1.0)
-    grid = [3 ** (step / 60) for step in range(-60, 61)]
     for _ in range(turns):
-        for name in FACTORS:
-            tried = {value: _error(_with(kind, factors | {name: value}), cases) for value in grid}
-            factors[name] = min(tried, key=lambda value: tried[value])
+        for name, part in parts.items():
+            others = rest + sum(factors[other] * parts[other] for other in FACTORS if other != name)
+            factors[name] = float(np.clip(part @ (1 - others) / (part @ part), *BOUNDS))
     return _with(kind, factors), factors
 
 
 def _with(kind: Kind, factors: Mapping[str, float]) -> Kind:
     return kind.with_figures(
         "fitted: sclds benchmark plan",
-        peak_fp32=kind.peak_fp32 / factors["products"],
-        memory_bandwidth=kind.memory_bandwidth / factors["element-wise"],
+        peak_fp32=kind.peak_fp32 / factors["operations"],
+        memory_bandwidth=kind.memory_bandwidth / factors["bytes"],
         host_factor=kind.host_factor * factors["host"],
     )
-
-
-def _error(kind: Kind, cases: Sequence[Case]) -> float:
-    return sum(math.log(case.predicted(kind) / case.seconds) ** 2 for case in cases)
 
 
 def rows_of(cases: Sequence[Case], kind: Kind, measured: Measured, factors: Mapping[str, float]) -> list[Row]:

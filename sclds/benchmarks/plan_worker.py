@@ -1,4 +1,4 @@
-"""One of the processes of `sclds benchmark plan`: what this machine multiplies, copies, sends and reads."""
+"""One of the processes of `sclds benchmark plan`: what this machine multiplies, copies and sends, and steps."""
 
 import json
 import statistics
@@ -29,8 +29,6 @@ SIDE = 512
 """Of the square matrices that are multiplied."""
 TURNS = 7
 WARM_UP = 2
-READ = 4
-"""Steps whose samples are read alone."""
 
 
 def measure(cases: dict[str, Sequence[str]], steps: int, group: ProcessGroup) -> dict[str, Any]:
@@ -52,12 +50,11 @@ def measure(cases: dict[str, Sequence[str]], steps: int, group: ProcessGroup) ->
     small, large = (_fastest(_gather(group, size)) for size in (SMALL, LARGE))
     found["message_seconds"] = small
     found["link"] = (LARGE - SMALL) * (group.world_size - 1) / max(large - small, 1e-9)
-    for name, settings in cases.items():
-        found[f"read {name}"], found[f"step {name}"] = _case(settings, steps, group)
-    everybody = group.gather_objects(found)
-    mean = {name: statistics.fmean(of[name] for of in everybody) for name in found}
-    by_case = {what: {name: mean.pop(f"{what} {name}") for name in cases} for what in ("read", "step")}
-    return {**mean, "core_seconds": by_case["read"], "step_seconds": by_case["step"]}
+    everybody = group.gather_objects(found | {"step_seconds": _step_seconds(cases, steps, group)})
+    return {
+        **{name: statistics.fmean(of[name] for of in everybody) for name in found},
+        "step_seconds": {name: statistics.fmean(of["step_seconds"][name] for of in everybody) for name in cases},
+    }
 
 
 def _fastest(act: Callable[[], object]) -> float:
@@ -76,33 +73,29 @@ def _gather(group: ProcessGroup, size: int) -> Callable[[], object]:
     return lambda: group.all_gather(tensor)
 
 
-def _case(settings: Sequence[str], steps: int, group: ProcessGroup) -> tuple[float, float]:
-    """Return the processor seconds of reading a sample, and of a step with its reading."""
+def _step_seconds(cases: dict[str, Sequence[str]], steps: int, group: ProcessGroup) -> dict[str, float]:
+    """Return the processor seconds of a step of every case, which take turns; the median."""
+    takers = {name: _taker(settings, WARM_UP + steps, group) for name, settings in cases.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in cases}
+    for step in range(WARM_UP + steps):
+        for name in sorted(cases, reverse=bool(step % 2)):
+            begun = time.process_time()
+            takers[name](step)
+            seconds[name].append(time.process_time() - begun)
+    return {name: statistics.median(of[WARM_UP:]) for name, of in seconds.items()}
+
+
+def _taker(settings: Sequence[str], steps: int, group: ProcessGroup) -> Callable[[int], object]:
+    """Return what takes a step of a case, on samples that are read before."""
     config = load_config("quickstart", list(settings))
     use(choose(config))
     split, tokenizer = split_batch(config.batch, group.world_size), load_tokenizer(config.data.tokenizer)
     engine = build_engine(config, tokenizer, split, group)
     training = TrainingBatches(config, tokenizer, group.rank, group.world_size, split.micro, split.accumulation)
-    reading = _read(training, split.micro * split.accumulation)
-    batches, seconds = iter(training), []
-    for step in range(WARM_UP + steps):
-        begun = time.process_time()
-        train_step(engine, next(batches), step, config, split, group, measure=False)
-        seconds.append(time.process_time() - begun)
-    batches.close()  # type: ignore[attr-defined]  # a generator
-    return reading, statistics.median(seconds[WARM_UP:])
-
-
-def _read(training: TrainingBatches, samples: int) -> float:
-    """Return the processor seconds of a sample where nothing but reading runs."""
-    batches = iter(training)
-    next(batches)
-    begun = time.process_time()
-    for _ in islice(batches, READ):
-        pass
-    taken = time.process_time() - begun
-    batches.close()  # type: ignore[attr-defined]  # a generator
-    return taken / (READ * samples)
+    reading = iter(training)
+    read = list(islice(reading, steps))
+    reading.close()  # type: ignore[attr-defined]  # a generator
+    return lambda step: train_step(engine, read[step], step, config, split, group, measure=False)
 
 
 def main() -> None:
