@@ -177,9 +177,10 @@ def _print_step(sheet: "Sheet", result: dict[str, Any]) -> None:
     if not result["fits"]:
         return
     split, seconds, goodput, cores = (result[name] for name in ("split", "seconds", "goodput", "decoding"))
+    beside = _BESIDE if result["assumptions"]["figures"]["asynchronous"] else dict.fromkeys(_BESIDE, "one by one")
     sheet.table(
         ("part of a step", "time", "runs"),
-        [(name, duration(value) if value else "none", _BESIDE[name]) for name, value in seconds.items()],
+        [(name, duration(value) if value else "none", beside[name]) for name, value in seconds.items()],
         f"A step as configured: micro-batch {split['micro_batch']}, accumulation {split['accumulation']}",
     )
     sheet.text(
