@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from sclds.batch.split import Split
 from sclds.config import Config
 from sclds.costs.counts import Kind
-from sclds.costs.layers import PartWork, micro_batch_work
+from sclds.costs.layers import micro_batch_work
 from sclds.costs.operators import Counted
 from sclds.costs.rows import micro_batch_rows
 from sclds.costs.stages import value_bytes
@@ -29,7 +29,7 @@ def activation_bytes(
 
     Returns:
         Parts of the model, `losses`, `outputs` (what the step holds until the next micro-batch: encoded views and
-        logits) and `working` (gradients and products of the layer whose backward runs).
+        logits) and `working` (gradients of the layer whose backward runs, and what it computed again).
     """
     rows, value = micro_batch_rows(config, {kind: samples}, text_tokens), value_bytes(config)
     parts = micro_batch_work(Counted(config, rows, vocab_size, value, fused))
@@ -38,12 +38,8 @@ def activation_bytes(
     fusion = config.model.fusion
     outputs = value * ((rows.text + rows.vision) * fusion.width + rows.words * vocab_size)
     again = max(part.largest_layer() for part in parts.values()) if recompute else 0
-    return kept | {"outputs": outputs, "working": again + _working(config, parts, rows.words * vocab_size, value)}
-
-
-def _working(config: Config, parts: dict[str, PartWork], logits: int, value: int) -> int:
-    """Return the most that one operator's backward holds beside what is kept: gradients of the logits, in two types."""
-    return (4 + value) * logits
+    working = max(part.working() for part in parts.values())
+    return kept | {"outputs": outputs, "working": again + working}
 
 
 def memory_per_gpu(

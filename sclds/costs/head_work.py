@@ -116,3 +116,4 @@ def count_losses(work: Work, counted: Counted) -> None:
             work.forward.run((3 * FP32 + v + 2 * FP32 + 5 + 2 + 1) * logits, 17)
             work.backward.run((5 * FP32 + 2 * FP32 + v) * logits, 5)
             work.kept += FP32 * logits
+            work.hold(logits, logits * FP32 / v)

@@ -36,6 +36,10 @@ class PartWork:
         """Return the bytes kept with activation checkpointing; the layer that is computed again comes to it."""
         return round(sum(work.kept for work in self.rest) + sum(inputs for _, inputs in self.layers))
 
+    def working(self) -> int:
+        """Return the bytes that backward holds beside what is kept, where they are most."""
+        return max((work.working for work in self.works), default=0)
+
     def largest_layer(self) -> int:
         """Return the bytes of the layer that keeps most."""
         return max((work.kept for work, _ in self.layers), default=0)
@@ -81,6 +85,7 @@ def _text_encoder(counted: Counted) -> PartWork:
 
 def _mlp(work: Work, rows: int, width: int, inner: int, kind: str) -> None:
     work.keep(rows * width)
+    work.hold(rows * inner, rows * width)  # gradients of what is between the maps, and of what comes out
     work.linear(rows, width, inner, bias=False)  # which the activation adds, or sums the gradient of
     work.activation(rows, inner, kind)
     work.linear(rows, inner, width)

@@ -56,11 +56,15 @@ class Work:
     def __init__(self, value: int, fused: bool):
         self.value, self.fused = value, fused
         self.forward, self.backward = Pass(), Pass()
-        self.kept = 0
+        self.kept = self.working = 0
 
     def keep(self, *values: float) -> None:
         """Keep so many values of the compute type until backward."""
         self.kept += round(self.value * sum(values))
+
+    def hold(self, *values: float) -> None:
+        """Hold so many values of the compute type while backward passes; the most at any place counts."""
+        self.working = max(self.working, round(self.value * sum(values)))
 
     def linear(self, rows: int, inputs: int, outputs: int, bias: bool = True, input_gradient: bool = True) -> None:
         """Multiply by a weight; backward multiplies for the input and for the weight, and sums for the bias."""
