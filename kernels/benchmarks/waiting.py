@@ -77,7 +77,7 @@ def step_of(negatives: str, accumulation: int, device: str) -> Callable[[int], N
     split = Split(SMALL["batch"], accumulation, 1)
 
     def take(number: int) -> None:
-        train_step(engine, [batch] * accumulation, number, settings, split, group, measure=False)  # type: ignore[arg-type]
+        train_step(engine, [batch] * accumulation, number, settings, split, group)  # type: ignore[arg-type]
 
     return take
 

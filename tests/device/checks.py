@@ -112,7 +112,7 @@ def trained(name, accumulation, negatives, device, place):
     batches = [pack_samples(MIXED, losses).in_one_block() for _ in range(accumulation)]
     engine = Engine(place(model_of(**options).float()).train(), accumulation)
     split = Split(len(MIXED), accumulation, 1)
-    report = train_step(engine, batches, 1, config, split, Group(device), measure=False)
+    report = train_step(engine, batches, 1, config, split, Group(device))
     gradients = {n: inside(p.grad) for n, p in engine.module.named_parameters() if p.grad is not None}
     return {term: inside(value) for term, value in report.terms.items()}, gradients
 

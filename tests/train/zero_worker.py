@@ -94,7 +94,7 @@ def train_case(case, group, stack):
             batches.append(batch_of(config, step, range(first, first + split.micro), kinds, words))
         if case.get("poison") == step and group.rank == 0:
             batches[0].vision.patches[0] = float("nan")
-        report = train_step(memory, batches, step, config, split, group, measure=True)
+        report = train_step(memory, batches, step, config, split, group)
         terms = {name: group.all_reduce_sum(value.float()).item() for name, value in sorted(report.terms.items())}
         history.append({"terms": terms, "norm": float(engine.get_global_grad_norm()), "applied": report.applied})
     if folder and checkpoint is None:
@@ -105,7 +105,7 @@ def train_case(case, group, stack):
     found = [memory.found(len(history))]
     for part in PARTS if case.get("flip") else ():
         memory.part = part
-        train_step(memory, batches, len(history), config, split, group, measure=False)
+        train_step(memory, batches, len(history), config, split, group)
         found.append(memory.found(len(history)))
     if saver:
         saver.close()
