@@ -97,14 +97,14 @@ class PhaseClock:
 
     def begin(self) -> None:
         """Begin a step: from now on `phase` cuts its time."""
-        global _running  # noqa: PLW0603
+        global _running
         self._step, self._stack = _Step(), []
         self._cut()
         _running = self
 
     def end(self) -> None:
         """End the step."""
-        global _running  # noqa: PLW0603
+        global _running
         _running = None
         if self._step is not None:
             self._cut()
@@ -113,7 +113,7 @@ class PhaseClock:
 
     def drop(self) -> None:
         """Forget the step that has begun and those that were not read."""
-        global _running  # noqa: PLW0603
+        global _running
         _running = None
         self._step = None
         self._unread.clear()
@@ -157,7 +157,7 @@ class PhaseClock:
 _running: PhaseClock | None = None
 
 
-class phase(AbstractContextManager[None]):  # noqa: N801 - reads as a statement
+class phase(AbstractContextManager[None]):
     """Marks a block of a step as a phase of it.
 
     Args:
