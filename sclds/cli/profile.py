@@ -182,11 +182,9 @@ def _figures(variant: Mapping[str, Any]) -> list[tuple[str, str]]:
     def share(name: str) -> str:
         return "unknown" if variant[name] is None else f"{variant[name]:.1%}"
 
-    measured = (
-        f"{share('mfu_measured')} of {amount(variant['peak_flops'], 'FLOP/s')} that this machine was measured to do"
-    )
+    peak = amount(variant["peak_flops"], "FLOP/s")
     return [
-        ("MFU", f"{measured}; of the data sheet {share('mfu')}"),
+        ("MFU", f"{share('mfu_measured')} of the {peak} measured here; of the data sheet {share('mfu')}"),
         ("HFU", f"{share('hfu_measured')} of the measured; of the data sheet {share('hfu')}"),
         ("On the wire", f"{amount(variant['wire_bytes'], 'B')} a step and process; overlapped {share('overlap')}"),
         ("Memory", amount(variant["memory_bytes"], "B")),

@@ -50,8 +50,7 @@ def profile_steps(
         take_step: Takes a step.
 
     Returns:
-        On rank 0 `environment`, `config` and `variant` as a profile holds them, with `step_seconds` by step; None on
-        the others.
+        On rank 0 `environment`, `config` and `variant` as a profile holds them; None on the others.
     """
     group = ProcessGroup()
     try:
@@ -88,7 +87,6 @@ def profile_steps(
         }
         variant = {"name": "configured", "overrides": [], "steps": steps, **found, "peak_flops": peak, "failed": None}
         whole = {
-            "name": config.name,
             "environment": environment,
             "config": config.model_dump(mode="json"),
             "variant": variant,
