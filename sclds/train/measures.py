@@ -129,7 +129,7 @@ class StepMeasures:
             "wire": received,
             "memory_bytes": int(memory.max()),
             "padding_avoided": sizes.padding_avoided,
-            "overlap": min(1.0, max(0.0, 1 - waited / flying)) if flying else None,
+            "overlap": min(1.0, max(0.0, 1 - waited / flying)) if flying and len(self._hosts) > 1 else None,
             "host_seconds": float(host.mean()),
             "ranks": self.ranks.summary(),
         }

@@ -1,7 +1,8 @@
 """Messages between processes in a step: what a process receives, how long they travel, and that computing waits."""
 
+import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -44,8 +45,8 @@ class Traffic:
     received: dict[Kind, int] = field(default_factory=lambda: dict.fromkeys(KINDS, 0))
     """Bytes that this process received."""
     seconds: float = 0.0
-    """That messages took, added up: each from where it was sent to where it was waited for, which is longer than its
-    way where nobody waited."""
+    """In which at least one message was on its way: from where it was sent to where it was waited for, which is longer
+    than its way where it was there before."""
 
 
 class Messages:
@@ -59,6 +60,8 @@ class Messages:
         self._on_cuda = device.type == "cuda"
         self._traffic = Traffic()
         self._unread: list[tuple[Any, Any]] = []
+        self._first: Any = None
+        """Where the first message was sent of those that were not read: others are timed from there."""
 
     def sent(self, kind: Kind, received: int, asynchronous: bool, send: Callable[[], Any]) -> Any:
         """Send a message.
@@ -76,6 +79,7 @@ class Messages:
             return send()
         self._traffic.received[kind] += received
         begun = self._now()
+        self._first = begun if self._first is None else self._first
         if asynchronous:
             work = send()
             return work if work is None else Watched(work, kind, begun, self)
@@ -91,15 +95,15 @@ class Messages:
     def taken(self) -> Traffic:
         """Return what was sent since the last call, as far as the device has done it; waits for nothing."""
         found, self._traffic = self._traffic, Traffic()
-        waiting = []
-        for begun, there in self._unread:
-            if not self._on_cuda:
-                found.seconds += there - begun
-            elif there.query():
-                found.seconds += begun.elapsed_time(there) / 1000
-            else:
-                waiting.append((begun, there))
-        self._unread = waiting
+        pairs, self._unread = self._unread, []
+        if self._on_cuda:
+            self._unread = [pair for pair in pairs if not pair[1].query()]
+            first, waiting = self._first, {id(pair) for pair in self._unread}
+            done = (pair for pair in pairs if id(pair) not in waiting)
+            pairs = [(first.elapsed_time(begun) / 1000, first.elapsed_time(there) / 1000) for begun, there in done]
+        if not self._unread:
+            self._first = None
+        found.seconds = covered(pairs)
         return found
 
     def _now(self) -> Any:
@@ -108,6 +112,15 @@ class Messages:
         event = torch.cuda.Event(enable_timing=True)
         event.record()
         return event
+
+
+def covered(intervals: Sequence[tuple[float, float]]) -> float:
+    """Return the length of what intervals cover, each place once."""
+    total, end = 0.0, -math.inf
+    for start, stop in sorted(intervals):
+        total += max(0.0, stop - max(start, end))
+        end = max(end, stop)
+    return total
 
 
 def _share_of(others: Callable[[tuple[Any, ...], dict[str, Any]], int]) -> Callable[[Any, Any, int], int]:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sclds.machine.phase_clock import PhaseClock
-from sclds.train.messages import COLLECTIVES, Messages, watch_collectives
+from sclds.train.messages import COLLECTIVES, Messages, covered, watch_collectives
 
 CPU = torch.device("cpu")
 WORLD = 4
@@ -70,6 +70,7 @@ def test_a_wait_is_a_phase_of_the_step_and_waits_once(watched):
     assert {"wait_parameters", "reduce"} <= step.phases.keys()
     traffic = watched.messages.taken()
     assert traffic.seconds >= step.phases["wait_parameters"] + step.phases["reduce"] > 0
+    assert traffic.seconds <= step.total
     assert watched.messages.taken().seconds == 0
 
 
@@ -78,3 +79,8 @@ def test_between_steps_nothing_is_kept(watched):
     assert isinstance(work, Work)
     assert watched.backend.called == ["all_reduce"]
     assert watched.messages.taken().received == dict.fromkeys(("features", "parameters", "gradients"), 0)
+
+
+def test_messages_that_travel_together_count_once():
+    assert covered([(5, 6), (0, 2), (1, 3), (1.5, 2)]) == 4
+    assert covered([]) == 0
