@@ -82,7 +82,8 @@ def test_variants_take_turns_and_a_failure_is_said_once(asked, monkeypatch, tmp_
     variants.write_table(profile["variants"], tmp_path / "profile.csv")
     rows = list(csv.DictReader((tmp_path / "profile.csv").open(encoding="utf-8")))
     assert [row["variant"] for row in rows] == ["configured", "zero_0", "attention_flash_attn"]
-    assert rows[2]["failed"].startswith("attention") and rows[1]["mfu"] == ""
+    assert rows[2]["failed"].startswith("attention")
+    assert rows[1]["mfu"] == ""
 
 
 def test_ranks_of_a_launcher_meet_at_ports_of_their_own(monkeypatch):
@@ -97,8 +98,8 @@ def test_ranks_of_a_launcher_meet_at_ports_of_their_own(monkeypatch):
     ("stderr", "why"),
     [
         (
-            "noise\nerror: engine.precision=bf16 is not supported; set fp32\n",
-            "engine.precision=bf16 is not supported; set fp32",
+            "noise\nerror: bf16 is not supported here; set fp32\n",
+            "bf16 is not supported here; set fp32",
         ),
         ("Traceback\n  ...\nRuntimeError: out of memory\n", "RuntimeError: out of memory"),
         ("", "it ended with exit code 9"),
