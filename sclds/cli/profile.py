@@ -94,9 +94,9 @@ def _measured(settings: Any, traces: Path | None, options: Mapping[str, Any]) ->
 
     if not options["published"]:
         return profile_steps(settings, options["steps"], traces)
-    from sclds.benchmarks.published_run import PublishedBatches, take_published_step
+    from sclds.benchmarks.published_run import profile_published
 
-    return profile_steps(settings, options["steps"], traces, PublishedBatches, take_published_step)
+    return profile_published(settings, options["steps"], traces)
 
 
 def _compared(config: str, overrides: Sequence[str], folder: Path, options: Mapping[str, Any]) -> dict[str, Any] | None:

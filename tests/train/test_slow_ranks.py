@@ -1,7 +1,13 @@
 """A rank that is slow in its own work is named with host and phase; those that wait for it are not."""
 
+from types import SimpleNamespace
+
 import pytest
 
+from sclds.run.events import Events, read_events
+from sclds.run.folder import RunFolder
+from sclds.train import loop
+from sclds.train.journal import Journal
 from sclds.train.measures import RankTimes
 from sclds.train.slow_ranks import SlowRanks
 
@@ -52,3 +58,17 @@ def test_of_two_ranks_the_slower_one_is_seen(seconds, rank):
         "host": "ab"[rank],
         "phase": "backward",
     }
+
+
+def test_the_run_says_it_and_writes_it_down(tmp_path):
+    said, folder = [], RunFolder(tmp_path)
+    journal = Journal(Events(folder.events, 0), folder, 0, said.append)
+    run = SimpleNamespace(health=SimpleNamespace(add=lambda line: ()), slow_ranks=SlowRanks(1.3), journal=journal)
+    ranks = times([2, 2, 2, 3])
+    for _ in range(3):
+        loop.Run._judge(run, {"ranks": ranks.summary()}, SimpleNamespace(ranks=ranks))
+    loop.Run._judge(run, None, SimpleNamespace(ranks=ranks))
+    assert [sentence.partition(":")[0] for sentence in said] == ["Slow"]
+    [event] = [event for event in read_events(folder.events) if event.kind == "slow_rank"]
+    assert event.cause == said[0]
+    assert (event.facts["rank"], event.facts["host"], event.facts["phase"]) == (3, "b", "backward")
