@@ -95,7 +95,7 @@ def _taker(settings: Sequence[str], steps: int, group: ProcessGroup) -> Callable
     reading = iter(training)
     read = list(islice(reading, steps))
     reading.close()  # type: ignore[attr-defined]  # a generator
-    return lambda step: train_step(engine, read[step], step, config, split, group, measure=False)
+    return lambda step: train_step(engine, read[step], step, config, split, group)
 
 
 def main() -> None:
