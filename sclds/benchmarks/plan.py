@@ -53,6 +53,8 @@ class Measured:
 
     peak_flops: float
     bandwidth: float
+    operand_bandwidth: float
+    """Bytes per second at which products read and write their operands."""
     message_seconds: float
     link: float
     step_seconds: Mapping[str, float]
@@ -137,6 +139,7 @@ def machine_kind(measured: Measured) -> Kind:
         matmul_share=1.0,
         memory_bandwidth=measured.bandwidth,
         bandwidth_share=1.0,
+        operand_share=measured.operand_bandwidth / measured.bandwidth,
         node_link=measured.link,
         message_seconds=measured.message_seconds,
         hop_seconds=1e-9,
@@ -171,7 +174,10 @@ def _with(kind: Kind, factors: Mapping[str, float]) -> Kind:
 
 def rows_of(cases: Sequence[Case], kind: Kind, measured: Measured, factors: Mapping[str, float]) -> list[Row]:
     """Return measured and predicted seconds of every case, deviations, and what was measured and fitted."""
-    machine = {name: getattr(measured, name) for name in ("peak_flops", "bandwidth", "message_seconds", "link")}
+    machine = {
+        name: getattr(measured, name)
+        for name in ("peak_flops", "bandwidth", "operand_bandwidth", "message_seconds", "link")
+    }
     config, versions = json.dumps({"processes": cases[0].processes}), f"torch {torch.__version__}"
 
     def row(provider: str, metric: str, value: float) -> Row:

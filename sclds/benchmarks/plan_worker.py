@@ -9,6 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from sclds.batch.split import split_batch
@@ -25,8 +26,15 @@ COPIED = 64 * 2**20
 """Bytes of a tensor that is added to another: more than the caches hold."""
 SMALL, LARGE = 1024, 32 * 2**20
 """Bytes that a process gives to a message."""
-SIDE = 512
-"""Of the square matrices that are multiplied."""
+SHAPES = (
+    (1024, 1024, 1024),
+    (2048, 128, 384),
+    (2048, 128, 512),
+    (2048, 512, 128),
+    (2048, 256, 1024),
+    (2048, 1024, 256),
+)
+"""Products that are measured, (rows, inner) by (inner, outer): a large one, and those of narrow layers."""
 TURNS = 7
 WARM_UP = 2
 
@@ -40,10 +48,11 @@ def measure(cases: dict[str, Sequence[str]], steps: int, group: ProcessGroup) ->
         group: All processes.
     """
     group.barrier()
-    square = torch.randn(SIDE, SIDE)
+    peak, operand_bandwidth = _products()
     left, right, out = (torch.ones(COPIED // 4) for _ in range(3))
     found = {
-        "peak_flops": 2 * SIDE**3 / _fastest(lambda: torch.mm(square, square)),
+        "peak_flops": peak,
+        "operand_bandwidth": operand_bandwidth,
         "bandwidth": 3 * COPIED / _fastest(lambda: torch.add(left, right, out=out)),
     }
     group.barrier()
@@ -55,6 +64,23 @@ def measure(cases: dict[str, Sequence[str]], steps: int, group: ProcessGroup) ->
         **{name: statistics.fmean(of[name] for of in everybody) for name in found},
         "step_seconds": {name: statistics.fmean(of["step_seconds"][name] for of in everybody) for name in cases},
     }
+
+
+def _products() -> tuple[float, float]:
+    """Return the operations per second of products, and the bytes per second of their operands.
+
+    The time of each shape is taken as the sum of both terms (`sclds.costs.predict`), and the two rates as those that
+    meet all shapes best, each in proportion to its own time.
+    """
+    rows = []
+    for m, k, n in SHAPES:
+        left, right = torch.randn(m, k), torch.randn(k, n)
+        seconds = _fastest(lambda left=left, right=right: torch.mm(left, right))  # type: ignore[misc]
+        rows.append([2 * m * k * n / seconds, 4 * (m * k + k * n + m * n) / seconds])
+    per_operation, per_byte = np.linalg.lstsq(np.array(rows), np.ones(len(rows)), rcond=None)[0]
+    largest = np.array(rows).max(axis=0)
+    # a rate that noise makes negative or endless counts as the best that any shape reached
+    return tuple(1 / max(per, 1 / (10 * most)) for per, most in zip((per_operation, per_byte), largest, strict=True))
 
 
 def _fastest(act: Callable[[], object]) -> float:

@@ -36,6 +36,8 @@ class Kind(Section):
     """Of the peak, what large matrix products reach inside a training step."""
     bandwidth_share: AtMostOne
     """Of the memory bandwidth, what long element-wise operators reach."""
+    operand_share: Above
+    """Of the memory bandwidth, at what products read and write their operands; above 1 where caches hold them."""
     capability: tuple[int, int]
     """Compute capability, which decides on attention backends; (0, 0) for a CPU."""
     asynchronous: bool

@@ -14,6 +14,9 @@ from sclds.costs.rows import Rows
 from sclds.model.vision import VISION_TOWERS
 from sclds.objectives.table import Stream
 
+ANGLE_LAUNCHES = 21
+"""Launches of making rotary angles for the tokens of a micro-batch."""
+
 
 @dataclass
 class PartWork:
@@ -114,6 +117,8 @@ def _vision_encoder(counted: Counted) -> PartWork:
 
     def ends(work: Work) -> None:
         _patch_embedding(work, counted, tokens)
+        if vision.type == "perception_encoder":
+            work.forward.run(launches=ANGLE_LAUNCHES)
         work.keep(tokens * width)  # read by the last norm
         work.layer_norm(tokens, width)
 

@@ -153,7 +153,8 @@ def product_seconds(work: StepWork, cluster: Cluster) -> float:
     """Return the time of a step's matrix products, attention included."""
     kind = cluster.kind
     rate = kind.peak(work.precision) * kind.matmul_share
-    moved = work.value_bytes * sum(product.operand_values() for product in work.products) / kind.bandwidth
+    operands = work.value_bytes * sum(product.operand_values() for product in work.products)
+    moved = operands / (kind.memory_bandwidth * kind.operand_share)
     multiplied = sum(product.flops for product in work.products) / rate
     return multiplied + moved + work.attention_flops / (rate * ATTENTION_SHARE)
 

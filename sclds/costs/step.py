@@ -19,6 +19,7 @@ from sclds.costs.operators import Counted, Pass, added
 from sclds.costs.rows import Rows, micro_batch_rows
 from sclds.costs.stages import value_bytes
 from sclds.costs.state import exact_state
+from sclds.costs.tensors import parameter_tensors
 
 
 @dataclass(frozen=True)
@@ -92,8 +93,9 @@ def step_counts(config: Config, split: Split, *, text_tokens: int, vocabulary: i
         launches=launches,
         elementwise_bytes={name: count * one.bytes for name, (one, count) in passes.items()},
         host_seconds=host_seconds(
-            hooked=hooked(config, vocabulary) * accumulation * (2 + first) if stage == 3 else 0,
             launches=sum(launches.values()),
+            gradients=accumulation * len(parameter_tensors(config, vocabulary)) if stage else 0,
+            hooked=accumulation * (2 + first) * hooked(config, vocabulary) if stage == 3 else 0,
             messages=sum(sent.count for sent in messages.values()),
         ),
     )
@@ -114,17 +116,18 @@ def step_flops(
     """Return the FLOPs of matrix products of a step, by part.
 
     Backward multiplies twice what forward multiplied once, for the input and for the weight; of attention it is 2.5
-    times, since the scores are computed again, and of patches once, since pixels have no gradient.
+    times, since the scores are computed again, and of patches once, since pixels have no gradient. Activation
+    checkpointing repeats the forward of transformer layers.
     """
     found: dict[str, int] = {}
-    forwards = 1 + features_pass(config, accumulation) + config.engine.activation_checkpointing
+    forwards, again = 1 + features_pass(config, accumulation), config.engine.activation_checkpointing
     for kind, count in samples.items():
         products = packed_forward(config, kind, text_tokens, vocab_size)
         attention = attention_forward(config, kind, text_tokens)
         for part, forward in products.items():
-            backward = 2 * forward + attention[part] // 2
-            if part == "vision encoder":
-                backward -= patch_flops(config, kind, text_tokens)
+            patches = patch_flops(config, kind, text_tokens) if part == "vision encoder" else 0
+            layers = 0 if part in ("transforms", "heads") else forward - patches
+            backward = 2 * forward - patches + attention[part] // 2 + again * layers
             found[part] = found.get(part, 0) + accumulation * count * (forwards * forward + backward)
     return found
 

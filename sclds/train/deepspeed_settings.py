@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from sclds.batch.split import Split
 from sclds.config import Config, EngineConfig
 from sclds.config.errors import ConfigError
+from sclds.costs.communication import bucket_size
 
 PREFIX = "engine.deepspeed"
 _OTHER_PARALLELISM = "the model is run by ZeRO alone; remove it"
@@ -158,21 +159,6 @@ def deepspeed_settings(config: Config, split: Split, largest_block: int) -> dict
         "gradient_clipping": config.optimizer.clip_norm if config.engine.zero_stage else 0.0,
     }
     return _merged(settings, config.engine.deepspeed)
-
-
-def bucket_size(largest_block: int) -> int:
-    """Return how many values ZeRO sends in one message, gradients in backward and parameters fetched ahead.
-
-    Two blocks, the text's and the vision's of a fusion layer: their gradients leave while the blocks before compute
-    theirs, and their parameters arrive while the blocks before compute. At least 25 million, below which a message
-    (50 MB in bf16) no longer reaches a network's rate; a smaller model is reduced in one message at the end, and has
-    nothing to hide. At most 50 million, 200 MB of fp32 gradients beside the model. DeepSpeed's 500 million are more
-    than the base model has, so that nothing was sent before backward had ended.
-
-    Args:
-        largest_block: Its weights.
-    """
-    return min(max(2 * largest_block, 25_000_000), 50_000_000)
 
 
 def _own_settings(engine: EngineConfig, largest_block: int) -> dict[str, Any]:

@@ -186,6 +186,8 @@ class Sent(NamedTuple):
     """What this process gave to them: a parameter's part counts as often as the parameter is gathered."""
     others: int
     """Reductions of gradients, and of the few numbers on which ranks agree."""
+    other_bytes: int
+    """What these reduce, whole."""
 
 
 @contextmanager
@@ -210,6 +212,7 @@ def counted_messages() -> Iterator[Callable[[], Sent]]:
             sum(count for _, count in gathers),
             sum(size * count for size, count in gathers),
             sum(count for name, _, count in rows if name not in GATHERS),
+            sum(size * count for name, size, count in rows if name not in GATHERS),
         )
 
     try:

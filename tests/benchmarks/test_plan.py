@@ -12,7 +12,7 @@ from sclds.cli.main import main
 from sclds.costs.clusters import known_kinds
 
 FACTORS = {"operations": 1.5, "bytes": 0.8, "host": 2.0}
-MACHINE = {"peak_flops": 1e11, "bandwidth": 1e10, "message_seconds": 1e-4, "link": 1e9}
+MACHINE = {"peak_flops": 1e11, "bandwidth": 1e10, "operand_bandwidth": 2e10, "message_seconds": 1e-4, "link": 1e9}
 
 
 def step_seconds() -> dict[str, float]:

@@ -11,8 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from sclds.batch.split import Split
 from sclds.benchmarks.engine import BASE_DEPTH
 from sclds.benchmarks.engine_worker import PROVIDERS
+from sclds.costs.communication import step_messages
+from sclds.costs.state import exact_state
 from sclds.losses.communicator import SingleProcess
 from sclds.losses.objectives import GlobalFeatures, features_of, step_loss
 from sclds.model.scl import SCLModel
@@ -100,6 +103,7 @@ def with_messages(**zero):
     return {"config": {"engine": {"deepspeed": {"zero_optimization": zero}}}, "make_up": "mixed", "count": True}
 
 
+BUCKETS = ("reduce_bucket_size", "stage3_prefetch_bucket_size")
 MESSAGES = {
     "messages": with_messages(),
     # as a model that is larger than what may stay gathered: a block is released when its forward ends
@@ -107,6 +111,24 @@ MESSAGES = {
         stage3_max_reuse_distance=0, stage3_prefetch_bucket_size=0, reduce_bucket_size=50_000
     ),
 }
+
+AS_COUNTED = ("zero3_accumulated", "zero3_recompute", *STAGES, *BF16)
+"""Cases whose messages and state are those of `sclds.costs`."""
+FOUR = {
+    f"four_{name}": {"config": {"engine": engine, **more}, "make_up": "mixed", "count": True}
+    for name, engine, more in (
+        ("stage_0", {"zero_stage": 0}, {}),
+        ("stage_1", {"zero_stage": 1}, {}),
+        ("stage_2", {"zero_stage": 2, "precision": "bf16"}, {"batch": {"max_micro_size": 2, "group_size": 2}}),
+        ("stage_3", {"zero_stage": 3, "precision": "bf16"}, {}),
+        (
+            "stage_3_buckets",
+            {"deepspeed": {"zero_optimization": dict.fromkeys(BUCKETS, 20_000)}},
+            {"batch": {"max_micro_size": 2, "group_size": 2}},
+        ),
+    )
+}
+"""For four processes; two of them accumulate."""
 
 BENCHMARK = {
     "benchmark": {"benchmark": BASE_DEPTH | dict.fromkeys(("vision_layers", "text_layers", "fusion_layers"), 1)}
@@ -144,7 +166,10 @@ def processes(count, cases, folder):
 
 @pytest.fixture(scope="module")
 def two_processes(tmp_path_factory):
-    flipped = {n: c | {"flip": n in FLIPPED} for n, c in (SAME_AS_PLAIN | POISONED | BF16 | GRADIENTS).items()}
+    flipped = {
+        n: c | {"flip": n in FLIPPED, "count": n in AS_COUNTED}
+        for n, c in (SAME_AS_PLAIN | POISONED | BF16 | GRADIENTS).items()
+    }
     return processes(2, flipped | MESSAGES | BENCHMARK | MEASURED, tmp_path_factory.mktemp("zero"))
 
 
@@ -309,6 +334,53 @@ def test_a_parameter_is_gathered_once_per_direction_and_none_in_the_optimizer_st
         assert backward["gathered_bytes"] == (messages["own_part"] if again else 0)
         assert step["gathers"] == 0
         assert forward["gathers"] <= messages["modules"]
+
+
+def assert_as_counted(case, found):
+    """Compare DeepSpeed's log of the third step, and what is resident, with the formulas."""
+    config, split = tiny_config(**case["config"]), Split(*found["split"])
+    messages = step_messages(config, split, ["video", "image"], 9, VOCABULARY)
+    sent = [m for what, m in messages.items() if what in ("parameters", "gradients", "norm", "finite")]
+    phases = [found["messages"][phase] for phase in ("forward", "backward", "step")]
+    third = [line for phase in phases for line in phase[2 * split.accumulation : 3 * split.accumulation]]
+    logged = {key: sum(line[key] for line in third) for key in third[0]}
+    gathers, others = ([m for m in sent if (m.collective == "all_gather") == is_gather] for is_gather in (True, False))
+    assert logged["gathers"] == sum(m.count for m in gathers)
+    assert logged["others"] == sum(m.count for m in others)
+    ours = sum(m.tensor_bytes for m in gathers) // split.world_size
+    assert logged["gathered_bytes"] == pytest.approx(ours, rel=0.02)
+    assert logged["other_bytes"] == pytest.approx(sum(m.tensor_bytes for m in others), rel=0.02)
+
+
+@pytest.mark.multiprocess
+@pytest.mark.slow
+@pytest.mark.parametrize("name", AS_COUNTED)
+def test_two_processes_send_what_is_counted(two_processes, name):
+    assert_as_counted((SAME_AS_PLAIN | BF16)[name], two_processes[name])
+
+
+@pytest.mark.multiprocess
+@pytest.mark.slow
+def test_four_processes_send_what_is_counted(tmp_path):
+    found = processes(4, FOUR, tmp_path)
+    for name, case in FOUR.items():
+        assert_as_counted(case, found[name])
+        assert_holds_what_is_counted(case, found[name])
+
+
+def assert_holds_what_is_counted(case, found):
+    config, split = tiny_config(**case["config"]), Split(*found["split"])
+    counted = exact_state(config, VOCABULARY, split.world_size)
+    held = found["state"]
+    kept = held["weights"] + held["the optimizer's state"]
+    assert (kept, held["gradients"]) == (counted["parameters"] + counted["optimizer state"], counted["gradients"])
+
+
+@pytest.mark.multiprocess
+@pytest.mark.slow
+@pytest.mark.parametrize("name", AS_COUNTED)
+def test_state_takes_the_bytes_that_are_counted(two_processes, name):
+    assert_holds_what_is_counted((SAME_AS_PLAIN | BF16)[name], two_processes[name])
 
 
 @pytest.mark.multiprocess

@@ -69,6 +69,21 @@ def count_by_phase(engine, stack):
     return found
 
 
+def note_state(engine):
+    """Note, before every step of the optimizer, the bytes that are resident; of weights, of the memory they lie in."""
+    found, real = {}, engine.step
+
+    def step():
+        parts = resident(engine)
+        found.update({part: sum(tensor.nbytes for tensor in tensors) for part, tensors in parts.items()})
+        storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage() for tensor in parts["weights"]}
+        found["weights"] = sum(storage.nbytes() for storage in storages.values())
+        return real()
+
+    engine.step = step
+    return found
+
+
 def train_case(case, group, stack):
     """Train `STEPS` steps through the real engine and step; return summed losses and the full weights."""
     config = tiny_config(**case["config"])
@@ -88,6 +103,7 @@ def train_case(case, group, stack):
     restored = is_restored(engine, saved) if checkpoint else None
     started = start_of(engine, group) if checkpoint is None and not case.get("old") else None
     messages = count_by_phase(engine, stack) if case.get("count") else None
+    state = note_state(engine) if case.get("count") else None
     kinds, words = (by_place * 2 for by_place in MAKE_UPS[case["make_up"]])
     history = []
     memory = Flipping(engine, group)
@@ -116,7 +132,7 @@ def train_case(case, group, stack):
         saver.close()
     engine.destroy()
     results = {"history": history, "weights": weights, "start": started, "gradient": gradient, "messages": messages}
-    return results | {"restored": restored, "found": found}
+    return results | {"restored": restored, "found": found, "state": state, "split": list(vars(split).values())}
 
 
 def measure_case(case, group):
