@@ -17,6 +17,7 @@ from sclds.config import EngineConfig, LossesConfig, OptimizerConfig, ScheduleCo
 from sclds.losses.communicator import SingleProcess
 from sclds.machine.attention import AttentionBackends, CallSite, available
 from sclds.machine.implementations import this_machine
+from sclds.machine.phase_clock import PhaseClock
 from sclds.train.optimizer import parameter_groups
 from sclds.train.step import train_step
 
@@ -76,8 +77,13 @@ def step_of(negatives: str, accumulation: int, device: str) -> Callable[[int], N
     engine, group = PlainEngine(model, accumulation), OneProcess(torch.device(device))
     split = Split(SMALL["batch"], accumulation, 1)
 
+    clock = PhaseClock(torch.device(device))
+
     def take(number: int) -> None:
-        train_step(engine, [batch] * accumulation, number, settings, split, group, measure=False)  # type: ignore[arg-type]
+        clock.begin()
+        train_step(engine, [batch] * accumulation, number, settings, split, group)  # type: ignore[arg-type]
+        clock.end()
+        clock.taken()
 
     return take
 

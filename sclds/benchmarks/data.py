@@ -28,7 +28,9 @@ from sclds.batch import pack, recipe_of
 from sclds.benchmarks.rows import Row, quantiles, write
 from sclds.config import Config, DataConfig, DatasetConfig
 from sclds.config.errors import UserError
-from sclds.costs.plan import DEFAULT_TEXT_TOKENS, DEFAULT_UTILIZATION, plan
+from sclds.costs.clusters import cluster_of, known_kinds
+from sclds.costs.plan import mix_of
+from sclds.costs.search import as_configured
 from sclds.data.keys import generator
 from sclds.data.loader import TrainingBatches
 from sclds.data.media.decode import Decoder
@@ -318,8 +320,8 @@ def cores_per_gpu(stages: Stages) -> list[str]:
     base = Config.model_validate(settings)
     lines = []
     for gpu in ("a100", "h100"):
-        planned = plan(base, PLANNED_GPUS, gpu, DEFAULT_UTILIZATION, DEFAULT_TEXT_TOKENS)
-        pace = planned["samples_per_second"] / PLANNED_GPUS
+        planned = as_configured(base, cluster_of(known_kinds(), gpu, PLANNED_GPUS), mix_of(base))
+        pace = planned.samples_per_second / PLANNED_GPUS
         lines.append(
             f"{gpu.upper()}: {pace:.0f} images/s planned (base model, 288 px) cost {pace * sum(stages):.1f} cores "
             f"with data.device=cpu; with mixed {pace * (stages.read + stages.text):.1f} (estimate: all but decoding)"

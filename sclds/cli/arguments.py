@@ -63,8 +63,8 @@ class Several(click.Option):
         super().__init__(*given, **settings | {"multiple": True})
 
     def takes(self, word: str) -> bool:
-        """Return whether a word that follows belongs to this option: settings end numbers, options end all."""
-        if isinstance(self.type, Whole):
+        """Return whether a word that follows belongs to this option: settings end numbers and names, options all."""
+        if isinstance(self.type, Whole) or self.type.name == "name":
             return not word.startswith("--") and "=" not in word
         return not word.startswith("-")
 

@@ -279,6 +279,8 @@ class LogConfig(Section):
     """Write TensorBoard event files."""
     stuck_share: Share = 0.2
     """A run says so once when a loss stayed at what guessing gives for this share of its steps; 0 never says so."""
+    slow_rank: Annotated[float, Field(gt=1.0)] = 1.3
+    """A run names a rank and its host when a step's own work takes it this many times the middle rank's time."""
 
 
 class EvaluationConfig(Section):

@@ -7,33 +7,28 @@ from sclds.batch.split import split_batch
 from sclds.config import Config
 from sclds.config.errors import DataError
 from sclds.costs.counts import Kind, packed_forward
-from sclds.costs.matmul import measure_peak_flops
 from sclds.costs.plan import DEFAULT_TEXT_TOKENS, vocabulary_size
 from sclds.costs.step import kind_shares, step_factor
 from sclds.data.storage.shards import cache_of, open_index
-from sclds.machine.implementations import compute_dtype
 
 
-def machine_profile(config: Config, processes: int, text_tokens: float | None = None) -> dict[str, Any]:
+def machine_profile(config: Config, processes: int, peak_flops: float) -> dict[str, Any]:
     """Return what the report needs beside the metrics, to be stored as `profile` in results.json.
-
-    Call it on all ranks at once, so that they share the machine as they do in training, and keep rank 0's.
 
     Args:
         config: The run.
         processes: Processes that trained.
-        text_tokens: Mean tokens of a caption; by default a usual one's.
+        peak_flops: FLOPs per second that they reached together (`measured_peak`).
 
     Returns:
-        Processes, peak FLOPs per second of all of them (this process's times their number), the caption length, and
-        the matmul FLOPs of training on a sample: forward, twice that for backward, and what is recomputed.
+        Processes, their peak, the length of a usual caption, and the matmul FLOPs of training on a sample with it:
+        forward, twice that for backward, and what is recomputed.
     """
-    tokens = round(text_tokens or DEFAULT_TEXT_TOKENS)
     return {
         "processes": processes,
-        "peak_flops": measure_peak_flops(compute_dtype(config)) * processes,
-        "text_tokens": tokens,
-        "flops_per_sample": training_flops(config, processes, tokens),
+        "peak_flops": peak_flops,
+        "text_tokens": DEFAULT_TEXT_TOKENS,
+        "flops_per_sample": training_flops(config, processes, DEFAULT_TEXT_TOKENS),
     }
 
 

@@ -95,7 +95,12 @@ def model_weights(config: Config, vocab_size: int) -> tuple[Weight, ...]:
 
 def largest_block(config: Config, vocab_size: int) -> int:
     """Return the number of weights of the largest transformer layer."""
-    weights, layers = _weights(config.model, vocab_size, config.losses.sigmoid > 0)
+    return _largest_block(config.model, vocab_size, config.losses.sigmoid > 0)
+
+
+@lru_cache(maxsize=16)
+def _largest_block(model_config: ModelConfig, vocab_size: int, sigmoid: bool) -> int:
+    weights, layers = _weights(model_config, vocab_size, sigmoid)
     sizes = dict.fromkeys(layers, 0)
     for weight in weights:
         if (layer := _layer_of(weight.name, layers)) is not None:
@@ -105,13 +110,25 @@ def largest_block(config: Config, vocab_size: int) -> int:
 
 def parameter_tensors(config: Config, vocab_size: int) -> tuple[ParameterTensor, ...]:
     """Return the tensors of the engine's model in the order in which a forward first uses them."""
-    weights, layers = _weights(config.model, vocab_size, config.losses.sigmoid > 0)
+    sigmoid, flat = config.losses.sigmoid > 0, config.engine.zero_stage > 0
+    return _tensors(config.model, vocab_size, sigmoid, flat, _unused(config), _unlearned(config))
+
+
+@lru_cache(maxsize=64)
+def _tensors(
+    model_config: ModelConfig,
+    vocab_size: int,
+    sigmoid: bool,
+    flat: bool,
+    unused: frozenset[str],
+    unlearned: frozenset[str],
+) -> tuple[ParameterTensor, ...]:
+    weights, layers = _weights(model_config, vocab_size, sigmoid)
     found: dict[tuple[str, str], list[Weight]] = {}
     for weight in weights:
-        layer = _layer_of(weight.name, layers) if config.engine.zero_stage else None
+        layer = _layer_of(weight.name, layers) if flat else None
         kind = weight.name if layer is None else f"{layer} {weight.decays}"
         found.setdefault((layer or weight.name.rpartition(".")[0], kind), []).append(weight)
-    unused, unlearned = _unused(config), _unlearned(config)
     tensors = [
         ParameterTensor(
             module,

@@ -4,7 +4,7 @@ The global order is by accumulation step, then rank, then row: the order of the 
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,6 +16,7 @@ from sclds.batch import Batch
 from sclds.config import LossesConfig
 from sclds.losses.communicator import Communicator, Ints, gather_rows, start_gather_rows
 from sclds.losses.scaled_gradient import scaled_gradient
+from sclds.machine.phase_clock import LOSS, Label, phase, shares_of
 from sclds.objectives import Objective, objectives_in_use
 from sclds.objectives.table import TEMPERATURE
 
@@ -223,6 +224,15 @@ def problem_of(
     )
 
 
+def nce_phases(terms: Iterable[Term], problems: Sequence[InfoNCEProblem]) -> Label:
+    """Return the phases that one launch computes: its time is shared by the products that each term asks for."""
+    work: dict[str, float] = {}
+    for term, problem in zip(terms, problems, strict=True):
+        name = LOSS + term.objective.name
+        work[name] = work.get(name, 0.0) + len(problem.a) * len(problem.a_all) * problem.a.shape[1]
+    return shares_of(work)
+
+
 class FeatureGather:
     """Features on their way to all ranks: sent as soon as the model has them, waited for where a loss reads them.
 
@@ -248,6 +258,10 @@ class FeatureGather:
             batch: The micro-batch.
             outputs: What the model has computed so far, at least its temperature.
         """
+        with phase("features"):
+            self._send(step, batch, outputs)
+
+    def _send(self, step: int, batch: Batch, outputs: Mapping[str, Tensor]) -> None:
         sent = self._sent.setdefault(step, _Sent(outputs[TEMPERATURE].detach()))
         new = [o for o in self._objectives if o not in sent.objectives and _compared(o) <= outputs.keys()]
         detached = {name: outputs[name].detach() for objective in new for name in _compared(objective)}
@@ -264,6 +278,10 @@ class FeatureGather:
 
     def wait(self) -> GlobalFeatures:
         """Return the features of all ranks and of all micro-batches sent; asks the device for nothing."""
+        with phase("features"):
+            return self._wait()
+
+    def _wait(self) -> GlobalFeatures:
         sent, counts = list(self._sent.values()), self._sizes.counts
         assert all(of_step.objectives == self._objectives for of_step in sent), "sent in full, and in order"
         own = [of_step.own for of_step in sent]
@@ -276,12 +294,13 @@ class FeatureGather:
         compared = {term: candidates for term, candidates in found.items() if term.objective.loss == "nce"}
         if not compared:
             return GlobalFeatures(found, counts)
-        statistics = [
-            infonce_statistics(
-                [problem_of(t, of_step.own[t], c, s, of_step.temperature, self._losses) for t, c in compared.items()]
-            )
-            for s, of_step in enumerate(sent)
-        ]
+        statistics = []
+        for s, of_step in enumerate(sent):
+            problems = [
+                problem_of(t, of_step.own[t], c, s, of_step.temperature, self._losses) for t, c in compared.items()
+            ]
+            with phase(nce_phases(compared, problems)):
+                statistics.append(infonce_statistics(problems))
         return GlobalFeatures(
             found | _with_log_sum_exps(own, lengths, compared, statistics, self._communicator), counts
         )

@@ -22,11 +22,13 @@ from sclds.losses.global_features import (
     Rows,
     StepSizes,
     features_of,
+    nce_phases,
     own_rows,
     problem_of,
     weighed,
 )
 from sclds.losses.ranks import hits
+from sclds.machine.phase_clock import LOSS, phase
 from sclds.objectives import Objective, objectives_in_use
 from sclds.objectives.table import PAIRWISE_BIAS, PAIRWISE_SCALE, TEMPERATURE
 
@@ -57,12 +59,14 @@ def step_loss(
     terms = _global_terms(outputs, batch, global_features, accumulation_step, losses)
     for objective in objectives_in_use(losses):
         if objective.loss == "cross_entropy":
-            terms |= _cross_entropy(objective, outputs, batch, counts)
+            with phase(LOSS + objective.name):
+                terms |= _cross_entropy(objective, outputs, batch, counts)
             if objective.head == "itm":
                 alone = batch.counts.itm_alone / counts.of(objective)
                 terms["itm_alone"] = outputs[TEMPERATURE].new_full((), alone, requires_grad=False)
         elif objective.loss == "group_nce":
-            terms[objective.name] = _group_nce(objective, outputs, batch, counts, losses)
+            with phase(LOSS + objective.name):
+                terms[objective.name] = _group_nce(objective, outputs, batch, counts, losses)
     in_use = {objective.name for objective in objectives_in_use(losses)}
     weighted = (getattr(losses, name) * value for name, value in terms.items() if name in in_use)
     total = sum(weighted, start=outputs[TEMPERATURE].new_zeros(()))
@@ -74,11 +78,12 @@ def _global_terms(
 ) -> Terms:
     """Return the terms whose negatives are the global batch, every nce from one kernel launch."""
     rows_of = own_rows(outputs, batch, global_features.counts, objectives_in_use(losses))
-    terms: Terms = {
-        term.objective.name: _sigmoid(rows, global_features.candidates[term], step, outputs, losses)
-        for term, rows in rows_of.items()
-        if term.objective.loss == "sigmoid"
-    }
+    terms: Terms = {}
+    for term, rows in rows_of.items():
+        if term.objective.loss == "sigmoid":
+            with phase(LOSS + term.objective.name):
+                candidates_of = global_features.candidates[term]
+                terms[term.objective.name] = _sigmoid(rows, candidates_of, step, outputs, losses)
     own = {term: rows for term, rows in rows_of.items() if term.objective.loss == "nce"}
     if not own:
         return terms
@@ -88,7 +93,8 @@ def _global_terms(
         for (term, rows), c in zip(own.items(), candidates, strict=True)
     ]
     statistics = [c.statistics[step] for c in candidates]
-    values = infonce(problems, [c.row_lse_all for c in candidates], [c.col_lse_all for c in candidates], statistics)
+    with phase(nce_phases(own, problems)):
+        values = infonce(problems, [c.row_lse_all for c in candidates], [c.col_lse_all for c in candidates], statistics)
     for (term, rows), value, s in zip(own.items(), values, statistics, strict=True):
         name = term.objective.name
         accuracy = ((s.row_correct.float() + s.col_correct.float()) / 2 * rows.weight).sum()

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from scl_kernels import gather_rows
 from sclds.batch import Batch
 from sclds.config import ModelConfig
+from sclds.machine.phase_clock import phase
 from sclds.model.fusion import FusionLayer, fuse
 from sclds.model.heads import (
     ITMHead,
@@ -106,24 +107,29 @@ class SCLModel(nn.Module):
         if not batch.pairs.names:
             return outputs
         batch = with_hard_negatives(text_proj, vision_proj, temperature, batch)
-        fused_text, fused_vision = fuse(
-            self.cross_modal_text_layers,
-            self.cross_modal_image_layers,
-            self.token_type_embeddings(text, vision),
-            batch,
-            self.recompute and self.training,
-        )
-        return outputs | self.read_heads(fused_text, fused_vision, batch)
+        with phase("fusion"):
+            fused_text, fused_vision = fuse(
+                self.cross_modal_text_layers,
+                self.cross_modal_image_layers,
+                self.token_type_embeddings(text, vision),
+                batch,
+                self.recompute and self.training,
+            )
+        with phase("heads"):
+            return outputs | self.read_heads(fused_text, fused_vision, batch)
 
     def encode(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Encode all views: (Nt, C) and (Nv, C), after the linear transforms and without token types."""
-        text = self.cross_modal_text_transform(self.text_encoder(batch.text, batch.dropout_keys.text))
-        return text, self.cross_modal_image_transform(self.vision_encoder(batch.vision))
+        with phase("text_encoder"):
+            text = self.cross_modal_text_transform(self.text_encoder(batch.text, batch.dropout_keys.text))
+        with phase("vision_encoder"):
+            return text, self.cross_modal_image_transform(self.vision_encoder(batch.vision))
 
     def project(self, text: Tensor, vision: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """Project [CLS] of t0 and the mean frame [CLS] of v0 for the contrastive loss: (B, P) each."""
-        text_cls = gather_rows(text, batch.text.cls)
-        return self.text_projection(text_cls), self.vision_projection(frame_mean(vision, batch.vision.cls))
+        with phase("heads"):
+            text_cls = gather_rows(text, batch.text.cls)
+            return self.text_projection(text_cls), self.vision_projection(frame_mean(vision, batch.vision.cls))
 
     def read_heads(self, text: Tensor, vision: Tensor, batch: Batch) -> Outputs:
         """Make every objective's outputs of the rows of the last fusion layer (docs/method.md §3).

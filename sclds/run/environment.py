@@ -54,6 +54,9 @@ class Start(_Entry):
     """Largest of a process: most memory that it held so far."""
     peak_device_bytes: int
     """Largest of a process: most memory of its GPU that tensors took so far; 0 on a CPU."""
+    peak_flops: float | None = None
+    """Matmul FLOPs per second that all processes together were measured to reach, before the first step of a start on
+    such machines."""
 
 
 def read_starts(path: Path, problems: list[str] | None = None) -> list[Start]:

@@ -7,10 +7,15 @@ from typing import Any
 
 NAMED_LINES = 3
 """Lines that a sentence about damaged ones names."""
-TABLES = ("loss", "seconds", "levels", "spent")
+TABLES = ("loss", "seconds", "levels", "spent", "phases")
 """Entries of a line that hold numbers by name."""
-NUMBERS = ("step", "lr", "grad_norm", "samples_per_second", "skipped", "time", "goodput")
-"""Entries that are numbers, or null where one was not finite."""
+SPEED = (
+    *("samples_per_second", "tokens_per_second", "mfu", "mfu_measured", "hfu", "hfu_measured", "flops_per_sample"),
+    *("wire_bytes", "memory_bytes", "padding_avoided", "overlap", "host_seconds"),
+)
+"""Figures of speed (docs/costs.md)."""
+NUMBERS = ("step", "lr", "grad_norm", "skipped", "time", "goodput", *SPEED)
+"""Entries that are numbers, or null where one was not finite or is not known."""
 HELDOUT = "heldout/"
 """Before the names of figures of held-out sets, which stand in the line itself."""
 LARGEST = 2**63

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from sclds.batch import Batch
 from sclds.batch.matches import FRAME_CLS, TEXT_CLS
 from sclds.config import ModelConfig, TaskConfig
+from sclds.machine.phase_clock import phase
 from sclds.model.fusion import fuse
 from sclds.model.groups import ParameterGroup
 from sclds.model.heads import TokenType
@@ -112,14 +113,15 @@ class TaskModel(SCLModel):
         if not isinstance(batch, TaskBatch):
             return outputs
         two = (batch.second,) if self.task.images == 2 else ()
-        typed = self.token_type_embeddings(text, vision, *two)
-        layers = self.cross_modal_text_layers, self.cross_modal_image_layers
-        fused = fuse(*layers, typed, batch, self.recompute and self.training)
-        places = batch.reads.places
-        pooled = self.pooled(*fused, places[TEXT_CLS], places[FRAME_CLS])
-        if self.task.reads_captions:
-            return outputs | {LOGITS: self.task_head(pooled).view(-1, batch.pairs_per_example)}
-        return outputs | {LOGITS: self.task_head(pooled.view(len(batch.scores), -1))}
+        layers, places = (self.cross_modal_text_layers, self.cross_modal_image_layers), batch.reads.places
+        with phase("fusion"):
+            typed = self.token_type_embeddings(text, vision, *two)
+            fused = fuse(*layers, typed, batch, self.recompute and self.training)
+        with phase("heads"):
+            pooled = self.pooled(*fused, places[TEXT_CLS], places[FRAME_CLS])
+            if self.task.reads_captions:
+                return outputs | {LOGITS: self.task_head(pooled).view(-1, batch.pairs_per_example)}
+            return outputs | {LOGITS: self.task_head(pooled.view(len(batch.scores), -1))}
 
     def match_score(self, pooled: Tensor) -> Tensor:
         """Return how well pairs match, (P,) float32, by the ranking head."""

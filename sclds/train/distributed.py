@@ -20,8 +20,10 @@ from torch import Tensor
 
 from sclds.config.errors import UserError
 from sclds.losses.communicator import Ints
+from sclds.machine.phase_clock import phase
 from sclds.train.flight_recorder import keep_collectives
 from sclds.train.meeting import meeting_place, meeting_problem
+from sclds.train.messages import Messages, watch_collectives
 
 
 def launched_rank() -> int:
@@ -62,6 +64,7 @@ class ProcessGroup:
         self._hosts = None if self.device.type == "cpu" else dist.new_group(backend="gloo", **limit)  # type: ignore[arg-type]
         self.rank = dist.get_rank()
         self.world_size = dist.get_world_size()
+        self.messages = _messages(self.device)
 
     def wait_at_most(self, seconds: float) -> None:
         """Have collectives, in all groups of processes that there are, wait so long from now on."""
@@ -83,7 +86,10 @@ class ProcessGroup:
         """Start `all_gather` and return what waits for it: NCCL lets the current stream wait, gloo the host."""
         gathered = tensor.new_empty(self.world_size * tensor.numel())
         own = tensor.flatten()  # held with the work: its memory may not be given away before
-        work = dist.all_gather_into_tensor(gathered, own, async_op=True)
+        others = (self.world_size - 1) * own.numel() * own.element_size()
+        work = self.messages.sent(
+            "features", others, True, lambda: dist.all_gather_into_tensor(gathered, own, async_op=True)
+        )
 
         def wait(own: Tensor = own) -> Tensor:
             work.wait()
@@ -95,7 +101,8 @@ class ProcessGroup:
         """Return (W, k) from as many numbers on every rank, from host to host: no device takes part or waits."""
         own = torch.tensor(counts, dtype=torch.int64)
         gathered = own.new_empty(self.world_size * len(own))
-        dist.all_gather_into_tensor(gathered, own, group=self._hosts)
+        with phase("exchange"):
+            dist.all_gather_into_tensor(gathered, own, group=self._hosts)
         return gathered.view(self.world_size, len(own)).numpy()
 
     def all_reduce_sum(self, tensor: Tensor) -> Tensor:
@@ -107,7 +114,8 @@ class ProcessGroup:
     def any(self, *flags: bool) -> list[bool]:
         """Return for each flag whether it is set on any rank."""
         marks = torch.tensor(flags, dtype=torch.uint8)
-        dist.all_reduce(marks, op=dist.ReduceOp.MAX, group=self._hosts)
+        with phase("exchange"):
+            dist.all_reduce(marks, op=dist.ReduceOp.MAX, group=self._hosts)
         return [bool(mark) for mark in marks.tolist()]
 
     def gather_objects(self, value: Any) -> list[Any]:
@@ -141,6 +149,16 @@ class ProcessGroup:
         """Leave the process group."""
         if self._owns and dist.is_initialized():
             dist.destroy_process_group()
+
+
+def _messages(device: torch.device) -> Messages:
+    """Return what watches the messages of this process, DeepSpeed's included; one for all groups that are built."""
+    backend = comm.comm.cdb
+    found = vars(backend).get("sclds_messages")
+    if found is None:
+        found = backend.sclds_messages = Messages(device)
+        watch_collectives(backend, found, lambda group: dist.get_world_size(group))
+    return found
 
 
 def lost_peer(fault: RuntimeError) -> bool:

@@ -16,6 +16,7 @@ from sclds.config.errors import CheckpointError
 from sclds.config.weights import WEIGHTS
 from sclds.data.tokenizer import Tokenizer
 from sclds.machine.implementations import compute_dtype
+from sclds.machine.phase_clock import marked
 from sclds.model.initial import initial_value
 from sclds.run.foreign import refuse_foreign
 from sclds.train.deepspeed_settings import deepspeed_settings
@@ -180,6 +181,8 @@ def build_engine(config: Config, tokenizer: Tokenizer, split: Split, group: Proc
         model.to(dtype)
         optimizer = build_optimizer(model, config.optimizer)
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings, dist_init_required=False)
+    # what is left to send when backward has ended, and the wait for what was sent beside it
+    engine.allreduce_gradients = marked("reduce", engine.allreduce_gradients)
     if stage > 0 and dtype != torch.float32:
         fill_masters(engine, initial, group)
     return engine

@@ -47,10 +47,10 @@ class Journal:
         if self._rank == 0:
             self._events.write(kind, cause, spent=self.spent.seconds(), **facts)
 
-    def tell(self, kind: Kind, sentence: str) -> None:
+    def tell(self, kind: Kind, sentence: str, **facts: Any) -> None:
         """Say a sentence, and write it down."""
         self._say(sentence)
-        self.note(kind, sentence)
+        self.note(kind, sentence, **facts)
 
     def teller(self, kind: Kind) -> Callable[[str], None]:
         """Return what says sentences and writes them down."""

@@ -16,7 +16,8 @@ from sclds.data.storage.shards import left_out_sentences
 from sclds.data.tokenizer import Tokenizer, load_tokenizer
 from sclds.data.words import word_entropy
 from sclds.evaluation.losses import loss_titles
-from sclds.machine.implementations import choose, use
+from sclds.machine.implementations import choose, compute_dtype, use
+from sclds.machine.phase_clock import phase
 from sclds.run.folder import RunFolder
 from sclds.run.health import Health, health_of
 from sclds.run.metrics import read_metrics
@@ -34,12 +35,14 @@ from sclds.train.guards import Guards
 from sclds.train.heldout import HeldoutMeasurements
 from sclds.train.interrupt import StopRequest
 from sclds.train.journal import Journal
+from sclds.train.measures import StepMeasures
 from sclds.train.metrics import MetricsWriter
 from sclds.train.preflight import preflight
 from sclds.train.progress import Reporter, write_page_of
 from sclds.train.record import StartRecord
 from sclds.train.resume import checkpoint_before, remove_after, sound_checkpoint
 from sclds.train.saver import CheckpointSaver
+from sclds.train.slow_ranks import SlowRanks
 from sclds.train.spikes import Spike, SpikeGuard
 from sclds.train.step import train_step
 from sclds.train.task import prepare_task
@@ -95,14 +98,14 @@ class Run:
         self.record: StartRecord | None = None
         self.best: BestCheckpoint | None = None
         self.health = Health(config.schedule.steps, config.log.stuck_share)
+        self.slow_ranks = SlowRanks(config.log.slow_rank)
 
     def train(self) -> bool:
         """Train to the last step; return False if a signal ended the run before."""
         self._resume()
         self._describe()
-        self.record = StartRecord(
-            self.folder, self.group, count_parameters(self.engine.module), self.step, self.reporter.say
-        )
+        parameters, dtype = count_parameters(self.engine.module), compute_dtype(self.config)
+        self.record = StartRecord(self.folder, self.group, parameters, self.step, self.reporter.say, dtype)
         if not self.step:
             with self.guards.limit("held-out measurements", "evaluation"), self.journal.spending("evaluation"):
                 self.heldout.measure_start()
@@ -126,8 +129,11 @@ class Run:
         self.self_check.begin(self.step)
         self.journal.at(self.step)
         self.journal.note("training", f"steps are taken from {self.step} on", **self.spikes.state())
+        assert self.record is not None
+        hosts, peak = self.record.hosts, self.record.peak_flops
+        measures = StepMeasures(self.config, self.split, self.group, hosts, peak)
         metrics = MetricsWriter(
-            self.folder, self.config, self.group, self.step, self.reporter.say, self._word_entropy()
+            self.folder, self.config, self.group, self.step, measures, self.reporter.say, self._word_entropy()
         )
         batches = self._batches()
         waits = DataWait()
@@ -136,6 +142,7 @@ class Run:
             with StopRequest() as stop:
                 while self.step < self.config.schedule.steps:
                     begun = time.perf_counter()
+                    measures.clock.begin()
                     with self.guards.limit("data", "step"):
                         micro_batches = self._fetch(batches, stop)
                     if micro_batches is None:
@@ -143,13 +150,11 @@ class Run:
                         self._finish_saving()
                         return "stopped"
                     fetched = time.perf_counter()
-                    measure = metrics.due(self.step + 1)
                     self.saver.poll()
                     with self.guards.limit("the step", "step"):
-                        report = train_step(
-                            engine, micro_batches, self.step, self.config, self.split, self.group, measure
-                        )
-                    report.seconds["data"] += fetched - begun  # until every rank has its data: they fetch together
+                        report = train_step(engine, micro_batches, self.step, self.config, self.split, self.group)
+                    measures.clock.end()
+                    measures.add(micro_batches)
                     self.step += 1
                     self.journal.at(self.step)
                     self.guard.count(self.step, report.applied)
@@ -159,12 +164,10 @@ class Run:
                     if (slow := waits.add(fetched - begun, total)) is not None:
                         self.reporter.say(slow)
                     measured = self._measure_between(metrics)
-                    line = metrics.record(
-                        engine, self.step, report, total, self.guard.total, micro_batches, measured, spent
-                    )
+                    line = metrics.record(engine, self.step, report, self.guard.total, micro_batches, measured, spent)
                     metrics.show_inputs(self.step, micro_batches[0], self.tokenizer)
                     self.reporter.advance(self.step, line)
-                    self._judge(line)
+                    self._judge(line, measures)
                     self.guard.stop_if_stuck(self.step)
                     self._refuse_corruption(self.self_check.found(self.step, micro_batches[0]))
                     if (spike := self._agreed_spike(line)) is not None and self._go_back(spike):
@@ -179,6 +182,7 @@ class Run:
             self._finish_saving()
             raise
         finally:
+            measures.clock.drop()
             self.reporter.stop()
             metrics.close()
 
@@ -191,11 +195,11 @@ class Run:
         """Measure on held-out data, write results and the report, and show them."""
         with self.guards.limit("held-out measurements", "evaluation"), self.journal.spending("evaluation"):
             results = self.heldout.measure_end(self.step)
-        results["profile"] = machine_profile(self.config, self.group.world_size)
+        assert self.record is not None
+        results["profile"] = machine_profile(self.config, self.group.world_size, self.record.peak_flops)
         if self.group.rank == 0:
             self.folder.write_results(results)
-        if self.record is not None:
-            self.record.update(self.step, "finished")
+        self.record.update(self.step, "finished")
         self.journal.note("finish", "the last step is done, and its results are written")
         if self.group.rank == 0:
             write_page_of(self.folder, self.reporter)
@@ -244,10 +248,12 @@ class Run:
             return None
         return word_entropy(self.config, self.tokenizer)
 
-    def _judge(self, line: dict[str, Any] | None) -> None:
-        """Say which losses have come to stay at what guessing gives."""
+    def _judge(self, line: dict[str, Any] | None, measures: StepMeasures) -> None:
+        """Say which losses have come to stay at what guessing gives, and for which rank the others wait."""
         for stuck in self.health.add(line) if line else ():
             self.reporter.say(stuck.sentence(loss_titles()[stuck.term]))
+        if line and measures.ranks and (told := self.slow_ranks.add(measures.ranks)):
+            self.journal.tell("slow_rank", told, **line["ranks"])
 
     def _measure_between(self, metrics: MetricsWriter) -> dict[str, float]:
         """Return what held-out sets give after this step, where that is due, and nothing else."""
@@ -291,7 +297,8 @@ class Run:
         fault = self.guards.fault()
         micro_batches: list[Batch] = []
         try:
-            micro_batches = next(batches)
+            with phase("data"):
+                micro_batches = next(batches)
         except UserError as error:
             fault = error
         stopping, failing = self.group.any(stop.requested, fault is not None)

@@ -15,9 +15,10 @@ from sclds.objectives.levels import Makeup, trivial_level
 from sclds.report.pictures import masked_inputs
 from sclds.run.folder import RunFolder
 from sclds.run.goodput import Spent
-from sclds.run.metrics import finite
+from sclds.run.metrics import SPEED, finite
 from sclds.train.board import Board
 from sclds.train.distributed import ProcessGroup
+from sclds.train.measures import StepMeasures
 from sclds.train.step import StepReport
 
 
@@ -29,6 +30,7 @@ class MetricsWriter:
         config: The run's configuration.
         group: All processes.
         start_step: Steps done before; TensorBoard drops what lies after them.
+        measures: Of the steps.
         say: Is told what cannot be written.
         word_entropy: Of the words that MLM predicts, in nats, where it is known.
     """
@@ -39,12 +41,14 @@ class MetricsWriter:
         config: Config,
         group: ProcessGroup,
         start_step: int,
+        measures: StepMeasures,
         say: Callable[[str], None],
         word_entropy: float | None = None,
     ):
         self._folder = folder
         self._config = config
         self._group = group
+        self._measures = measures
         self._word_entropy = word_entropy
         self._since = (time.perf_counter(), start_step)
         self._board = None
@@ -67,7 +71,6 @@ class MetricsWriter:
         engine: Any,
         step: int,
         report: StepReport,
-        total_seconds: float,
         skipped: int,
         micro_batches: Sequence[Batch],
         heldout: Mapping[str, float],
@@ -81,7 +84,6 @@ class MetricsWriter:
             engine: After the step.
             step: Its number.
             report: What it did on this rank.
-            total_seconds: It took.
             skipped: Steps of the whole run that were.
             micro_batches: It saw on this rank, on the host.
             heldout: What was measured after it, by `heldout/SET/FIGURE`.
@@ -94,6 +96,7 @@ class MetricsWriter:
         now = time.perf_counter()
         begun, first = self._since
         self._since = (now, step)
+        speed = self._measures.figures((step - first) * self._config.batch.global_size / (now - begun))
         line = {
             "step": step,
             "loss": dict(zip(names, sums, strict=True)),
@@ -101,8 +104,10 @@ class MetricsWriter:
             "lr": report.rates["encoders"],
             "learning_rates": report.rates,
             "grad_norm": finite(float(engine.get_global_grad_norm() or 0.0)),
-            "samples_per_second": (step - first) * self._config.batch.global_size / (now - begun),
-            "seconds": {**report.seconds, "total": total_seconds},
+            "seconds": stage_seconds(speed),
+            "phases": speed["phases"],
+            **{name: speed[name] for name in SPEED},
+            "ranks": speed["ranks"],
             "skipped": skipped,
             "goodput": spent.share(),
             "time": round(time.time(), 3),
@@ -146,6 +151,9 @@ class MetricsWriter:
         scalars = {f"loss/{name}": value for name, value in line["loss"].items()}
         scalars |= {f"guessing/{name}": value for name, value in line["levels"].items()}
         scalars |= {f"seconds/{name}": value for name, value in line["seconds"].items()}
+        scalars |= {f"phases/{name}": value for name, value in line["phases"].items()}
+        scalars |= {f"speed/{name}": line[name] for name in SPEED if name != "samples_per_second"}
+        scalars |= {f"ranks/{name}": line["ranks"][name] for name in ("min", "median", "max")}
         scalars |= {f"learning_rate/{name}": value for name, value in line["learning_rates"].items()}
         scalars |= {
             f"training/{name}": line[name] for name in ("grad_norm", "samples_per_second", "skipped", "goodput")
@@ -153,3 +161,11 @@ class MetricsWriter:
         for name, value in (scalars | dict(heldout)).items():
             if value is not None:
                 self._board.scalar(name, value, line["step"])
+
+
+def stage_seconds(figures: Mapping[str, Any]) -> dict[str, float]:
+    """Return the seconds of a step by the stages that a page shows; waiting for other ranks' data counts to `data`."""
+    stages = figures["stages"]
+    seconds = {"data": stages["data"] + stages["exchange"]}
+    seconds |= {name: stages[name] for name in ("forward", "backward", "optimizer")}
+    return seconds | {"total": sum(figures["phases"].values())}

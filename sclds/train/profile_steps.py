@@ -1,26 +1,56 @@
-"""The real step on the real data, timed, without held-out measurements, checkpoints or a run folder."""
+"""The real step on the real data, measured, without held-out measurements, checkpoints or a run folder."""
 
-import time
+import contextlib
+import statistics
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+
+from sclds.batch import Batch
 from sclds.batch.split import split_batch
 from sclds.config import Config
-from sclds.costs.peak import machine_profile, summarize_steps
 from sclds.data.loader import TrainingBatches
 from sclds.data.tokenizer import load_tokenizer
-from sclds.machine.implementations import choose, use
+from sclds.losses.communicator import gather_records
+from sclds.machine.description import git_state, this_process, versions
+from sclds.machine.implementations import choose, compute_dtype, use
+from sclds.machine.phase_clock import PhaseClock, phase
 from sclds.train.agreement import refuse_strangers
-from sclds.train.distributed import ProcessGroup
+from sclds.train.distributed import ProcessGroup, synchronize
 from sclds.train.engine import build_engine
+from sclds.train.measures import NANO, StepMeasures
+from sclds.train.record import measured_peak
 from sclds.train.step import train_step
 
+WARM_UP = 2
+"""Steps that do not count: kernels are compiled, and ZeRO-3 looks on before it fetches ahead."""
+TRACED = 2
+"""Steps of a trace, behind those that count: what a profiler sees takes longer."""
+TakeStep = Callable[..., Any]
+"""As `train_step`."""
 
-def profile_steps(config: Config, steps: int) -> dict[str, Any] | None:
-    """Run `steps` steps after one that warms up, on all processes that the launcher started.
+
+def profile_steps(
+    config: Config,
+    steps: int,
+    traces: Path | None = None,
+    batches: type[TrainingBatches] = TrainingBatches,
+    take_step: TakeStep = train_step,
+) -> dict[str, Any] | None:
+    """Run `steps` steps after some that warm up, on all processes that the launcher started.
+
+    Args:
+        config: The run.
+        steps: That count.
+        traces: Folder for a Chrome trace of every rank, of further steps; None writes none.
+        batches: Where micro-batches come from.
+        take_step: Takes a step.
 
     Returns:
-        On rank 0, pace and seconds by stage (`summarize_steps`), the machine (`machine_profile`), `name` and `steps`;
-        None on the others.
+        On rank 0 `environment`, `config` and `variant` as a profile holds them; None on the others.
     """
     group = ProcessGroup()
     try:
@@ -29,22 +59,98 @@ def profile_steps(config: Config, steps: int) -> dict[str, Any] | None:
         split = split_batch(config.batch, group.world_size)
         tokenizer = load_tokenizer(config.data.tokenizer)
         engine = build_engine(config, tokenizer, split, group)
-        training = TrainingBatches(config, tokenizer, group.rank, group.world_size, split.micro, split.accumulation)
-        batches, lines, tokens = iter(training), [], 0
-        for step in range(steps + 1):
-            begun = time.perf_counter()
-            micro_batches = next(batches)
-            waited = time.perf_counter() - begun
-            report = train_step(engine, micro_batches, step, config, split, group, measure=True)
-            total = time.perf_counter() - begun
-            seconds = {**report.seconds, "data": report.seconds["data"] + waited, "total": total}
-            pace = config.batch.global_size / total
-            lines.append({"step": step, "samples_per_second": pace, "seconds": seconds})
-            tokens += sum(int(batch.lengths.text_cu_seqlens[batch.counts.samples]) for batch in micro_batches)
-        batches.close()  # type: ignore[attr-defined]  # a generator
-        # t0 of every sample of this rank
-        mean_tokens = tokens / ((steps + 1) * split.micro * split.accumulation)
-        profile = {**summarize_steps(lines), **machine_profile(config, group.world_size, mean_tokens)}
-        return {"name": config.name, "steps": steps, **profile} if group.rank == 0 else None
+        processes = gather_records(this_process(group.device), group, group.device)
+        peak = measured_peak(group, compute_dtype(config))
+        measures = StepMeasures(config, split, group, [process["name"] for process in processes], peak)
+        training = batches(config, tokenizer, group.rank, group.world_size, split.micro, split.accumulation)
+        with _closing(iter(training)) as ahead:
+
+            def take(step: int, clock: PhaseClock) -> list[Batch]:
+                clock.begin()
+                with phase("data"):
+                    micro_batches = next(ahead)
+                take_step(engine, micro_batches, step, config, split, group)
+                clock.end()
+                return micro_batches
+
+            found = _measured(take, steps, measures, group, config)
+            if traces is not None:
+                _trace(lambda step: take(step, PhaseClock(group.device, traced=True)), steps, traces, group.rank)
+        environment = {
+            "versions": versions(),
+            "git": git_state(),
+            "processes": group.world_size,
+            "hosts": processes,
+            "device": group.device.type,
+            "precision": config.engine.precision,
+            "peak_flops": peak,
+        }
+        variant = {"name": "configured", "overrides": [], "steps": steps, **found, "peak_flops": peak, "failed": None}
+        whole = {
+            "environment": environment,
+            "config": config.model_dump(mode="json"),
+            "variant": variant,
+        }
+        return whole if group.rank == 0 else None
     finally:
         group.close()
+
+
+def _measured(
+    take: Callable[[int, PhaseClock], list[Batch]],
+    steps: int,
+    measures: StepMeasures,
+    group: ProcessGroup,
+    config: Config,
+) -> dict[str, Any]:
+    """Return the figures of `steps` steps, after those that warm up."""
+    for step in range(WARM_UP):
+        measures.add(take(step, measures.clock))
+    synchronize()
+    measures.figures(1.0)
+    for step in range(WARM_UP, WARM_UP + steps):
+        measures.add(take(step, measures.clock))
+    synchronize()
+    by_step = _by_step(measures, group)
+    totals = by_step.sum(axis=1).tolist()
+    pace = config.batch.global_size / statistics.median(totals)
+    figures = measures.figures(pace)
+    assert measures.ranks is not None
+    names = list(figures.pop("phases"))
+    low, middle, high = (np.quantile(by_step, q, axis=0).tolist() for q in (0.2, 0.5, 0.8))
+    return {
+        **figures,
+        "seconds": dict(zip(names, middle, strict=True)),
+        "quantiles": {name: [q20, q80] for name, q20, q80 in zip(names, low, high, strict=True)},
+        "step_seconds": totals,
+        "flops_per_step": figures["flops_per_sample"] * config.batch.global_size,
+        "rank_seconds": measures.ranks.seconds,
+    }
+
+
+def _by_step(measures: StepMeasures, group: ProcessGroup) -> Any:
+    """Return (steps, phases) seconds, each the mean over ranks."""
+    table = measures.table()
+    gathered = group.gather_counts([round(one / NANO) for row in table for one in row])
+    return (gathered * NANO).mean(axis=0).reshape(len(table), -1)
+
+
+def _trace(take: Callable[[int], Any], first: int, folder: Path, rank: int) -> None:
+    """Write what torch's profiler sees of some steps."""
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    if torch.cuda.is_available():
+        activities.append(torch.profiler.ProfilerActivity.CUDA)
+    folder.mkdir(parents=True, exist_ok=True)
+    with torch.profiler.profile(activities=activities) as profiler:
+        for step in range(first, first + TRACED):
+            take(step)
+        synchronize()
+    profiler.export_chrome_trace(str(folder / f"rank{rank}.json.gz"))
+
+
+@contextlib.contextmanager
+def _closing(batches: Iterator[list[Batch]]) -> Iterator[Iterator[list[Batch]]]:
+    try:
+        yield batches
+    finally:
+        batches.close()  # type: ignore[attr-defined]  # a generator

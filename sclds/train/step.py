@@ -1,6 +1,5 @@
 """One optimizer step: fetch, features, forward, gather, loss, backward, update."""
 
-import time
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ from sclds.config import Config
 from sclds.data.keys import seed_of
 from sclds.losses.objectives import FeatureGather, GlobalFeatures, StepSizes, step_loss
 from sclds.machine.implementations import compute_dtype
+from sclds.machine.phase_clock import phase
 from sclds.objectives import compares_globally
 from sclds.train.optimizer import learning_rates, set_learning_rate
 from sclds.train.schedule import learning_rate_factor
@@ -21,15 +21,12 @@ from sclds.train.schedule import learning_rate_factor
 if TYPE_CHECKING:  # the step itself needs no DeepSpeed, so that a machine without it can check the step
     from sclds.train.distributed import ProcessGroup
 
-PHASES = ("data", "forward", "backward", "optimizer")
-
 
 @dataclass
 class StepReport:
-    """What a step did: this rank's share of every loss term (not yet summed over ranks), and the seconds it took."""
+    """What a step did: this rank's share of every loss term, not yet summed over ranks."""
 
     terms: dict[str, Tensor] = field(default_factory=dict)
-    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))
     applied: bool = True
     rates: dict[str, float] = field(default_factory=dict)
     """Learning rates that the step used, by part of the model."""
@@ -40,42 +37,14 @@ class StepReport:
             self.terms[name] = self.terms.get(name, torch.zeros_like(value)) + value
 
 
-class Stopwatch:
-    """Seconds per phase; waits for the accelerator at each reading only when `exact`."""
-
-    def __init__(self, seconds: dict[str, float], exact: bool, device: torch.device):
-        self._seconds = seconds
-        self._exact = exact and device.type != "cpu"
-        self._device = device
-        self._last = self._now()
-
-    def charge(self, phase: str) -> None:
-        """Add the time since the last reading to a phase."""
-        now = self._now()
-        self._seconds[phase] += now - self._last
-        self._last = now
-
-    def _now(self) -> float:
-        if self._exact:
-            torch.accelerator.synchronize(self._device)
-        return time.perf_counter()
-
-
 def train_step(
-    engine: Any,
-    batches: list[Batch],
-    step: int,
-    config: Config,
-    split: Split,
-    group: "ProcessGroup",
-    measure: bool,
+    engine: Any, batches: list[Batch], step: int, config: Config, split: Split, group: "ProcessGroup"
 ) -> StepReport:
     """Run optimizer step `step` (from 0) on this rank's micro-batches; without a finite gradient it changes nothing."""
     report = StepReport()
-    watch = Stopwatch(report.seconds, measure, group.device)
-    micro_batches = [batch.to(group.device, compute_dtype(config)) for batch in batches]
+    with phase("data"):
+        micro_batches = [batch.to(group.device, compute_dtype(config)) for batch in batches]
     set_learning_rate(engine.optimizer, learning_rate_factor(step, config.schedule))
-    watch.charge("data")
 
     sizes = StepSizes.gather(micro_batches, group)
     global_negatives = config.losses.negatives == "global_batch" and compares_globally(config.losses)
@@ -83,25 +52,25 @@ def train_step(
     features = features_of_step(engine, micro_batches, sizes, step, config, group) if two_passes else None
     for index, batch in enumerate(micro_batches):
         seed_attention_dropout(config.seed, step, index, group.rank)
-        if features is not None:
-            outputs = engine(batch)
-            loss, terms = step_loss(outputs, batch, features, index, config.losses)
-        else:
-            gather = FeatureGather(config.losses, group, sizes)
-            outputs = forward(engine, batch, index, gather)
-            loss, terms = step_loss(outputs, batch, gather.wait(), 0, config.losses)
-        if config.task is not None:
-            from sclds.tasks.loss import with_task  # the benchmarks' step runs where no image can be read
+        with phase("forward"):
+            if features is not None:
+                outputs = engine(batch)
+                loss, terms = step_loss(outputs, batch, features, index, config.losses)
+            else:
+                gather = FeatureGather(config.losses, group, sizes)
+                outputs = forward(engine, batch, index, gather)
+                loss, terms = step_loss(outputs, batch, gather.wait(), 0, config.losses)
+            if config.task is not None:
+                from sclds.tasks.loss import with_task  # the benchmarks' step runs where no image can be read
 
-            loss, terms = with_task(loss, terms, outputs, batch, sizes.counts.samples, config.task.name)
-        report.add(terms)
-        watch.charge("forward")
-        # DeepSpeed averages over ranks and accumulation steps; the shares are to be summed.
-        engine.backward(loss * (split.world_size * split.accumulation))
-        watch.charge("backward")
+                loss, terms = with_task(loss, terms, outputs, batch, sizes.counts.samples, config.task.name)
+            report.add(terms)
+        with phase("backward"):
+            # DeepSpeed averages over ranks and accumulation steps; the shares are to be summed.
+            engine.backward(loss * (split.world_size * split.accumulation))
         report.rates = learning_rates(engine.optimizer)
-        engine.step()
-        watch.charge("optimizer")
+        with phase("optimizer"):
+            engine.step()
     report.applied = bool(engine.was_step_applied())
     return report
 
@@ -111,11 +80,11 @@ def features_of_step(
 ) -> GlobalFeatures:
     """Return the features of every micro-batch of every rank, out of a pass without gradients (same dropout)."""
     gather = FeatureGather(config.losses, group, sizes)
-    with torch.no_grad():
+    with torch.no_grad(), phase("forward"):
         for index, batch in enumerate(micro_batches):
             seed_attention_dropout(config.seed, step, index, group.rank)
             forward(engine, batch, index, gather)
-    return gather.wait()
+        return gather.wait()
 
 
 def forward(engine: Any, batch: Batch, index: int, gather: FeatureGather) -> dict[str, Tensor]:

@@ -79,7 +79,7 @@ COMMANDS = {
     "stats": ["data", "stats", "--config", "quickstart", "--sample", "2"],
 }
 WHOLE = {
-    "plan": {"schedule", "economy", "fewer)", "communicating,", "activations"},
+    "plan": {"schedule", "economy", "fewer)", "GPU-hours.", "activations", "communication"},
     "order": {"perfect", "shuffle", "sequence", "travels"},
     "doctor": {"nvidia-dali-cuda120", "engine.attention=auto", "--no-build-isolation"},
     "stats": {"pictures-heldout", "shared", "unusable"},

@@ -1,3 +1,4 @@
+import gzip
 import json
 import os
 import subprocess
@@ -5,6 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from sclds.cli.main import main
+from tests.benchmarks.test_variants import KEYS
 
 ROOT = Path(__file__).parents[2]
 
@@ -18,13 +22,30 @@ def launch(*arguments: str) -> "subprocess.CompletedProcess[str]":
 @pytest.mark.slow
 def test_measures_any_configuration(tmp_path: Path) -> None:
     sizes = ["batch.global_size=16", "batch.max_micro_size=16"]
-    done = launch("--config", "configs/quickstart.yaml", "--steps", "2", "--json", *sizes)
+    done = launch("--config", "configs/quickstart.yaml", "--steps", "2", "--trace", "--out", str(tmp_path), *sizes)
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout[done.stdout.index("{\n") :])
-    assert found["samples_per_second"] > 0
-    assert found["seconds"]["total"] >= found["seconds"]["forward"] > 0
-    assert 5 < found["text_tokens"] < 32
-    assert found["flops_per_sample"] * found["samples_per_second"] < found["peak_flops"]
+    profile = json.loads((tmp_path / "profile.json").read_text(encoding="utf-8"))
+    assert (profile["kind"], profile["version"], profile["name"]) == ("profile", 1, "quickstart")
+    assert profile["environment"]["hosts"][0]["cpu"]
+    assert profile["config"]["batch"]["global_size"] == 16
+    [variant] = profile["variants"]
+    assert variant.keys() >= KEYS
+    assert variant["failed"] is None
+    seconds, whole = variant["seconds"], sum(variant["seconds"].values())
+    assert min(seconds[name] for name in ("data", "text_encoder", "vision_encoder", "fusion", "backward")) > 0
+    assert seconds.keys() == variant["quantiles"].keys()
+    assert whole == pytest.approx(16 / variant["samples_per_second"], rel=0.2)
+    assert 0 < variant["mfu_measured"] <= variant["hfu_measured"] < 1
+    assert (variant["mfu"], variant["overlap"], variant["wire_bytes"]) == (None, None, 0)
+    with gzip.open(tmp_path / "traces" / "rank0.json.gz") as trace:
+        names = {event.get("name") for event in json.load(trace)["traceEvents"]}
+    assert {"phase:fusion", "phase:backward", "phase:optimizer"} <= names
+    assert f"Written to {tmp_path / 'profile.json'}" in " ".join(done.stdout.split())
+
+
+def test_a_variant_that_does_not_exist_is_told_with_those_that_do(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["profile", "--config", "quickstart", "--compare", "zero_9"]) == 2
+    assert "zero_9 is no variant: give configured, published, kernels_triton" in capsys.readouterr().err
 
 
 def test_faults_are_sentences() -> None:

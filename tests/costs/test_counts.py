@@ -125,6 +125,29 @@ def test_linear_maps_of_a_real_forward(
     assert counted <= measured <= 1.02 * counted
 
 
+@pytest.mark.parametrize("kind", ["image", "video"])
+def test_deepspeeds_flops_profiler_agrees(kind: Kind) -> None:
+    """Its multiply-adds of a real forward are half of what is counted; its FLOPs hold norms and activations besides."""
+    from deepspeed.profiling.flops_profiler import FlopsProfiler
+
+    config = load_config(CONFIGS / "quickstart.yaml")
+    [grid] = grids_of(config)
+    frames = 1 if kind == "image" else config.data.frames
+    rows = [view_of(kind, frames, row, grid, "t1") for row in range(2)]
+    patches = torch.zeros(2 * frames * grid**2, 3 * config.model.vision.patch_size**2)
+    batch = pack(rows, patches, replace(recipe_of(config, pad_id=1), group_size=2))
+    model = SCLModel(config.model, vocab_size=1000)
+    model.initialize(0)
+    profiler = FlopsProfiler(model)
+    profiler.start_profile()
+    model(batch)
+    profiled, products = profiler.get_total_flops(), 2 * profiler.get_total_macs()
+    profiler.end_profile()
+    counted = len(rows) * sum(packed_forward(config, kind, 12, 1000).values())
+    assert products == pytest.approx(counted, rel=2e-3)
+    assert products < profiled < 1.01 * counted
+
+
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("pretrain/*.yaml")), ids=lambda p: p.stem)
 def test_parameters_of_the_built_model(path: Path) -> None:
     config = load_config(path)

@@ -15,6 +15,7 @@ from sclds.data.tokenizer import load_tokenizer
 from sclds.evaluation.tasks import evaluate
 from sclds.losses.communicator import SingleProcess
 from sclds.losses.objectives import GlobalFeatures, features_of, step_loss
+from sclds.machine.phase_clock import PhaseClock
 from sclds.model.scl import SCLModel
 from sclds.reference.standalone import modeling_scl
 from sclds.reference.standalone.configuration_scl import SCLConfig
@@ -112,7 +113,12 @@ def trained(name, accumulation, negatives, device, place):
     batches = [pack_samples(MIXED, losses).in_one_block() for _ in range(accumulation)]
     engine = Engine(place(model_of(**options).float()).train(), accumulation)
     split = Split(len(MIXED), accumulation, 1)
-    report = train_step(engine, batches, 1, config, split, Group(device), measure=False)
+    clock = PhaseClock(device)
+    clock.begin()
+    report = train_step(engine, batches, 1, config, split, Group(device))
+    clock.end()
+    [measured] = clock.taken()
+    assert {"vision_encoder", "text_encoder", "fusion", "heads", "features", "backward"} <= measured.phases.keys()
     gradients = {n: inside(p.grad) for n, p in engine.module.named_parameters() if p.grad is not None}
     return {term: inside(value) for term, value in report.terms.items()}, gradients
 

@@ -27,7 +27,7 @@ def save_case(folder, stage, precision, group):
     engine = build_engine(config, load_tokenizer("embedded"), split, group)
     first = group.rank * split.micro
     batch = batch_of(config, 1, range(first, first + split.micro), *MAKE_UPS["mixed"])
-    train_step(engine, [batch], 1, config, split, group, measure=False)
+    train_step(engine, [batch], 1, config, split, group)
     saver = CheckpointSaver(engine, folder / "checkpoints", config, group)
     saver.save(1)
     saver.wait()

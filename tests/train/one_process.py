@@ -3,12 +3,14 @@
 import torch
 
 from sclds.losses.communicator import SingleProcess
+from sclds.train.messages import Messages
 
 
 class OneProcess(SingleProcess):
     """What `sclds.train.distributed.ProcessGroup` gives, without a process group."""
 
     device = torch.device("cpu")
+    messages = Messages(device)
 
     def any(self, *flags):
         return list(flags)

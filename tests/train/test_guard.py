@@ -10,7 +10,7 @@ from sclds.config.errors import UserError
 from sclds.run.checkpoints import newest_checkpoint
 from sclds.run.events import Events
 from sclds.run.folder import RunFolder, read_metrics
-from sclds.train import loop
+from sclds.train import loop, record
 from sclds.train.guard import SkipGuard
 from sclds.train.step import StepReport
 from tests.train.one_process import OneProcess
@@ -53,6 +53,8 @@ def run(folder, applied, monkeypatch, steps=40, **optimizer):
     monkeypatch.setattr(loop.Run, "_describe", lambda self: None)
     monkeypatch.setattr(loop.Run, "_word_entropy", lambda self: None)
     monkeypatch.setattr(loop.MetricsWriter, "_levels", lambda self, batches: {})
+    monkeypatch.setattr(loop.StepMeasures, "add", lambda self, batches: None)
+    monkeypatch.setattr(record, "measure_peak_flops", lambda dtype, device: 1e9)
     monkeypatch.setattr(loop.Run, "_batches", lambda self: iter([[None]] * steps))
 
     def train_step(engine, batches, step, *_):

@@ -84,7 +84,7 @@ def gathered(monkeypatch):
 def take(config, step=3, rank=0, accumulation=2):
     engine, batches = Engine(config), [Batch() for _ in range(accumulation)]
     group = SimpleNamespace(rank=rank, world_size=2, device="cpu")
-    report = train_step(engine, batches, step, config, Split(4, accumulation, 2), group, measure=False)
+    report = train_step(engine, batches, step, config, Split(4, accumulation, 2), group)
     return engine, batches, report
 
 

@@ -134,6 +134,11 @@ BENCHMARK = {
     "benchmark": {"benchmark": BASE_DEPTH | dict.fromkeys(("vision_layers", "text_layers", "fusion_layers"), 1)}
 }
 
+MEASURED = {
+    f"measured_zero{stage}": {"config": {"engine": {"zero_stage": stage}}, "make_up": "mixed", "slow": 0.4}
+    for stage in (0, 3)
+}
+
 
 def processes(count, cases, folder):
     """Run the cases in `count` processes and return what rank 0 found."""
@@ -165,7 +170,7 @@ def two_processes(tmp_path_factory):
         n: c | {"flip": n in FLIPPED, "count": n in AS_COUNTED}
         for n, c in (SAME_AS_PLAIN | POISONED | BF16 | GRADIENTS).items()
     }
-    return processes(2, flipped | MESSAGES | BENCHMARK, tmp_path_factory.mktemp("zero"))
+    return processes(2, flipped | MESSAGES | BENCHMARK | MEASURED, tmp_path_factory.mktemp("zero"))
 
 
 @functools.cache
@@ -441,3 +446,37 @@ def test_other_processes_stages_and_layouts_go_on_where_the_last_stopped(two_pro
             assert values(third["terms"]) == pytest.approx(values(history[2]["terms"]), rel=1e-5, abs=1e-6)
             for key, weight in weights.items():
                 torch.testing.assert_close(ours["weights"][key], weight.detach(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.multiprocess
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MEASURED)
+def test_a_slow_rank_is_named_and_phases_add_up(two_processes, name):
+    """The second of two processes sleeps in its vision encoder; the first one waits for it, and is not called slow."""
+    found = two_processes[name]
+    assert found["said"][0] is None
+    assert found["said"][1].startswith("Slow: rank 1 on host host1: ")
+    assert "most of it in vision_encoder" in found["said"][1]
+    assert found["said"][2:] == [None] * (STEPS - 2)
+    for line in found["lines"]:
+        ranks, phases = line["ranks"], line["phases"]
+        assert (ranks["rank"], ranks["host"], ranks["phase"]) == (1, "host1", "vision_encoder")
+        assert ranks["max"] > ranks["median"] + 0.3
+        assert sum(phases.values()) == pytest.approx(line["wall"], rel=0.05), "of rank 0; ranks end a step together"
+        assert sum(phases.values()) == pytest.approx(sum(line["stages"].values()) + phases["other"], rel=1e-6)
+        assert phases["exchange"] + phases["wait_features"] + phases["wait_parameters"] + phases["reduce"] > 0.15
+        assert all(phases[f"loss_{loss}"] > 0 for loss in ("contrastive", "itm", "mlm", "mvsc", "mlsc"))
+
+
+@pytest.mark.multiprocess
+@pytest.mark.slow
+def test_bytes_on_the_wire_are_those_that_the_plan_computes(two_processes):
+    """Of two processes each receives half of what is gathered, and half of what is reduced twice: there and back."""
+    for name, gathers in (("measured_zero0", 0), ("measured_zero3", 2)):
+        found = two_processes[name]
+        half = 4 * found["parameters"] / 2
+        wire = found["lines"][-1]["wire"]
+        assert wire["parameters"] <= 1.02 * gathers * half
+        assert wire["parameters"] >= 0.5 * gathers * half, "what is still there from forward is not gathered again"
+        assert wire["gradients"] == pytest.approx((1 if gathers else 2) * half, rel=0.05)
+        assert 0 < wire["features"] < 0.2 * half

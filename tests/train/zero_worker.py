@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 from contextlib import ExitStack
 from pathlib import Path
 from unittest.mock import patch
@@ -19,11 +20,13 @@ from sclds.train.checkpoint import load_checkpoint
 from sclds.train.corruption import PARTS, MemoryCheck, resident
 from sclds.train.deepspeed_settings import deepspeed_settings
 from sclds.train.distributed import ProcessGroup, counted_messages
-from sclds.train.engine import InitialWeights, build_engine, fill_parameters, model_outline
+from sclds.train.engine import InitialWeights, build_engine, count_parameters, fill_parameters, model_outline
 from sclds.train.flat_blocks import layout_of, materialize
+from sclds.train.measures import StepMeasures
 from sclds.train.optimizer import build_optimizer
 from sclds.train.saved_state import SavedState
 from sclds.train.saver import CheckpointSaver
+from sclds.train.slow_ranks import SlowRanks
 from sclds.train.step import train_step
 from tests.train.flat import split_flat
 from tests.train.synthetic import MAKE_UPS, batch_of, tiny_config
@@ -35,6 +38,8 @@ def run_case(case, group):
     """Run one case; what it counts is counted until its end."""
     if "benchmark" in case:
         return measure(steps_of(case["benchmark"], group), rounds=1)
+    if "slow" in case:
+        return measure_case(case, group)
     with ExitStack() as stack:
         if case.get("weights_apart"):  # as versions before flat blocks
             stack.enter_context(patch("sclds.train.engine.flatten_blocks"))
@@ -110,7 +115,7 @@ def train_case(case, group, stack):
             batches.append(batch_of(config, step, range(first, first + split.micro), kinds, words))
         if case.get("poison") == step and group.rank == 0:
             batches[0].vision.patches[0] = float("nan")
-        report = train_step(memory, batches, step, config, split, group, measure=True)
+        report = train_step(memory, batches, step, config, split, group)
         terms = {name: group.all_reduce_sum(value.float()).item() for name, value in sorted(report.terms.items())}
         history.append({"terms": terms, "norm": float(engine.get_global_grad_norm()), "applied": report.applied})
     if folder and checkpoint is None:
@@ -121,13 +126,40 @@ def train_case(case, group, stack):
     found = [memory.found(len(history))]
     for part in PARTS if case.get("flip") else ():
         memory.part = part
-        train_step(memory, batches, len(history), config, split, group, measure=False)
+        train_step(memory, batches, len(history), config, split, group)
         found.append(memory.found(len(history)))
     if saver:
         saver.close()
     engine.destroy()
     results = {"history": history, "weights": weights, "start": started, "gradient": gradient, "messages": messages}
     return results | {"restored": restored, "found": found, "state": state, "split": list(vars(split).values())}
+
+
+def measure_case(case, group):
+    """Take steps of which each is a line of the metrics; the last rank is slow where its vision encoder computes."""
+    config = tiny_config(**case["config"])
+    split = split_batch(config.batch, group.world_size)
+    engine = build_engine(config, load_tokenizer("embedded"), split, group)
+    if group.rank == group.world_size - 1:
+        engine.module.vision_encoder.register_forward_pre_hook(lambda *_: time.sleep(case["slow"]))
+    kinds, words = (by_place * 2 for by_place in MAKE_UPS[case["make_up"]])
+    hosts = [f"host{rank}" for rank in range(group.world_size)]
+    measures, slow = StepMeasures(config, split, group, hosts, peak_flops=1e9), SlowRanks(config.log.slow_rank)
+    lines, said = [], []
+    for step in range(STEPS):
+        first = group.rank * split.micro
+        batch = batch_of(config, step, range(first, first + split.micro), kinds, words)
+        begun = time.perf_counter()
+        measures.clock.begin()
+        train_step(engine, [batch], step, config, split, group)
+        measures.clock.end()
+        wall = time.perf_counter() - begun
+        measures.add([batch])
+        lines.append(measures.figures(16.0) | {"wall": wall})
+        said.append(slow.add(measures.ranks))
+    parameters = count_parameters(engine.module)
+    engine.destroy()
+    return {"lines": lines, "said": said, "parameters": parameters}
 
 
 class Flipping(MemoryCheck):

@@ -1,0 +1,141 @@
+"""One of the processes of `sclds benchmark plan`: what this machine multiplies, copies and sends, and steps."""
+
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from sclds.batch.split import split_batch
+from sclds.config.reading import load_config
+from sclds.data.loader import TrainingBatches
+from sclds.data.tokenizer import load_tokenizer
+from sclds.machine.implementations import choose, use
+from sclds.run.files import write_atomically
+from sclds.train.distributed import ProcessGroup
+from sclds.train.engine import build_engine
+from sclds.train.step import train_step
+
+COPIED = 64 * 2**20
+"""Bytes of a tensor that is added to another: more than the caches hold."""
+SMALL, LARGE = 1024, 32 * 2**20
+"""Bytes that a process gives to a message."""
+SHAPES = (
+    (1024, 1024, 1024),
+    (2048, 128, 384),
+    (2048, 128, 512),
+    (2048, 512, 128),
+    (2048, 256, 1024),
+    (2048, 1024, 256),
+)
+"""Products that are measured, (rows, inner) by (inner, outer): a large one, and those of narrow layers."""
+TURNS = 7
+WARM_UP = 2
+
+
+def measure(cases: dict[str, Sequence[str]], steps: int, group: ProcessGroup) -> dict[str, Any]:
+    """Return the figures of `sclds.benchmarks.plan.Measured`, means over the processes.
+
+    Args:
+        cases: Settings over the quickstart by name.
+        steps: Of each case that count.
+        group: All processes.
+    """
+    group.barrier()
+    peak, operand_bandwidth = _products()
+    left, right, out = (torch.ones(COPIED // 4) for _ in range(3))
+    found = {
+        "peak_flops": peak,
+        "operand_bandwidth": operand_bandwidth,
+        "bandwidth": 3 * COPIED / _fastest(lambda: torch.add(left, right, out=out)),
+    }
+    group.barrier()
+    small, large = (_fastest(_gather(group, size)) for size in (SMALL, LARGE))
+    found["message_seconds"] = small
+    found["link"] = (LARGE - SMALL) * (group.world_size - 1) / max(large - small, 1e-9)
+    everybody = group.gather_objects(found | {"step_seconds": _step_seconds(cases, steps, group)})
+    return {
+        **{name: statistics.fmean(of[name] for of in everybody) for name in found},
+        "step_seconds": {name: statistics.fmean(of["step_seconds"][name] for of in everybody) for name in cases},
+    }
+
+
+def _products() -> tuple[float, float]:
+    """Return the operations per second of products, and the bytes per second of their operands.
+
+    The time of each shape is taken as the sum of both terms (`sclds.costs.predict`), and the two rates as those that
+    meet all shapes best, each in proportion to its own time.
+    """
+    rows = []
+    for m, k, n in SHAPES:
+        left, right = torch.randn(m, k), torch.randn(k, n)
+        seconds = _fastest(lambda left=left, right=right: torch.mm(left, right))  # type: ignore[misc]
+        rows.append([2 * m * k * n / seconds, 4 * (m * k + k * n + m * n) / seconds])
+    per_operation, per_byte = np.linalg.lstsq(np.array(rows), np.ones(len(rows)), rcond=None)[0]
+    largest = np.array(rows).max(axis=0)
+    # a rate that noise makes negative or endless counts as the best that any shape reached
+    return tuple(1 / max(per, 1 / (10 * most)) for per, most in zip((per_operation, per_byte), largest, strict=True))
+
+
+def _fastest(act: Callable[[], object]) -> float:
+    """Return the processor seconds of the fastest of some turns, after one that warms up."""
+    act()
+    seconds = []
+    for _ in range(TURNS):
+        begun = time.process_time()
+        act()
+        seconds.append(time.process_time() - begun)
+    return min(seconds)
+
+
+def _gather(group: ProcessGroup, size: int) -> Callable[[], object]:
+    tensor = torch.ones(size // 4)
+    return lambda: group.all_gather(tensor)
+
+
+def _step_seconds(cases: dict[str, Sequence[str]], steps: int, group: ProcessGroup) -> dict[str, float]:
+    """Return the processor seconds of a step of every case, which take turns; the median."""
+    takers = {name: _taker(settings, WARM_UP + steps, group) for name, settings in cases.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in cases}
+    for step in range(WARM_UP + steps):
+        for name in sorted(cases, reverse=bool(step % 2)):
+            begun = time.process_time()
+            takers[name](step)
+            seconds[name].append(time.process_time() - begun)
+    return {name: statistics.median(of[WARM_UP:]) for name, of in seconds.items()}
+
+
+def _taker(settings: Sequence[str], steps: int, group: ProcessGroup) -> Callable[[int], object]:
+    """Return what takes a step of a case, on samples that are read before."""
+    config = load_config("quickstart", list(settings))
+    use(choose(config))
+    split, tokenizer = split_batch(config.batch, group.world_size), load_tokenizer(config.data.tokenizer)
+    engine = build_engine(config, tokenizer, split, group)
+    training = TrainingBatches(config, tokenizer, group.rank, group.world_size, split.micro, split.accumulation)
+    reading = iter(training)
+    read = list(islice(reading, steps))
+    reading.close()  # type: ignore[attr-defined]  # a generator
+    return lambda step: train_step(engine, read[step], step, config, split, group)
+
+
+def main() -> None:
+    """Measure as the arguments say (cases as JSON, steps, the file that rank 0 writes)."""
+    cases, steps, file = sys.argv[-3:]  # the launcher puts --local_rank in front
+    group = ProcessGroup()
+    try:
+        found = measure(json.loads(cases), int(steps), group)
+        if group.rank == 0:
+            write_atomically(Path(file), json.dumps(found))
+        group.barrier()
+    finally:
+        group.close()
+
+
+if __name__ == "__main__":
+    main()
