@@ -36,7 +36,7 @@ def read_metrics(path: Path, problems: list[str] | None = None) -> list[dict[str
     # not splitlines(): to that, some control characters inside a line end it
     texts = content.split(b"\n")
     for number, text in enumerate(texts, 1):
-        line = _line(text)
+        line = parse_line(text)
         if line is not None:
             steps[line["step"]] = line
         elif text.strip():
@@ -59,7 +59,7 @@ def finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _line(text: bytes) -> dict[str, Any] | None:
+def parse_line(text: bytes) -> dict[str, Any] | None:
     """Return a line if it is an object with a step and numbers, or nothing."""
     try:
         line = json.loads(text)
