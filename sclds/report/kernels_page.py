@@ -19,20 +19,8 @@ from sclds.report.chart import Chart, Level, Series, drawable, shown
 from sclds.report.charts import cards
 from sclds.report.parts import folded, listed, note, section, table
 
-COLUMNS = (
-    "kernel",
-    "provider",
-    "mode",
-    "metric",
-    "x",
-    "median",
-    "q20",
-    "q80",
-    "config",
-    "device",
-    "versions",
-    "commit",
-)
+WORDS = ("kernel", "provider", "mode", "metric", "device", "versions", "commit")
+COLUMNS = (*WORDS, "x", "median", "q20", "q80", "config")
 EAGER = "eager"
 SHAPES = {"attention": "samples", "packed": "samples", "base": "samples"}
 """What x counts, by the first word of the kernel's name; rows elsewhere."""

@@ -51,8 +51,8 @@ def read_reference(path: Path) -> Reference:
         raise UserError(f"{path} cannot be read as curves ({' '.join(str(fault).split())})") from fault
     if not isinstance(found, dict) or found.get("kind") != KIND or found.get("version") != VERSION:
         raise UserError(
-            f"{path} holds no curves of version {VERSION}; expected a file that `sclds report RUN --out NAME.curve.json`"
-            f" wrote"
+            f"{path} holds no curves of version {VERSION}; expected a file that `sclds report RUN --out "
+            f"NAME.curve.json` wrote"
         )
     curves = {}
     for name, points in found.get("curves", {}).items():

@@ -115,8 +115,8 @@ def long_run(run: Run) -> list[str]:
         return []
     return [
         f"Drawn from {len(run.metrics):,} of {run.logged:,} logged steps: of every stretch the first, and those with "
-        f"the least and the largest total loss, gradient norm and rate (M4, Jugel et al., VLDB 2014); means and medians "
-        f"are those of the {len(run.even):,} at even distances"
+        f"the least and the largest total loss, gradient norm and rate (M4, Jugel et al., VLDB 2014); means and "
+        f"medians are those of the {len(run.even):,} at even distances"
     ]
 
 

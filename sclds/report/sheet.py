@@ -13,6 +13,7 @@ from sclds.report.chart import Chart
 from sclds.report.profile_page import Profile, phase_title, seconds_of
 
 COLORS = ("#2a78d6", "#d99100", "#1a9e72", "#6a56c2", "#c2476b", "#85847c")
+STYLE = {"font.size": 8, "axes.titlesize": 9, "axes.spines.top": False, "axes.spines.right": False}
 BEHIND = "#85847c"
 MARKS = {"checkpoint": "#b4b3ab", "restart": "#c2476b", "fault": "#c2476b", "stall": "#d99100"}
 STYLE = {"font.size": 8, "axes.titlesize": 9, "axes.spines.top": False, "axes.spines.right": False}
@@ -33,9 +34,7 @@ def sheet(title: str, charts: Sequence[Chart], profiles: Sequence[Profile] = ())
         )
     columns = min(COLUMNS, count)
     rows = math.ceil(count / columns)
-    with matplotlib.rc_context(
-        {"font.size": 8, "axes.titlesize": 9, "axes.spines.top": False, "axes.spines.right": False}
-    ):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(4.2 * columns, 2.5 * rows + 0.5), layout="constrained", dpi=130)
         figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold")
         axes = figure.subplots(rows, columns, squeeze=False).flatten().tolist()
