@@ -193,7 +193,7 @@ def log_ticks(low: float, high: float) -> list[float]:
 def shown(value: float, unit: str = "") -> str:
     """Return a value as people read it."""
     if unit == "%":
-        return f"{100 * value:.1f} %"
+        return f"{100 * value:.3g} %"
     if unit == "B":
         return amount(value, "B")
     text = f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"

@@ -20,6 +20,8 @@ NARROW, WIDE = (300, 150), (960, 200)
 LINE_COLORS = 6
 LEVEL_CHARACTERS = 30
 """Of the name of a level, that fit beside its line."""
+OWN = "this run"
+"""In legends, the curve that needs no name where it is alone."""
 TOO_FEW = '<p class="note">Too few logged steps for a curve.</p>'
 
 
@@ -169,7 +171,7 @@ def _legend(chart: Chart) -> str:
     if len(chart.series) < 2:
         return ""
     rows = "".join(
-        f'<li><i class="{color}"></i>{escape(series.name)}<b>{shown(series.last, chart.unit)}</b></li>'
+        f'<li><i class="{color}"></i>{escape(series.name or OWN)}<b>{shown(series.last, chart.unit)}</b></li>'
         for series, color in sorted(_colored(chart), key=lambda one: one[0].behind)
     )
     return f'<ul class="legend">{rows}</ul>'
@@ -207,7 +209,15 @@ def shorten(text: str, characters: int) -> str:
 
 def _grid_line(frame: _Frame, tick: float, unit: str) -> str:
     y = frame.place(frame.x[0], tick)[1]
-    text = f"{100 * tick:g} %" if unit == "%" else shown(tick, unit) if unit == "B" else f"{tick:g}"
+    text = (
+        f"{100 * tick:g} %"
+        if unit == "%"
+        else shown(tick, unit)
+        if unit == "B"
+        else f"{tick:,.0f}"
+        if abs(tick) >= 1000
+        else f"{tick:g}"
+    )
     return (
         f'<line x1="{LEFT}" x2="{frame.width - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
         f'<text x="{LEFT - 6}" y="{y + 3.5:.1f}" text-anchor="end">{text}</text>'

@@ -90,7 +90,7 @@ def _differences(runs: Mapping[str, Run]) -> str:
     found = setting_differences(runs)
     if not found:
         return note(f"{told}The settings of these runs are the same, but for names and folders.")
-    return note(told) + table("Settings that differ", list(runs), found.items(), words=True)
+    return note(told) + table("Settings that differ", list(runs), found.items(), kind="words")
 
 
 def _goodput(runs: Mapping[str, Run]) -> str:
@@ -110,4 +110,4 @@ def _starts(runs: Mapping[str, Run]) -> str:
         return note("Where these runs ran was not recorded.")
     names = dict.fromkeys(what for facts in described.values() for what in facts)
     rows = [(what, [described.get(name, {}).get(what, "") for name in runs]) for what in names]
-    return table("Where they ran", list(runs), rows, words=True)
+    return table("Where they ran", list(runs), rows, kind="words")

@@ -15,7 +15,7 @@ from sclds.tasks import TASKS
 
 GUESSING = "guessing"
 CHANCE = "chance"
-BESIDE = {"lr": "Learning rate of the encoders", "grad_norm": "Gradient norm, before clipping"}
+BESIDE = {"lr": "Learning rate, encoders", "grad_norm": "Gradient norm"}
 """Entry of a metrics line → its title."""
 
 

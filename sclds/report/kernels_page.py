@@ -126,7 +126,7 @@ def kernel_charts(found: Kernels) -> list[Chart]:
         shares = _curves(of_kernel, lambda row: share_of_roofline(row, work.get(row.kernel)), several)
         title = kernel.replace("_", " ").capitalize()
         if any(series.xs for series in shares):
-            level = (Level("all of the roofline", 1.0),)
+            level = (Level("roofline", 1.0),)
             charts.append(
                 Chart(f"{title}: of the roofline", tuple(shares), level, (), x_name, "%", log_x=True, from_zero=True)
             )
@@ -192,7 +192,7 @@ def _measured(rows: Sequence[Row]) -> str:
         kernels, providers = (dict.fromkeys(getattr(row, key) for row in own) for key in ("kernel", "provider"))
         told.append((device, [known, versions, commit, f"{len(own)}", ", ".join(kernels), ", ".join(providers)]))
     columns = ("published peaks", "versions", "commit", "rows", "kernels", "providers")
-    return table("What was measured where", columns, told, words=True)
+    return table("What was measured where", columns, told, kind="words")
 
 
 def _all_rows(rows: Sequence[Row]) -> str:
@@ -215,7 +215,9 @@ def _all_rows(rows: Sequence[Row]) -> str:
         ]
         told.append((row.kernel, [*cells, shape]))
     columns = ("provider", "pass", "x", "median", "20 % to 80 %", "of roofline", "shape")
-    return f'<div class="more">{folded(f"All {len(told)} times", table("All times", columns, told, words=True))}</div>'
+    return (
+        f'<div class="more">{folded(f"All {len(told)} times", table("All times", columns, told, kind="words"))}</div>'
+    )
 
 
 def heading(found: Kernels) -> str:

@@ -47,14 +47,14 @@ def tiles(shown: Iterable[Tile]) -> str:
     return f'<div class="tiles">{cards}</div>' if cards else ""
 
 
-def table(label: str, columns: Sequence[str], rows: Iterable[tuple[str, Sequence[str]]], words: bool = False) -> str:
+def table(label: str, columns: Sequence[str], rows: Iterable[tuple[str, Sequence[str]]], kind: str = "") -> str:
     """Return a table; what is too wide scrolls in a box of its own, by keys too, and on a phone rows become blocks.
 
     Args:
         label: What it holds, for readers that cannot see it.
         columns: Over the values; the column of names has no title.
         rows: Name and values.
-        words: Whether values are words, which stand at the left and wrap.
+        kind: `words` where values are words, which stand at the left and wrap; `wrap` where figures wrap too.
     """
     head = "".join(f'<th scope="col">{escape(column)}</th>' for column in ("", *columns))
     body = "".join(
@@ -66,7 +66,7 @@ def table(label: str, columns: Sequence[str], rows: Iterable[tuple[str, Sequence
         + "</tr>"
         for name, values in rows
     )
-    return scrolling(label, f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody>", "words" if words else "")
+    return scrolling(label, f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody>", kind)
 
 
 def scrolling(label: str, content: str, kind: str = "") -> str:
@@ -83,6 +83,10 @@ def facts(rows: Iterable[tuple[str, str]]) -> str:
     return "".join(f"<div><dt>{escape(what)}</dt><dd>{escape(value)}</dd></div>" for what, value in rows)
 
 
-def folded(summary: str, content: str) -> str:
+def folded(summary: str, content: str, opened: bool = False) -> str:
     """Return what opens by a click; nothing where there is nothing."""
-    return f"<details><summary>{escape(summary)}</summary>{content}</details>" if content else ""
+    return (
+        f"<details{' open' if opened else ''}><summary>{escape(summary)}</summary>{content}</details>"
+        if content
+        else ""
+    )

@@ -9,7 +9,7 @@ POINTER = r"""
   tip.className = "tip"; tip.setAttribute("role", "status"); tip.hidden = true;
   document.body.append(tip);
   const number = (v, unit) => {
-    if (unit === "%") return (100 * v).toFixed(1) + " %";
+    if (unit === "%") return +(100 * v).toPrecision(3) + " %";
     if (unit === "B") for (const [s, p] of [[1e12, "T"], [1e9, "G"], [1e6, "M"], [1e3, "k"]])
       if (Math.abs(v) >= s) return +(v / s).toPrecision(3) + " " + p + "B";
     const text = Math.abs(v) >= 1000 ? Math.round(v).toLocaleString("en") : String(+v.toPrecision(3));
@@ -67,10 +67,10 @@ POINTER = r"""
           if (head) head.textContent = last; },
         tell(x) {
           tip.replaceChildren(row("", data.x, x.toLocaleString("en")));
-          data.series.forEach(s => {
+          [...front, ...data.series.filter(s => s.class === "behind")].forEach(s => {
             const place = nearest(s.x, x), value = number(s.y[place], data.unit);
             const at = s.x[place] === x ? "" : " (" + data.x + " " + s.x[place].toLocaleString("en") + ")";
-            tip.append(row(s.class, (s.name || "value") + at, value));
+            tip.append(row(s.class, (s.name || "this run") + at, value));
             if (s.mean && s.class !== "behind") tip.append(row("", "running mean", number(s.mean[place], data.unit)));
           });
           const near = (all[all.length - 1] - all[0]) / 80;

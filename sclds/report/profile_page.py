@@ -138,7 +138,7 @@ def _variants(variants: Sequence[Mapping[str, Any]]) -> str:
         if entry == "samples_per_second" and first and len(variants) > 1:
             rows.append(("Times as fast as the first", [f"{v / first:.2f}" if v else "" for v in values]))
     rows.append(("Steps measured", [str(variant.get("steps", "")) for variant in variants]))
-    return table("Variants", [variant["name"] for variant in variants], rows)
+    return table("Variants", [variant["name"] for variant in variants], rows, kind="wrap")
 
 
 def _shown(value: float, entry: str, unit: str) -> str:

@@ -13,7 +13,6 @@ from sclds.report.chart import Chart
 from sclds.report.profile_page import Profile, phase_title, seconds_of
 
 COLORS = ("#2a78d6", "#d99100", "#1a9e72", "#6a56c2", "#c2476b", "#85847c")
-STYLE = {"font.size": 8, "axes.titlesize": 9, "axes.spines.top": False, "axes.spines.right": False}
 BEHIND = "#85847c"
 MARKS = {"checkpoint": "#b4b3ab", "restart": "#c2476b", "fault": "#c2476b", "stall": "#d99100"}
 STYLE = {"font.size": 8, "axes.titlesize": 9, "axes.spines.top": False, "axes.spines.right": False}

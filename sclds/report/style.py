@@ -6,6 +6,7 @@ STYLE = """
 header .lead{margin-bottom:0}hr{border:0;border-top:1px solid var(--line);margin:56px 0 40px}
 html{scroll-behavior:smooth}@media(prefers-reduced-motion:reduce){html{scroll-behavior:auto}}
 nav{display:flex;flex-wrap:wrap;gap:4px 16px;margin:16px 0 0;font-size:13.5px}
+@media(max-width:560px){nav{flex-wrap:nowrap;overflow-x:auto;white-space:nowrap;padding-bottom:6px}}
 nav a{color:var(--soft);text-decoration:none;border-bottom:1px solid transparent}
 nav a:hover{color:var(--ink);border-color:var(--ink)}
 h4{font-size:13px;font-weight:600;margin:14px 0 2px}section{scroll-margin-top:12px}
@@ -18,7 +19,8 @@ min-width:86px}
 .share span{position:absolute;inset:0 auto 0 0;background:var(--blue);border-radius:3px}
 .share i{position:absolute;top:-2px;bottom:-2px;width:2px;background:var(--ink)}
 .curves{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,290px),1fr));gap:12px;margin-bottom:12px}
-.curves .card{padding:12px 12px 6px;min-width:0}.curves .wide{grid-column:1/-1}
+.curves .card{padding:12px 12px 6px;min-width:0;
+display:flex;flex-direction:column;justify-content:space-between}.curves .wide{grid-column:1/-1}
 .curves h3{display:flex;justify-content:space-between;gap:12px;padding:0 4px 4px 6px}
 .curves h3 b{font-variant-numeric:tabular-nums;white-space:nowrap}
 .more{margin:0 0 12px}.more details summary{padding:4px 0}.more .curves{margin-top:10px}
@@ -63,7 +65,9 @@ box-shadow:0 4px 18px #0003;
 font-variant-numeric:tabular-nums}.tip div{display:flex;gap:7px;align-items:center}.tip span{flex:1;color:var(--soft)}
 .tip i{width:9px;height:9px;border-radius:2px;flex:none}.tip i[class^=phase],.tip i.data,.tip i.forward,.tip i.backward,
 .tip i.optimizer,.tip i.other{background:inherit}.tip b{margin-left:10px;font-weight:600}
-table.words td{white-space:normal;overflow-wrap:anywhere;text-align:left;vertical-align:top}
+table.words td{white-space:normal;overflow-wrap:break-word;text-align:left;vertical-align:top}
+table.wrap td{white-space:normal;
+overflow-wrap:anywhere}
 table.words th{text-align:left}
 table.words td:first-child{min-width:150px}
 .queries{display:grid;grid-template-columns:repeat(auto-fill,minmax(470px,1fr));gap:12px}

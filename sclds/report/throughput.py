@@ -39,6 +39,8 @@ FIGURES = {
 """Entry of a metrics line, which is a number or numbers by name → its title and unit."""
 PHASE_COLORS = 8
 MARKS_LISTED = 40
+OPEN = 8
+"""Marks up to so many are listed without a click."""
 
 
 def throughput(runs: Mapping[str, Run]) -> str:
@@ -69,7 +71,7 @@ def throughput_charts(runs: Mapping[str, Run]) -> list[Chart]:
             series += [_named(one, part) for one in overlaid(runs, points)]
         first = entry == RATE
         marks = next(iter(map(marks_of, runs.values()))) if first and len(runs) == 1 else ()
-        charts.append(Chart(title, tuple(series), marks=tuple(marks), unit=unit, wide=first, from_zero=first))
+        charts.append(Chart(title, tuple(series), marks=tuple(marks), unit=unit, wide=first, from_zero=True))
     waits = {name: [(line["step"], _wait(line)) for line in run.metrics] for name, run in runs.items()}
     charts.append(Chart("Share of a step that waits for data", tuple(overlaid(runs, waits)), unit="%", from_zero=True))
     return drawable(charts)
@@ -130,7 +132,8 @@ def _listed_marks(marks: Mapping[str, list[Mark]]) -> str:
         if rows:
             more = f"the last {MARKS_LISTED} of {len(odd)} " if len(odd) > MARKS_LISTED else ""
             title = f"{name}: " if len(marks) > 1 else ""
-            lists.append(folded(f"{title}{more}stalls, restarts and faults", f'<dl class="facts">{facts(rows)}</dl>'))
+            content = f'<dl class="facts">{facts(rows)}</dl>'
+            lists.append(folded(f"{title}{more}stalls, restarts and faults", content, len(rows) <= OPEN))
     return f'<div class="card">{"".join(lists)}</div>' if lists else ""
 
 
