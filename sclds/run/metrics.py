@@ -14,6 +14,12 @@ NUMBERS = ("step", "lr", "grad_norm", "samples_per_second", "skipped", "time", "
 HELDOUT = "heldout/"
 """Before the names of figures of held-out sets, which stand in the line itself."""
 LARGEST = 2**63
+_NO_FIGURES = ("sets", "evaluation", "profile", "steps", "examples")
+"""Of results.json."""
+GROUPS = {"levels": "guessing", "learning_rates": "learning_rate"}
+"""Entries of a line that go by another name where scalars are shown."""
+_OF_THE_LINE = ("step", "time", "spent", "lr")
+"""Entries that are no scalars of their own: `lr` is one of `learning_rates`."""
 
 
 def read_metrics(path: Path, problems: list[str] | None = None) -> list[dict[str, Any]]:
@@ -52,6 +58,33 @@ def read_metrics(path: Path, problems: list[str] | None = None) -> list[dict[str
 def heldout_figures(line: dict[str, Any]) -> dict[str, float]:
     """Return the figures of held-out sets in a line, by `heldout/SET/FIGURE`."""
     return {name: value for name, value in line.items() if name.startswith(HELDOUT) and value is not None}
+
+
+def scalars_of(line: dict[str, Any]) -> dict[str, float]:
+    """Return the numbers of a line by the names that TensorBoard and trackers show; what was not finite is left out."""
+    scalars: dict[str, Any] = {}
+    for key, value in line.items():
+        if isinstance(value, dict):
+            scalars |= {f"{GROUPS.get(key, key)}/{name}": one for name, one in value.items() if key not in _OF_THE_LINE}
+        elif key.startswith(HELDOUT):
+            scalars[key] = value
+        elif key not in _OF_THE_LINE:
+            scalars[f"training/{key}"] = value
+    return {name: float(value) for name, value in scalars.items() if _is_number(value)}
+
+
+def result_scalars(results: dict[str, Any]) -> dict[str, float]:
+    """Return the figures of a `results.json` at its end by name, without those of single sets and of the machine."""
+    figures = {key: value for key, value in results.items() if key not in _NO_FIGURES}
+    if isinstance(figures.get("losses"), dict):
+        figures["losses"] = figures["losses"].get("final", {})
+    return _numbers_in(figures, "results")
+
+
+def _numbers_in(tree: Any, name: str) -> dict[str, float]:
+    if isinstance(tree, dict):
+        return {n: v for key, value in tree.items() for n, v in _numbers_in(value, f"{name}/{key}").items()}
+    return {name: float(tree)} if _is_number(tree) else {}
 
 
 def finite(value: float) -> float | None:
