@@ -185,7 +185,7 @@ def _measured(rows: Sequence[Row]) -> str:
         own = [row for row in rows if (row.device, row.versions, row.commit) == (device, versions, commit)]
         peaks = device_of(device)
         known = (
-            "no peak stored"
+            "none stored"
             if peaks is None
             else f"{peaks.bytes_per_second / 1e12:.3g} TB/s, {peaks.flops / 1e12:.0f} TFLOP/s"
         )

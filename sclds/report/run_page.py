@@ -61,10 +61,10 @@ def run_body(run: Run, reference: Reference | None, kernels: str) -> str:
     """
     sections = "".join(
         (
-            task_sections(run),
-            section("Queries", queries(run)),
             section("Losses", _curves(run, reference)),
             _heldout(run, reference),
+            task_sections(run),
+            section("Queries", queries(run)),
             section("Throughput", throughput({run.name: run})),
             section("Where the time went", _time(run)),
             goodput_section(run.events),

@@ -1,5 +1,6 @@
 """What a report is made of: folders of runs, folders of profiles and CSVs of kernels, each known by what it holds."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,6 +48,9 @@ def read_sources(paths: Sequence[Path], reference: Reference | None = None) -> S
     Raises:
         UserError: A path is nothing of these.
     """
+    twice = [path for path, count in Counter(path.resolve() for path in paths).items() if count > 1]
+    if twice:
+        raise UserError(f"{twice[0]} is given twice; give every folder once")
     runs: list[Run] = []
     found, files = Sources(), []
     for path in paths:

@@ -4,13 +4,12 @@ STYLE = """
 :root{--rose:#c2476b;--sky:#3aa6c9;--lime:#7f9b2b}
 @media(prefers-color-scheme:dark){:root{--rose:#e0708f;--sky:#56bfe0;--lime:#a3c04a}}
 header .lead{margin-bottom:0}hr{border:0;border-top:1px solid var(--line);margin:56px 0 40px}
-html{scroll-behavior:smooth}@media(prefers-reduced-motion:reduce){html{scroll-behavior:auto}}
 nav{display:flex;flex-wrap:wrap;gap:4px 16px;margin:16px 0 0;font-size:13.5px}
 @media(max-width:560px){nav{flex-wrap:nowrap;overflow-x:auto;white-space:nowrap;padding-bottom:6px}}
 nav a{color:var(--soft);text-decoration:none;border-bottom:1px solid transparent}
 nav a:hover{color:var(--ink);border-color:var(--ink)}
 h4{font-size:13px;font-weight:600;margin:14px 0 2px}section{scroll-margin-top:12px}
-.tiles{display:grid;grid-template-columns:repeat(auto-fill,minmax(170px,1fr));gap:12px;margin:24px 0 8px}
+.tiles{display:grid;grid-template-columns:repeat(auto-fill,minmax(150px,1fr));gap:12px;margin:24px 0 8px}
 .tile{padding:14px 16px}.tile span{color:var(--soft);font-size:13px;display:block}.tile b{font-size:27px;
 font-weight:650;letter-spacing:-.02em;display:block;line-height:1.3}.tile small{color:var(--soft);font-size:13px}
 @media(max-width:560px){.tiles{grid-template-columns:1fr 1fr;gap:8px}.tile{padding:10px 12px}.tile b{font-size:22px}}

@@ -79,7 +79,7 @@ class Recorder(types.ModuleType):
 
 
 def test_wandb_is_told_steps_numbers_and_pictures(tmp_path, monkeypatch):
-    """By the functions of wandb 0.31: init(project, name, id, resume, dir, config), define_metric, log, Image, finish."""
+    """By the functions of wandb 0.31: init, define_metric, log, Image, finish."""
     library = Recorder("wandb")
     monkeypatch.setitem(sys.modules, "wandb", library)
     assert follow(settings(wandb="scl"), tmp_path) == []
@@ -97,7 +97,7 @@ def test_wandb_is_told_steps_numbers_and_pictures(tmp_path, monkeypatch):
 
 
 def test_trackio_is_told_the_same(tmp_path, monkeypatch):
-    """By the functions of trackio 0.43: init(project, name, config, resume), log(values, step), Image, finish."""
+    """By the functions of trackio 0.43: init, log, Image, finish."""
     library = Recorder("trackio")
     monkeypatch.setitem(sys.modules, "trackio", library)
     assert follow(settings(trackio="scl"), tmp_path) == []
