@@ -12,7 +12,7 @@ STALL_SHARE = 0.5
 """Of the median rate: what is slower is a stall."""
 DATA_SHARE = 0.5
 """Of a step's time: from there on its stall is one of data."""
-TROUBLE = ("failure", "watchdog", "launcher", "corruption", "spike", "skipped_step", "gave_up", "stop")
+TROUBLE = ("failure", "watchdog", "launcher", "corruption", "spike", "skipped_step", "gave_up", "slow_rank", "stop")
 """Kinds of events that are marked as faults."""
 ORDER = ("restart", "fault", "stall", "checkpoint")
 TITLES = {"restart": "restart", "fault": "fault or stop", "stall": "stall", "checkpoint": "checkpoint"}

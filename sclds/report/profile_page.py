@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from sclds.config.errors import UserError
-from sclds.report.chart import shown
+from sclds.report.chart import amount, shown
 from sclds.report.parts import Tile, contents, facts, folded, listed, note, section, table, tiles
-from sclds.report.throughput import phase_bar, phase_title
+from sclds.report.throughput import phase_bar, phase_color, phase_title
 
 FILE = "profile.json"
 KIND, VERSION = "profile", 1
@@ -20,6 +20,7 @@ NUMBERS = {
     "mfu": ("MFU, of the data sheet's peak", "%"),
     "mfu_measured": ("MFU, of the measured peak", "%"),
     "hfu": ("HFU, recomputation counted", "%"),
+    "hfu_measured": ("HFU, of the measured peak", "%"),
     "flops_per_step": ("FLOPs per step", "B"),
     "memory_bytes": ("Memory", "B"),
     "wire_bytes": ("Over the network, per step", "B"),
@@ -83,11 +84,14 @@ def profile_body(found: Profile, kernels: str) -> str:
             section("Phases of a step", _phases(done)),
             section("Variants that failed", _failed(found.variants)),
             kernels,
+            section("Traces", _traces(found.folder)),
             section("Where it ran", _environment(found.environment)),
             section("Settings", _settings(found.config)),
         )
     )
-    lead = f"{len(found.variants)} variant{'s' if len(found.variants) != 1 else ''} of a step, profiled in turn."
+    lead = "Where the time of a step goes."
+    if len(found.variants) > 1:
+        lead = f"Where the time of a step goes, in {len(found.variants)} variants that were measured in turn."
     return (
         f"<header><h1>{escape(found.name)}: profile</h1><p class=lead>{escape(lead)}</p></header>{contents(sections)}"
         f"{listed(found.problems)}{tiles(_headline(done))}{sections}"
@@ -157,19 +161,37 @@ def _phases(done: Sequence[Mapping[str, Any]]) -> str:
     known = {variant["name"]: seconds for variant in done if (seconds := seconds_of(variant))}
     if not known:
         return note("No phase was measured.")
+    names = list(dict.fromkeys(name for seconds in known.values() for name in seconds))
     longest = max(sum(seconds.values()) for seconds in known.values()) or 1.0
     bars = "".join(
         f'<h4>{escape(name)}</h4><div class="scaled" style="max-width:{100 * sum(seconds.values()) / longest:.1f}%">'
-        f"{phase_bar(seconds, legend=number == len(known) - 1 and len(known) == 1)}</div>"
-        for number, (name, seconds) in enumerate(known.items())
+        f"{phase_bar(seconds, names)}</div>"
+        for name, seconds in known.items()
     )
-    names = dict.fromkeys(name for seconds in known.values() for name in seconds)
-    rows = [
-        (phase_title(name), [shown(1e3 * s[name], "ms") if name in s else "" for s in known.values()]) for name in names
-    ]
+    key = "".join(
+        f'<li><i class="{phase_color(place)}"></i>{escape(phase_title(name))}</li>' for place, name in enumerate(names)
+    )
+    of_name = {variant["name"]: variant for variant in done}
+    rows = [(phase_title(name), [_median(of_name[one], s, name) for one, s in known.items()]) for name in names]
     rows.append(("All", [shown(1e3 * sum(seconds.values()), "ms") for seconds in known.values()]))
-    said = "Medians over the measured steps; bars have one scale, a longer one is a longer step."
-    return note(said) + f'<div class="card">{bars}</div>' + table("Phases of a step", list(known), rows)
+    said = "Medians over the measured steps, and their 20 % and 80 % quantiles; a longer bar is a longer step."
+    return (
+        note(said)
+        + f'<div class="card">{bars}<ul class="legend key">{key}</ul></div>'
+        + table("Phases of a step", list(known), rows)
+    )
+
+
+def _median(variant: Mapping[str, Any], seconds: Mapping[str, float], phase: str) -> str:
+    """Return the time of a phase, with the quantiles where they were kept."""
+    if phase not in seconds:
+        return ""
+    quantiles = variant.get("quantiles")
+    ends = quantiles.get(phase) if isinstance(quantiles, dict) else None
+    text = shown(1e3 * seconds[phase], "ms")
+    if isinstance(ends, list) and len(ends) == 2 and all(isinstance(end, int | float) for end in ends):
+        return f"{text} ({1e3 * ends[0]:.3g} to {1e3 * ends[1]:.3g})"
+    return text
 
 
 def _failed(variants: Sequence[Mapping[str, Any]]) -> str:
@@ -186,7 +208,18 @@ def _environment(environment: Any) -> str:
     return f'<div class="card"><dl class="facts">{facts(rows)}</dl></div>'
 
 
+def _traces(folder: Path) -> str:
+    """Return the traces beside a profile, and what opens them."""
+    found = sorted(path.relative_to(folder).as_posix() for path in (folder / "traces").rglob("*.json*"))
+    if not found:
+        return ""
+    names = "".join(f"<li><code>{escape(name)}</code></li>" for name in found)
+    return f"{note('Each opens in Perfetto (ui.perfetto.dev) or in chrome://tracing.')}<ul class=card>{names}</ul>"
+
+
 def _plain(value: Any) -> str:
+    if isinstance(value, float) and abs(value) >= 1e6:
+        return amount(value, "").rstrip()
     if isinstance(value, dict):
         return ", ".join(f"{key} {_plain(one)}" for key, one in value.items())
     if isinstance(value, list):

@@ -2,7 +2,7 @@
 
 import statistics
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -28,15 +28,17 @@ FIGURES = {
     "mfu": ("MFU, of the data sheet's peak", "%"),
     "mfu_measured": ("MFU, of the measured peak", "%"),
     "hfu": ("HFU, recomputation counted", "%"),
+    "hfu_measured": ("HFU, of the measured peak", "%"),
     "memory_bytes": ("Memory", "B"),
     "wire_bytes": ("Over the network, per step", "B"),
     "overlap": ("Communication behind computing", "%"),
     "padding_avoided": ("Padding avoided", "%"),
     "host_seconds": ("Host time of a step", "s"),
-    "ranks": ("Ranks", ""),
+    "ranks": ("Step of the ranks", "s"),
     "goodput": ("Goodput so far", "%"),
 }
 """Entry of a metrics line, which is a number or numbers by name → its title and unit."""
+RANKS = ("min", "median", "max")
 PHASE_COLORS = 8
 MARKS_LISTED = 40
 OPEN = 8
@@ -53,7 +55,21 @@ def throughput(runs: Mapping[str, Run]) -> str:
         f"A stall is a logged stretch at less than half of the median rate. "
         f"{'; '.join(_counted(name if len(runs) > 1 else '', found) for name, found in marks.items())}."
     )
-    return note(told) + _key(marks) + cards(charts) + _listed_marks(marks) + _medians(runs)
+    slow = "".join(note(slowest(name if len(runs) > 1 else "", run)) for name, run in runs.items())
+    return note(told) + _key(marks) + cards(charts) + slow + _listed_marks(marks) + _medians(runs)
+
+
+def slowest(name: str, run: Run) -> str:
+    """Return which rank the others wait for most often, where ranks were compared; empty where they were not."""
+    known = [ranks for line in run.evenly if isinstance(ranks := line.get("ranks"), dict) and "rank" in ranks]
+    named = Counter((ranks["rank"], str(ranks.get("host", "")), str(ranks.get("phase", ""))) for ranks in known)
+    if not named or (run.starts and run.starts[-1].world_size < 2):
+        return ""
+    [((rank, host, phase), count)] = named.most_common(1)
+    where = f" on {host}" if host else ""
+    during = f", in {phase.replace('_', ' ')}" if phase else ""
+    before = f"{name}: " if name else ""
+    return f"{before}Slowest most often: rank {rank}{where}{during} ({count / len(known):.0%} of the logged steps)."
 
 
 def throughput_charts(runs: Mapping[str, Run]) -> list[Chart]:
@@ -86,6 +102,8 @@ def parts_of(line: Mapping[str, Any], entry: str) -> dict[str, float]:
     """Return the numbers of an entry of a line: itself, or those of its table; none where it is missing or other."""
     value = line.get(entry)
     found = value if isinstance(value, dict) else {"": value}
+    if entry == "ranks":  # beside their times it names the slowest one
+        found = {part: found[part] for part in RANKS if part in found}
     return {
         str(part): float(number)
         for part, number in found.items()
@@ -182,10 +200,22 @@ def _phase_bar(run: Run) -> str:
     return "<h4>By phase, on this rank</h4>" + phase_bar(means)
 
 
-def phase_bar(means: Mapping[str, float], legend: bool = True) -> str:
-    """Return a bar of seconds by phase, in the order of the step."""
-    parts = [(f"phase{n % PHASE_COLORS}", phase_title(name), s) for n, (name, s) in enumerate(means.items())]
-    return stacked_bar(parts, legend)
+def phase_bar(means: Mapping[str, float], order: Sequence[str] = ()) -> str:
+    """Return a bar of seconds by phase, in the order of the step.
+
+    Args:
+        means: Seconds by phase.
+        order: Phases of all bars that stand together, so that a color is one phase; empty for a bar alone, which has
+            its legend below it.
+    """
+    names = list(order or means)
+    parts = [(phase_color(names.index(name)), phase_title(name), s) for name, s in means.items()]
+    return stacked_bar(parts, legend=not order)
+
+
+def phase_color(place: int) -> str:
+    """Return the class of a color for the phase at a place of the step."""
+    return f"phase{place % PHASE_COLORS}"
 
 
 def phase_title(name: str) -> str:

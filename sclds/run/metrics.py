@@ -18,6 +18,7 @@ _NO_FIGURES = ("sets", "evaluation", "profile", "steps", "examples")
 """Of results.json."""
 GROUPS = {"levels": "guessing", "learning_rates": "learning_rate"}
 """Entries of a line that go by another name where scalars are shown."""
+_OF_TRAINING = ("grad_norm", "samples_per_second", "skipped", "goodput")
 _OF_THE_LINE = ("step", "time", "spent", "lr")
 """Entries that are no scalars of their own: `lr` is one of `learning_rates`."""
 
@@ -69,7 +70,7 @@ def scalars_of(line: dict[str, Any]) -> dict[str, float]:
         elif key.startswith(HELDOUT):
             scalars[key] = value
         elif key not in _OF_THE_LINE:
-            scalars[f"training/{key}"] = value
+            scalars[f"{'training' if key in _OF_TRAINING else 'speed'}/{key}"] = value
     return {name: float(value) for name, value in scalars.items() if _is_number(value)}
 
 
