@@ -10,7 +10,7 @@ from sclds.report.curves import curves_of
 from sclds.report.kernels_page import share_of_roofline
 from sclds.report.marks import marks_of
 from sclds.report.planned import predicted
-from sclds.report.reference import KIND, VERSION
+from sclds.report.reference import KIND, VERSION, source_of
 from sclds.report.run_contents import Run
 from sclds.report.settings import setting_differences, settings_of
 from sclds.report.sources import Sources, charts_of
@@ -87,24 +87,12 @@ def curves_json(run: Run) -> str:
         every = max(1, -(-len(points) // CURVE_POINTS))
         kept = points[::every] + ([points[-1]] if (len(points) - 1) % every else [])
         curves[name] = [[_whole(x), _short(y)] for x, y in kept]
-    tree = {"kind": KIND, "version": VERSION, "source": _source(run), "settings": settings_of(run)}
+    tree = {"kind": KIND, "version": VERSION, "source": source_of(run), "settings": settings_of(run)}
     head = json.dumps(tree, ensure_ascii=False, indent=1).removesuffix("\n}")
     rows = ",\n".join(
         f"  {json.dumps(name)}: {json.dumps(points, separators=(',', ':'))}" for name, points in curves.items()
     )
     return f'{head},\n "curves": {{\n{rows}\n }}\n}}\n'
-
-
-def _source(run: Run) -> str:
-    """Return a clause on which run it was: steps, processes and machine, versions, commit."""
-    steps = f"{run.metrics[-1]['step']:,} steps" if run.metrics else "no step"
-    if not run.starts:
-        return f"{run.name}, {steps}"
-    start = run.starts[-1]
-    machines = ", ".join(dict.fromkeys(host.gpu or host.cpu for host in start.hosts))
-    commit = f", commit {start.git.commit[:10]}" if start.git else ""
-    torch = f", torch {start.versions['torch']}" if "torch" in start.versions else ""
-    return f"{run.name}, {steps} by {start.world_size} processes on {machines}, {start.started[:10]}{torch}{commit}"
 
 
 def _short(value: float) -> float:

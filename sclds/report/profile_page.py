@@ -122,7 +122,7 @@ def _headline(done: Sequence[Mapping[str, Any]]) -> list[Tile]:
     found = [Tile("Fastest", f"{rate:,.0f}/s", f"samples; {best['name']}")]
     if len(rated) > 1:
         found.append(Tile("Against the first", f"{rate / rated[0][1]:.2f}×", str(rated[0][0]["name"])))
-    for entry, title in (("mfu", "MFU"), ("mfu_measured", "Of the measured peak"), ("overlap", "Overlap")):
+    for entry, title in (("mfu", "MFU"), ("mfu_measured", "Of measured peak"), ("overlap", "Overlap")):
         value = number_of(best, entry)
         if value is not None:
             found.append(Tile(title, f"{value:.0%}", str(best["name"])))

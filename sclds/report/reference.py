@@ -31,12 +31,13 @@ class Reference:
 
 
 def reference_of(run: Run) -> Reference | None:
-    """Return the reference that ships with a run's configuration, which is found by its name."""
+    """Return the reference that ships with a run's configuration, found by its name; none for the run that it is of."""
     if run.config is None:
         return None
     wanted = f"{run.config.name}.curve.json"
     path = next((path for path in sorted(SHIPPED.rglob("*.curve.json")) if path.name == wanted), None)
-    return None if path is None else read_reference(path)
+    found = None if path is None else read_reference(path)
+    return None if found is None or found.source == source_of(run) else found
 
 
 def read_reference(path: Path) -> Reference:
@@ -60,3 +61,15 @@ def read_reference(path: Path) -> Reference:
             raise UserError(f"{path}: the curve {name} is damaged; expected pairs of a step and a value")
         curves[name] = [(x, y) for x, y in points]
     return Reference(curves, str(found.get("source", "another run")), found.get("settings", {}))
+
+
+def source_of(run: Run) -> str:
+    """Return a clause on which run it was: steps, processes and machine, versions, commit."""
+    steps = f"{run.metrics[-1]['step']:,} steps" if run.metrics else "no step"
+    if not run.starts:
+        return f"{run.name}, {steps}"
+    start = run.starts[-1]
+    machines = ", ".join(dict.fromkeys(host.gpu or host.cpu for host in start.hosts))
+    commit = f", commit {start.git.commit[:10]}" if start.git else ""
+    torch = f", torch {start.versions['torch']}" if "torch" in start.versions else ""
+    return f"{run.name}, {steps} by {start.world_size} processes on {machines}, {start.started[:10]}{torch}{commit}"

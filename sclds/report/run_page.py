@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
+from sclds.config import keys_that_may_change
 from sclds.costs.peak import summarize_steps
 from sclds.evaluation.losses import loss_titles
 from sclds.evaluation.record import differences
@@ -20,7 +21,7 @@ from sclds.report.planned import planned_section
 from sclds.report.reference import Reference, reference_of
 from sclds.report.results import queries, set_aside, task_sections
 from sclds.report.run_contents import Run, read_run
-from sclds.report.settings import setting_differences
+from sclds.report.settings import setting_differences, settings_of
 from sclds.report.starts import describe_start
 from sclds.report.style import STYLE
 from sclds.report.throughput import parts_of, phases, throughput
@@ -173,9 +174,12 @@ def _curves(run: Run, reference: Reference | None) -> str:
 def _about_reference(run: Run, reference: Reference) -> str:
     """Return whose curves stand behind, and which of its settings are other."""
     told = f"Behind it, dotted and gray, a reference: {reference.source}."
-    differing = setting_differences({"here": run, "there": reference.settings})
+    free = tuple(keys_that_may_change())
+    there = {name: value for name, value in reference.settings.items() if not name.startswith(free)}
+    here = {name: value for name, value in settings_of(run).items() if name in there}
+    differing = setting_differences({"here": here, "there": {name: there[name] for name in here}})
     if not differing:
-        return f"{told} Its settings are those of this run."
+        return f"{told} What its settings compute is what those of this run do."
     shown = "; ".join(f"{name} {there} instead of {here}" for name, (here, there) in list(differing.items())[:6])
     more = f"; and {len(differing) - 6} more" if len(differing) > 6 else ""
     return f"{told} Its settings differ: {shown}{more}."

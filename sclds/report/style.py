@@ -58,7 +58,8 @@ align-items:center;gap:8px;font-variant-numeric:tabular-nums}
 .phase3{background:var(--amber)}
 .phase4{background:var(--rose)}.phase5{background:var(--sky)}.phase6{background:var(--lime)}
 .phase7{background:var(--grey)}
-.scaled+.legend{margin-top:12px}.tip{position:fixed;z-index:9;pointer-events:none;background:var(--card);color:var(--ink);border:1px solid var(--line);
+.scaled+.legend{margin-top:12px}
+.tip{position:fixed;z-index:9;pointer-events:none;background:var(--card);color:var(--ink);border:1px solid var(--line);
 border-radius:8px;padding:7px 10px;font-size:12.5px;line-height:1.45;max-width:min(320px,90vw);
 box-shadow:0 4px 18px #0003;
 font-variant-numeric:tabular-nums}.tip div{display:flex;gap:7px;align-items:center}.tip span{flex:1;color:var(--soft)}
@@ -68,7 +69,7 @@ table.words td{white-space:normal;overflow-wrap:break-word;text-align:left;verti
 table.wrap td{white-space:normal;
 overflow-wrap:anywhere}
 table.words th{text-align:left}
-ul.card{padding-left:36px;margin:0}table.words td:first-child{min-width:150px}
+ul.card:not(.warn){padding-left:36px;margin:0}table.words td:first-child{min-width:150px}
 .queries{display:grid;grid-template-columns:repeat(auto-fill,minmax(470px,1fr));gap:12px}
 .queries .card+.card{margin-top:0}
 @media(max-width:560px){.queries{grid-template-columns:1fr}.hits{flex-wrap:wrap}}
