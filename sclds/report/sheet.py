@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
 
 from sclds.config.errors import UserError
 from sclds.report.chart import Chart
@@ -36,6 +37,7 @@ def sheet(title: str, charts: Sequence[Chart], profiles: Sequence[Profile] = ())
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(4.2 * columns, 2.5 * rows + 0.5), layout="constrained", dpi=130)
         figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold")
+        figure.get_layout_engine().set(w_pad=0.1, h_pad=0.08)
         axes = figure.subplots(rows, columns, squeeze=False).flatten().tolist()
         for place, chart in zip(axes, charts, strict=False):
             _draw(place, chart)
@@ -91,6 +93,9 @@ def _draw(axes: Axes, chart: Chart) -> None:
     axes.set_title(chart.title, loc="left")
     axes.set_xlabel(chart.x_name)
     axes.set_ylabel("%" if scale == 100 else chart.unit)
+    if chart.unit == "B":
+        axes.yaxis.set_major_formatter(EngFormatter("B"))
+        axes.set_ylabel("")
     axes.set_xscale("log" if chart.log_x else "linear")
     if chart.from_zero:
         axes.set_ylim(bottom=0)
