@@ -18,6 +18,8 @@ _NO_FIGURES = ("sets", "evaluation", "profile", "steps", "examples")
 """Of results.json."""
 GROUPS = {"levels": "guessing", "learning_rates": "learning_rate"}
 """Entries of a line that go by another name where scalars are shown."""
+_NAMES = ("rank",)
+"""Entries of tables that say who, by number."""
 _OF_TRAINING = ("grad_norm", "samples_per_second", "skipped", "goodput")
 _OF_THE_LINE = ("step", "time", "spent", "lr")
 """Entries that are no scalars of their own: `lr` is one of `learning_rates`."""
@@ -66,7 +68,8 @@ def scalars_of(line: dict[str, Any]) -> dict[str, float]:
     scalars: dict[str, Any] = {}
     for key, value in line.items():
         if isinstance(value, dict):
-            scalars |= {f"{GROUPS.get(key, key)}/{name}": one for name, one in value.items() if key not in _OF_THE_LINE}
+            named = {} if key in _OF_THE_LINE else {name: one for name, one in value.items() if name not in _NAMES}
+            scalars |= {f"{GROUPS.get(key, key)}/{name}": one for name, one in named.items()}
         elif key.startswith(HELDOUT):
             scalars[key] = value
         elif key not in _OF_THE_LINE:

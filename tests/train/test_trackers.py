@@ -23,6 +23,8 @@ LINE = {
     "grad_norm": None,
     "samples_per_second": 12.0,
     "phases": {"fusion": 0.2},
+    "ranks": {"max": 0.3, "rank": 3, "host": "a"},
+    "mfu": 0.4,
     "heldout/a/total": 3.0,
     "time": 1.0,
     "spent": {"step": 1.0},
@@ -33,6 +35,8 @@ NUMBERS = {
     "learning_rate/encoders": 0.1,
     "training/samples_per_second": 12.0,
     "phases/fusion": 0.2,
+    "ranks/max": 0.3,
+    "speed/mfu": 0.4,
     "heldout/a/total": 3.0,
 }
 
