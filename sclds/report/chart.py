@@ -43,6 +43,7 @@ class Series:
         means: Running mean at the same places, drawn strong with the values pale behind it; empty draws the values.
         behind: Whether it stands behind the others, dashed: the curve of a reference.
         dots: Whether its points are marked, as those of few sizes are.
+        place: Whose color it has, as the number of a run; None takes colors in the order of the chart.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Series:
     means: tuple[float, ...] = ()
     behind: bool = False
     dots: bool = False
+    place: int | None = None
 
     @classmethod
     def of(

@@ -111,8 +111,14 @@ def _picture(chart: Chart, frame: _Frame, one_of_two: bool) -> str:
 def _colored(chart: Chart) -> list[tuple[Series, str]]:
     """Return the curves with their classes, those behind first."""
     colors = (f"line{number % LINE_COLORS}" for number in itertools.count())
-    known = [(series, "behind" if series.behind else next(colors)) for series in chart.series]
+    known = [(series, _color(series) or next(colors)) for series in chart.series]
     return sorted(known, key=lambda one: not one[0].behind)
+
+
+def _color(series: Series) -> str:
+    if series.behind:
+        return "behind"
+    return "" if series.place is None else f"line{series.place % LINE_COLORS}"
 
 
 def _curve(frame: _Frame, series: Series, color: str) -> str:
@@ -167,8 +173,8 @@ def _axis(value: float) -> str:
 
 
 def _legend(chart: Chart) -> str:
-    """Return names and last values of several curves, or of one that stands before another."""
-    if len(chart.series) < 2:
+    """Return names and last values of several curves, or of one that has a name."""
+    if len(chart.series) < 2 and not chart.series[0].name:
         return ""
     rows = "".join(
         f'<li><i class="{color}"></i>{escape(series.name or OWN)}<b>{shown(series.last, chart.unit)}</b></li>'

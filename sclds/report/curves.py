@@ -28,7 +28,9 @@ def overlaid(runs: Mapping[str, Run], points: Mapping[str, Points], smoothing: f
         smoothing: See `Series.of`.
     """
     series = [Series.of(name if len(runs) > 1 else "", points[name], smoothing, run.even) for name, run in runs.items()]
-    return [replace(one, ys=one.means or one.ys, means=()) for one in series] if len(runs) > 1 else series
+    if len(runs) == 1:
+        return series
+    return [replace(one, ys=one.means or one.ys, means=(), place=place) for place, one in enumerate(series)]
 
 
 def loss_charts(runs: Mapping[str, Run], reference: Mapping[str, Points] | None = None) -> list[Chart]:

@@ -54,7 +54,7 @@ def _draw(axes: Axes, chart: Chart) -> None:
     """Draw a chart as the page has it."""
     scale = 100 if chart.unit == "%" else 1
     for number, series in enumerate(chart.front):
-        color = COLORS[number % len(COLORS)]
+        color = COLORS[(number if series.place is None else series.place) % len(COLORS)]
         ys = [scale * y for y in series.ys]
         if series.means:
             axes.plot(series.xs, ys, color=color, alpha=0.28, linewidth=0.7)
@@ -100,7 +100,7 @@ def _draw(axes: Axes, chart: Chart) -> None:
     if chart.from_zero:
         axes.set_ylim(bottom=0)
     axes.grid(axis="y", color="#e4e3de", linewidth=0.6)
-    if len(chart.series) > 1:
+    if len(chart.series) > 1 or chart.series[0].name:
         axes.legend(frameon=False, fontsize=6)
 
 

@@ -3,6 +3,7 @@
 import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from html import escape
 from typing import Any
 
@@ -77,14 +78,13 @@ def throughput_charts(runs: Mapping[str, Run]) -> list[Chart]:
     charts = []
     for entry, (title, unit) in FIGURES.items():
         series: list[Series] = []
-        for part in dict.fromkeys(
-            part for run in runs.values() for line in run.metrics for part in parts_of(line, entry)
-        ):
+        parts = _parts(runs, entry)
+        for part in parts:
             points = {
                 name: [(line["step"], parts_of(line, entry).get(part)) for line in run.metrics]
                 for name, run in runs.items()
             }
-            series += [_named(one, part) for one in overlaid(runs, points)]
+            series += [_named(one, part, len(parts) > 1) for one in overlaid(runs, points)]
         first = entry == RATE
         marks = next(iter(map(marks_of, runs.values()))) if first and len(runs) == 1 else ()
         charts.append(Chart(title, tuple(series), marks=tuple(marks), unit=unit, wide=first, from_zero=True))
@@ -93,9 +93,10 @@ def throughput_charts(runs: Mapping[str, Run]) -> list[Chart]:
     return drawable(charts)
 
 
-def _named(series: Series, part: str) -> Series:
+def _named(series: Series, part: str, several: bool) -> Series:
+    """Return a curve under the name of its part, which then has a color of its own."""
     name = ", ".join(one for one in (part.replace("_", " "), series.name) if one)
-    return Series(name, series.xs, series.ys, series.means)
+    return replace(series, name=name, place=None if several else series.place)
 
 
 def parts_of(line: Mapping[str, Any], entry: str) -> dict[str, float]:
@@ -159,7 +160,8 @@ def _medians(runs: Mapping[str, Run]) -> str:
     """Return a table of what was logged: median, and between which values nine of ten lines lie."""
     rows = []
     for entry, (title, unit) in FIGURES.items():
-        for part in _parts(runs, entry):
+        parts = _parts(runs, entry)
+        for part in parts:
             cells = []
             for run in runs.values():
                 values = sorted(

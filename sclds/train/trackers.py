@@ -52,6 +52,10 @@ def open_trackers(config: Config, folder: RunFolder, say: Callable[[str], None])
     return [Tracker(known[key](config, folder), say) for key in PACKAGES if getattr(config.log, key) is not None]
 
 
+_LIST = threading.Lock()
+"""Held by the one thread of all trackers' that changes their list."""
+
+
 class Service(ABC):
     """One library; all calls come from one thread.
 
@@ -105,7 +109,8 @@ class Service(ABC):
 
     def remember(self, identity: str) -> None:
         """Write the run of the tracker down, by which a run that goes on finds it."""
-        write_atomically(self.folder.trackers, json.dumps(self.identities() | {self.key: identity}) + "\n")
+        with _LIST:
+            write_atomically(self.folder.trackers, json.dumps(self.identities() | {self.key: identity}) + "\n")
 
 
 class Wandb(Service):

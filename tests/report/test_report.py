@@ -62,6 +62,7 @@ def test_two_runs_stand_side_by_side(runs, tmp_path):
     assert re.findall(r">([\d.]+)<", row) == ["0.0015", "0.0005"]
     assert text.count("<tr><td>optimizer") == 1, "what is the same is not listed"
     assert re.search(r'line0"></i>first<b>.*?line1"></i>second<b>', text), "curves lie over one another"
+    assert re.search(r'<h3>Tokens per second<.*?"class": ?"line1".*?line1"></i>second<', text), "a run has one color"
     assert "Held out: " in text
     assert "clips-heldout, second" in text
 

@@ -3,6 +3,7 @@
 import json
 import sys
 import threading
+import time
 import types
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 from sclds.config.reading import load_config
 from sclds.run.folder import RunFolder
 from sclds.run.metrics import result_scalars, scalars_of
+from sclds.train import trackers
 from sclds.train.trackers import PACKAGES, Tracker, open_trackers, tracker_problems
 from tests.report.runs import QUICKSTART
 
@@ -163,6 +165,30 @@ def test_a_damaged_list_of_trackers_begins_a_new_run(tmp_path, monkeypatch):
         (tmp_path / "trackers.json").write_bytes(content)
         assert follow(settings(wandb="scl"), tmp_path) == []
         assert list(json.loads((tmp_path / "trackers.json").read_text())) == ["wandb"]
+
+
+def test_trackers_that_begin_at_once_are_all_remembered(tmp_path, monkeypatch):
+    folder, together = RunFolder(tmp_path), threading.Barrier(8)
+    whole = trackers.write_atomically
+
+    def slow(path, content):
+        time.sleep(0.002)
+        whole(path, content)
+
+    monkeypatch.setattr(trackers, "write_atomically", slow)
+
+    def begin(key):
+        service = trackers.Wandb(settings(), folder)
+        service.key = key
+        together.wait()
+        service.identity()
+
+    threads = [threading.Thread(target=begin, args=(f"t{number}",)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(json.loads(folder.trackers.read_text())) == [f"t{number}" for number in range(8)]
 
 
 NEEDS = "pip install --target FOLDER {0}, and FOLDER on PYTHONPATH: 100 to 170 MB each, so the environment has none"
