@@ -23,6 +23,7 @@ from sclds.cli import (
     data_stats,
     doctor,
     evaluate,
+    explore,
     finetune,
     launch,
     plan,
@@ -77,7 +78,7 @@ PROGRAM = Program(
             ),
         ),
         "Before a run": (doctor.command, plan.command, profile.command),
-        "Runs": (train.command, finetune.command, launch.command, evaluate.command, report.command),
+        "Runs": (train.command, finetune.command, launch.command, evaluate.command, explore.command, report.command),
         "Weights": (
             Group(
                 "convert",

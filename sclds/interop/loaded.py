@@ -61,14 +61,13 @@ class LoadedModel:
     """
 
     def __init__(self, folder: ModelFolder, device: str | torch.device = "cpu"):
-        if folder.preprocessing is None:
-            raise UserError("the folder does not say how its weights were shown data; convert the run again")
+        self._settings = _decoding(folder)
+        assert folder.preprocessing is not None
         shown: Preprocessing = folder.preprocessing
         rows = folder.config.text.vocab_size
         files = folder.tokenizer or files_of(shown.tokenizer, shown.max_text_tokens, rows)
         self.config, self.preprocessing, self.device = folder.config, shown, torch.device(device)
         self.tokenizer = tokenizer_in(files, shown.tokenizer)
-        self._settings = _settings(folder)
         self._layout = PatchLayout(folder.config.vision.patch_size, shown.mean, shown.std)
         self._decoders: dict[int, Decoder] = {}
         self.model = PlainSCL(folder.config.model_dump(mode="json"), self.tokenizer.pad_id)
@@ -241,14 +240,23 @@ class LoadedModel:
         return 3 * self.config.vision.patch_size**2
 
 
-def _settings(folder: ModelFolder) -> Config:
-    """Return settings under which held-out evaluation would show the model the same."""
-    assert folder.preprocessing is not None
-    shown = folder.preprocessing.model_dump(mode="json")
-    data = {name: value for name, value in shown.items() if name != "tokenizer"} | {"tokenizer": "embedded"}
-    tree = {"name": "loaded", "data": data | {"train": [{"name": "none", "shards": "none"}]}}
-    tree["masking"] = {"scl_vision_ratio": 0}  # nothing is hidden, so that no image is too small for it
-    return parse_config(tree | {"model": folder.config.model_dump(mode="json")})
+def settings_of(folder: ModelFolder) -> dict[str, Any]:
+    """Return the sections of a configuration under which held-out evaluation shows the model what it was shown.
+
+    Raises:
+        UserError: The folder does not say how its weights were shown data.
+    """
+    if folder.preprocessing is None:
+        raise UserError("the folder does not say how its weights were shown data; convert the run again")
+    data = folder.preprocessing.model_dump(mode="json") | {"train": [{"name": "none", "shards": "none"}]}
+    return {"name": "loaded", "data": data, "model": folder.config.model_dump(mode="json")}
+
+
+def _decoding(folder: ModelFolder) -> Config:
+    """Return settings of which decoding reads sizes and normalization."""
+    tree = settings_of(folder)
+    # nothing is hidden, so that no image is too small for it
+    return parse_config(tree | {"data": tree["data"] | {"tokenizer": "embedded"}, "masking": {"scl_vision_ratio": 0}})
 
 
 def _several(media: Media, single: int) -> list[Media]:
