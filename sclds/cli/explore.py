@@ -28,9 +28,7 @@ PAGE = "explore.html"
     show_default="those of the configuration",
     help="held-out set, again for each; video:NAME=SHARDS for videos, NAME alone for a set of the catalogue",
 )
-@click.option(
-    "--out", type=FILE, metavar="FILE", show_default=f"{PAGE} in the folder that is explored", help="the page"
-)
+@click.option("--out", type=FILE, metavar="FILE", show_default=f"{PAGE} in the folder itself", help="the page")
 def command(
     weights: Path,
     overrides: tuple[str, ...],

@@ -1,8 +1,8 @@
 """What recovered features find: ranks of the complete feature with the right partner, with a wrong one, and with none.
 
-The definition is that of `mvsc` and `mlsc` (docs/method.md §3): most of an image is hidden and its [CLS] recovered with the
-caption, much of a caption and its [CLS] recovered with the image. A recovered feature is compared with the complete
-features of all held-out samples of its kind, those that training would compare it with.
+The definition is that of `mvsc` and `mlsc` (docs/method.md §3): most of an image is hidden and its [CLS] recovered with
+the caption, much of a caption and its [CLS] recovered with the image. A recovered feature is compared with the complete
+features of all held-out samples of its kind, made as training makes them.
 
 Shape suffixes: N samples, F frames (1 for texts and images), C channels, K first candidates.
 """

@@ -1,7 +1,7 @@
 """What a model completes on held-out data: the figures, examples and attention that the page of `sclds explore` shows.
 
-Samples are read and masked as held-out evaluation does, so the page is a function of weights and data. Pairs that training
-never packs (a masked image beside a wrong caption, or beside none) are run by the plain definition of the model.
+Samples are read and masked as held-out evaluation does, so the page is a function of weights and data. Pairs that
+training never packs (a masked image beside a wrong caption, or beside none) are run by the plain definition.
 
 Shape suffixes: B samples, T text tokens, F frames, L patches of a frame, X pixels of a patch, V = F + F·L, C channels.
 """

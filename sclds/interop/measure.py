@@ -91,7 +91,7 @@ def _weights_target(path: Path, config: str | None, settings: list[str], has_dat
         return Target(found.model_copy(update={"model": folder.config}), None, path)
     if not has_data:
         raise CheckpointError(
-            f"{path} holds weights alone, which do not say what to measure them on: give --data NAME=SHARDS, or --config"
+            f"{path} holds weights alone, and no data to measure them on: give --data NAME=SHARDS, or --config"
         )
     tree = settings_of(folder)
     own = path / TOKENIZER if (path / TOKENIZER).is_dir() else path

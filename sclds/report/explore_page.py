@@ -31,8 +31,17 @@ _TITLES = {
     "text": "A masked caption, recovered with its {kind}",
 }
 _LOOKS = (
-    "Attention of the last fusion layer's text stream to the patches in its cross-attention, mean over heads; of a word, mean "
-    "over its tokens. Every map is scaled to its own strongest patch. Point at a word, or tap it."
+    "Cross-attention of the last fusion layer's text stream to the patches, mean over heads, of a word the mean over its "
+    "tokens. Every map is scaled to its own strongest patch. Point at a word, or tap it."
+)
+_GAINS_NOTE = (
+    "The recovered [CLS] feature looks for its complete one among those of all samples of its kind, as in training. "
+    "Beside its own partner it should find it earlier than beside another sample's, or beside none (an empty caption, "
+    "a blank picture). Samples that say or show the same count as right; a tie counts against the model."
+)
+_EXAMPLES_NOTE = (
+    "At even distances through the held-out sets, not chosen by result. The right one is framed or in green; where it "
+    "is not among those shown, its rank says where it is."
 )
 
 
@@ -47,13 +56,13 @@ def page(found: Explored, images: Mapping[str, str]) -> str:
         f"<header><h1>What {escape(found.name)} completes</h1><p class=lead>{escape(_lead(found))}</p></header>",
         _untrained(found),
         "<h2>Does the other modality help?</h2>",
-        f'<p class="note">{escape(_gains_note(found))}</p>',
+        f'<p class="note">{escape(_GAINS_NOTE)}</p>',
         '<div class="gains">',
         *(_gain(of, way) for of in found.kinds for way in ("vision", "text")),
         "</div>",
     ]
     if any(of.examples for of in found.kinds):
-        body.append(f'<h2>Examples</h2><p class="note">{escape(_examples_note())}</p>')
+        body.append(f'<h2>Examples</h2><p class="note">{escape(_EXAMPLES_NOTE)}</p>')
         body += [_example(one, of, images) for of in found.kinds for one in of.examples]
     return document(f"{found.name}: completion", f"{''.join(body)}<script>{SCRIPT}</script>", STYLE)
 
@@ -62,9 +71,9 @@ def _lead(found: Explored) -> str:
     counts = " and ".join(f"{len(of.sample_ids):,} held-out {of.kind}s" for of in found.kinds)
     left_out = f" {found.unusable:,} samples that cannot be used are left out." if found.unusable else ""
     return (
-        f"{found.source[:1].upper()}{found.source[1:]}, on {counts}. {found.vision_ratio:.0%} of the patches of an image "
-        f"are dropped, or up to {found.text_ratio:.0%} of the tokens of a caption masked; the other modality is to "
-        f"recover what the whole means.{left_out}"
+        f"{found.source[:1].upper()}{found.source[1:]}, on {counts}. {found.vision_ratio:.0%} of the patches of an "
+        f"image are dropped, or up to {found.text_ratio:.0%} of the tokens of a caption masked; out of the other modality "
+        f"the meaning of the whole is to be recovered.{left_out}"
     )
 
 
@@ -84,7 +93,7 @@ def _gains_note(found: Explored) -> str:
     )
 
 
-def _examples_note() -> str:
+def _EXAMPLES_NOTE -> str:
     return (
         "At even distances through the held-out sets, not chosen by result. The right one is framed or in green; where it "
         "is not among those shown, its rank says where it is."
