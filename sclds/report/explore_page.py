@@ -31,8 +31,8 @@ _TITLES = {
     "text": "A masked caption, recovered with its {kind}",
 }
 _LOOKS = (
-    "Cross-attention of the last fusion layer's text stream to the patches, mean over heads, of a word the mean over its "
-    "tokens. Every map is scaled to its own strongest patch. Point at a word, or tap it."
+    "Cross-attention of the last fusion layer's text stream to the patches, mean over heads, of a word the mean over "
+    "its tokens. Every map is scaled to its own strongest patch. Point at a word, or tap it."
 )
 _GAINS_NOTE = (
     "The recovered [CLS] feature looks for its complete one among those of all samples of its kind, as in training. "
@@ -72,8 +72,8 @@ def _lead(found: Explored) -> str:
     left_out = f" {found.unusable:,} samples that cannot be used are left out." if found.unusable else ""
     return (
         f"{found.source[:1].upper()}{found.source[1:]}, on {counts}. {found.vision_ratio:.0%} of the patches of an "
-        f"image are dropped, or up to {found.text_ratio:.0%} of the tokens of a caption masked; out of the other modality "
-        f"the meaning of the whole is to be recovered.{left_out}"
+        f"image are dropped, or up to {found.text_ratio:.0%} of the tokens of a caption masked; out of the other "
+        f"modality the meaning of the whole is to be recovered.{left_out}"
     )
 
 
@@ -83,21 +83,6 @@ def _untrained(found: Explored) -> str:
     names = " and ".join(f"losses.{name}" for name in found.untrained)
     what = "was 0, so it" if len(found.untrained) == 1 else "were 0, so they"
     return f'<p class="card warn">{escape(names)} {what} taught this model nothing of what this page asks.</p>'
-
-
-def _gains_note(found: Explored) -> str:
-    return (
-        "The recovered [CLS] feature looks for its complete one among those of all samples of its kind, as in training. "
-        "Beside its own partner it should find it earlier than beside another sample's, or beside none (an empty "
-        "caption, a blank picture). Samples that say or show the same count as right; a tie counts against the model."
-    )
-
-
-def _EXAMPLES_NOTE -> str:
-    return (
-        "At even distances through the held-out sets, not chosen by result. The right one is framed or in green; where it "
-        "is not among those shown, its rank says where it is."
-    )
 
 
 def _gain(of: ExploredKind, way: str) -> str:
