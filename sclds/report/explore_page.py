@@ -23,17 +23,13 @@ _STRONGEST = 230
 """Opacity of the patch that a word attends to most, of 255."""
 _GAINS: Mapping[str, str] = {"earlier": "found earlier", "alike": "at the same rank", "later": "found later"}
 _BESIDE: Mapping[str, Mapping[Condition, str]] = {
-    "vision": {"own": "with its caption", "wrong": "with another's caption", "none": "with no caption"},
-    "text": {"own": "with its {kind}", "wrong": "with another's {kind}", "none": "with a blank {kind}"},
+    "vision": {"own": "its caption", "wrong": "another's caption", "none": "no caption"},
+    "text": {"own": "its {kind}", "wrong": "another's {kind}", "none": "a blank {kind}"},
 }
 _TITLES = {
     "vision": "A masked {kind}, recovered with its caption",
     "text": "A masked caption, recovered with its {kind}",
 }
-_LOOKS = (
-    "Cross-attention of the last fusion layer's text stream to the patches, mean over heads, of a word the mean over "
-    "its tokens. Every map is scaled to its own strongest patch. Point at a word, or tap it."
-)
 _GAINS_NOTE = (
     "The recovered [CLS] feature looks for its complete one among those of all samples of its kind, as in training. "
     "Beside its own partner it should find it earlier than beside another sample's, or beside none (an empty caption, "
@@ -41,7 +37,10 @@ _GAINS_NOTE = (
 )
 _EXAMPLES_NOTE = (
     "At even distances through the held-out sets, not chosen by result. The right one is framed or in green; where it "
-    "is not among those shown, its rank says where it is."
+    "is not among those shown, its rank says where it is. Where words look is the cross-attention of the last fusion "
+    "layer's text stream to the patches of the whole picture, mean over heads, of a word the mean over its tokens. Red "
+    "is what gets more than an even share: in full where it gets most, if that is at least twice the share. Point at a "
+    "word, or tap it."
 )
 
 
@@ -94,7 +93,7 @@ def _gain(of: ExploredKind, way: str) -> str:
     n = len(of.sample_ids)
     head = "".join(f"<th>R@{k}</th>" for k in RECALLS)
     rows = "".join(
-        f"<tr><td>{escape(names[condition])}</td>"
+        f"<tr><td>with {escape(names[condition])}</td>"
         + "".join(f'<td data-label="R@{k}">{_share(done.recall(condition, k))}</td>' for k in RECALLS)
         + f'<td data-label="median rank">{done.median(condition):g}</td></tr>'
         for condition in CONDITIONS
@@ -159,7 +158,7 @@ def _vision_half(one: Example, of: ExploredKind, images: Mapping[str, str]) -> s
         hits = "".join(
             _hit(of.sample_ids[at], images, at == one.number) for at in of.vision.found[condition][one.number].tolist()
         )
-        head = _what(f"{escape(_BESIDE['vision'][condition])}{said}", of.vision, condition, one.number, of)
+        head = _what(f"with {escape(_BESIDE['vision'][condition])}{said}", of.vision, condition, one.number, of)
         rows.append(f'<div class="try">{head}<div class="hits">{hits}</div></div>')
     left = one.hidden[0].numel() - hidden
     return (
@@ -185,7 +184,7 @@ def _text_half(one: Example, of: ExploredKind, images: Mapping[str, str]) -> str
         said = "".join(
             f"<li{' class=right' if at == one.number else ''}>{escape(of.captions[at])}</li>" for at in found
         )
-        label = f"{picture}<span>{escape(_BESIDE['text'][condition].format(kind=of.kind))}</span>"
+        label = f"{picture}<span>with {escape(_BESIDE['text'][condition].format(kind=of.kind))}</span>"
         head = _what(label, of.text, condition, one.number, of, plain=False)
         rows.append(f'<div class="try">{head}<ol class="said">{said}</ol></div>')
     return (
@@ -243,22 +242,25 @@ def _looks(one: Example) -> str:
     frames = "".join(f"--f{number}:url({_uri(frame)});" for number, frame in enumerate(one.frames))
     told = ["<b>whole caption</b> ([CLS])", *(f"<b>{escape(word)}</b>" for word in one.words)]
     names = ["[CLS]", *one.words]
-    uniform = f"{1 / one.attention[0].numel():.1%}"
     tiles, first = [], ""
     for place, (weights, label, name) in enumerate(zip(one.attention, told, names, strict=True)):
-        largest = float(weights.max())
-        said = f"{label}: {largest:.1%} on its strongest patch; all alike {uniform}"
-        cells = _cells(weights / max(largest, 1e-30))
+        said = f"{label}: up to {float(weights.max()):.1%} on a patch; even share {float(weights.mean()):.1%}"
+        cells = _cells(_above_even(weights))
         first = first or f'<div class="cells">{cells}</div><figcaption aria-live="polite">{said}</figcaption>'
         tiles.append(
             f'<button type="button" data-told="{escape(said)}" aria-pressed="{"false" if place else "true"}"'
             f'{"" if place else " class=all"}><span class="cells">{cells}</span><b>{escape(name)}</b></button>'
         )
     return (
-        f'<section class="looks"><h3>Where its words look</h3><p class="note">{_LOOKS} '
-        f'<span class="scale"></span> none to strongest</p><div class="look" style="{frames}">'
+        f'<section class="looks"><h3>Where its words look</h3><div class="look" style="{frames}">'
         f'<figure class="large">{first}</figure><div class="words">{"".join(tiles)}</div></div></section>'
     )
+
+
+def _above_even(weights: Tensor) -> Tensor:
+    """Return (F, g, g) attention on the scale of the page: 0 up to an even share, 1 at the most, or at twice that."""
+    even = weights.mean()
+    return ((weights - even) / (weights.max() - even).clamp(min=float(even))).clamp(0, 1)
 
 
 def _cells(weights: Tensor) -> str:

@@ -2,6 +2,7 @@
 
 STYLE = """
 .gains{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,430px),1fr));gap:12px;margin-top:16px}
+.gain td small{margin:0}
 .gain h3{font-size:15px;margin-bottom:10px}.gain p{margin:0 0 5px;font-size:14px;color:var(--soft)}
 .stack{display:flex;gap:2px;height:26px;margin:0 0 5px}.stack span{min-width:3px;border-radius:3px}
 .earlier{background:var(--teal)}.alike{background:var(--grey)}.later{background:var(--amber)}
@@ -46,8 +47,6 @@ background:inherit;filter:grayscale(1) contrast(.55) brightness(1.25)}
 .words button{padding:4px;border:1px solid transparent;display:grid;gap:3px;justify-items:center;color:var(--ink);
 border-radius:8px;max-width:100%}.words button[aria-pressed=true]{border-color:var(--blue)}
 .words b{font-weight:400;font-size:12.5px;max-width:100%;overflow-wrap:anywhere}.words .all b{color:var(--soft)}
-.scale{display:inline-block;width:88px;height:10px;border-radius:3px;vertical-align:-1px;
-background:linear-gradient(90deg,rgba(216,27,96,0),rgba(216,27,96,.9));border:1px solid var(--line)}
 @media(max-width:700px){.look{grid-template-columns:1fr}.masked{min-height:0}}
 """
 
