@@ -4,7 +4,7 @@ Files are decoded as held-out evaluation decodes them and texts are cleaned and 
 behind a run's results. The model itself is the plain definition, which runs on any device.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -148,6 +148,23 @@ class LoadedModel:
                 found.append(Fused(words[real], shown[:frames], shown[frames:].unflatten(0, (frames, -1))))
         return found
 
+    def attention(
+        self, texts: str | Sequence[str], images: Media = None, videos: Media = None, batch_size: int = BATCH
+    ) -> list[Tensor]:
+        """Return what the tokens of text i attend to in image or video i; arguments and errors as of `match`.
+
+        Returns:
+            N times (heads, T, F + F·L) float32 on the CPU: weights of the last fusion layer's text → vision
+            cross-attention, from the text's tokens, [CLS] first, to the [CLS] of every frame, then to patches frame
+            by frame, row by row. Every row sums to 1.
+        """
+        found: list[Tensor] = []
+        with torch.inference_mode():
+            for text, mask, vision, _ in self._pairs(texts, images, videos, batch_size):
+                weights = self.model.attention(text, mask, vision).cpu()
+                found += [one[:, real] for one, real in zip(weights, mask.cpu(), strict=True)]
+        return found
+
     @torch.inference_mode()
     def _features(self, items: list[Any], batch_size: int, encode: Callable[[list[Any]], Tensor]) -> Tensor:
         parts = [encode(items[i : i + batch_size]).float() for i in range(0, len(items), batch_size)]
@@ -168,6 +185,16 @@ class LoadedModel:
         self, texts: str | Sequence[str], images: Media, videos: Media, batch_size: int
     ) -> list[tuple[Tensor, Tensor, Tensor, int]]:
         """Return, batch by batch, both fused streams, the mask of real tokens, and the frames."""
+        found = []
+        for text, mask, vision, frames in self._pairs(texts, images, videos, batch_size):
+            text, vision = self.model.fuse(text, mask, vision)
+            found.append((text, mask, vision, frames))
+        return found
+
+    def _pairs(
+        self, texts: str | Sequence[str], images: Media, videos: Media, batch_size: int
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor, int]]:
+        """Yield, batch by batch, encoded texts, their mask, encoded images or videos, and their frames."""
         if (images is None) == (videos is None):
             raise UserError("expected images or videos beside the texts, got both or neither")
         kind: Kind = "image" if videos is None else "video"
@@ -177,14 +204,10 @@ class LoadedModel:
         words, media = (words * count if len(words) == 1 else words), (media * count if len(media) == 1 else media)
         if len(words) != len(media):
             raise UserError(f"expected as many texts as {kind}s, or one of either, got {len(words)} and {len(media)}")
-        found = []
         for start in range(0, count, batch_size):
             part = slice(start, start + batch_size)
             text, mask = self._encoded_texts(words[part])
-            vision, frames = self._encoded_media(media[part], kind, batch_size)
-            text, vision = self.model.fuse(text, mask, vision)
-            found.append((text, mask, vision, frames))
-        return found
+            yield text, mask, *self._encoded_media(media[part], kind, batch_size)
 
     def _encoded_texts(self, texts: list[str]) -> tuple[Tensor, Tensor]:
         """Return encoded texts (B, T, C) and where they are real (B, T)."""

@@ -37,7 +37,7 @@ def run(tmp_path_factory):
 
 @pytest.mark.parametrize(("kind", "frames", "grid"), [("image", 1, 4), ("video", 3, 3)])
 def test_attention_is_that_of_the_packed_model(run, kind, frames, grid):
-    """Weights times values, through the output map, is what cross-attention of the last layer gave in training's code."""
+    """Weights times values, through the output map, is what the last cross-attention gave in training's own code."""
     _, config, model, loaded, _ = run
     generator = torch.Generator().manual_seed(1)
     patches = torch.randn(frames * grid**2, 768, generator=generator)
@@ -51,7 +51,7 @@ def test_attention_is_that_of_the_packed_model(run, kind, frames, grid):
     with torch.no_grad():
         match_scores(model, batch, model(batch)["vision_views"])
     hook.remove()
-    ids = torch.tensor([TEXT + [loaded.tokenizer.pad_id]])  # padding takes no part
+    ids = torch.tensor([[*TEXT, loaded.tokenizer.pad_id]])  # padding takes no part
     mask = ids != loaded.tokenizer.pad_id
     words = loaded.model.encode_text(ids, mask)
     vision = loaded.model.encode_vision(patches.view(1, frames, grid**2, -1), kind == "video")
@@ -104,7 +104,7 @@ def test_ranks_are_those_of_the_packed_features(run, kind):
 
 
 def test_examples_are_of_both_kinds_and_hide_what_training_hides(run):
-    _, config, _, loaded, found = run
+    _, config, _, _, found = run
     assert [len(found[kind].examples) for kind in ("image", "video")] == [2, 1]
     one = found["video"].examples[0]
     assert (one.frames.shape, one.attention.shape[1:]) == ((3, 3, 48, 48), (3, 3, 3))
