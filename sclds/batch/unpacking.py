@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sclds.batch.patches import unpatchify
 from sclds.batch.types import Batch
 from sclds.config import Config
 
@@ -44,9 +45,8 @@ def sample_of(batch: Batch, row: int, config: Config) -> Seen:
     first = sum(f * g * g for f, g in zip(frames[:row], grids[:row], strict=True))
     shape = (frames[row], grids[row], grids[row])
     mean, std = (torch.tensor(values)[:, None, None] for values in (config.data.mean, config.data.std))
-    count, side = math.prod(shape), grids[row] * patch
-    pixels = batch.vision.patches[first : first + count].float().view(*shape, 3, patch, patch) * std + mean
-    whole = pixels.permute(0, 3, 1, 4, 2, 5).reshape(frames[row], 3, side, side).clamp(0, 1)
+    count = math.prod(shape)
+    whole = (unpatchify(batch.vision.patches[first : first + count].float(), grids[row]) * std + mean).clamp(0, 1)
     hidden = {}
     for name in batch.vision.names[1:]:
         rows = _view_rows(batch, row, name)

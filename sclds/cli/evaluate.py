@@ -14,6 +14,8 @@ from sclds.cli.command import Command, run
 
 RESULTS = "evaluation.json"
 """Written into the folder that is measured, unless --out names another file."""
+ALIGNMENT = "alignment.json"
+"""The same of --align-bench."""
 
 
 @click.command("evaluate", cls=Command)
@@ -36,15 +38,32 @@ RESULTS = "evaluation.json"
 @click.option(
     "--out", type=FILE, metavar="FILE", show_default=f"{RESULTS} in the folder that is measured", help="results as JSON"
 )
+@click.option(
+    "--align-bench",
+    "benchmark",
+    type=FILE,
+    metavar="FOLDER",
+    show_default="none",
+    help="measure alignment alone, on this folder of ALIGN-BENCH (images/, pkls/)",
+)
 @click.option("--local_rank", type=Whole(-1), default=0, hidden=True, expose_value=False)
 def command(
-    weights: Path, overrides: tuple[str, ...], config: str | None, data: tuple[str, ...], out: Path | None
+    weights: Path,
+    overrides: tuple[str, ...],
+    config: str | None,
+    data: tuple[str, ...],
+    out: Path | None,
+    benchmark: Path | None,
 ) -> int:
     """Measure a checkpoint or weights on held-out sets.
 
     WEIGHTS is a run folder, a checkpoint `step-…` of it, or a folder that `sclds convert` wrote. Alone, under torchrun,
     or as `deepspeed --module sclds.cli.evaluate …`.
     """
+    if benchmark is not None:
+        if overrides or config or data:
+            raise click.UsageError("--align-bench brings its own data: leave out --config, --data and KEY=VALUE")
+        return _alignment(weights, benchmark, out or weights / ALIGNMENT)
     from sclds.train.place import this_place
     from sclds.train.progress import drop_banners
     from sclds.train.startup import exit_code
@@ -76,6 +95,37 @@ def command(
         return 0
 
     return exit_code(work)
+
+
+def _alignment(weights: Path, benchmark: Path, out: Path) -> int:
+    """Measure a model on a folder of ALIGN-BENCH; return the exit code."""
+    from sclds.cli.printing import Sheet
+    from sclds.train.place import this_place
+    from sclds.train.progress import Reporter, drop_banners
+
+    place = this_place()
+    drop_banners(place.rank)
+    if place.world_size > 1:
+        raise click.UsageError("--align-bench is measured by one process: start `sclds evaluate` by itself")
+    import sclds
+    from sclds.interop.align_bench import SCORES, measure_alignment
+
+    reporter = Reporter(0, 0)
+    found = measure_alignment(sclds.load(weights), benchmark, reporter.count)
+    _write(out, {"source": str(weights), "benchmark": str(benchmark)} | found)
+    rows = [
+        (name, *(_figure(found[name][form]) for form in ("box", "pixel")), f"{found[name]['n']:,}") for name in SCORES
+    ]
+    sheet = Sheet()
+    sheet.table(("", "boxes", "pixels", "captions"), rows, "ALIGN-BENCH: share of attention in the regions", right=True)
+    for reason, those in found["left_out"].items():
+        sheet.text(f"left out: {those['pairs']:,}, {reason} (the first is {those['first']})")
+    reporter.say(f"Results      {out}")
+    return 0
+
+
+def _figure(share: float | None) -> str:
+    return "" if share is None else f"{share:.2%}"
 
 
 def _write(out: Path, results: object) -> None:

@@ -25,6 +25,7 @@ from sclds.cli import (
     data_stats,
     doctor,
     evaluate,
+    explore,
     finetune,
     launch,
     plan,
@@ -79,7 +80,7 @@ PROGRAM = Program(
             ),
         ),
         "Before a run": (doctor.command, plan.command, profile.command),
-        "Runs": (train.command, finetune.command, launch.command, evaluate.command, report.command),
+        "Runs": (train.command, finetune.command, launch.command, evaluate.command, explore.command, report.command),
         "Weights": (
             Group(
                 "convert",

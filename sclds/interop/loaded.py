@@ -4,8 +4,8 @@ Files are decoded as held-out evaluation decodes them and texts are cleaned and 
 behind a run's results. The model itself is the plain definition, which runs on any device.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -26,7 +26,8 @@ from sclds.data.media.inspection import inspect
 from sclds.data.media.scaling import PatchLayout, scale
 from sclds.data.media.videos import choose_frames
 from sclds.data.storage.shards import BadSampleError, Kind
-from sclds.interop.folder import ModelFolder
+from sclds.interop.fine_tuned import class_logits
+from sclds.interop.folder import AnswerHead, ModelFolder
 from sclds.interop.preprocessing import Preprocessing, files_of, tokenizer_in
 from sclds.reference.standalone.parameters_scl import PlainSCL
 
@@ -61,18 +62,21 @@ class LoadedModel:
     """
 
     def __init__(self, folder: ModelFolder, device: str | torch.device = "cpu"):
-        if folder.preprocessing is None:
-            raise UserError("the folder does not say how its weights were shown data; convert the run again")
+        self._settings = _decoding(folder)
+        assert folder.preprocessing is not None
         shown: Preprocessing = folder.preprocessing
         rows = folder.config.text.vocab_size
         files = folder.tokenizer or files_of(shown.tokenizer, shown.max_text_tokens, rows)
         self.config, self.preprocessing, self.device = folder.config, shown, torch.device(device)
         self.tokenizer = tokenizer_in(files, shown.tokenizer)
-        self._settings = _settings(folder)
         self._layout = PatchLayout(folder.config.vision.patch_size, shown.mean, shown.std)
         self._decoders: dict[int, Decoder] = {}
         self.model = PlainSCL(folder.config.model_dump(mode="json"), self.tokenizer.pad_id)
-        self.model.load_state_dict(folder.weights)
+        head = folder.answers
+        self.model.load_state_dict(folder.weights, strict=head is None)
+        if head is not None:
+            head = replace(head, weights={name: tensor.to(self.device) for name, tensor in head.weights.items()})
+        self._head = head
         self.model.eval().requires_grad_(False).to(self.device)
 
     def encode_text(self, texts: str | Sequence[str], batch_size: int = BATCH) -> Tensor:
@@ -88,6 +92,7 @@ class LoadedModel:
         Raises:
             UserError: A text shows nothing.
         """
+        self._refuse_answering("encode_text")
         chosen = [texts] if isinstance(texts, str) else list(texts)
         return self._features(chosen, batch_size, lambda part: self.model.project_text(*self._encoded_texts(part)))
 
@@ -102,6 +107,7 @@ class LoadedModel:
         Raises:
             UserError: An image cannot be used; it is named by its path or its number.
         """
+        self._refuse_answering("encode_image")
         return self._vision_features(_several(images, 3), "image", batch_size)
 
     def encode_video(self, videos: Media | Sequence[Media], batch_size: int = BATCH) -> Tensor:
@@ -115,6 +121,7 @@ class LoadedModel:
         Raises:
             UserError: A video cannot be used; it is named by its path or its number.
         """
+        self._refuse_answering("encode_video")
         return self._vision_features(_several(videos, 4), "video", batch_size)
 
     def match(
@@ -134,6 +141,7 @@ class LoadedModel:
         Raises:
             UserError: Texts and images are not equally many, or one cannot be used.
         """
+        self._refuse_answering("match")
         found = []
         for text, mask, vision, frames in self._fused(texts, images, videos, batch_size):
             found.append(self.model.match(text, mask, vision, frames).float().softmax(1)[:, 1].cpu())
@@ -147,6 +155,73 @@ class LoadedModel:
         for text, mask, vision, frames in self._fused(texts, images, videos, batch_size):
             for words, real, shown in zip(text.float().cpu(), mask.cpu(), vision.float().cpu(), strict=True):
                 found.append(Fused(words[real], shown[:frames], shown[frames:].unflatten(0, (frames, -1))))
+        return found
+
+    @torch.inference_mode()
+    def answer(
+        self, texts: str | Sequence[str], images: Media, seconds: Media = None, batch_size: int = BATCH
+    ) -> list[str]:
+        """Return what a fine-tuned model answers to question or statement i about image i.
+
+        Args:
+            texts: One question or statement or several.
+            images: As `match` takes them.
+            seconds: The second image of each statement, for `nlvr2` alone.
+            batch_size: Questions answered at once.
+
+        Returns:
+            N answers: the names of the task's classes.
+
+        Raises:
+            UserError: The model was not fine-tuned for answers, or texts and images cannot be used.
+        """
+        head = self._head
+        if head is None:
+            raise UserError("this model has no head that answers; fine-tune it with `sclds finetune` (docs/tasks.md)")
+        if (seconds is not None) != (head.images == 2):
+            raise UserError(f"{head.task} is about {head.images} image{'s' * (head.images > 1)} beside a text")
+        logits = self._class_logits(head, texts, (images, seconds)[: head.images], batch_size)
+        return [head.classes[number] for number in logits.argmax(dim=1).tolist()]
+
+    def _class_logits(
+        self, head: AnswerHead, texts: str | Sequence[str], images: Sequence[Media], batch_size: int
+    ) -> Tensor:
+        """Return (N, classes) float32 logits of texts beside the first images, and the second ones."""
+        pooled = [
+            torch.cat([self._pooled(part, second) for part in self._pairs(texts, shown, None, batch_size)])
+            for second, shown in enumerate(images)
+        ]
+        return class_logits(head.weights, torch.cat(pooled, dim=1), self.config.text.layer_norm_eps).float()
+
+    def _pooled(self, pair: tuple[Tensor, Tensor, Tensor, int], second: int) -> Tensor:
+        """Return what a head reads of encoded pairs (B, 2C), of first images or of second ones, which have a type."""
+        text, mask, vision, frames = pair
+        types: Any = self.model.token_type_embeddings
+        fused = self.model.fuse(text, mask, vision + types.weight[1 + second] - types.weight[1])
+        return self.model.pool(fused[0], mask, fused[1], frames)
+
+    def _refuse_answering(self, call: str) -> None:
+        if self._head is not None:
+            raise UserError(
+                f"`{call}` reads heads of pre-training, and this model was fine-tuned for {self._head.task}, which "
+                f"leaves them out: it has `answer`, `fuse` and `attention`"
+            )
+
+    def attention(
+        self, texts: str | Sequence[str], images: Media = None, videos: Media = None, batch_size: int = BATCH
+    ) -> list[Tensor]:
+        """Return what the tokens of text i attend to in image or video i; arguments and errors as of `match`.
+
+        Returns:
+            N times (heads, T, F + F·L) float32 on the CPU: weights of the last fusion layer's text → vision
+            cross-attention, from the text's tokens, [CLS] first, to the [CLS] of every frame, then to patches frame
+            by frame, row by row. Every row sums to 1.
+        """
+        found: list[Tensor] = []
+        with torch.inference_mode():
+            for text, mask, vision, _ in self._pairs(texts, images, videos, batch_size):
+                weights = self.model.attention(text, mask, vision).cpu()
+                found += [one[:, real] for one, real in zip(weights, mask.cpu(), strict=True)]
         return found
 
     @torch.inference_mode()
@@ -169,6 +244,16 @@ class LoadedModel:
         self, texts: str | Sequence[str], images: Media, videos: Media, batch_size: int
     ) -> list[tuple[Tensor, Tensor, Tensor, int]]:
         """Return, batch by batch, both fused streams, the mask of real tokens, and the frames."""
+        found = []
+        for text, mask, vision, frames in self._pairs(texts, images, videos, batch_size):
+            text, vision = self.model.fuse(text, mask, vision)
+            found.append((text, mask, vision, frames))
+        return found
+
+    def _pairs(
+        self, texts: str | Sequence[str], images: Media, videos: Media, batch_size: int
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor, int]]:
+        """Yield, batch by batch, encoded texts, their mask, encoded images or videos, and their frames."""
         if (images is None) == (videos is None):
             raise UserError("expected images or videos beside the texts, got both or neither")
         kind: Kind = "image" if videos is None else "video"
@@ -178,25 +263,27 @@ class LoadedModel:
         words, media = (words * count if len(words) == 1 else words), (media * count if len(media) == 1 else media)
         if len(words) != len(media):
             raise UserError(f"expected as many texts as {kind}s, or one of either, got {len(words)} and {len(media)}")
-        found = []
         for start in range(0, count, batch_size):
             part = slice(start, start + batch_size)
             text, mask = self._encoded_texts(words[part])
-            vision, frames = self._encoded_media(media[part], kind, batch_size)
-            text, vision = self.model.fuse(text, mask, vision)
-            found.append((text, mask, vision, frames))
-        return found
+            yield text, mask, *self._encoded_media(media[part], kind, batch_size)
 
     def _encoded_texts(self, texts: list[str]) -> tuple[Tensor, Tensor]:
         """Return encoded texts (B, T, C) and where they are real (B, T)."""
         cleaned = [clean_caption(text) for text in texts]
         if not all(cleaned):
             raise DataError("expected texts that show something, got an empty one")
-        ids = [self.tokenizer.encode(text, self.preprocessing.max_text_tokens)[0] for text in cleaned]
+        return self.encode_tokens([self.tokenizer.encode(t, self.preprocessing.max_text_tokens)[0] for t in cleaned])
+
+    def encode_tokens(self, ids: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+        """Return encoded texts (B, T, C) of the token ids of each, beginning and end included, and where they are real.
+
+        (B, T) bool, False where a text is shorter than the longest; both lie on the model's device.
+        """
         padded = torch.full((len(ids), max(map(len, ids))), self.tokenizer.pad_id)
         mask = torch.zeros(padded.shape, dtype=torch.bool)
         for row, own in enumerate(ids):
-            padded[row, : len(own)] = torch.tensor(own)
+            padded[row, : len(own)] = torch.as_tensor(own)
             mask[row, : len(own)] = True
         mask = mask.to(self.device)
         return self.model.encode_text(padded.to(self.device), mask), mask
@@ -217,6 +304,8 @@ class LoadedModel:
             if row not in patches:
                 patches[row] = self._patches(media, kind, frames, f"{kind} {number}")
         stacked = torch.stack([patches[row].unflatten(0, (frames, -1)) for row in range(len(items))])
+        if self._head is not None and not self._head.use_image:
+            stacked = torch.zeros_like(stacked)  # as it was trained
         return self.model.encode_vision(stacked.to(self.device), kind == "video"), frames
 
     def _patches(self, media: Media, kind: Kind, frames: int, name: str) -> Tensor:
@@ -241,14 +330,23 @@ class LoadedModel:
         return 3 * self.config.vision.patch_size**2
 
 
-def _settings(folder: ModelFolder) -> Config:
-    """Return settings under which held-out evaluation would show the model the same."""
-    assert folder.preprocessing is not None
-    shown = folder.preprocessing.model_dump(mode="json")
-    data = {name: value for name, value in shown.items() if name != "tokenizer"} | {"tokenizer": "embedded"}
-    tree = {"name": "loaded", "data": data | {"train": [{"name": "none", "shards": "none"}]}}
-    tree["masking"] = {"scl_vision_ratio": 0}  # nothing is hidden, so that no image is too small for it
-    return parse_config(tree | {"model": folder.config.model_dump(mode="json")})
+def settings_of(folder: ModelFolder) -> dict[str, Any]:
+    """Return the sections of a configuration under which held-out evaluation shows the model what it was shown.
+
+    Raises:
+        UserError: The folder does not say how its weights were shown data.
+    """
+    if folder.preprocessing is None:
+        raise UserError("the folder does not say how its weights were shown data; convert the run again")
+    data = folder.preprocessing.model_dump(mode="json") | {"train": [{"name": "none", "shards": "none"}]}
+    return {"name": "loaded", "data": data, "model": folder.config.model_dump(mode="json")}
+
+
+def _decoding(folder: ModelFolder) -> Config:
+    """Return settings of which decoding reads sizes and normalization."""
+    tree = settings_of(folder)
+    # nothing is hidden, so that no image is too small for it
+    return parse_config(tree | {"data": tree["data"] | {"tokenizer": "embedded"}, "masking": {"scl_vision_ratio": 0}})
 
 
 def _several(media: Media, single: int) -> list[Media]:

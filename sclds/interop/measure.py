@@ -16,6 +16,7 @@ from sclds.config import Config
 from sclds.config.errors import CheckpointError, ConfigError
 from sclds.config.overrides import literal, replaced
 from sclds.config.reading import load_config
+from sclds.config.weights import TOKENIZER, WEIGHTS
 from sclds.data.quarantine import Quarantine
 from sclds.data.storage.shards import cache_of, shard_problems
 from sclds.data.tokenizer import Tokenizer, load_tokenizer
@@ -23,7 +24,8 @@ from sclds.evaluation.answers import PREDICTIONS
 from sclds.evaluation.heldout import Progress
 from sclds.evaluation.record import recorded
 from sclds.evaluation.tasks import evaluate
-from sclds.interop.folder import WEIGHTS, read_folder
+from sclds.interop.conversions import read_model
+from sclds.interop.loaded import settings_of
 from sclds.machine.implementations import choose, compute_dtype, use
 from sclds.model.scl import SCLModel
 from sclds.run.checkpoints import Checkpoint, newest_checkpoint, read_checkpoint
@@ -53,7 +55,8 @@ def find_target(path: Path, config: str | None, data: Sequence[str], overrides: 
 
     Args:
         path: A run, of which the newest checkpoint is taken, a checkpoint `step-…`, or a folder of weights.
-        config: Configuration file or shipped name, for a folder of weights, which tells nothing of data.
+        config: Configuration file or shipped name instead of the run's; a folder of weights, which tells nothing of
+            data, needs it where `data` is not given.
         data: Held-out sets, each `[image:|video:]NAME[=SHARDS]`; none: those of the configuration.
         overrides: `key=value` settings.
 
@@ -63,12 +66,7 @@ def find_target(path: Path, config: str | None, data: Sequence[str], overrides: 
     sets = [f"data.heldout={json.dumps([_row(one) for one in data])}"] if data else []
     settings = replaced(overrides, sets)
     if (path / WEIGHTS).is_file():
-        if config is None:
-            raise CheckpointError(
-                f"{path} holds weights alone, which tell nothing of tokenizer, sizes and data: give --config as well"
-            )
-        found = load_config(config, settings)
-        target = Target(found.model_copy(update={"model": read_folder(path).config}), None, path)
+        target = _weights_target(path, config, settings, bool(sets))
     else:
         checkpoint = read_checkpoint(path) or newest_checkpoint(RunFolder(path).checkpoints)
         if checkpoint is None:
@@ -83,6 +81,30 @@ def find_target(path: Path, config: str | None, data: Sequence[str], overrides: 
     if problems:
         raise ConfigError(problems)
     return target
+
+
+def _weights_target(path: Path, config: str | None, settings: list[str], has_data: bool) -> Target:
+    """Return how to measure a folder of weights: by a configuration, or by what the folder says it was shown."""
+    folder = read_model(path)
+    if config is not None:
+        found = load_config(config, settings)
+        return Target(found.model_copy(update={"model": folder.config}), None, path)
+    if not has_data:
+        raise CheckpointError(
+            f"{path} holds weights alone, and no data to measure them on: give --data NAME=SHARDS, or --config"
+        )
+    tree = settings_of(folder)
+    own = path / TOKENIZER if (path / TOKENIZER).is_dir() else path
+    data = tree["data"] | ({"tokenizer": str(own)} if folder.tokenizer else {})
+    return Target(_loaded(tree | {"data": data}, settings), None, path)
+
+
+def _loaded(tree: Mapping[str, Any], overrides: list[str]) -> Config:
+    """Return the settings in a tree, under overrides."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "config.yaml"
+        file.write_text(json.dumps(literal(tree)), encoding="utf-8")
+        return load_config(file, overrides)
 
 
 def _data_problems(config: Config) -> list[str]:
@@ -112,10 +134,7 @@ def _settings_of(checkpoint: Checkpoint, config: str | None, overrides: list[str
         return load_config(config, overrides)
     if own.is_file():
         return load_config(own, overrides)
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "config.yaml"
-        file.write_text(json.dumps(literal(checkpoint.config)), encoding="utf-8")
-        return load_config(file, overrides)
+    return _loaded(checkpoint.config, overrides)
 
 
 def measure(target: Target, group: ProcessGroup, progress: Progress | None = None) -> dict[str, Any]:
@@ -143,7 +162,7 @@ def measure(target: Target, group: ProcessGroup, progress: Progress | None = Non
 
 def _model(target: Target, tokenizer: Tokenizer) -> nn.Module:
     config, task = target.config, target.config.task
-    weights = consolidated_weights(target.folder) if target.checkpoint else read_folder(target.folder).weights
+    weights = consolidated_weights(target.folder) if target.checkpoint else read_model(target.folder).weights
     vocabulary = config.model.text.vocab_size or tokenizer.vocab_size
     model: SCLModel
     if task is not None and any(name.startswith(f"{HEAD}.") for name in weights):

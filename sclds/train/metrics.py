@@ -16,7 +16,7 @@ from sclds.objectives.levels import Makeup, trivial_level
 from sclds.report.pictures import as_code, masked_inputs
 from sclds.run.folder import RunFolder
 from sclds.run.goodput import Spent
-from sclds.run.metrics import finite, result_scalars, scalars_of
+from sclds.run.metrics import SPEED, finite, result_scalars, scalars_of
 from sclds.train.board import Board
 from sclds.train.distributed import ProcessGroup
 from sclds.train.measures import StepMeasures

@@ -12,7 +12,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .plain_scl import fused, match_logits, projection, text_tokens, vision_tokens
+from .plain_scl import (
+    fused,
+    match_logits,
+    pooled_pair,
+    projection,
+    text_to_vision_attention,
+    text_tokens,
+    vision_tokens,
+)
 
 ACTIVATIONS = {
     "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
@@ -74,10 +82,13 @@ class PlainSCL(Parameters):
         linear: Any = self.cross_modal_text_transform
         return linear(text_tokens(self.text_encoder, ids_BT, mask_BT, self._pad_id))
 
-    def encode_vision(self, patches_BFLX: Tensor, video: bool) -> Tensor:
-        """Return (B, F + F·L, C) tokens of images or videos, frame [CLS] tokens first, after the map to fusion."""
+    def encode_vision(self, patches_BFLX: Tensor, video: bool, keep_BK: Tensor | None = None) -> Tensor:
+        """Return (B, F + F·L, C) tokens of images or videos, frame [CLS] tokens first, after the map to fusion.
+
+        With `keep_BK` only these patches are shown, the same in all frames: (B, F + F·K, C).
+        """
         linear: Any = self.cross_modal_image_transform
-        return linear(vision_tokens(self.vision_encoder, self._kind, patches_BFLX, video))
+        return linear(vision_tokens(self.vision_encoder, self._kind, patches_BFLX, video, keep_BK))
 
     def project_text(self, tokens_BTC: Tensor, mask_BT: Tensor) -> Tensor:
         """Return the contrastive projection (B, P) of encoded texts, not normalized."""
@@ -91,9 +102,17 @@ class PlainSCL(Parameters):
         """Return both streams after fusion, (B, T, C) and (B, F + F·L, C)."""
         return fused(self, text_BTC, mask_BT, vision_BVC, None)
 
+    def attention(self, text_BTC: Tensor, mask_BT: Tensor, vision_BVC: Tensor) -> Tensor:
+        """Return the last fusion layer's attention weights (B, heads, T, F + F·L) of text tokens to vision tokens."""
+        return text_to_vision_attention(self, text_BTC, mask_BT, vision_BVC, None)
+
     def match(self, text_BTC: Tensor, mask_BT: Tensor, vision_BVC: Tensor, frames: int) -> Tensor:
         """Return ITM's logits (B, 2) of fused streams: does not match, matches."""
         return match_logits(self, first_token(text_BTC, mask_BT), vision_BVC[:, :frames].mean(dim=1))
+
+    def pool(self, text_BTC: Tensor, mask_BT: Tensor, vision_BVC: Tensor, frames: int) -> Tensor:
+        """Return what heads read of fused streams, (B, 2C)."""
+        return pooled_pair(self, first_token(text_BTC, mask_BT), vision_BVC[:, :frames].mean(dim=1))
 
 
 def first_token(tokens_BTC: Tensor, mask_BT: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ the functions read modules by the names of their parameters, and the file import
 Shape suffixes: B samples, T text tokens, F frames, L patches of a frame, V = F + F·L vision tokens, C channels.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -105,11 +106,62 @@ def fused(model: Any, text: Tensor, text_mask: Tensor | None, vision: Tensor, vi
     Returns:
         Both streams, (B, T, C) and (B, V, C).
     """
+    for state in _fusion_states(model, text, text_mask, vision, vision_mask):
+        x, y = state
+    return x, y
+
+
+def text_to_vision_attention(
+    model: Any, text: Tensor, text_mask: Tensor | None, vision: Tensor, vision_mask: Tensor | None, layer: int = -1
+) -> Tensor:
+    """Return the attention weights of a fusion layer's text → vision cross-attention, of every token and head.
+
+    Fused attention gives no weights, so they are computed as they are defined: softmax(q kᵀ / √d). Weights times values
+    are what the layer's attention gives.
+
+    Args:
+        model: As `fused` reads it.
+        text: (B, T, C) after its transform.
+        text_mask: (B, T) True for real tokens; None if all are.
+        vision: (B, V, C) after its transform.
+        vision_mask: (B, V) as for text.
+        layer: Number of the layer; the last by default.
+
+    Returns:
+        (B, heads, T, V) float32; every row sums to 1.
+    """
+    number = range(len(model.cross_modal_text_layers))[layer]
+    states = _fusion_states(model, text, text_mask, vision, vision_mask)
+    x, y = next(state for at, state in enumerate(states) if at == number)
+    return cross_attention_weights(model.cross_modal_text_layers[number], x, text_mask, y, vision_mask)
+
+
+def cross_attention_weights(
+    layer: Any, x: Tensor, mask: Tensor | None, other: Tensor, other_mask: Tensor | None
+) -> Tensor:
+    """Return the cross-attention weights (B, heads, rows, keys) of a fusion layer that reads (B, rows, C) and others.
+
+    Arguments are those of the layer itself: its own stream and the other one, each with its mask.
+    """
+    x = _post_norm(layer.self_norm, _self_attention(layer.self_attention, x, mask), x)
+    cross = layer.cross_attention
+    q, k = (_split_heads(t, cross.heads).float() for t in (cross.q(x), cross.kv(other).chunk(2, dim=-1)[0]))
+    scores = q @ k.mT / q.shape[-1] ** 0.5
+    if other_mask is not None:
+        scores = scores.masked_fill(~other_mask[:, None, None, :], -torch.inf)
+    return scores.softmax(dim=-1)
+
+
+def _fusion_states(
+    model: Any, text: Tensor, text_mask: Tensor | None, vision: Tensor, vision_mask: Tensor | None
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield both streams before the first fusion layer and behind every one."""
     types = model.token_type_embeddings.weight
     x, y = text + types[0], vision + types[1]
+    yield x, y
     for own, other in zip(model.cross_modal_text_layers, model.cross_modal_image_layers, strict=True):
         x, y = _fusion_layer(own, x, text_mask, y, vision_mask), _fusion_layer(other, y, vision_mask, x, text_mask)
-    return x, y
+        yield x, y
 
 
 def projection(module: Any, x: Tensor) -> Tensor:
@@ -119,9 +171,14 @@ def projection(module: Any, x: Tensor) -> Tensor:
 
 def match_logits(model: Any, text_cls_BC: Tensor, vision_cls_BC: Tensor) -> Tensor:
     """Return ITM's logits (B, 2) of fused [CLS] rows: does not match, matches."""
+    return model.itm_score(pooled_pair(model, text_cls_BC, vision_cls_BC))
+
+
+def pooled_pair(model: Any, text_cls_BC: Tensor, vision_cls_BC: Tensor) -> Tensor:
+    """Return fused [CLS] rows of both streams, each through its pooler, side by side: (B, 2C)."""
     poolers = (model.cross_modal_text_pooler, model.cross_modal_image_pooler)
     pooled = [F.linear(x, p.weight, p.bias).tanh() for p, x in zip(poolers, (text_cls_BC, vision_cls_BC), strict=True)]
-    return model.itm_score(torch.cat(pooled, dim=1))
+    return torch.cat(pooled, dim=1)
 
 
 def word_logits(head: Any, x: Tensor) -> Tensor:
