@@ -88,7 +88,7 @@ class Run:
         self.saver = CheckpointSaver(self.engine, folder.checkpoints, config, group, reporter.say, self._note_saved)
         self.guard = SkipGuard(config.optimizer.max_skipped_in_a_row, self.journal.teller("skipped_step"))
         self.spikes = SpikeGuard(config.guards, config.log.every, config.data.skip_batches)
-        self.self_check = SelfCheck(config, self.engine, group)
+        self.self_check = SelfCheck(config, self.saver.engine, group)
         self.quarantine = Quarantine(folder.quarantine)
         self.bad_samples = 0
         self.heldout = HeldoutMeasurements(config, self.engine, self.tokenizer, group, folder, reporter)
