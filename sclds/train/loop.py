@@ -213,6 +213,9 @@ class Run:
             self.guard.resume(saved)
             self.spikes.resume(saved)
             self.step = self.saved_step = self.checkpoint.step
+            before = self.checkpoint.config.get("data", {}).get("skip_batches", [])
+            if (changed := self.spikes.settled(self.step, before)) is not None:
+                self.reporter.say(changed)
             self.journal.at(self.step)
             self.journal.tell("resume", f"Resuming after step {self.step} from {self.checkpoint.folder}")
         if self.group.rank == 0:

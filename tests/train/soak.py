@@ -60,7 +60,7 @@ ENDS = ("killed rank", "killed all", "told to stop", "interrupted", "killed writ
 """Kinds that end a start."""
 DAMAGES = ("flipped bit", "cut file", "missing file", "foreign file", "cut metrics", "half a line", "damaged events")
 """Kinds that the next start finds."""
-EXIT_CODES = {"told to stop": {0}, "interrupted": {0}, "full disk": {2}, "killed writer": {0, 1, 2}}
+EXIT_CODES = {"told to stop": {0}, "interrupted": {0}, "full disk": {1, 2}, "killed writer": {0, 1, 2}}
 """What survivors may end with; 1 or the signal elsewhere."""
 
 
@@ -106,7 +106,8 @@ class Launch:
                     self.codes[pid] = os.waitstatus_to_exitcode(status)
         if self.real and (code := self.job.poll()) is not None:
             self.codes[self.job.pid] = code
-        return [pid for pid in found if pid not in self.codes]
+        # one whose main thread is over may still have others, until which its parent cannot take its code
+        return sorted({*found, *self.sessions} - set(self.codes))
 
     def workers(self):
         """Return those of them that train."""
