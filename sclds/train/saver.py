@@ -5,6 +5,7 @@ died, and tells that every file is written where it is not; hence a checkpoint e
 """
 
 import json
+import re
 import shutil
 import socket
 import time
@@ -18,7 +19,7 @@ from sclds.config.errors import CheckpointError, SharedCheckpointError
 from sclds.config.reading import config_sha256
 from sclds.machine.packages import installed_version
 from sclds.run.checkpoints import ENGINE_TAG, STATE_FILE, checkpoint_name, is_checkpoint_name, step_of
-from sclds.run.files import free_space
+from sclds.run.files import free_space, remedy
 from sclds.run.writer_process import WriterProcess
 from sclds.train.copying import Copy, MemoryCheckpointEngine, UpdateAfterCopy
 from sclds.train.distributed import ProcessGroup
@@ -252,7 +253,8 @@ def _told(fault: str, partial: Path) -> str:
 
 
 def _sentence(partial: Path, reason: str) -> str:
+    number = re.search(r"\[Errno (\d+)\]", reason)
     return (
-        f"the checkpoint {partial.with_suffix('')} cannot be written ({reason}); free space, or give another run_dir "
-        f"on a disk that can be written; the checkpoint before stands"
+        f"the checkpoint {partial.with_suffix('')} cannot be written ({reason}); "
+        f"{remedy(int(number[1]) if number else None)}; the checkpoint before stands"
     )

@@ -177,7 +177,7 @@ def test_a_disk_that_refuses_is_told_with_its_room(rig):
     rig.engine.name = "read_me.py/weights.pt"
     rig.saver.save(2)
     with pytest.raises(
-        CheckpointError, match=r"cannot be written \(.*read_me.py.*; on .*GB are free there\); free space"
+        CheckpointError, match=r"cannot be written \(.*read_me.py.*; on .*GB are free there\); give another run_dir"
     ):
         rig.saver.wait()
     assert newest_checkpoint(rig.folder).step == 1
