@@ -41,6 +41,7 @@ from sclds.train.launch import launcher_environment, pretrain_command
 from tests.train.test_killed_run import CONFIG, SETTINGS
 
 LIMIT = 600
+INTERRUPTED = 130
 STEPS = 30
 REAL = 40
 SLOW = ("stopped rank",)
@@ -60,8 +61,13 @@ ENDS = ("killed rank", "killed all", "told to stop", "interrupted", "killed writ
 """Kinds that end a start."""
 DAMAGES = ("flipped bit", "cut file", "missing file", "foreign file", "cut metrics", "half a line", "damaged events")
 """Kinds that the next start finds."""
-EXIT_CODES = {"told to stop": {0}, "interrupted": {0}, "full disk": {1, 2}, "killed writer": {0, 1, 2}}
-"""What survivors may end with; 1 or the signal elsewhere."""
+EXIT_CODES = {
+    "told to stop": {0, -signal.SIGTERM},
+    "interrupted": {0, INTERRUPTED},
+    "full disk": {1, 2},
+    "killed writer": {0, 1, 2, -signal.SIGKILL, -signal.SIGTERM},
+}
+"""What survivors may end with; 1, or SIGKILL, elsewhere. A signal may come before steps begin, or after their end."""
 
 
 class Launch:
@@ -76,7 +82,7 @@ class Launch:
     """
 
     def __init__(self, folder, processes, log, most_bytes=None, real=False):
-        self.folder, self.real, self.codes = folder, real, {}
+        self.folder, self.real, self.codes, self.begun = folder, real, {}, time.time() - 0.001
         words = [*replaced(SETTINGS, SHORT), f"run_dir={folder}"]
         if real:
             environment = launcher_environment(processes)
@@ -126,7 +132,7 @@ class Launch:
         """Wait until a step is logged, or the run is over; return whether it still runs."""
         metrics, end = RunFolder(self.folder).metrics, time.monotonic() + LIMIT
         while self.running():
-            if step in [line["step"] for line in read_metrics(metrics)]:
+            if any(line["step"] >= step and line["time"] >= self.begun for line in read_metrics(metrics)):
                 return True
             assert time.monotonic() < end, f"step {step} does not come"
             time.sleep(0.02)
@@ -156,6 +162,8 @@ def forked(words, log, variables, most_bytes):
         if most_bytes is not None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, most_bytes))
         code = train(["--config", str(CONFIG), *words])
+    except KeyboardInterrupt:  # a second one, while the first one ends the process
+        code = INTERRUPTED
     except BaseException:
         traceback.print_exc()
     finally:
