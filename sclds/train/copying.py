@@ -47,9 +47,12 @@ class MemoryCheckpointEngine(TorchCheckpointEngine):
                 self._memory.append(os.memfd_create("sclds-checkpoint"))
             descriptor = self._memory[len(self.files)]
             os.lseek(descriptor, 0, os.SEEK_SET)
-            # buffered, because a plain write takes 2 GiB at most and says so only by what it returns
-            with os.fdopen(descriptor, "wb", closefd=False) as file, _without_crc32():
-                torch.save(state_dict, file)
+            file = _Memory(descriptor)
+            try:
+                with _without_crc32():
+                    torch.save(state_dict, file)
+            except RuntimeError as fault:  # torch writes its end all the same, and complains of what is missing there
+                raise file.fault or fault from fault
             self.files.append((path, os.lseek(descriptor, 0, os.SEEK_CUR)))
 
     def descriptors(self) -> list[int]:
@@ -67,6 +70,32 @@ class MemoryCheckpointEngine(TorchCheckpointEngine):
             os.close(descriptor)
         self._memory.clear()
         self.clear()
+
+
+class _Memory:
+    """What torch writes into; knows the fault of memory for which something is missing there.
+
+    Args:
+        descriptor: Of the memory.
+    """
+
+    def __init__(self, descriptor: int):
+        self._descriptor = descriptor
+        self.fault: OSError | None = None
+
+    def write(self, content: Any) -> int:
+        """Write all of it, which a plain write does to 2 GiB at most."""
+        left = memoryview(content)
+        try:
+            while left:
+                left = left[os.write(self._descriptor, left) :]
+        except OSError as fault:
+            self.fault = fault
+            raise
+        return len(content)
+
+    def flush(self) -> None:
+        """Nothing is held back."""
 
 
 def _fixed(value: Any) -> Any:

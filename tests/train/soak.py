@@ -237,11 +237,14 @@ class Soak:
         finished = newest_checkpoint(self.run / "checkpoints")
         if not running and finished and finished.step == STEPS:  # it was faster than the fault
             allowed = allowed | {0}
-        assert launch.real or codes <= allowed, f"after '{kind}' processes ended with {codes}, not {allowed}"
+        assert launch.real or codes <= allowed, f"'{kind}': {codes}, not {allowed}: {self._said()}"
         end = time.monotonic() + LIMIT
         while left := shared_memory() - self.shared_memory:
             assert time.monotonic() < end, f"left: {left}"
             time.sleep(0.2)
+
+    def _said(self):
+        return (self.folder / "run.log").read_text(errors="replace")[-2000:]
 
     def _killed_rank(self, launch):
         send(self.draw.choice(launch.workers() or [0]), signal.SIGKILL)

@@ -1,6 +1,7 @@
 """Checkpoints that another process writes while steps go on: what is waited for, and what becomes of a death."""
 
 import os
+import resource
 import signal
 import threading
 from pathlib import Path
@@ -201,3 +202,25 @@ def test_torch_reads_what_memory_holds_and_memory_is_used_again(tmp_path):
     engine.close()
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(descriptor)
+
+
+def test_memory_that_ends_anywhere_is_told_as_that():
+    """torch itself says `enforce fail … unexpected pos` where the end of a file is what does not fit."""
+    state = {"a": torch.arange(3000), "b": [torch.ones(3)] * 3}
+    engine = MemoryCheckpointEngine()
+    engine.save(state, "one")
+    engine.copy()
+    [(_, size)] = engine.files
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        for limit in (0, 10, size // 2, size - 300, size - 100, size - 1):
+            engine.clear()
+            engine.save(state, "one")
+            os.ftruncate(engine._memory[0], 0)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+            with pytest.raises(OSError, match="File too large"):
+                engine.copy()
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        engine.close()
