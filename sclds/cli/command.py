@@ -178,7 +178,7 @@ def _plain_output() -> Iterator[None]:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     plain = tuple(PlainStream(stream) for stream in outputs)
-    sys.stdout, sys.stderr = plain  # type: ignore[assignment]
+    sys.stdout, sys.stderr = plain
     try:
         yield
     finally:

@@ -47,7 +47,7 @@ class MemoryCheckpointEngine(TorchCheckpointEngine):
                 self._memory.append(os.memfd_create("sclds-checkpoint"))
             descriptor = self._memory[len(self.files)]
             os.lseek(descriptor, 0, os.SEEK_SET)
-            file = _Memory(descriptor)
+            file: Any = _Memory(descriptor)  # as much of a file as torch asks of one
             try:
                 with _without_crc32():
                     torch.save(state_dict, file)

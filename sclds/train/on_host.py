@@ -5,7 +5,6 @@ a process has failed, the others have nothing to save, and DeepSpeed's time stan
 """
 
 import signal
-import sys
 from types import FrameType
 from typing import Any
 
@@ -56,4 +55,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
