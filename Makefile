@@ -9,7 +9,7 @@ TEST_PROCESSES ?= 2
 export DS_ACCELERATOR ?= cpu
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help setup quickstart finetune test lint style kernel-check gpu-check gpu-rehearsal mutants soak clean
+.PHONY: help setup quickstart finetune test lint style kernel-check gpu-check gpu-rehearsal mutants nodes soak clean
 
 help:
 	@grep -E '^## ' $(MAKEFILE_LIST) | sed 's/^## /make /'
@@ -70,6 +70,10 @@ mutants: $(VENV)/.ready
 	@rm -rf build/mutants && mkdir -p build/mutants && git archive HEAD | tar x -C build/mutants
 	@cd build/mutants && mv kernels/scl_kernels . && sed -i '/^\[tool.mutmut\]/,$$d' pyproject.toml && cat kernels/mutmut.toml >> pyproject.toml
 	@cd build/mutants && $(CURDIR)/$(VENV)/bin/mutmut run; $(CURDIR)/$(VENV)/bin/mutmut results
+
+## nodes         two and four nodes with networks and ssh servers of their own, at every ZeRO stage (needs root)
+nodes: $(VENV)/.ready
+	@SCLDS_ALL_NODES=1 $(RUN) -m pytest -p no:xdist --timeout 3600 tests/train/test_nodes.py
 
 ## soak          random faults on small real runs, each of which has to end as if nothing had happened (an hour)
 soak: $(VENV)/.ready

@@ -1,4 +1,8 @@
-"""How long a checkpoint holds up the run: written before the next step, and written while steps go on, in turns."""
+"""How long a checkpoint holds up the run: written before the next step, and written while steps go on, in turns.
+
+What a step computes is stood for by matrix products, which last as long as a step of many samples: the copy into
+memory has that time, and takes some of the processor from it, which is told apart.
+"""
 
 import json
 import os
@@ -24,6 +28,10 @@ from sclds.train.saver import CheckpointSaver
 
 PROVIDERS = ("synchronous", "asynchronous")
 LAYERS = 6
+COMPUTE = 1.0
+"""Seconds of forward and backward between two updates."""
+_PRODUCT = 1024
+"""Side of the matrices that stand for them."""
 _HEAD = 64
 """Channels of an attention head."""
 
@@ -32,9 +40,11 @@ class Stall(NamedTuple):
     """One checkpoint, in seconds."""
 
     stall: float
-    """Before the next step may begin."""
+    """Before the next step may begin, and before its update may."""
     complete: float
     """Until it stands on the disk."""
+    slowdown: float = 0.0
+    """By which a step computes longer beside the copy."""
 
 
 def compare_savings(width: int, rounds: int, out: Path) -> tuple[list[Row], float]:
@@ -90,6 +100,7 @@ def _ways(engine: Any, folder: Path, config: Config, group: ProcessGroup) -> dic
     to_disk = engine.checkpoint_engine
     saver = CheckpointSaver(engine, folder, config, group)
     to_memory = engine.checkpoint_engine
+    compute = _computation(group.device)
 
     def synchronous(step: int) -> Stall:
         """Write through DeepSpeed's own checkpoint engine, force it onto the disk and hash it."""
@@ -105,13 +116,35 @@ def _ways(engine: Any, folder: Path, config: Config, group: ProcessGroup) -> dic
 
     def asynchronous(step: int) -> Stall:
         engine.checkpoint_engine = to_memory
+        alone = compute()
         begun = time.perf_counter()
         saver.save(step)
         stall = time.perf_counter() - begun
+        beside = compute()
+        resumed = time.perf_counter()
+        saver.finish_copy()
+        stall += time.perf_counter() - resumed
         saver.wait()
-        return Stall(stall, time.perf_counter() - begun)
+        return Stall(stall, time.perf_counter() - begun - beside, beside - alone)
 
     return dict(zip(PROVIDERS, (synchronous, asynchronous), strict=True))
+
+
+def _computation(device: torch.device) -> Callable[[], float]:
+    """Return what computes for about `COMPUTE` seconds, always as much, and returns how long it took."""
+    factor = torch.ones(_PRODUCT, _PRODUCT, device=device)
+
+    def compute(products: int) -> float:
+        begun = time.perf_counter()
+        for _ in range(products):
+            factor @ factor
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter() - begun
+
+    compute(3)
+    products = max(1, round(COMPUTE / (compute(10) / 10)))
+    return lambda: compute(products)
 
 
 def _rows(taken: dict[str, list[Stall]], sizes: dict[str, int], device: str) -> list[Row]:
@@ -120,7 +153,7 @@ def _rows(taken: dict[str, list[Stall]], sizes: dict[str, int], device: str) -> 
     told = (json.dumps(sizes), where, versions)
     rows = []
     for metric in Stall._fields:
-        for name in PROVIDERS:
+        for name in PROVIDERS[metric == "slowdown" :]:
             values = [getattr(stall, metric) for stall in taken[name]]
             rows.append(Row(name, f"{metric}_seconds", *quantiles(values), len(values), *told))
     shares = [ours.stall / theirs.stall for ours, theirs in zip(taken[PROVIDERS[1]], taken[PROVIDERS[0]], strict=True)]

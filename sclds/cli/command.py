@@ -6,7 +6,8 @@ A module of a command imports nothing but this room before its function is calle
 import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import click
@@ -18,6 +19,8 @@ STOPPED = 130
 PIPE_CLOSED = 141
 """What a shell reports of a program whose reader left."""
 USAGE_ERROR = 2
+_OF_ALL = 0o002
+"""What no file or folder that a command makes allows: that everybody writes there, as into a run's checkpoints."""
 SETTINGS = {"help_option_names": ["-h", "--help"], "show_default": True, "max_content_width": 100}
 
 
@@ -129,7 +132,12 @@ def run(command: click.Command, argv: Sequence[str] | None, name: str) -> int:
         argv: The words behind its name; None takes those of this process.
         name: What usage and messages call it.
     """
-    _show_any_text()
+    os.umask(os.umask(0o077) | _OF_ALL)
+    with _plain_output():
+        return _carried_out(command, argv, name)
+
+
+def _carried_out(command: click.Command, argv: Sequence[str] | None, name: str) -> int:
     try:
         with command.make_context(name, list(sys.argv[1:] if argv is None else argv)) as context:
             code = int(command.invoke(context) or 0)
@@ -157,11 +165,26 @@ def run(command: click.Command, argv: Sequence[str] | None, name: str) -> int:
         return USAGE_ERROR
 
 
-def _show_any_text() -> None:
-    """Have characters that the terminal's encoding lacks printed as escapes; by itself Python ends the command."""
-    for stream in (sys.stdout, sys.stderr):
+@contextmanager
+def _plain_output() -> Iterator[None]:
+    """Have characters that command a terminal, or that its encoding lacks, printed as escapes.
+
+    By itself Python would obey the first kind, and end the command at the second.
+    """
+    from sclds.run.terminal import PlainStream
+
+    outputs = sys.stdout, sys.stderr
+    for stream in outputs:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    plain = tuple(PlainStream(stream) for stream in outputs)
+    sys.stdout, sys.stderr = plain
+    try:
+        yield
+    finally:
+        if sys.stdout is plain[0]:  # it is another one where the reader left
+            sys.stdout = outputs[0]
+        sys.stderr = outputs[1]
 
 
 def _repeated(words: list[str], several: dict[str, Several]) -> list[str]:

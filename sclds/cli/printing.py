@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from sclds.run.terminal import behind, printable
+
 _DURATIONS = ((1e-6, "µs", 1e-3), (1e-3, "ms", 1.0), (1.0, "s", 120.0), (60.0, "min", 7200.0), (3600.0, "h", 172800.0))
 """Seconds of a unit, its name, and the seconds from which the next one is taken."""
 _PREFIXES = ("", "k", "M", "G", "T", "P", "E")
@@ -45,7 +47,7 @@ class Sheet:
     """Standard output, as wide as the terminal, else as `COLUMNS` says, else 80."""
 
     def __init__(self) -> None:
-        self.console = Console(highlight=False, width=shutil.get_terminal_size().columns)
+        self.console = Console(file=behind(sys.stdout), highlight=False, width=shutil.get_terminal_size().columns)
 
     def text(self, text: str) -> None:
         """Print a paragraph; lines end between words, and a word that is longer than a line stays whole."""
@@ -68,7 +70,7 @@ class Sheet:
             right: Whether the columns after the first are numbers, flush right.
             framed: Whether it has a frame.
         """
-        cells = [[cell if isinstance(cell, Text) else Text(cell) for cell in row] for row in rows]
+        cells = [[cell if isinstance(cell, Text) else Text(printable(cell)) for cell in row] for row in rows]
         columns = [[heading, *(row[i].plain for row in cells)] for i, heading in enumerate(headings)]
         frame = 3 * len(columns) + 1 if framed else 2 * len(columns) - 2
         widths = _widths(columns, self.console.width - frame)

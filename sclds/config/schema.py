@@ -86,8 +86,9 @@ class DataConfig(Section):
     """Folder on a local disk where shards behind a URL are fetched to; all processes of a machine share it."""
     cache_bytes: Positive = 200_000_000_000
     """Most bytes of `cache_dir`; shards that were not read for longest make room. At least two blocks must fit."""
-    skip_batches: list[tuple[Annotated[int, Field(ge=0)], Positive]] = []
-    """Windows of global batches that no step reads, each as its first batch, from 0, and their number."""
+    skip_batches: MayChange[list[tuple[Annotated[int, Field(ge=0)], Positive]]] = []
+    """Windows of global batches that no step reads, each as its first batch, from 0, and their number. A run that goes
+    on may change those that none of its steps has come to yet."""
     max_bad_share: MayChange[Share] = 0.01
     """A run stops when more than this share of the samples it has read was set aside as unusable."""
     max_pixels: Annotated[int, Field(ge=1, le=178_000_000)] = 64_000_000

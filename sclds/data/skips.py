@@ -23,6 +23,26 @@ def batch_of_step(step: int, windows: Windows) -> int:
     return batch
 
 
+def same_until(step: int, windows: Windows, others: Windows) -> bool:
+    """Return whether optimizer steps before `step` read the same batches under both."""
+    ends = [batch_of_step(step - 1, one) if step else -1 for one in (windows, others)]
+    return ends[0] == ends[1] and _left_out(windows, ends[0]) == _left_out(others, ends[1])
+
+
+def _left_out(windows: Windows, last: int) -> list[list[int]]:
+    """Return the batches up to `last` that no step reads, as disjoint ranges in order."""
+    ranges: list[list[int]] = []
+    for first, count in sorted(windows):
+        stop = min(first + count, last + 1)
+        if first >= stop:
+            continue
+        if ranges and first <= ranges[-1][1]:
+            ranges[-1][1] = max(ranges[-1][1], stop)
+        else:
+            ranges.append([first, stop])
+    return ranges
+
+
 def batches_from(step: int, windows: Windows) -> Iterator[int]:
     """Yield the batches of an optimizer step and of all after it."""
     return (batch_of_step(one, windows) for one in itertools.count(step))

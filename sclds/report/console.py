@@ -7,6 +7,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from sclds.evaluation.section import Cell, Section
+from sclds.run.terminal import printable
 
 NAME_WIDTH = 26
 """Characters."""
@@ -15,14 +16,18 @@ NAME_WIDTH = 26
 def print_sections(console: Console, sections: Iterable[Section]) -> None:
     """Print each section as a table, its note below it."""
     for section in sections:
-        table = Table(title=escape(section.title), title_justify="left", caption_justify="left")
-        table.caption = escape(section.note) or None
+        table = Table(title=_plain(section.title), title_justify="left", caption_justify="left")
+        table.caption = _plain(section.note) or None
         table.add_column("", overflow="fold", min_width=NAME_WIDTH)
         for column in section.columns:
-            table.add_column(escape(column), justify="right", overflow="fold")
+            table.add_column(_plain(column), justify="right", overflow="fold")
         for name, cells in section.rows:
-            table.add_row(escape(name), *(escape(_text(cell)) for cell in cells))
+            table.add_row(_plain(name), *(_plain(_text(cell)) for cell in cells))
         console.print(table)
+
+
+def _plain(text: str) -> str:
+    return escape(printable(text))
 
 
 def _text(cell: Cell) -> str:

@@ -1,6 +1,7 @@
 """What our HTML pages share: colors, type, cards, tables, copy buttons; a page is one file that needs nothing else."""
 
 import base64
+from hashlib import sha256
 from html import escape
 from pathlib import Path
 
@@ -54,6 +55,12 @@ document.querySelectorAll("button[data-copy]").forEach(button => button.addEvent
 """
 
 
+def _policy() -> str:
+    """Return what a browser is allowed: pictures within the page, and this script alone, whatever else may be in it."""
+    digest = base64.b64encode(sha256(SCRIPT.encode()).digest()).decode()
+    return f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
+
+
 def document(title: str, body: str, style: str) -> str:
     """Return a whole page.
 
@@ -63,7 +70,8 @@ def document(title: str, body: str, style: str) -> str:
         style: CSS that only this page needs.
     """
     return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{_policy()}"><title>{escape(title)}</title>'
         f'<meta name="viewport" content="width=device-width,initial-scale=1"><style>{STYLE}{style}</style></head>'
         f"<body><main>{body}</main><script>{SCRIPT}{POINTER}</script></body></html>\n"
     )

@@ -1,5 +1,6 @@
 """Files and folders that are whole or absent: written beside their place, flushed to the disk, renamed."""
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator
@@ -86,6 +87,20 @@ def new_folder(path: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
         raise
+
+
+_REMEDIES = {
+    "free space, or give another run_dir": (errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
+    "let this user write there, or give another run_dir": (errno.EACCES, errno.EPERM),
+    "mount that disk for writing, or give another run_dir": (errno.EROFS,),
+    "look at that disk and its mount, or give another run_dir": (errno.EIO, errno.ESTALE, errno.ENODEV, errno.ENOTCONN),
+}
+
+
+def remedy(number: int | None) -> str:
+    """Return what to do about a fault of a disk, by its number in `errno`; one that is not known says less."""
+    found = (told for told, numbers in _REMEDIES.items() if number in numbers)
+    return next(found, "give another run_dir, on a disk that can be written")
 
 
 def free_space(folder: Path) -> str:

@@ -11,7 +11,7 @@ from sclds.config import Config
 from sclds.config.errors import UserError
 from sclds.config.reading import dump_config
 from sclds.run.environment import Start, read_starts
-from sclds.run.files import write_atomically
+from sclds.run.files import remedy, write_atomically
 from sclds.run.metrics import read_metrics
 from sclds.run.results import sound_results
 
@@ -134,6 +134,6 @@ def _told(path: Path) -> Iterator[None]:
         yield
     except OSError as fault:
         raise UserError(
-            f"{path} cannot be written ({fault.strerror or fault}): make room or mend the disk, and the same command "
-            f"goes on from the last checkpoint"
+            f"{path} cannot be written ({fault.strerror or fault}): {remedy(fault.errno)}; the same command goes on "
+            f"from the last checkpoint"
         ) from fault

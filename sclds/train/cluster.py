@@ -19,6 +19,7 @@ from sclds.config.reading import dump_config
 from sclds.run.files import write_atomically
 from sclds.train.hostfile import chosen_hosts, is_here, missing_tools, read_hostfile, unknown_hosts
 from sclds.train.launch import TRAIN
+from sclds.train.launcher import STOP_SECONDS
 from sclds.train.startup import checked_start
 from sclds.train.supervise import Restarts, Supervisor
 
@@ -86,7 +87,7 @@ def launch(
         raise UserError(f"run_dir={folder} cannot be written ({fault.strerror}); name another folder") from fault
     say(f"Starting {sum(slots.values())} processes on {', '.join(slots)}; settings are in {folder / SETTINGS_FILE}")
     sys.stdout.flush()
-    environment = os.environ | {"DS_ENV_FILE": str(folder / ENVIRONMENT_FILE)}
+    environment = os.environ | {"DS_ENV_FILE": str(folder / ENVIRONMENT_FILE)} | _limits(config)
     if restarts is not None:
         return _supervised(config, hosts, slots, restarts, environment, say)
     command = runner_command(hosts, slots, folder / SETTINGS_FILE)
@@ -121,6 +122,11 @@ def _supervised(
 def _write_environment(folder: Path, config: Config, hosts: Hosts, first: str) -> None:
     # values may be secrets
     write_atomically(folder / ENVIRONMENT_FILE, _environment_text(config, hosts, first), private=True)
+
+
+def _limits(config: Config) -> dict[str, str]:
+    """Return what launchers are told of the run's limits."""
+    return {STOP_SECONDS: f"{config.limits.step + config.limits.save:.0f}"}
 
 
 def _fewer(hosts: Hosts, on: dict[str, int], first: str, folder: Path) -> Hosts:
@@ -240,7 +246,7 @@ def _own_environment() -> tuple[dict[str, str], list[str]]:
 
 def _environment_text(config: Config, hosts: Hosts, first: str) -> str:
     """Return what DeepSpeed exports on every host: the user's own file, then what the settings name."""
-    values = _own_environment()[0] | {name: os.environ[name] for name in _handed_on(config)}
+    values = _own_environment()[0] | {name: os.environ[name] for name in _handed_on(config)} | _limits(config)
     if hosts.launcher == "openmpi":  # the runner gives mpirun's tasks neither
         address = hosts.master_addr or first.rpartition("@")[2]
         values |= {"MASTER_ADDR": address, "MASTER_PORT": str(hosts.master_port)}

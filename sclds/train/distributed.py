@@ -166,6 +166,24 @@ def lost_peer(fault: RuntimeError) -> bool:
     return isinstance(fault, dist.DistError) or "gloo/transport" in str(fault)
 
 
+_OUT_OF_REACH = ("No route to host", "Connection timed out", "Network is unreachable", "Network is down")
+_TOO_LONG = ("Timed out waiting", "Watchdog caught collective operation timeout")
+"""What gloo, NCCL's watchdog and the system say of a link, and of a wait that was longer than a collective's limit."""
+
+
+def how_lost(fault: RuntimeError) -> str:
+    """Return what became of the other process, as far as the fault of a collective tells."""
+    text = str(fault)
+    if any(words in text for words in _OUT_OF_REACH):
+        return "cannot reach another process of this run any more: its host or the link is down"
+    if any(words in text for words in _TOO_LONG):
+        return (
+            "waited for another process of this run for longer than a collective may: it hangs, is stopped or far "
+            "behind, or the link to it is down"
+        )
+    return "lost another process of this run, which was killed or failed (its own message says why)"
+
+
 def memory_per_process(device: torch.device) -> int:
     """Return the bytes of a process's device; on CPU its share of the machine's."""
     if device.type == "cuda":

@@ -51,7 +51,7 @@ class Guards:
 
     def __enter__(self) -> "Guards":
         self._stack.enter_context(self._watchdog)
-        self._stack.enter_context(LauncherWatch(self.events))
+        self._stack.enter_context(LauncherWatch(self.events, self._limits.step + self._limits.save))
         return self
 
     def __exit__(

@@ -18,12 +18,15 @@ from sclds.run.processes import Process, ancestors, is_running
 
 INTERVAL = 1.0
 """Seconds between looks."""
+STOP_SECONDS = "SCLDS_STOP_SECONDS"
+"""Variable by which `sclds launch` tells launchers the limits of a run: of a step and of a checkpoint together."""
 GRACE = 600.0
-"""Seconds for the stop and its checkpoint, before the process ends all the same."""
+"""Those seconds where nobody tells them."""
 _SUPERVISOR = "sclds launch"
 _RUNNERS = ("sclds.train.runner", "deepspeed", "deepspeed.launcher.runner", "torchrun", "torch.distributed.run")
 _LAUNCHERS = (_SUPERVISOR, *_RUNNERS)
-_ON_ITS_HOST = "deepspeed.launcher.launch"
+DEEPSPEED_ON_HOST, ON_HOST = "deepspeed.launcher.launch", "sclds.train.on_host"
+"""What starts the processes of one host: DeepSpeed's module, and ours around it."""
 
 
 def watched_launchers(chain: Sequence[Process]) -> list[Process]:
@@ -38,9 +41,9 @@ def watched_launchers(chain: Sequence[Process]) -> list[Process]:
     """
     names = [_launcher_name(one) for one in chain]
     topmost = max((place for place, name in enumerate(names) if name in _LAUNCHERS), default=-1)
-    if topmost < 0 and _ON_ITS_HOST in names:
+    if topmost < 0 and ON_HOST in names:
         servers = (place for place, one in enumerate(chain) if one.command and "sshd" in one.command[0])
-        topmost = next(servers, names.index(_ON_ITS_HOST))
+        topmost = next(servers, names.index(ON_HOST))
     return list(chain[: topmost + 1])
 
 
@@ -50,13 +53,19 @@ def _launcher_name(one: Process) -> str:
     if ("sclds", "launch") in itertools.pairwise(words):
         return _SUPERVISOR
     for argument in one.command[:4]:
-        if argument.endswith("deepspeed/launcher/launch.py"):
-            return _ON_ITS_HOST
-        if argument in (*_LAUNCHERS, _ON_ITS_HOST):
+        if argument.endswith("deepspeed/launcher/launch.py") or argument in (DEEPSPEED_ON_HOST, ON_HOST):
+            return ON_HOST
+        if argument in _LAUNCHERS:
             return argument
         if PurePath(argument).name in _LAUNCHERS:
             return PurePath(argument).name
     return ""
+
+
+def stop_seconds() -> float:
+    """Return the seconds that a run which is told to stop has, as far as this launcher was told."""
+    given = os.environ.get(STOP_SECONDS, "")
+    return float(given) if given.isdecimal() else GRACE
 
 
 class LauncherWatch:
@@ -64,10 +73,11 @@ class LauncherWatch:
 
     Args:
         events: Of the run; they are told of it.
+        grace: Seconds for the stop and its checkpoint, before the process ends all the same.
     """
 
-    def __init__(self, events: Events | None = None) -> None:
-        self._events = events
+    def __init__(self, events: Events | None = None, grace: float = GRACE) -> None:
+        self._events, self._grace = events, grace
         self._watched = watched_launchers(ancestors(os.getpid()))
         self._ended = threading.Event()
 
@@ -89,8 +99,11 @@ class LauncherWatch:
                 if self._events is not None:
                     self._events.write("launcher", reason)
                 os.kill(os.getpid(), signal.SIGTERM)
-                if not self._ended.wait(GRACE):
-                    _tell(f"error: no stop within {GRACE:.0f} s of the launcher's end; the process ends without saving")
+                if not self._ended.wait(self._grace):
+                    _tell(
+                        f"error: no stop within {self._grace:.0f} s of the launcher's end; the process ends without "
+                        f"saving"
+                    )
                     os._exit(1)
                 return
 

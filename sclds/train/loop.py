@@ -91,7 +91,7 @@ class Run:
         self.saver = CheckpointSaver(self.engine, folder.checkpoints, config, group, reporter.say, self._note_saved)
         self.guard = SkipGuard(config.optimizer.max_skipped_in_a_row, self.journal.teller("skipped_step"))
         self.spikes = SpikeGuard(config.guards, config.log.every, config.data.skip_batches)
-        self.self_check = SelfCheck(config, self.engine, group)
+        self.self_check = SelfCheck(config, self.saver.engine, group)
         self.quarantine = Quarantine(folder.quarantine)
         self.bad_samples = 0
         self.heldout = HeldoutMeasurements(config, self.engine, self.tokenizer, group, folder, reporter)
@@ -218,6 +218,9 @@ class Run:
             self.guard.resume(saved)
             self.spikes.resume(saved)
             self.step = self.saved_step = self.checkpoint.step
+            before = self.checkpoint.config.get("data", {}).get("skip_batches", [])
+            if (changed := self.spikes.settled(self.step, before)) is not None:
+                self.reporter.say(changed)
             self.journal.at(self.step)
             self.journal.tell("resume", f"Resuming after step {self.step} from {self.checkpoint.folder}")
         if self.group.rank == 0:

@@ -5,6 +5,7 @@ What keeps the run from being right is refused; what makes it slow, or its times
 
 import json
 import shutil
+import stat
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -58,7 +59,7 @@ def preflight(folder: Path, parameters: int, group: ProcessGroup, say: Callable[
     problems = folder_problems(hosts, folder, lease) + disk_problems(hosts, folder, parameters * BYTES_PER_PARAMETER)
     if problems:
         raise SharedError("; ".join(problems))
-    for sentence in clock_sentences(hosts):
+    for sentence in (*open_folder_sentences(folder), *clock_sentences(hosts)):
         say(sentence)
     ranks = [rank for rank, record in enumerate(records) if record["first"]]
     if len(ranks) > 1:
@@ -83,6 +84,16 @@ def disk_problems(hosts: Sequence[Mapping[str, Any]], folder: Path, needed: int)
         f"{needed / 2**30:.2f} GiB; make room, or name another run_dir"
         for host in hosts
         if host["free"] < needed
+    ]
+
+
+def open_folder_sentences(folder: Path) -> list[str]:
+    """Return a sentence if everybody may write into the run folder; what a run makes there is not open to all."""
+    mode = stat.S_IMODE(_existing(folder).stat().st_mode)
+    if not mode & stat.S_IWOTH:
+        return []
+    return [
+        f"note: every user of this machine may write into {folder}, checkpoints of their own too: chmod o-w {folder}"
     ]
 
 

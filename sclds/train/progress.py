@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from sclds.config.errors import UserError
 from sclds.run.folder import RunFolder
+from sclds.run.terminal import behind, printable
 
 _COUNT_SECONDS = 10.0
 """Between two lines about the same thing."""
@@ -50,7 +51,9 @@ class Reporter:
     """
 
     def __init__(self, rank: int, total_steps: int):
-        self.console = _Terminal(quiet=rank != 0, soft_wrap=not sys.stdout.isatty(), highlight=False)
+        self.console = _Terminal(
+            file=behind(sys.stdout), quiet=rank != 0, soft_wrap=not sys.stdout.isatty(), highlight=False
+        )
         self._total = total_steps
         self._bar: Progress | None = None
         self._started: tuple[float, int] | None = None
@@ -60,7 +63,7 @@ class Reporter:
 
     def say(self, sentence: str) -> None:
         """Print a sentence."""
-        self.console.print(sentence, markup=False)
+        self.console.print(printable(sentence), markup=False)
         try:
             self.console.file.flush()
         except BrokenPipeError:

@@ -18,9 +18,8 @@ from deepspeed.launcher import runner
 
 from sclds.run.folder import RunFolder
 from sclds.run.lease import LEASE_FILE
+from sclds.train.launcher import DEEPSPEED_ON_HOST, ON_HOST, stop_seconds
 
-GRACE = 600.0
-"""Seconds for which a run that was asked to stop may write its checkpoint."""
 OTHERS = 20.0
 """Seconds for which the other hosts of a run may go on when one has failed; most find it out themselves."""
 FAILED = 1
@@ -41,6 +40,8 @@ class Launched(subprocess.Popen[Any]):
     def __init__(self, words: Any, **settings: Any):
         if Launched.handles_signals:
             settings |= {"stdin": subprocess.DEVNULL, "process_group": 0, "preexec_fn": _die_with_parent}
+        if not isinstance(words, str):
+            words = [ON_HOST if word == DEEPSPEED_ON_HOST else word for word in words]
         over_hosts = Launched.handles_signals and words[0] == "pdsh"
         super().__init__(words, **settings | ({"stderr": subprocess.PIPE} if over_hosts else {}))
         self._failed: tuple[str, int] | None = None
@@ -115,7 +116,7 @@ def main(words: list[str]) -> int:
 
 def _ended_orderly(folder: RunFolder, before: int) -> bool:
     """Wait until nobody holds the run folder, and return whether the start that did has saved."""
-    end = time.monotonic() + GRACE
+    end = time.monotonic() + stop_seconds()
     while (folder.root / LEASE_FILE).exists() and time.monotonic() < end:
         time.sleep(0.2)
     starts = folder.read_starts()

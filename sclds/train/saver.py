@@ -1,84 +1,33 @@
-"""Checkpoints written while the run goes on: a step waits for the copy into memory, another process for the disk.
+"""Checkpoints written while the run goes on: an update waits for the copy into memory, another process for the disk.
 
 DeepSpeed's own decoupled engine waits for the disk before the next optimizer step, does not notice that its process
 died, and tells that every file is written where it is not; hence a checkpoint engine of our own in its place.
 """
 
-import contextlib
 import json
-import os
+import re
 import shutil
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import torch
-from deepspeed.runtime.checkpoint_engine import TorchCheckpointEngine
-from torch.serialization import get_crc32_options, set_crc32_options
 
 from sclds.config import CheckpointConfig, Config
 from sclds.config.errors import CheckpointError, SharedCheckpointError
 from sclds.config.reading import config_sha256
 from sclds.machine.packages import installed_version
 from sclds.run.checkpoints import ENGINE_TAG, STATE_FILE, checkpoint_name, is_checkpoint_name, step_of
-from sclds.run.files import free_space
+from sclds.run.files import free_space, remedy
 from sclds.run.writer_process import WriterProcess
+from sclds.train.copying import Copy, MemoryCheckpointEngine, UpdateAfterCopy
 from sclds.train.distributed import ProcessGroup
 from sclds.train.flat_blocks import layout_of
-from sclds.train.guard import refuse_broken_state
+from sclds.train.guard import broken_state, state_is_finite
 
 TOLD = 1.0
 """Seconds of waiting for the checkpoint before that a person is told of."""
-
-
-class MemoryCheckpointEngine(TorchCheckpointEngine):
-    """What DeepSpeed saves, as the bytes that its own engine would write into a file, in memory that is used again."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._memory: list[int] = []
-        self.files: list[tuple[Path, int]] = []
-        """Path and bytes of what was saved since `clear`, in the order of `descriptors`."""
-
-    def save(self, state_dict: Any, path: str) -> None:
-        """Keep what would be a file; no more is written there."""
-        if len(self.files) == len(self._memory):
-            self._memory.append(os.memfd_create("sclds-checkpoint"))
-        descriptor = self._memory[len(self.files)]
-        os.lseek(descriptor, 0, os.SEEK_SET)
-        # buffered, because a plain write takes 2 GiB at most and says so only by what it returns
-        with os.fdopen(descriptor, "wb", closefd=False) as file, _without_crc32():
-            torch.save(state_dict, file)
-        self.files.append((Path(path), os.lseek(descriptor, 0, os.SEEK_CUR)))
-
-    def descriptors(self) -> list[int]:
-        """Return the memory of `files`."""
-        return self._memory[: len(self.files)]
-
-    def clear(self) -> None:
-        """Take the memory for the next files."""
-        self.files.clear()
-
-    def close(self) -> None:
-        """Give the memory back."""
-        for descriptor in self._memory:
-            os.close(descriptor)
-        self._memory.clear()
-        self.clear()
-
-
-@contextlib.contextmanager
-def _without_crc32() -> Iterator[None]:
-    """Leave torch's checksums out, which take three times as long as the copy; the manifest has SHA-256."""
-    before = get_crc32_options()
-    set_crc32_options(False)
-    try:
-        yield
-    finally:
-        set_crc32_options(before)
 
 
 @dataclass
@@ -88,6 +37,8 @@ class _Flight:
     step: int
     partial: Path
     best: int | None
+    broken: bool = False
+    """This rank's part of the state is not finite, and not written."""
     completing: bool = False
     """Every rank's files are written; rank 0 makes a checkpoint of them."""
 
@@ -116,11 +67,14 @@ class CheckpointSaver:
         self._engine, self._checkpoints, self._config, self._group = engine, checkpoints, config, group
         self._say, self._saved = say, saved
         self._memory = engine.checkpoint_engine = MemoryCheckpointEngine()
+        self._copy: Copy | None = None
         self._writer = WriterProcess()
         self._flight: _Flight | None = None
+        self.engine = UpdateAfterCopy(engine, self.finish_copy)
+        """What steps are taken with."""
 
     def save(self, step: int, client_state: dict[str, Any] | None = None, best: int | None = None) -> None:
-        """Take the engine's whole state after `step` optimizer steps, and have it written.
+        """Have the engine's whole state after `step` optimizer steps written; it is copied until the next update.
 
         Where the one before is still being written, it is waited for, and that is said: memory holds one.
 
@@ -130,9 +84,7 @@ class CheckpointSaver:
             best: Step whose checkpoint is never removed, and named in the file `best` beside it.
 
         Raises:
-            CheckpointError: On this rank, if it has no memory for the copy.
-            SharedCheckpointError: On every rank, if weights or optimizer are not finite, or the checkpoint before could
-                not be written.
+            SharedCheckpointError: On every rank, if the checkpoint before could not be written.
         """
         if self._flight is not None:
             waited_for, begun = self._flight.step, time.perf_counter()
@@ -142,7 +94,6 @@ class CheckpointSaver:
                     f"Step {step} waited {seconds:.1f} s for the checkpoint of step {waited_for}, which was still "
                     f"being written; a larger checkpoint.every avoids that"
                 )
-        refuse_broken_state(self._engine, self._group, step)
         partial = self._checkpoints / f"{checkpoint_name(step)}.tmp"
         self._memory.clear()
         self._agreed(self._emptied(partial), partial)
@@ -153,22 +104,51 @@ class CheckpointSaver:
         except OSError as fault:
             # other ranks wait in a barrier of DeepSpeed's, which they leave when this process ends
             raise CheckpointError(_sentence(partial, _told(str(fault), partial))) from fault
+        self._copy = Copy(self._copied, self._group.device)
+        self._flight = _Flight(step, partial, best)
+
+    def finish_copy(self) -> None:
+        """Wait until the state is copied, and have it written; nothing to do where it is.
+
+        Raises:
+            CheckpointError: On this rank, if it has no memory for the copy.
+        """
+        if self._copy is None:
+            return
+        copy, self._copy, flight = self._copy, None, self._flight
+        assert flight is not None
+        partial = flight.partial
+        try:
+            flight.broken = not copy.result()
+        except OSError as fault:
+            raise CheckpointError(_sentence(partial, _told(str(fault), partial))) from fault
+        if flight.broken:
+            return
         files = [(path.relative_to(partial).as_posix(), size) for path, size in self._memory.files]
         there = [path for path in partial.rglob("*") if path.is_file()] if self._group.rank == 0 else []
         # every rank's state is written by its own process; what else DeepSpeed leaves there is rank 0's
         others = [path.relative_to(partial).as_posix() for path in there if path.suffix != ".pt"]
         work = {"folder": str(partial), "files": files, "others": others}
         self._writer.start("write", work, self._memory.descriptors())
-        self._flight = _Flight(step, partial, best)
+
+    def _copied(self) -> bool:
+        """Copy the state, unless it is worth no checkpoint; return whether it is."""
+        finite = state_is_finite(self._engine)
+        if finite:
+            self._memory.copy()
+        return finite
 
     def poll(self) -> None:
         """Go on with the checkpoint that is being written, where all ranks have come to wait for it; never waits.
 
         Raises:
-            SharedCheckpointError: On every rank, if the checkpoint could not be written; the one before stands.
+            SharedCheckpointError: On every rank, if weights or optimizer are not finite, or the checkpoint could not be
+                written; the one before stands.
         """
         if self._flight is not None:
-            [busy] = self._group.any(self._writer.busy())
+            if self._copy is not None and not self._copy.busy:
+                self.finish_copy()
+            [busy] = self._group.any(self._copy is not None or self._writer.busy())
             if not busy:
                 self._advance(self._flight)
 
@@ -179,12 +159,17 @@ class CheckpointSaver:
 
     def close(self) -> None:
         """Give up memory and process; what is being written stays half-written."""
+        if self._copy is not None:  # or it would write into what is closed, and then another file
+            self._copy.leave()
         self._writer.close()
         self._memory.close()
 
     def _advance(self, flight: _Flight) -> None:
         """Take what the processes answer, and have rank 0's complete the checkpoint, or be done with it."""
+        self.finish_copy()
         result, fault = self._writer.answer()
+        if not flight.completing:
+            self._refuse_broken(flight)
         try:
             told = self._agreed(fault, flight.partial, result)
         except SharedCheckpointError:
@@ -198,6 +183,15 @@ class CheckpointSaver:
         if self._group.rank == 0:
             records = {name: record for of_rank in told for name, record in of_rank.items()}
             self._writer.start("complete", self._completion(flight, records))
+
+    def _refuse_broken(self, flight: _Flight) -> None:
+        """End the run on every rank where the state is not finite on any, and remove what the others wrote."""
+        [broken] = self._group.any(flight.broken)
+        if broken:
+            self._flight = None
+            if self._group.rank == 0:
+                shutil.rmtree(flight.partial, ignore_errors=True)
+            raise SharedCheckpointError(broken_state(flight.step))
 
     def _completion(self, flight: _Flight, records: dict[str, Any]) -> dict[str, Any]:
         config = self._config
@@ -259,7 +253,8 @@ def _told(fault: str, partial: Path) -> str:
 
 
 def _sentence(partial: Path, reason: str) -> str:
+    number = re.search(r"\[Errno (\d+)\]", reason)
     return (
-        f"the checkpoint {partial.with_suffix('')} cannot be written ({reason}); free space, or give another run_dir "
-        f"on a disk that can be written; the checkpoint before stands"
+        f"the checkpoint {partial.with_suffix('')} cannot be written ({reason}); "
+        f"{remedy(int(number[1]) if number else None)}; the checkpoint before stands"
     )

@@ -12,7 +12,7 @@ from typing import Any
 
 from sclds.config import GuardsConfig
 from sclds.config.errors import SharedError
-from sclds.data.skips import batch_of_step
+from sclds.data.skips import batch_of_step, same_until
 
 CLIENT_STATE = "sclds_spikes"
 """Where DeepSpeed's checkpoints keep what the guard knows."""
@@ -101,6 +101,28 @@ class SpikeGuard:
         window = (batch_of_step(step, self.all_windows), max(self._skip, spike.step - step))
         self.windows.append(window)
         return window
+
+    def settled(self, step: int, before: list[tuple[int, int]]) -> str | None:
+        """Return what is to be said where a run goes on at `step` with other windows in its settings than `before`.
+
+        Raises:
+            SharedError: On every rank: steps that are done would have read other batches.
+        """
+        then = [(first, count) for first, count in before]
+        if then == self._given:
+            return None
+        told, now = [list(window) for window in then], [list(window) for window in self._given]
+        following = batch_of_step(step, [*then, *self.windows])
+        if not same_until(step, [*then, *self.windows], self.all_windows):
+            raise SharedError(
+                f"data.skip_batches={now} differs from {told} in batches that the {step} steps so far have come to: "
+                f"some would be read twice, or never. Only windows from batch {following} on may change; set it back, "
+                f"or start over with another run_dir"
+            )
+        return (
+            f"data.skip_batches is {now} from here on, and was {told}: step {step} reads batch "
+            f"{batch_of_step(step, self.all_windows)}"
+        )
 
     @property
     def all_windows(self) -> list[tuple[int, int]]:

@@ -123,7 +123,7 @@ def exit_code(work: Callable[[], int]) -> int:
         return USER_ERROR
     except RuntimeError as fault:
         from sclds.train.corruption import CorruptionError
-        from sclds.train.distributed import lost_peer
+        from sclds.train.distributed import how_lost, lost_peer
 
         if isinstance(fault, CorruptionError):
             if this_place().rank == 0:
@@ -132,8 +132,7 @@ def exit_code(work: Callable[[], int]) -> int:
         if not lost_peer(fault):
             raise
         print(  # noqa: T201
-            f"error: rank {this_place().rank} lost another process of this run, which was killed or failed (its own "
-            f"message says why); the same command goes on from the last checkpoint",
+            f"error: rank {this_place().rank} {how_lost(fault)}; the same command goes on from the last checkpoint",
             file=sys.stderr,
             flush=True,
         )

@@ -62,6 +62,18 @@ def test_the_report_accounts_for_everything(root, tmp_path):
     }
 
 
+@pytest.mark.parametrize("place", ["../../secret", "{outside}"])
+def test_files_outside_of_the_folder_are_left_out(place, tmp_path):
+    """A list that somebody made must not put this machine's files into shards that others get."""
+    outside, root = tmp_path / "secret", tmp_path / "root"
+    put(outside / "7.mp4", b"x")
+    rows = f"7,http://x,PT1S,{place.format(outside=outside)},A name\n"
+    put(root / "results_2M_val.csv", f"videoid,contentUrl,duration,page_dir,name\n{rows}")
+    (root / "videos").mkdir()
+    with pytest.raises(DataError, match=f"its file lies outside of {root}: 1"):
+        prepare("webvid", SOURCES["webvid"], root, tmp_path / "out", "val", 1, 4)
+
+
 @pytest.mark.multiprocess
 def test_the_bytes_do_not_depend_on_the_number_of_processes(root, tmp_path):
     run(root, tmp_path / "one")

@@ -1,3 +1,5 @@
+import base64
+import hashlib
 import json
 import math
 import re
@@ -14,6 +16,7 @@ from sclds.costs.peak import summarize_steps
 from sclds.data.storage.shards import shard_files
 from sclds.report.chart import Chart, Series, drawable, nice_ticks, running_mean
 from sclds.report.charts import figure
+from sclds.report.page import document
 from sclds.report.run_page import read_run, write_report
 from sclds.run.events import Events
 from sclds.run.folder import RunFolder
@@ -233,6 +236,15 @@ def test_captions_and_names_are_escaped(tmp_path: Path) -> None:
     assert "<script>x" not in text
     assert "a/b/\\udce9" in text
     assert "not on this machine" in text
+
+
+def test_a_page_lets_no_script_run_but_its_own() -> None:
+    """Escaping has to fail and this too, before a caption runs; browsers compare the script with its digest."""
+    page = document("a", "<p>b</p>", "")
+    [script] = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    head = page.partition("<title>")[0]
+    assert f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'\"" in head
 
 
 def test_names_of_sets_and_terms_are_escaped(tmp_path: Path) -> None:

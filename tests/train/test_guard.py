@@ -11,7 +11,7 @@ from sclds.run.checkpoints import newest_checkpoint
 from sclds.run.events import Events
 from sclds.run.folder import RunFolder, read_metrics
 from sclds.train import loop, record
-from sclds.train.guard import SkipGuard
+from sclds.train.guard import SkipGuard, state_is_finite
 from sclds.train.step import StepReport
 from tests.train.one_process import OneProcess
 from tests.train.synthetic import tiny_config
@@ -106,6 +106,22 @@ def test_the_counts_survive_in_the_checkpoint(tmp_path, monkeypatch):
     said = run(tmp_path, lambda step: False, monkeypatch)
     assert said[-1].startswith("Training stopped at step 12: 10 steps in a row")
     assert read_metrics(tmp_path / "metrics.jsonl")[-1]["skipped"] == 10
+
+
+@pytest.mark.parametrize(
+    ("values", "finite"),
+    [
+        ([0.0, 1.0], True),
+        ([3e38, 3e38, 3e38], True),  # whose sum is not
+        ([1.0, float("nan")], False),
+        ([float("inf"), -float("inf")], False),
+        ([-float("inf"), 3e38], False),
+    ],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_state_is_finite_where_each_of_its_values_is(values, finite, dtype):
+    optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.tensor(values, dtype=dtype))])
+    assert state_is_finite(SimpleNamespace(optimizer=optimizer)) is finite
 
 
 def test_a_checkpoint_of_an_older_version_counts_from_nothing():

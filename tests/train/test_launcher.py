@@ -16,6 +16,7 @@ SSHD = ("sshd: someone@notty",)
 RUNNER = ("/v/bin/python", "/v/bin/deepspeed", "--num_gpus", "2", "launchers/pretrain.py")
 RUNNER_MODULE = ("/v/bin/python", "-m", "deepspeed.launcher.runner", "--module", "sclds.cli.train")
 ON_HOST = ("/v/bin/python", "-u", "-m", "deepspeed.launcher.launch", "--world_info=e30=")
+OUR_ON_HOST = ("/v/bin/python", "-u", "-m", "sclds.train.on_host", "--world_info=e30=")
 TORCHRUN = ("/v/bin/python", "/v/bin/torchrun", "--nproc-per-node", "2")
 REMOTE = ("bash", "-c", "cd /work; deepspeed.launcher.launch")
 EDITOR = ("vim", "deepspeed")
@@ -32,6 +33,8 @@ EDITOR = ("vim", "deepspeed")
         ([("numactl", "-C", "0"), ON_HOST, RUNNER, BASH], 3),
         ([ON_HOST, REMOTE, SSHD, SSHD], 3),
         ([ON_HOST, ("tini",)], 1),
+        ([OUR_ON_HOST, REMOTE, SSHD], 3),
+        ([OUR_ON_HOST, RUNNER_MODULE, BASH], 2),
         ([], 0),
     ],
 )

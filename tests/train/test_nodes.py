@@ -1,7 +1,9 @@
 """Runs over two nodes with a network, a host name and an ssh server each: what README.md says of clusters, as it is.
 
-Six launches: one node as the reference; two nodes that are stopped and go on to the same weights; a node with other
-files; a node whose cable is pulled; a node that loses power.
+Launches: one node as the reference; two nodes that are stopped and go on to the same weights; a node with other code,
+another configuration, or no data; four nodes of which one has another clock and one a slow link; a node whose cable is
+pulled; a node that loses power, after which the run ends, or goes on without it. `make nodes` adds two and four nodes
+at every stage, for which a build has no time.
 """
 
 import contextlib
@@ -11,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import sysconfig
 import time
 from pathlib import Path
 
@@ -21,6 +24,7 @@ from sclds.config.overrides import replaced
 from sclds.run.checkpoints import newest_checkpoint
 from sclds.run.folder import RunFolder, read_metrics
 from sclds.train.consolidate import consolidated_weights
+from tests.data.synthetic import image_members, write_tar
 from tests.train import nodes
 from tests.train.test_killed_run import SETTINGS
 
@@ -32,7 +36,9 @@ pytestmark = [
 ]
 ROOT = Path(__file__).parents[2]
 SHORT = replaced(SETTINGS, ["schedule.steps=4", "data.heldout=[]", "engine.env=[OMP_NUM_THREADS]"])
-LIMIT = 300
+LIMIT = int(os.environ.get("SCLDS_NODES_SECONDS", "300"))
+"""For a launch."""
+ALL = bool(os.environ.get("SCLDS_ALL_NODES"))
 
 
 class Job:
@@ -146,3 +152,83 @@ def test_a_node_that_loses_power_ends_the_run_with_the_reason(pair, tmp_path):
     pair.stop("node-b")
     assert job.ended() == 1, job.said()
     assert "rank 0 lost another process of this run" in job.said()
+
+
+def test_a_node_with_another_configuration_is_refused_by_name(tmp_path):
+    """Plain `deepspeed` has every node read its own file."""
+    seen, changed = ROOT / "configs" / "quickstart.yaml", tmp_path / "changed.yaml"
+    changed.write_text(f"seed: 1\n{seen.read_text()}")
+    with nodes.Nodes(tmp_path, 2, {"node-b": {seen: changed}}) as cluster:
+        job = Job(cluster, tmp_path, deepspeed(*SHORT, f"run_dir={tmp_path / 'run'}"))
+        assert job.ended() != 0
+    assert re.search(r"node-b has the configuration \w{12}, where node-a has \w{12}", job.said()), job.said()
+    assert "Traceback" not in job.said()
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def test_a_node_without_the_data_is_named(tmp_path):
+    shards, nothing = tmp_path / "shards", tmp_path / "nothing"
+    write_tar(shards / "0.tar", image_members([f"{number:02d}" for number in range(32)]))
+    nothing.mkdir()
+    row = f"data.train=[{{name: own, shards: {shards}, kind: image}}]"
+    with nodes.Nodes(tmp_path, 2, {"node-b": {shards: nothing}}) as cluster:
+        job = Job(cluster, tmp_path, launch(*replaced(SHORT, [row]), f"run_dir={tmp_path / 'run'}"))
+        assert job.ended() == 2, job.said()
+    assert re.search(rf"node-b: error: node-b: 1 problem in the configuration:\n.*{shards}", job.said()), job.said()
+    assert "error: node-a: " not in job.said()
+    assert "Traceback" not in job.said()
+
+
+def clock_ahead(folder, seconds):
+    """Return a mount by which every Python of a node is some seconds ahead; none where there is no place for it."""
+    places = sorted(Path(sysconfig.get_paths()["purelib"]).glob("*.pth"))
+    if not places:
+        pytest.skip("this environment has no .pth file, through which a node gets another clock")
+    own = folder / "ahead.pth"
+    own.write_text(f"{places[0].read_text()}\nimport time; true = time.time; time.time = lambda: true() + {seconds}\n")
+    return {places[0]: own}
+
+
+def test_four_nodes_train_and_say_whose_clock_and_whose_link_is_off(tmp_path):
+    settings = replaced(SHORT, ["schedule.steps=2", "limits.start=600", f"run_dir={tmp_path / 'run'}"])
+    hosts = "".join(f"{name} slots=1\n" for name in nodes.NAMES)
+    with nodes.Nodes(tmp_path, 4, {"node-b": clock_ahead(tmp_path, 300)}) as cluster:
+        cluster.slow_link("node-c", "50mbit")
+        job = Job(cluster, tmp_path, launch(*settings), hosts)
+        assert job.ended() == 0, job.said()
+    assert re.search(r"the clock of node-b is (29\d|30\d) s ahead of that of most hosts", job.said()), job.said()
+    assert "every link of node-c is slow: its best carries" in job.said()
+    assert len(re.findall("note:", job.said())) == 2
+    (start,) = RunFolder(tmp_path / "run").read_starts()
+    assert sorted(host.name for host in start.hosts) == sorted(nodes.NAMES)
+
+
+def test_a_run_goes_on_without_a_node_that_lost_power(pair, tmp_path):
+    folder = tmp_path / "run"
+    settings = replaced(SHORT, ["schedule.steps=30", "checkpoint.every=2", f"run_dir={folder}"])
+    job = Job(pair, tmp_path, [*launch(*settings), "--max-restarts", "1", "--min-hosts", "1"])
+    job.until_step(folder, 6)
+    pair.stop("node-b")
+    assert job.ended() == 0, job.said()
+    assert re.search(r"Restart 1 of 1 from step \d+, without node-b", job.said())
+    first, second = RunFolder(folder).read_starts()
+    assert [host.name for host in first.hosts] == ["node-a", "node-b"]
+    assert [host.name for host in second.hosts] == ["node-a"]
+    assert [line["step"] for line in read_metrics(folder / "metrics.jsonl")] == list(range(1, 31))
+    assert newest_checkpoint(folder / "checkpoints").step == 30
+
+
+@pytest.mark.skipif(not ALL, reason="a quarter of an hour: make nodes")
+@pytest.mark.parametrize("stage", range(4))
+@pytest.mark.parametrize("count", [2, 4])
+def test_nodes_are_one_node_at_every_stage(tmp_path, stage, count):
+    settings = replaced(SHORT, [f"engine.zero_stage={stage}", "limits.start=1200", "limits.step=1200"])
+    with nodes.Nodes(tmp_path, count) as cluster:
+        for name, hosts in (("one", [f"node-a slots={count}"]), ("all", [f"{n} slots=1" for n in cluster.names])):
+            job = Job(cluster, tmp_path, deepspeed(*settings, f"run_dir={tmp_path / name}"), "\n".join([*hosts, ""]))
+            assert job.ended() == 0, job.said()
+    lines = [read_metrics(tmp_path / name / "metrics.jsonl") for name in ("one", "all")]
+    assert [line["loss"] for line in lines[0]] == [line["loss"] for line in lines[1]]
+    expected, found = weights(tmp_path / "one"), weights(tmp_path / "all")
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(expected[name], found[name]) for name in expected)

@@ -50,6 +50,14 @@ def test_a_host_whose_links_are_all_slow_is_named_and_not_its_neighbors():
     assert "every link of d is slow: its best carries 1.0 MB/s, where those of most hosts carry 1000 MB/s" in note
 
 
+def test_a_run_folder_that_everybody_may_write_into_is_told(tmp_path):
+    (tmp_path / "run").mkdir(mode=0o755)
+    assert preflight.open_folder_sentences(tmp_path / "run") == []
+    (tmp_path / "run").chmod(0o1777)
+    (told,) = preflight.open_folder_sentences(tmp_path / "run" / "later")
+    assert told.startswith(f"note: every user of this machine may write into {tmp_path / 'run' / 'later'}, checkpoints")
+
+
 def test_a_slow_link_of_fast_hosts_is_named():
     speeds = {("a", "b"): 1e9, ("b", "c"): 1e9, ("c", "a"): 50e6}
     _, note = preflight.link_sentences(speeds)

@@ -1,9 +1,5 @@
 """What would start and then end in a traceback is refused before any process group, engine or folder exists."""
 
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -177,24 +173,3 @@ def test_a_folder_of_checkpoints_that_cannot_be_written_is_refused(tmp_path, mon
     (tmp_path / "checkpoints").touch()
     problems = refusal([f"run_dir={tmp_path}"], 1)
     assert any(f"{tmp_path / 'checkpoints'} is a file" in problem for problem in problems)
-
-
-PORT_TAKEN = """
-from sclds.train.distributed import ProcessGroup
-from sclds.train.startup import exit_code
-raise SystemExit(exit_code(lambda: ProcessGroup() and 0))
-"""
-
-
-def test_a_port_that_is_taken_is_a_sentence():
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = str(taken.getsockname()[1])
-        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
-        command = [sys.executable, "-c", PORT_TAKEN]
-        environment = os.environ | place | {"DS_ACCELERATOR": "cpu"}
-        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 2, done.stderr
-    assert f"cannot meet at 127.0.0.1:{port}: another program uses this port" in done.stderr
-    assert "Traceback" not in done.stderr

@@ -7,7 +7,7 @@ import torch
 
 from sclds.config.errors import ConfigError, UserError
 from sclds.data.skips import batch_of_step
-from sclds.run.checkpoints import complete_checkpoints
+from sclds.run.checkpoints import complete_checkpoints, newest_checkpoint
 from sclds.run.events import read_events
 from sclds.run.folder import RunFolder, read_metrics
 from sclds.train import loop
@@ -117,6 +117,35 @@ def test_a_run_that_was_stopped_anywhere_goes_on_to_the_same_weight(tmp_path, mo
     assert again == weight
     lines, wanted = (read_metrics(tmp_path / name / "metrics.jsonl") for name in ("stopped", "untouched"))
     assert [line["loss"] for line in lines] == [line["loss"] for line in wanted]
+
+
+def without(*windows):
+    return tiny_config().model_dump(mode="json")["data"] | {"skip_batches": [list(window) for window in windows]}
+
+
+def test_windows_to_come_may_change_and_the_run_says_so(tmp_path, monkeypatch):
+    *_, weight = run(tmp_path / "untouched", monkeypatch, set(), guards=UNSEEN, data=without((30, 5)))
+    run(tmp_path / "run", monkeypatch, set(), stop_at=22, guards=UNSEEN)
+    said, read, again = run(tmp_path / "run", monkeypatch, set(), guards=UNSEEN, data=without((30, 5)))
+    first = read[0][0]
+    assert f"data.skip_batches is [[30, 5]] from here on, and was []: step {first} reads batch {first}" in said
+    assert [batch for _, batch in read] == [*range(first, 30), *range(35, 45)]
+    assert again == weight
+
+
+def test_windows_that_steps_have_come_to_may_not_change(tmp_path, monkeypatch):
+    """Also where the guard itself left out others: batches are counted behind those."""
+    run(tmp_path, monkeypatch, {10, 11}, stop_at=22)
+    for windows in ([(2, 3)], [(13, 1)], [(60, 1), (0, 1)]):
+        said, read, _ = run(tmp_path, monkeypatch, {10, 11}, data=without(*windows))
+        assert said[-1].startswith(
+            f"data.skip_batches={[list(one) for one in windows]} differs from [] in batches that"
+        )
+        step = newest_checkpoint(tmp_path / "checkpoints").step
+        assert f"Only windows from batch {step + 5} on may change" in said[-1]
+        assert read == []
+    said, read, _ = run(tmp_path, monkeypatch, {10, 11}, data=without((step + 5, 7)))
+    assert read[0] == (step, step + 12)
 
 
 def test_a_checkpoint_of_the_steps_that_are_taken_back_is_removed(tmp_path, monkeypatch):

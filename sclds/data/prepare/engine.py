@@ -6,6 +6,7 @@ on the number of processes. A shard whose account lies beside it is finished and
 
 import json
 import multiprocessing
+import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -58,7 +59,7 @@ def prepare(
     """
     records = source.read(root, split, **(options or {}))
     _claim(out)
-    items = _without_repeats(records.items)
+    items = _without_repeats(_within(root, records.items))
     jobs = _jobs(items, out, source, shard_samples)
     accounts = []
     try:
@@ -93,6 +94,18 @@ def _claim(out: Path) -> None:
     if any(out.glob("*.tar")) and not (out / ACCOUNTS).is_dir():
         raise DataError(f"{out} holds .tar files that `sclds prepare` did not write: give another --out")
     (out / ACCOUNTS).mkdir(parents=True, exist_ok=True)
+
+
+def _within(root: Path, items: Iterator[Record | Dropped]) -> Iterator[Record | Dropped]:
+    """Drop what a list names outside of its folder: others' shards would hold this machine's files."""
+    top = Path(os.path.normpath(root))
+    for item in items:
+        if isinstance(item, Record):
+            outside = [file for _, file in item.files if not Path(os.path.normpath(file)).is_relative_to(top)]
+            if outside:
+                yield Dropped(item.key, outside[0], f"its file lies outside of {root}", item.place)
+                continue
+        yield item
 
 
 def _without_repeats(items: Iterator[Record | Dropped]) -> Iterator[Record | Dropped]:
