@@ -86,6 +86,7 @@ def test_ragged_batches_compile_each_variant_once(compilations):
     assert len(compilations) >= 14
     assert {name: len(variants) for name, variants in compilations.items()} == dict.fromkeys(compilations, 1)
 
+
 OF_THE_MODEL = ("width",)
 """Integers that are the same in all launches of a run, which a compilation may know of."""
 

@@ -161,8 +161,8 @@ def accounts() -> Iterator[Account]:
     """
     everything, matrix = LOCAL * RANKS, LOCAL * LOCAL * RANKS
     for size, width in WIDTHS.items():
-        ours = memory_terms(LOCAL, RANKS, width, directions=2, planes=3)
-        ours.insert(-1, Term("statistics and gathered log-sum-exps, fp32", 4 * (5 * LOCAL + 2 * everything)))
+        ours = memory_terms(LOCAL, RANKS, width, directions=2, planes=4)
+        ours.insert(-1, Term("statistics and gathered log-sum-exps, fp32", 4 * (6 * LOCAL + 2 * everything)))
         eager = [
             Term("normalized global rows, bf16, two", 2 * everything * width * 2),
             Term("log-softmax kept for backward, fp32, two directions", 2 * matrix * 4),
