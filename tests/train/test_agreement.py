@@ -43,7 +43,9 @@ def test_processes_that_are_alike_may_start(monkeypatch):
     assert compared([own, own | {"host": "other"}], monkeypatch) == [None, None]
 
 
-@pytest.mark.parametrize("key", [*agreement.PACKAGES, "CUDA of torch", "attention", "the code of sclds", "the configuration"])
+@pytest.mark.parametrize(
+    "key", [*agreement.PACKAGES, "CUDA of torch", "attention", "the code of sclds", "the configuration"]
+)
 def test_the_host_that_differs_is_named_on_every_rank(key, monkeypatch):
     own = agreement.own_record(tiny_config()) | {"host": "a"}
     told = compared([own, own, own | {"host": "b", key: "other"}], monkeypatch)
