@@ -14,7 +14,6 @@ from scl_kernels.dtypes import compute_dtype
 from scl_kernels.pairwise.duplicates import Treatment, same_rows
 from scl_kernels.pairwise.reference import MINIMUM_NORM, chunks, normalized, own_columns, through_normalization
 
-
 _NOTHING = -1e30
 """A similarity that is left out, where its share of 0 multiplies it."""
 
@@ -39,8 +38,8 @@ def side_statistics(side: Side) -> Tensor:
     """Return (4, n), a row's statistics.
 
     They are the log-sum-exp over its similarities, the sum of its positives, 1 where one of these beats all others, and
-    the mean of its similarities by their softmax. A row's positive is its diagonal entry, or where duplicates are positives all of theirs. What is ignored is not
-    there. Neither a tie nor anything beside a NaN counts as beating.
+    the mean of its similarities by their softmax. A row's positive is its diagonal entry, or where duplicates are
+    positives all of theirs. What is ignored is not there. Neither a tie nor anything beside a NaN counts as beating.
     """
     dtype = compute_dtype(side.x.dtype)
     x, y = normalized(side.x, dtype), normalized(side.y_all, dtype)
