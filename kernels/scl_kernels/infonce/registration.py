@@ -55,9 +55,11 @@ CASES: tuple[tuple[Case, ...], ...] = (
     (Case(33, 70, 256, 11, duplicates="ignore"),),
     (Case(5, 13, 40, 3, duplicates="positives"), Case(67, 131, 48, 60, 0.03, False, "positives")),
     (Case(33, 70, 256, 11, duplicates="positives"), Case(37, 37, 16, 0, duplicates="positives")),
+    tuple(Case(n, n, 16, 0, duplicates="positives") for n in (2, 3, 4)),
 )
 """Problems of one call. One sample; several problems of other sizes, one without local rows; more than one tile in
-every direction; widths without masks; some of these with duplicates."""
+every direction; widths without masks; some of these with duplicates; few rows with several positives, where nothing
+averages out."""
 STEP = (Case(512, 2048, 512, 512), *[Case(512, 2048, 768, 0)] * 4)
 """A step's losses."""
 
