@@ -292,14 +292,15 @@ def backward_combine_kernel(
     splits = tl.load(task + SPLITS).to(tl.int32)
     x = tl.load(task + X).to(tl.pointer_type(DTYPE))
     d_x = tl.load(task + D_X).to(tl.pointer_type(DTYPE))
-    block_rows = tl.load(task + ROWS)
+    block_rows = tl.load(task + ROWS).to(tl.int32)
+    first_row = block_row * block_rows
     of_block = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
-    rows = block_row * block_rows.to(tl.int32) + of_block
-    row_inside = (of_block < block_rows) & (rows < count)
+    rows = first_row + of_block
+    row_inside = of_block < tl.minimum(block_rows, count - first_row)
     inverse_x = tl.load(task + INVERSE_X).to(tl.pointer_type(tl.float32))
     inverse = tl.load(inverse_x + rows, mask=row_inside, other=0.0)
     source = partial + tl.load(task + PARTIAL) + of_block[:, None].to(tl.int64) * width
-    stride = block_rows * width
+    stride = block_rows.to(tl.int64) * width
     along = tl.zeros((BLOCK_ROWS,), dtype=tl.float32)
     for start in range(0, width, BLOCK_K):
         k = start + tl.arange(0, BLOCK_K)
