@@ -75,6 +75,7 @@ def stages(folder: Path, names: Sequence[str], rehearse: bool) -> list[Stage]:
     tests = Stage("tests", [*pytest, str(ROOT / "tests" / "kernels" / "test_triton.py")], 75)
     return [
         own("correctness", 75, decides=True),
+        own("attention_check", 30, decides=True),
         own("step", 45, decides=True),
         own("waits", 45, decides=True),
         own("evaluation", 30, decides=True),

@@ -57,6 +57,25 @@ def correctness(folder: Path, rehearse: bool) -> int:
     return failed
 
 
+def attention_check(folder: Path, rehearse: bool) -> int:
+    """Compare every attention backend that is here with fp64; return how many comparisons fail."""
+    import attention_check as comparing
+
+    from sclds.machine.implementations import this_machine
+
+    failed, machine = 0, this_machine()
+    header = ("backend", "precision", "case", "form", "result", "error", "plain_error", "allowed", "passed")
+    lines = Lines(folder / "attention_check.csv", header)
+    for backend, why in comparing.absent(machine).items():
+        print(f"{backend}: left out: {why}")
+    for *where, found in comparing.results(machine, torch.device(harness.device()), rehearse):
+        lines.add((*where, *found, found.passed))
+        failed += not found.passed
+        if not found.passed:
+            print(f"FAILED {' '.join(where)}: {found}")
+    return failed
+
+
 def step(folder: Path, rehearse: bool) -> int:
     """Take a step with and without each kernel, write losses, differences and times; return how many differ."""
     import packed_step
@@ -155,7 +174,8 @@ def decoding(folder: Path, rehearse: bool) -> int:
 
 
 STAGES: dict[str, Callable[[Path, bool], int]] = {
-    stage.__name__: stage for stage in (correctness, step, waits, evaluation, peak, base_step, decoding)
+    stage.__name__: stage
+    for stage in (correctness, attention_check, step, waits, evaluation, peak, base_step, decoding)
 }
 
 

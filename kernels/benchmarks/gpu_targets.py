@@ -127,6 +127,9 @@ def targets(device: Any, names: Sequence[str]) -> list[Target]:
     none, full = (lambda figure: figure == 0), "full"
     goals = [
         Target("kernels that differ from fp64", "0", _flag("correctness", "passed", lambda x: x != "True", 1), none),
+        Target(
+            "attention that differs from fp64", "0", _flag("attention_check", "passed", lambda x: x != "True", 1), none
+        ),
         Target("steps that a kernel changes", "0", _flag("real_step", "passed", lambda x: x != "True", 2), none),
         Target("steps that wait for the device", "0", _flag("waits", "waits", bool, 4), none),
         Target("held-out measurements there", "ran", lambda f: float(len(f.lines("evaluation"))) or None, bool),

@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from sclds.batch import pack, recipe_of
+from sclds.benchmarks.loader_cost import WAYS, host_seconds
 from sclds.benchmarks.rows import Row, quantiles, write
 from sclds.config import Config, DataConfig, DatasetConfig
 from sclds.config.errors import UserError
@@ -99,6 +100,8 @@ class Found(NamedTuple):
     """Of an image."""
     cores: int
     """That were used."""
+    host: dict[str, float]
+    """Processor seconds of the training process for a sample, by who makes the batches."""
 
 
 def photograph(seed: int) -> bytes:
@@ -313,15 +316,22 @@ def _row(provider: str, metric: str, values: list[float], settings: dict[str, An
     return Row(provider, metric, *quantiles(values), len(values), json.dumps(settings), device, versions)
 
 
-def cores_per_gpu(stages: Stages) -> list[str]:
-    """Return sentences on the cores that keep one GPU busy with images at the base model's planned pace."""
+def planned_pace(gpu: str) -> float:
+    """Return the images a second that one GPU takes of the base model, as planned."""
     dataset = DatasetConfig(name="photographs", shards="planned")
     settings = {"name": "base", "data": {"train": [dataset]}, "model": {"text": {"vocab_size": 50265}}}
     base = Config.model_validate(settings)
+    return (
+        as_configured(base, cluster_of(known_kinds(), gpu, PLANNED_GPUS), mix_of(base)).samples_per_second
+        / PLANNED_GPUS
+    )
+
+
+def cores_per_gpu(stages: Stages) -> list[str]:
+    """Return sentences on the cores that keep one GPU busy with images at the base model's planned pace."""
     lines = []
     for gpu in ("a100", "h100"):
-        planned = as_configured(base, cluster_of(known_kinds(), gpu, PLANNED_GPUS), mix_of(base))
-        pace = planned.samples_per_second / PLANNED_GPUS
+        pace = planned_pace(gpu)
         lines.append(
             f"{gpu.upper()}: {pace:.0f} images/s planned (base model, 288 px) cost {pace * sum(stages):.1f} cores "
             f"with data.device=cpu; with mixed {pace * (stages.read + stages.text):.1f} (estimate: all but decoding)"
@@ -381,11 +391,13 @@ def _measured(folder: Path, sizes: Sizes) -> Found:
     stages = ours.stages()
     ours.close()
     share = stages.text / (stages.read + stages.decode)
+    host = {name: host_seconds(config, tokenizer, sizes.batches, apart) for name, apart in WAYS.items()}
     rate, resident, growth = resident_growth(config, tokenizer, sizes.samples)
     rows = [
         *rows_of(found, sizes.cores, settings),
         _row("sclds", "text_share_of_decoding", [share], settings),
+        *(_row(name, "host_microseconds_per_sample", [1e6 * seconds], settings) for name, seconds in host.items()),
         _row("sclds", "loader_samples_per_second", [rate], settings),
         _row("sclds", "resident_growth_bytes", [float(growth)], settings | {"samples": sizes.samples}),
     ]
-    return Found(rows, stages, share, rate, resident, growth, mean_bytes, sizes.cores)
+    return Found(rows, stages, share, rate, resident, growth, mean_bytes, sizes.cores, host)

@@ -29,7 +29,8 @@ def command(rounds: int, batches: int, batch: int, cores: int | None, samples: i
 
 
 def _print(found: "Found", samples: int) -> None:
-    from sclds.benchmarks.data import HEIGHT, WIDTH, cores_per_gpu
+    from sclds.benchmarks.data import HEIGHT, WIDTH, cores_per_gpu, planned_pace
+    from sclds.benchmarks.loader_cost import told
 
     size, cores = f"{WIDTH} × {HEIGHT} JPEG of {found.mean_bytes / 1e3:.0f} kB", found.cores
     print(f"{size} to 288 pixels on {cores} cores, {found.rows[0].versions}")
@@ -42,6 +43,7 @@ def _print(found: "Found", samples: int) -> None:
         f"resident, {found.growth / 1e6:+.1f} MB at most after the first tenth"
     )
     print("\n".join(cores_per_gpu(found.stages)))
+    print(told(found.host, found.stages.decode, planned_pace("h100")))
 
 
 def _line(row: "Row") -> str:

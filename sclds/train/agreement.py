@@ -6,6 +6,8 @@ import socket
 from pathlib import Path
 from typing import Any
 
+import torch
+
 import sclds
 from sclds.config import Config, DataConfig
 from sclds.config.errors import SharedError
@@ -14,12 +16,17 @@ from sclds.data.storage.files import is_url
 from sclds.data.storage.shards import shard_files
 from sclds.losses.communicator import gather_records
 from sclds.machine.description import git_state
+from sclds.machine.implementations import choose
 from sclds.machine.packages import installed_version
 from sclds.train.distributed import ProcessGroup
 from sclds.train.place import this_place
 
-PACKAGES = ("sclds", "torch", "deepspeed", "triton", "nvidia-nccl-cu12", "nvidia-nccl-cu13")
-"""Whose versions decide what a process computes, or whether it understands the others."""
+PACKAGES = (
+    *("sclds", "torch", "deepspeed", "triton", "numpy", "nvidia-nccl-cu12", "nvidia-nccl-cu13"),
+    *("flash-attn", "flash-attn-3", "flash-attn-4", "apex", "liger-kernel"),
+    *("nvidia-dali-cuda120", "nvidia-dali-cuda130", "av", "pillow"),
+)
+"""Whose versions decide what a process reads or computes, or whether it understands the others."""
 
 
 def own_record(config: Config) -> dict[str, Any]:
@@ -27,6 +34,9 @@ def own_record(config: Config) -> dict[str, Any]:
     record = {"host": socket.gethostname(), "Python": platform.python_version()}
     for package in PACKAGES:
         record[package] = installed_version(package) or "absent"
+    record["CUDA of torch"] = torch.version.cuda or "absent"
+    # where a library cannot be loaded, or GPUs differ, `auto` takes another backend, whose dropout draws differently
+    record["attention"] = str(choose(config).attention)
     record["the code of sclds"] = code_digest(Path(sclds.__file__).parent)
     record["the configuration"] = config_sha256(config)[:12]
     if this_place().local_rank == 0:  # what all processes of a host read alike is read once there
@@ -78,7 +88,8 @@ def refuse_strangers(config: Config, group: ProcessGroup) -> None:
     """
     told = differences(gather_records(own_record(config), group, group.device))
     if told:
+        attends = any(" has attention " in line for line in told)
         raise SharedError(
             f"the processes of this run are not alike: {'; '.join(told)}. Give all machines the same environment and "
-            f"the same files"
+            f"the same files{', or set engine.attention to what all of them have' if attends else ''}"
         )

@@ -187,6 +187,8 @@ def _own_settings(engine: EngineConfig, largest_block: int) -> dict[str, Any]:
         **({"zero_force_ds_cpu_optimizer": False} if any(_zero(engine, key) for key in OFFLOADS) else {}),
         "steps_per_print": 10**12,
         "wall_clock_breakdown": False,
+        # waits for the device at the beginning and at the end of every micro-batch, for a figure that nobody reads
+        "timers": {"throughput": {"enabled": False}},
     }
     if engine.precision == "bf16" and stage > 0:
         # without these DeepSpeed adds micro-batches and ranks up in the model's type

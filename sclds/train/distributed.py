@@ -1,5 +1,6 @@
 """The only module that touches process groups: start, the losses' communicator, and agreement between ranks."""
 
+import functools
 import os
 import re
 import socket
@@ -47,6 +48,7 @@ class ProcessGroup:
     def __init__(self, patience: float | None = None, collectives: Path | None = None) -> None:
         _without_launcher()
         _without_compiled_collectives()
+        _with_devices_counted_once()
         accelerator = get_accelerator()
         local_rank = int(os.environ["LOCAL_RANK"])
         self.device = torch.device(accelerator.device_name(local_rank))
@@ -252,6 +254,13 @@ def _without_compiled_collectives() -> None:
     ones wait without a word.
     """
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+
+def _with_devices_counted_once() -> None:
+    """Keep DeepSpeed's CPU accelerator from starting `numactl` to count devices for every bucket of gradients."""
+    accelerator = get_accelerator()
+    if accelerator.device_name() == "cpu":
+        accelerator.device_count = functools.cache(accelerator.device_count)
 
 
 def _unreachable(fault: Exception) -> str:

@@ -2,9 +2,10 @@
 
 ZeRO-3 runs Python before and after every module and for every parameter. The base model has 453 modules and 560
 parameters, of which it computes with a handful at a time: at full depth and width 64 a step took four times a plain one
-on the host. Here each block (a member of a `ModuleList`: a transformer layer) is one leaf module for DeepSpeed, and its
-weights lie one after the other in two parameters, one that decays and one that does not. While the block's forward
-runs, the modules inside have views of these where their own parameters were, so that the model's code reads the same.
+on the host. Here each block (a transformer layer; a head, a projection or an embedding, which are in no list of layers)
+is one leaf module for DeepSpeed, and its weights lie one after the other in two parameters, one that decays and one
+that does not. While the block's forward runs, the modules inside have views of these where their own parameters were,
+so that the model's code reads the same. A table of a whole vocabulary remains a parameter of its own.
 
 Nothing else knows: initial values, exports and conversions speak of weights by their names in `SCLModel`; a
 `FlatLayout` leads from the one to the other, and is written into every checkpoint.
@@ -17,7 +18,7 @@ from typing import Any
 
 import deepspeed
 import torch
-from deepspeed.utils import set_z3_leaf_module
+from deepspeed.utils import set_z3_leaf_module, z3_leaf_module
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
@@ -27,24 +28,53 @@ from sclds.train.optimizer import DECAYED, NOT_DECAYED, decays
 FlatLayout = dict[str, dict[str, list[int]]]
 """By the name of a flat tensor the weights in it, in their order: name in `SCLModel` and shape. As JSON has it."""
 _LAYOUT = "sclds_flat_layout"
+LARGEST_PIECE = 16_000_000
+"""Values of a weight above which it stays by itself: its gradient would be copied into that of the flat tensor, which
+takes memory, and longer than the host's hooks for one parameter. Only tables of a vocabulary are so large."""
 
 
 def flatten_blocks(model: nn.Module) -> None:
     """Replace the parameters inside every block by two flat ones of the block, on the meta device and yet unfilled.
 
-    Embeddings must not be leaf modules: DeepSpeed (0.19.8) reduces a leaf module's gradients when that of its input is
-    there, and where no input has one before backward enters the module, so that zeros would be reduced.
+    Embeddings, which have no modules inside, are no leaf modules: DeepSpeed (0.19.8) reduces a leaf module's gradients
+    when that of its input is there, and where no input has one before backward enters the module, so that zeros would
+    be reduced.
 
     Args:
         model: On the meta device.
     """
     layout: FlatLayout = {}
-    lists = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.ModuleList)]
-    for list_name, blocks in lists:
-        for number, block in enumerate(blocks):
-            layout |= _flatten(model, f"{list_name}.{number}", block)
+    blocks = blocks_of(model)
+    for name, block in blocks:
+        layout |= _flatten(model, name, block)
+        if next(block.children(), None) is not None:
             set_z3_leaf_module(block, True)
+    inside = {part for _, block in blocks for part in block.modules() if part is not block}
+    for module in model.modules():
+        if module not in inside:
+            _name_parameters_quickly(module)
     setattr(model, _LAYOUT, layout)
+
+
+def blocks_of(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Return the largest modules with parameters and without a list of layers in them, by name, in the model's order.
+
+    A module with nothing to lay together (a linear map alone, whose weight decays and whose bias does not) is none.
+    """
+    found, waiting = [], [("", model)]
+    while waiting:
+        name, module = waiting.pop()
+        if any(isinstance(inside, nn.ModuleList) for inside in module.modules()):
+            children = [(f"{name}.{child}".lstrip("."), inside) for child, inside in module.named_children()]
+            waiting += reversed(children)
+        elif len(list(module.parameters())) > len({_decays(name, weight) for weight in module.named_parameters()}):
+            found.append((name, module))
+    return found
+
+
+def _decays(block_name: str, weight: tuple[str, nn.Parameter]) -> bool:
+    """Return whether a weight of a block decays."""
+    return decays(f"{block_name}.{weight[0]}", weight[1].dim())
 
 
 def layout_of(model: nn.Module) -> FlatLayout:
@@ -95,12 +125,15 @@ def _flatten(model: nn.Module, block_name: str, block: nn.Module) -> FlatLayout:
     """Flatten one block; return its part of the layout."""
     layout: FlatLayout = {}
     places: dict[str, list[_Place]] = {}
-    group = None
+    group, apart = None, []
     for inner_name, inner in block.named_modules():
         for name, parameter in list(inner.named_parameters(recurse=False)):
             weight = ".".join(part for part in (block_name, inner_name, name) if part)
             group = group or parameter_group(model, weight)
             assert parameter_group(model, weight) == group, f"{block_name} has weights of two parameter groups"
+            if parameter.numel() > LARGEST_PIECE:
+                apart.append((inner, name))
+                continue
             flat = DECAYED if decays(weight, parameter.dim()) else NOT_DECAYED
             layout.setdefault(f"{block_name}.{flat}", {})[weight] = list(parameter.shape)
             places.setdefault(flat, []).append(_Place(inner, name, parameter.detach()))
@@ -109,16 +142,33 @@ def _flatten(model: nn.Module, block_name: str, block: nn.Module) -> FlatLayout:
     for flat, inside in places.items():
         size = sum(place.outline.numel() for place in inside)
         block.register_parameter(flat, nn.Parameter(torch.empty(size, device="meta")))
-    block.forward = _FlatForward(block, places)
-    vars(block)["named_parameters"] = partial(_own_parameters, block)
+    block.forward = _FlatForward(block, places, apart)
     return layout
 
 
-def _own_parameters(
-    block: nn.Module, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
+def _name_parameters_quickly(module: nn.Module) -> None:
+    """Have `named_parameters` look only where there are any.
+
+    DeepSpeed asks every module that it hooks into twelve times a step, and the model, whose 453 modules hold them in
+    50, three times.
+    """
+    owners = [(name, inside) for name, inside in module.named_modules() if inside._parameters]
+    vars(module)["named_parameters"] = partial(_parameters_in, module, owners)
+
+
+def _parameters_in(
+    module: nn.Module,
+    owners: list[tuple[str, nn.Module]],
+    prefix: str = "",
+    recurse: bool = True,
+    remove_duplicate: bool = True,
 ) -> Iterator[tuple[str, nn.Parameter]]:
-    """Stand in for a block's `named_parameters`: all are its own, and DeepSpeed asks for them twelve times a step."""
-    return nn.Module.named_parameters(block, prefix, recurse=False, remove_duplicate=remove_duplicate)
+    """Stand in for `named_parameters` of a module in which no two share a parameter."""
+    for name, owner in owners:
+        if recurse or owner is module:
+            before = "".join(f"{part}." for part in (prefix, name) if part)
+            # DeepSpeed's own dictionary runs Python for every value that is taken out of it by its methods
+            yield from ((before + key, value) for key, value in dict.items(owner._parameters) if value is not None)
 
 
 @dataclass(frozen=True)
@@ -146,15 +196,16 @@ class _FlatForward:
     Args:
         block: Whose forward this becomes.
         places: By the name of a flat tensor where its pieces go.
+        apart: Modules and names of the parameters that remain themselves.
     """
 
-    def __init__(self, block: nn.Module, places: dict[str, list[_Place]]):
-        self._block, self._forward = block, block.forward
+    def __init__(self, block: nn.Module, places: dict[str, list[_Place]], apart: list[tuple[nn.Module, str]]):
+        self._block, self._forward, self._apart = block, block.forward, apart
         self._flats = [(name, [p.outline.numel() for p in inside], inside) for name, inside in places.items()]
 
     def __call__(self, *inputs: Any) -> Any:
         """Return what the block's own forward returns."""
-        flats = [getattr(self._block, name) for name, *_ in self._flats]
+        flats = [dict.__getitem__(self._block._parameters, name) for name, *_ in self._flats]
         for flat, (_, sizes, inside) in zip(flats, self._flats, strict=True):
             # one split: its backward writes all gradients side by side, once
             for place, piece in zip(inside, flat.split(sizes), strict=True):
@@ -162,8 +213,10 @@ class _FlatForward:
         try:
             if torch.is_grad_enabled() and any(hasattr(flat, "ds_id") for flat in flats):
                 fed = any(isinstance(each, Tensor) and each.requires_grad for each in inputs)
-                assert fed, "ZeRO-3 reduces zeros for a block whose inputs have no gradient"
-                with _without_views_of(flats):
+                assert fed or not z3_leaf_module(self._block), (
+                    "ZeRO-3 reduces zeros for a leaf module whose inputs have no gradient"
+                )
+                with _without_views_of([*flats, *(getattr(owner, name) for owner, name in self._apart)]):
                     return self._forward(*inputs)
             return self._forward(*inputs)
         finally:

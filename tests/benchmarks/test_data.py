@@ -36,10 +36,13 @@ def test_writes_rates_ratios_and_what_they_mean(tmp_path, capsys, monkeypatch):
         assert float(rows["sclds/usual", f"ratio_of_{metric}"]["median"]) == pytest.approx(ours / usual)
     assert json.loads(rows["sclds", "loader_samples_per_second"]["config"])["cores"] == 1
     assert ("sclds", "resident_growth_bytes") in rows
+    taken = [float(rows[way, "host_microseconds_per_sample"]["median"]) for way in ("thread", "process")]
+    assert 0 < taken[1] < taken[0], "another process decodes, reads and packs"
     assert (tmp_path / "data.png").stat().st_size > 0
     printed = capsys.readouterr().out
     assert "text, masks and packing take" in printed
     assert "H100: " in printed
+    assert "beside an H100" in printed
 
 
 @pytest.mark.parametrize(

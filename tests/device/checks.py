@@ -103,16 +103,25 @@ TRAINED = {
 }
 
 
+def run_config(losses, task=None):
+    """Return what `train_step` reads of a run."""
+    engine = SimpleNamespace(precision="fp32")
+    return SimpleNamespace(seed=0, task=task, losses=losses, schedule=ScheduleConfig(steps=9), engine=engine)
+
+
 def trained(name, accumulation, negatives, device, place):
     """Return losses and gradients of `train_step`, the whole optimizer step as a run takes it."""
     losses, options = TRAINED[name]
     losses = losses.model_copy(update={"negatives": negatives})
-    config = SimpleNamespace(
-        seed=0, task=None, losses=losses, schedule=ScheduleConfig(steps=9), engine=SimpleNamespace(precision="fp32")
-    )
+    config = run_config(losses)
     batches = [pack_samples(MIXED, losses).in_one_block() for _ in range(accumulation)]
-    engine = Engine(place(model_of(**options).float()).train(), accumulation)
-    split = Split(len(MIXED), accumulation, 1)
+    return stepped(place(model_of(**options).float()), batches, config, device)
+
+
+def stepped(model, batches, config, device):
+    """Return losses and gradients of `train_step` on a device of a model that lies there."""
+    engine = Engine(model.train(), len(batches))
+    split = Split(len(MIXED), len(batches), 1)
     clock = PhaseClock(device)
     clock.begin()
     report = train_step(engine, batches, 1, config, split, Group(device))
@@ -121,6 +130,21 @@ def trained(name, accumulation, negatives, device, place):
     assert {"vision_encoder", "text_encoder", "fusion", "heads", "features", "backward"} <= measured.phases.keys()
     gradients = {n: inside(p.grad) for n, p in engine.module.named_parameters() if p.grad is not None}
     return {term: inside(value) for term, value in report.terms.items()}, gradients
+
+
+def assert_same(found, expected):
+    """Hold losses and gradients of a device against the CPU's, which differ in the order of sums alone."""
+    for one, other in zip(found, expected, strict=True):
+        assert one.keys() == other.keys()
+        for key, value in other.items():
+            size = float(value.abs().max()) if value.numel() else 0.0
+            rounding = {"rtol": 1e-3, "atol": 1e-5 + 1e-4 * size}
+            torch.testing.assert_close(one[key], value, **rounding, msg=lambda m, k=key: f"{k}: {m}")
+
+
+def files_of(places):
+    """Return the files of noted places, once for every note."""
+    return [place.partition(" ")[0].rpartition("/")[2].partition(":")[0] for place in places]
 
 
 @pytest.mark.parametrize(
@@ -139,15 +163,25 @@ def test_the_whole_step_never_waits_and_copies_each_micro_batch_once(name, accum
     with pretend_device() as device, host_reads() as reads, host_copies() as copies:
         found = trained(name, accumulation, negatives, device, moved)
     assert reads == []
-    assert [place.partition(" ")[0].rpartition("/")[2].partition(":")[0] for place in copies] == (
-        ["placed.py"] * accumulation
-    ), "one copy a micro-batch, of a block that is pinned beside a GPU"
-    for one, other in zip(found, expected, strict=True):
-        assert one.keys() == other.keys()
-        for key, value in other.items():
-            size = float(value.abs().max()) if value.numel() else 0.0
-            rounding = {"rtol": 1e-3, "atol": 1e-5 + 1e-4 * size}
-            torch.testing.assert_close(one[key], value, **rounding, msg=lambda m, k=key: f"{k}: {m}")
+    one_each = ["placed.py"] * accumulation
+    assert files_of(copies) == one_each, "one copy a micro-batch, of a block that is pinned beside a GPU"
+    assert_same(found, expected)
+
+
+def test_a_step_on_pixels_that_were_decoded_there_never_waits():
+    """As `data.device: mixed` hands them over: pixels on the device, all else in one block of the host."""
+    config = run_config(STEPS["all"])
+    batch = pack_samples(MIXED, config.losses)
+    expected = stepped(model_of().float(), [batch], config, torch.device("cpu"))
+    with pretend_device() as device:
+        patches = batch.vision.patches.to(device)
+        born = replace(batch, vision=replace(batch.vision, patches=patches)).in_one_block()
+        assert born.vision.patches is patches, "pixels do not go through the host"
+        with host_reads() as reads, host_copies() as copies:
+            found = stepped(moved(model_of().float()), [born], config, device)
+    assert reads == []
+    assert files_of(copies) == ["placed.py"]
+    assert_same(found, expected)
 
 
 @pytest.fixture(scope="module")

@@ -253,12 +253,13 @@ def test_planned_stages_fit_the_limit_and_name_every_benchmark(monkeypatch, tmp_
     import run as script
 
     planned = gpu_check.stages(tmp_path, script.names_of_all(), rehearse=False)
+    assert len({stage.name for stage in planned}) == len(planned), "each has a file of its own"
     assert {stage.name for stage in planned} >= {*script.names_of_all(), "waits", "base_step", "tests"}
     decides = sum(stage.limit for stage in planned if stage.decides)
     assert decides <= gpu_check.LIMIT / 2, "what must be right comes first, and leaves time for figures"
 
 
-@pytest.mark.parametrize("stage", ["waits", "base_step", "peak"])
+@pytest.mark.parametrize("stage", ["attention_check", "waits", "base_step", "peak"])
 def test_stages_need_nothing_but_torch_triton_and_numpy(stage, bare, tmp_path):
     """Rehearsed on the CPU, as on a rented machine that has little else."""
     command = [sys.executable, "-S", str(BENCHMARKS / "gpu_stages.py"), stage, str(tmp_path), "--rehearse"]

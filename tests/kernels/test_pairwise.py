@@ -4,7 +4,10 @@ import pytest
 import torch
 
 from scl_kernels.pairwise import cuts as cutting
-from scl_kernels.pairwise.tiles import Tiles, similarity_tiles, workspace_dtype
+from scl_kernels.pairwise.accounts import memory_terms
+from scl_kernels.pairwise.kernel import PADDING
+from scl_kernels.pairwise.tiles import WIDE, Tiles, similarity_tiles, workspace_dtype
+from scl_kernels.roofline import total as summed
 
 SIZES = (
     [(1, 1, 512)],
@@ -35,5 +38,17 @@ def test_blocks_of_the_backward_pass_are_whole_tiles_within_the_memory_bounds(si
             assert cut.span % square.block_n == square.block_n % tiles.block_k == 0
         padded = sum(128 * 128 * item for _ in sizes)
         assert sum(cut.rows * cut.span * item for cut in cuts) <= cutting.WORKSPACE_BYTES[1] + padded
-        planes = sum(4 * cut.splits * n * width for cut, (n, _, width) in zip(cuts, sizes, strict=True))
-        assert planes <= max(cutting.PARTIAL_BYTES, sum(4 * n * width for n, _, width in sizes))
+        planes = sum(4 * cut.splits * cut.rows * width for cut, (*_, width) in zip(cuts, sizes, strict=True))
+        most = 4 * PADDING.value * WIDE * (cutting.BLOCK_PROGRAMS + sum(-(-width // WIDE) for *_, width in sizes))
+        assert planes <= max(cutting.PARTIAL_BYTES, most)
+
+
+def test_large_losses_of_one_process_stay_within_their_memory():
+    """65,536 rows of 768 in bf16: beside the gradients, a row of blocks' fp32 sums and a block of dS."""
+    terms = memory_terms(65536, 1, 768, directions=1, planes=3)
+    assert summed(terms) <= 0.25e9
+    by_what = {term.what: term.amount for term in terms}
+    assert by_what["gradients of a and b, bf16"] == 2 * 65536 * 768 * 2
+    for width in (512, 768, 1024, 4096):
+        terms = {term.what: term.amount for term in memory_terms(2**20, 1, width, directions=2, planes=4)}
+        assert terms["partial gradients of a row of blocks, fp32"] < 36e6, "whatever the number of rows"

@@ -25,6 +25,7 @@ from scl_kernels import (
 )
 from scl_kernels.infonce import registration as infonce_cases
 from scl_kernels.masked_gather.registration import EPS, Case, draw
+from scl_kernels.registry import DTYPES, operations
 from scl_kernels.sigmoid import registration as sigmoid_cases
 
 BATCHES = 200
@@ -84,3 +85,26 @@ def test_ragged_batches_compile_each_variant_once(compilations):
         losses(count)
     assert len(compilations) >= 14
     assert {name: len(variants) for name, variants in compilations.items()} == dict.fromkeys(compilations, 1)
+
+
+OF_THE_MODEL = ("width",)
+"""Integers that are the same in all launches of a run, which a compilation may know of."""
+
+
+def test_integers_that_vary_are_declared_so():
+    """Of every kernel that is compiled, also of those that no batch above happens to launch."""
+    kernels = {
+        (v.kernel, name)
+        for operation in operations()
+        for dtype in DTYPES
+        for v in operation.variants(dtype, 90)
+        for name, kind in v.types.items()
+        if kind in ("i32", "i64")
+    }
+    assert len(kernels) >= 20
+    undeclared = [
+        f"{kernel.__module__}.{kernel.__name__}: {name}"
+        for kernel, name in kernels
+        if name not in OF_THE_MODEL and not next(p for p in kernel.params if p.name == name).do_not_specialize
+    ]
+    assert undeclared == []

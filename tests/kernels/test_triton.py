@@ -240,7 +240,7 @@ def test_a_real_step_is_the_same_with_and_without_each_kernel(monkeypatch):
 def small_blocks(monkeypatch):
     """Cut the smallest problems into several row and column blocks, and those into splits."""
     monkeypatch.setattr(cuts, "WORKSPACE_BYTES", (0, 0))
-    monkeypatch.setattr(cuts, "BLOCK_LOCAL_ROWS", 0)
+    monkeypatch.setattr(cuts, "BLOCK_PROGRAMS", 0)
     monkeypatch.setattr(cuts, "SPLIT_COLUMNS", 64)
 
 
@@ -250,7 +250,7 @@ def test_many_blocks_and_splits_add_up(dtype, small_blocks):
     cases = (infonce_cases.Case(140, 300, 24, 130), infonce_cases.Case(9, 129, 20, 0, 0.03, False))
     sizes = [(case.local, case.total, case.width) for case in cases] * 2
     cut, _ = cuts.backward_cuts(sizes, dtype, even=False)
-    assert [one.blocks(n, total) for one, (n, total, _) in zip(cut, sizes, strict=True)] == [6, 2] * 2
+    assert [one.blocks(size) for one, size in zip(cut, sizes, strict=True)] == [(2, 3), (1, 2)] * 2
     assert {one.splits for one in cut} == {2}
     assert_all_pass(infonce_cases.compare_case(cases, dtype, DEVICE, "triton"))
     assert_all_pass(sigmoid_cases.compare_case(sigmoid_cases.Case(140, 300, 24, 130), dtype, DEVICE, "triton"))

@@ -2,6 +2,7 @@
 
 import inspect
 import sys
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -12,7 +13,7 @@ from sclds.batch import Recipe, pack
 from sclds.batch.attention_plan import Planner, plan_attention
 from sclds.losses.communicator import SingleProcess
 from sclds.losses.objectives import GlobalFeatures, features_of, step_loss
-from sclds.machine.attention import BACKENDS, AttentionBackends
+from sclds.machine.attention import BACKENDS, AttentionBackends, Machine
 from sclds.model.attention import attend, attend_kv, attend_qkv
 from tests.model.attention_stubs import STUBS
 from tests.model.samples import ALL, GRIDS, PAD, assert_equal, gradients, model_of, pixels, plain, sample
@@ -170,3 +171,42 @@ def test_equal_segments_are_planned_once():
     assert plan(cumulative(lengths), cumulative(lengths), "sdpa") is first
     assert plan(cumulative(lengths), cumulative(others), "sdpa") is not first
     assert plan(cumulative(lengths), cumulative(lengths), "flash_attn") is not first
+
+
+@pytest.fixture
+def attention_check(monkeypatch):
+    """Return the stage of the GPU check that compares backends."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "kernels" / "benchmarks"))
+    import attention_check
+
+    return attention_check
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_gpu_check_compares_every_backend_that_is_there(backend, stub, attention_check):
+    """Stand-ins compute in plain torch, so that they differ from the plain definition by nothing."""
+    stub(backend)
+    machine = Machine(True, (9, 0), frozenset({backend}))
+    assert set(attention_check.absent(machine)) == set(BACKENDS) - {backend}
+    found = list(attention_check.results(machine, torch.device("cpu"), rehearse=True))
+    assert {one.backend for one in found} == {backend}
+    assert {one.precision for one in found} == set(BACKENDS[backend].precisions)
+    assert {one.case for one in found} == set(attention_check.CASES)
+    assert {one.form for one in found} == {"apart", "kv", "qkv"}
+    assert [one for one in found if not one.found.passed] == []
+
+
+def test_the_gpu_check_sees_a_backend_that_is_wrong(stub, attention_check, monkeypatch):
+    """By a percent, in another dtype, or without a gradient."""
+    module = stub("torch_varlen")
+    real, machine = module.varlen_attn, Machine(True, (9, 0), frozenset({"torch_varlen"}))
+    faults = {
+        "d_q": lambda q, k, v, *rest: real(q.detach(), k, v, *rest) + 0 * q,
+        "d_v": lambda q, k, v, *rest: real(q, k, v.detach(), *rest) + 0 * v.sum(),
+        "out": lambda q, k, v, *rest: real(q, k, v * 1.02, *rest),
+        "out (": lambda q, k, v, *rest: real(q, k, v, *rest).float(),
+    }
+    for seen, fault in faults.items():
+        monkeypatch.setattr(module, "varlen_attn", fault)
+        found = attention_check.results(machine, torch.device("cpu"), rehearse=True)
+        assert any(one.found.name.startswith(seen) for one in found if not one.found.passed), seen

@@ -4,7 +4,11 @@ import json
 
 import pytest
 import torch
+from deepspeed.utils import z3_leaf_module
+from torch import nn
 
+from sclds.benchmarks.engine import BASE_DEPTH
+from sclds.benchmarks.engine_worker import configuration
 from sclds.config.errors import CheckpointError
 from sclds.costs.communication import bucket_size
 from sclds.data.tokenizer import load_tokenizer
@@ -12,9 +16,10 @@ from sclds.losses.communicator import SingleProcess
 from sclds.losses.objectives import GlobalFeatures, features_of, step_loss
 from sclds.model.scl import SCLModel
 from sclds.run.checkpoints import ENGINE_TAG, Checkpoint
+from sclds.train import flat_blocks
 from sclds.train.checkpoint import SavedParameters, fits
 from sclds.train.engine import InitialWeights, fill_parameters, largest_block, model_outline
-from sclds.train.flat_blocks import layout_of, materialize, weight_shapes
+from sclds.train.flat_blocks import blocks_of, layout_of, materialize, weight_shapes
 from sclds.train.optimizer import parameter_groups
 from sclds.train.saved_state import KINDS, MODEL_FILE, SavedState
 from tests.train.flat import split_flat
@@ -55,6 +60,59 @@ def test_weights_are_the_same_under_the_same_names(tower):
     assert all(torch.equal(found[name], p) for name, p in plain.named_parameters())
     assert len(list(flat.parameters())) < len(found) / 2
     assert largest_block(flat) == largest_block(plain)
+
+
+def hooked(module):
+    """Return the modules around whose forward and backward ZeRO-3 runs Python, as DeepSpeed goes through them."""
+    inside = [] if z3_leaf_module(module) else [each for child in module.children() for each in hooked(child)]
+    return inside if isinstance(module, nn.ModuleList) else [module, *inside]
+
+
+def test_deepspeed_hooks_into_few_modules_and_parameters():
+    """Of the base model's depth: 453 modules and 560 weights. One more to look after is host time in each step."""
+    tokenizer = load_tokenizer("embedded")
+    names = [name for name, _ in blocks_of(model_outline(configuration(BASE_DEPTH, 0, 1), tokenizer))]
+    model = model_outline(configuration(BASE_DEPTH, 3, 1), tokenizer)
+    blocks = {name: model.get_submodule(name) for name in names}
+    assert {"text_encoder.layers.0", "mlm_score", "text_projection", "text_encoder.embedding"} <= blocks.keys()
+    assert len(list(model.modules())) == 453
+    assert len(weight_shapes(model)) == 560
+    assert len(hooked(model)) == 51
+    parameters = dict(model.named_parameters())
+    assert len(parameters) == 93
+    assert not any(len(list(block.parameters())) > 2 for block in blocks.values())
+    assert parameters == dict(nn.Module.named_parameters(model)), "nothing is left out of the quick listing"
+    assert all(
+        dict(block.named_parameters("a")) == dict(nn.Module.named_parameters(block, "a")) for block in blocks.values()
+    )
+    for name, block in blocks.items():
+        assert z3_leaf_module(block) == (len(list(block.modules())) > 1), name
+
+
+def test_a_table_of_a_vocabulary_stays_a_parameter_of_its_own(monkeypatch):
+    """Loss and gradients are as before, and released memory of such a table is not held either."""
+    config = tiny_config()
+    plain = plain_model(config)
+    table = plain.text_encoder.embedding.word_embedding
+    assert plain.mlm_score.decoder.weight.numel() == table.numel()
+    monkeypatch.setattr(flat_blocks, "LARGEST_PIECE", table.numel() - 1)
+    flat = flat_model(config)
+    names = dict(flat.named_parameters())
+    assert {"text_encoder.embedding.word_embedding", "mlm_score.decoder.weight"} <= names.keys()
+    assert names == dict(nn.Module.named_parameters(flat))
+    assert dict(flat.mlm_score.named_parameters()) == dict(nn.Module.named_parameters(flat.mlm_score))
+    for parameter in flat.parameters():
+        parameter.ds_id = 0
+    loss, expected = total(flat, config), total(plain, config)
+    decoder = flat.mlm_score.decoder.weight
+    gathered, decoder.data = decoder.data, decoder.data.clone()
+    gathered.fill_(float("nan"))
+    loss.backward()
+    expected.backward()
+    assert torch.equal(loss, expected)
+    gradients = split_flat({name: p.grad for name, p in flat.named_parameters()}, layout_of(flat))
+    for name, parameter in plain.named_parameters():
+        torch.testing.assert_close(gradients[name], parameter.grad, rtol=0, atol=0, msg=lambda m, n=name: f"{n}: {m}")
 
 
 @pytest.mark.parametrize("released", [False, True])

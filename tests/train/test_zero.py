@@ -2,12 +2,14 @@
 
 import functools
 import json
+import linecache
 import os
 import socket
 import subprocess
 import sys
 from pathlib import Path
 
+import deepspeed
 import pytest
 import torch
 
@@ -23,6 +25,7 @@ from sclds.reference.invariance import COUNTED
 from sclds.train.corruption import PARTS
 from sclds.train.optimizer import parameter_groups, set_learning_rate
 from sclds.train.schedule import learning_rate_factor
+from tests.train.deepspeed_waits import PACKAGE, WAIT, listed
 from tests.train.synthetic import MAKE_UPS, VOCABULARY, batch_of, tiny_config
 from tests.train.zero_worker import STEPS
 
@@ -167,7 +170,7 @@ def processes(count, cases, folder):
 @pytest.fixture(scope="module")
 def two_processes(tmp_path_factory):
     flipped = {
-        n: c | {"flip": n in FLIPPED, "count": n in AS_COUNTED}
+        n: c | dict.fromkeys(("flip", "waits"), n in FLIPPED) | {"count": n in AS_COUNTED}
         for n, c in (SAME_AS_PLAIN | POISONED | BF16 | GRADIENTS).items()
     }
     return processes(2, flipped | MESSAGES | BENCHMARK | MEASURED, tmp_path_factory.mktemp("zero"))
@@ -381,6 +384,20 @@ def assert_holds_what_is_counted(case, found):
 @pytest.mark.parametrize("name", AS_COUNTED)
 def test_state_takes_the_bytes_that_are_counted(two_processes, name):
     assert_holds_what_is_counted((SAME_AS_PLAIN | BF16)[name], two_processes[name])
+
+
+@pytest.mark.multiprocess
+@pytest.mark.slow
+def test_deepspeed_waits_for_the_device_where_it_is_listed_and_nowhere_else(two_processes):
+    """docs/pretend_device.md tells what a step costs there; every line of it must still be a wait."""
+    version, lines = listed()
+    assert version == deepspeed.__version__, "read the new version, and list its waits"
+    for line in lines:
+        file, _, number = line.rpartition(":")
+        assert WAIT.search(linecache.getline(str(PACKAGE / file), int(number))), line
+    found = {wait for name in FLIPPED for wait in two_processes[name]["waits"]}
+    assert found - lines == set()
+    assert {"runtime/utils.py:233", "runtime/zero/stage_1_and_2.py:3248"} <= found, "steps were watched"
 
 
 @pytest.mark.multiprocess

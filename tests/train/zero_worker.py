@@ -3,7 +3,7 @@
 import json
 import sys
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from unittest.mock import patch
 
@@ -28,6 +28,7 @@ from sclds.train.saved_state import SavedState
 from sclds.train.saver import CheckpointSaver
 from sclds.train.slow_ranks import SlowRanks
 from sclds.train.step import train_step
+from tests.train.deepspeed_waits import waits_that_run
 from tests.train.flat import split_flat
 from tests.train.synthetic import MAKE_UPS, batch_of, tiny_config
 
@@ -115,7 +116,8 @@ def train_case(case, group, stack):
             batches.append(batch_of(config, step, range(first, first + split.micro), kinds, words))
         if case.get("poison") == step and group.rank == 0:
             batches[0].vision.patches[0] = float("nan")
-        report = train_step(memory, batches, step, config, split, group)
+        with waits_that_run() if case.get("waits") else nullcontext(()) as waits:
+            report = train_step(memory, batches, step, config, split, group)
         terms = {name: group.all_reduce_sum(value.float()).item() for name, value in sorted(report.terms.items())}
         history.append({"terms": terms, "norm": float(engine.get_global_grad_norm()), "applied": report.applied})
     if folder and checkpoint is None:
@@ -132,7 +134,8 @@ def train_case(case, group, stack):
         saver.close()
     engine.destroy()
     results = {"history": history, "weights": weights, "start": started, "gradient": gradient, "messages": messages}
-    return results | {"restored": restored, "found": found, "state": state, "split": list(vars(split).values())}
+    results |= {"restored": restored, "found": found, "waits": sorted(waits)}
+    return results | {"state": state, "split": list(vars(split).values())}
 
 
 def measure_case(case, group):

@@ -43,6 +43,9 @@ class InfoNCEStatistics(NamedTuple):
     diagonal: Tensor
     """(n,) similarity of a_i and b_i, divided by the temperature; where duplicates are positives, the mean over them of
     both directions."""
+    expected: Tensor
+    """(n,) mean of a_i's similarities by their softmax, and of b_i's: the mean of both. From it and the
+    diagonal follows the temperature's gradient."""
     row_correct: Tensor
     """(n,) bool: every b that is a negative is farther from a_i than b_i, or than another of its positives; neither a
     tie nor NaN is correct."""

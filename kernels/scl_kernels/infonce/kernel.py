@@ -33,12 +33,14 @@ from scl_kernels.pairwise.kernel import (
 def _reduce(
     tile, scale_x, inverse_y, column, own, total, first, second, first_x, second_x, state, DUPLICATES: tl.constexpr
 ):  # fmt: skip
-    """Go on with a row over half a tile: maximum and sum of all but its positives, the positives, the best of them.
+    """Go on with a row over half a tile: maximum and sum of all but its positives, the same sum with each exponential
+    times its similarity, the positives, the best of them.
 
-    `own` and `total` count from its first column. Where duplicates are positives, the sum is of these too, and counts
-    from the larger of maximum and best. What is ignored is finite, so that a row may begin with nothing else.
+    `own` and `total` count from its first column. Where duplicates are positives, the sums are of these too, and count
+    from the larger of maximum and best. What is left out is finite, so that a row may begin with nothing else, and no
+    product of it with a 0 is NaN.
     """
-    largest, summed, positive, best = state
+    largest, summed, weighted, positive, best = state
     tile = tile * scale_x[:, None] * tl.load(inverse_y + column)[None, :]
     inside = (column < total)[None, :]
     if DUPLICATES == "positives":
@@ -48,25 +50,28 @@ def _reduce(
         best = tl.maximum(best, tl.max(tl.where(same, tile, float("-inf")), 1))
         largest = tl.maximum(largest, tl.max(tl.where(inside & ~same, tile, float("-inf")), 1))
         new_shift = tl.maximum(largest, best)
-        tile = tl.where(inside, tile, float("-inf"))
+        tile = tl.where(inside, tile, -1e30)
     else:
         shift = largest
         is_own = column[None, :] == own[:, None]
         positive += tl.sum(tl.where(is_own, tile, 0.0), 1)
         if DUPLICATES == "ignore":
             tile = tl.where(same_as(first, second, column, first_x, second_x), -1e30, tile)
-        tile = tl.where(inside & ~is_own, tile, float("-inf"))
+        tile = tl.where(inside & ~is_own, tile, -1e30)
         largest = tl.maximum(largest, tl.max(tile, 1))
         new_shift = largest
-    summed = summed * tl.exp(shift - new_shift) + tl.sum(tl.exp(tile - new_shift[:, None]), 1)
-    return largest, summed, positive, best
+    decay = tl.exp(shift - new_shift)
+    share = tl.exp(tile - new_shift[:, None])
+    summed = summed * decay + tl.sum(share, 1)
+    weighted = weighted * decay + tl.sum(share * tile, 1)
+    return largest, summed, weighted, positive, best
 
 
 @triton.jit(do_not_specialize=["plane"])
 def forward_kernel(
     table,  # (tasks, FIELDS) int64
     temperatures,  # (problems,) fp32
-    partial,  # (3 or 4, plane) fp32: running maximum and sum of all but positives, positives, with several the largest
+    partial,  # (4 or 5, plane) fp32: running maximum, sums of all but positives, positives, with several the largest
     plane,
     DUPLICATES: tl.constexpr,
     DTYPE: tl.constexpr,
@@ -98,34 +103,38 @@ def forward_kernel(
     largest = tl.full((BLOCK_M,), -3e38, dtype=tl.float32)  # finite, for a split may hold nothing but positives
     best = largest
     summed = tl.zeros((BLOCK_M,), dtype=tl.float32)
+    weighted = tl.zeros((BLOCK_M,), dtype=tl.float32)
     positive = tl.zeros((BLOCK_M,), dtype=tl.float32)
     for start in range(split * span, tl.minimum(total, (split + 1) * span), BLOCK_N):
         left, right = inner_products(
             task, rows, start + tl.arange(0, BLOCK_N), DTYPE, EVEN, PRECISION, WIDEN, BLOCK_M, BLOCK_N, BLOCK_K
         )  # fmt: skip
-        largest, summed, positive, best = _reduce(
+        state = (largest, summed, weighted, positive, best)
+        state = _reduce(
             left, scale_x, inverse_y + start, column, own - start, total - start,
-            first + start, second + start, first_x, second_x, (largest, summed, positive, best), DUPLICATES,
+            first + start, second + start, first_x, second_x, state, DUPLICATES,
         )  # fmt: skip
         middle = start + half
-        largest, summed, positive, best = _reduce(
+        largest, summed, weighted, positive, best = _reduce(
             right, scale_x, inverse_y + middle, column, own - middle, total - middle,
-            first + middle, second + middle, first_x, second_x, (largest, summed, positive, best), DUPLICATES,
+            first + middle, second + middle, first_x, second_x, state, DUPLICATES,
         )  # fmt: skip
     out = partial + tl.load(task + PARTIAL) + split.to(tl.int64) * count + rows
     tl.store(out, largest, mask=rows < count)
     tl.store(out + plane, summed, mask=rows < count)
-    tl.store(out + 2 * plane, positive, mask=rows < count)
+    tl.store(out + 2 * plane, weighted, mask=rows < count)
+    tl.store(out + 3 * plane, positive, mask=rows < count)
     if DUPLICATES == "positives":
-        tl.store(out + 3 * plane, best, mask=rows < count)
+        tl.store(out + 4 * plane, best, mask=rows < count)
 
 
 @triton.jit(do_not_specialize=["plane", "all_rows"])
 def forward_combine_kernel(
     table,  # (tasks, FIELDS) int64
-    partial,  # (3 or 4, plane) fp32, as above
+    partial,  # (4 or 5, plane) fp32, as above
     plane,
-    out,  # (3, all_rows) fp32: log-sum-exp, sum of positives, 1 where one of them is larger than all others
+    out,  # (4, all_rows) fp32: log-sum-exp, sum of positives, 1 where one of them is larger than all others, mean of
+    # the similarities by their softmax
     all_rows,
     DUPLICATES: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
@@ -138,14 +147,15 @@ def forward_combine_kernel(
     source = partial + tl.load(task + PARTIAL) + rows
     largest = tl.load(source, mask=inside, other=0.0)
     summed = tl.load(source + plane, mask=inside, other=1.0)
-    positive = tl.load(source + 2 * plane, mask=inside, other=0.0)
+    weighted = tl.load(source + 2 * plane, mask=inside, other=0.0)
+    positive = tl.load(source + 3 * plane, mask=inside, other=0.0)
     if DUPLICATES == "positives":
-        best = tl.load(source + 3 * plane, mask=inside, other=0.0)
+        best = tl.load(source + 4 * plane, mask=inside, other=0.0)
     for split in range(1, tl.load(task + SPLITS).to(tl.int32)):
         at = source + split * tl.load(task + LOCAL)
         more, added = tl.load(at, mask=inside, other=0.0), tl.load(at + plane, mask=inside, other=0.0)
         if DUPLICATES == "positives":
-            more_best = tl.load(at + 3 * plane, mask=inside, other=0.0)
+            more_best = tl.load(at + 4 * plane, mask=inside, other=0.0)
             shift, more_shift = tl.maximum(largest, best), tl.maximum(more, more_best)
             largest, best = tl.maximum(largest, more), tl.maximum(best, more_best)
             new_shift = tl.maximum(largest, best)
@@ -153,20 +163,24 @@ def forward_combine_kernel(
             shift, more_shift = largest, more
             largest = tl.maximum(largest, more)
             new_shift = largest
-        summed = summed * tl.exp(shift - new_shift) + added * tl.exp(more_shift - new_shift)
-        positive += tl.load(at + 2 * plane, mask=inside, other=0.0)
+        decay, more_decay = tl.exp(shift - new_shift), tl.exp(more_shift - new_shift)
+        summed = summed * decay + added * more_decay
+        weighted = weighted * decay + tl.load(at + 2 * plane, mask=inside, other=0.0) * more_decay
+        positive += tl.load(at + 3 * plane, mask=inside, other=0.0)
     if DUPLICATES != "positives":
         best = positive
     to = out + tl.load(task + BASE) + rows
     # a tie is not correct (one calculation gave both), nor is anything beside a NaN, which a maximum passes over
     shift = tl.maximum(largest, best)
-    if DUPLICATES == "positives":
-        lse = shift + tl.log(summed)
-    else:
-        lse = shift + tl.log(summed * tl.exp(largest - shift) + tl.exp(best - shift))
+    if DUPLICATES != "positives":
+        others, own = tl.exp(largest - shift), tl.exp(best - shift)
+        summed = summed * others + own
+        weighted = weighted * others + best * own
+    lse = shift + tl.log(summed)
     tl.store(to, lse, mask=inside)
     tl.store(to + all_rows, positive, mask=inside)
     tl.store(to + 2 * all_rows, ((best > largest) & (lse == lse)).to(tl.float32), mask=inside)
+    tl.store(to + 3 * all_rows, weighted / summed, mask=inside)
 
 
 @triton.jit
@@ -192,12 +206,13 @@ def _d_similarity(
     return (d_tile - tl.where(is_own, weight_x[:, None], 0.0)) * inverse
 
 
-@triton.jit(do_not_specialize=["number"])
+@triton.jit(do_not_specialize=["block_row", "block_column"])
 def d_similarity_kernel(
     table,  # (tasks, FIELDS) int64
     temperatures,  # (problems,) fp32
     workspace,  # per task (ROWS, SPAN): dS_ij / |y_j| of this block, in the precision of the product that follows
-    number,  # which block of every task
+    block_row,  # which block of every task
+    block_column,
     DUPLICATES: tl.constexpr,
     DTYPE: tl.constexpr,
     EVEN: tl.constexpr,
@@ -209,7 +224,7 @@ def d_similarity_kernel(
 ):
     """Write one tile of a block; columns up to the next multiple of BLOCK_N get 0; grid (tiles of a block, tasks)."""
     task = table + tl.program_id(1) * FIELDS
-    row, start, tile_row, tile_column, real = tile_of_block(task, number, BLOCK_M, BLOCK_N)
+    row, start, tile_row, tile_column, real = tile_of_block(task, block_row, block_column, BLOCK_M, BLOCK_N)
     if not real:
         return
     rows = row + tl.arange(0, BLOCK_M)

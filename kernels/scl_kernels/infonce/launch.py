@@ -20,15 +20,16 @@ def statistics(tasks: Sides, temperature: Tensor) -> Tensor:
         temperature: (problems,) fp32.
 
     Returns:
-        (3, sum of n over the tasks) fp32: log-sum-exp, sum of positives, 1 where one of them is larger than all others.
+        (4, sum of n over the tasks) fp32: log-sum-exp, sum of positives, 1 where one of them is larger than all others,
+        mean of the similarities by their softmax.
     """
-    out = temperature.new_empty(3, tasks.local)
+    out = temperature.new_empty(4, tasks.local)
     if tasks.local == 0:
         return out
     sizes, tiles = tasks.sizes, shared.square_tiles(tasks)
     cuts = forward_cuts(sizes, tiles)
     planned = shared.plan(tasks, cuts)
-    partial = temperature.new_empty(4 if tasks.duplicates == "positives" else 3, planned.partial)
+    partial = temperature.new_empty(5 if tasks.duplicates == "positives" else 4, planned.partial)
     shared.prepare(tasks, planned, "none")
     programs = max(cdiv(n, tiles.block_m) * cut.splits for (n, *_), cut in zip(sizes, cuts, strict=True))
     forward_kernel[(programs, len(sizes))](
@@ -56,7 +57,7 @@ def gradients(
     share_all: Sequence[Tensor] | None,
     x_lse: Sequence[Tensor],
     y_lse_all: Sequence[Tensor],
-) -> tuple[list[Tensor], Tensor]:
+) -> list[Tensor]:
     """Launch the backward kernels.
 
     Args:
@@ -69,8 +70,7 @@ def gradients(
         y_lse_all: (N,) fp32 per task, log-sum-exps of the global rows in the other direction.
 
     Returns:
-        The gradient of every task's x, and (sum of n over the tasks,) fp32, each local row's share of its
-        temperature's gradient.
+        The gradient of every task's x.
     """
     weights = [weight.data_ptr() for weight in weight_all]
     addresses = shared.Addresses(

@@ -27,6 +27,8 @@ __all__ = ["InfoNCEProblem", "InfoNCEStatistics", "infonce", "infonce_statistics
 STATISTICS = "scl_kernels::infonce_statistics"
 BACKWARD = "scl_kernels::infonce_backward"
 _LISTS = "Tensor[] a, Tensor[] b, Tensor[] a_all, Tensor[] b_all"
+_IN_THE_LOSS = ("row_lse", "col_lse", "diagonal", "expected")
+"""Statistics that the loss and its gradient are made of."""
 _DUPLICATES = "Tensor[]? numbers=None, str duplicates='negatives'"
 torch.library.define(STATISTICS, f"({_LISTS}, Tensor temperature, int[] offset, str backend, {_DUPLICATES}) -> Tensor")
 torch.library.define(
@@ -49,7 +51,7 @@ def _statistics(
     numbers: list[Tensor] | None = None,
     duplicates: Treatment = "negatives",
 ) -> Tensor:
-    """Return (5, sum of n): row_lse, col_lse, positive, row_correct, col_correct of all problems in turn.
+    """Return (6, sum of n): row_lse, col_lse, positive, expected, row_correct, col_correct of all problems in turn.
 
     `positive`: the diagonal, or where duplicates are positives the sum over them, half of either direction.
     """
@@ -67,14 +69,14 @@ def _statistics(
 
 
 def _merged(row: Tensor, col: Tensor, duplicates: Treatment) -> Tensor:
-    """Merge both directions' statistics, (3, n) each."""
+    """Merge both directions' statistics, (4, n) each."""
     positive = (row[1] + col[1]) / 2 if duplicates == "positives" else row[1]
-    return torch.stack([row[0], col[0], positive, row[2], col[2]])
+    return torch.stack([row[0], col[0], positive, (row[3] + col[3]) / 2, row[2], col[2]])
 
 
 @torch.library.register_fake(STATISTICS)
 def _(a, b, a_all, b_all, temperature, offset, backend, numbers=None, duplicates="negatives"):
-    return a[0].new_empty(5, sum(x.shape[0] for x in a), dtype=compute_dtype(a[0].dtype))
+    return a[0].new_empty(6, sum(x.shape[0] for x in a), dtype=compute_dtype(a[0].dtype))
 
 
 @torch.library.impl(BACKWARD, "CompositeExplicitAutograd")
@@ -95,7 +97,7 @@ def _gradients(
     duplicates: Treatment = "negatives",
     count: list[Tensor] | None = None,
 ) -> list[Tensor]:
-    """Return the gradients of every a, then of every b, then (number of problems,) of the temperatures."""
+    """Return the gradients of every a, then of every b."""
     sizes = [x.shape[0] for x in a]
     row_lse, col_lse = statistics[0].split(sizes), statistics[1].split(sizes)
     if backend == "triton":
@@ -107,20 +109,16 @@ def _gradients(
             if count is None
             else [F.pad(w / c, (0, PADDING.value)) for w, c in zip(weight, count, strict=True)] * 2
         )
-        d_x, shares = launch.gradients(tasks, temperature, d_loss, weight * 2, share, row + col, col_all + row_all)
-        by_problem = shares[: sum(sizes)].split(sizes)
-        return [*d_x, torch.stack([share.sum() for share in by_problem])]
-    d_a, d_b, d_temperature = [], [], []
+        return launch.gradients(tasks, temperature, d_loss, weight * 2, share, row + col, col_all + row_all)
+    d_a, d_b = [], []
     for k, scale in enumerate(d_loss):
         weights = weight_all[k].to(d_loss.dtype) * scale
         rest = (temperature[k], offset[k], numbers[k] if numbers else None, duplicates)
         row_side, col_side = reference.Side(a[k], b_all[k], *rest), reference.Side(b[k], a_all[k], *rest)
         several = count[k] if count else None
-        gradient, share_of_row = reference.side_gradient(row_side, weights, row_lse[k], col_lse_all[k], several)
-        d_a.append(gradient)
-        d_temperature.append(share_of_row)
-        d_b.append(reference.side_gradient(col_side, weights, col_lse[k], row_lse_all[k], several)[0])
-    return [*d_a, *d_b, torch.stack(d_temperature).to(temperature.dtype)]
+        d_a.append(reference.side_gradient(row_side, weights, row_lse[k], col_lse_all[k], several))
+        d_b.append(reference.side_gradient(col_side, weights, col_lse[k], row_lse_all[k], several))
+    return [*d_a, *d_b]
 
 
 @torch.library.register_fake(BACKWARD)
@@ -128,7 +126,7 @@ def _(
     d_loss, a, b, a_all, b_all, temperature, offset, weight_all, row_lse_all, col_lse_all, statistics, backend,
     numbers=None, duplicates="negatives", count=None,
 ):  # fmt: skip
-    return [*(torch.empty_like(x) for x in a), *(torch.empty_like(x) for x in b), torch.empty_like(temperature)]
+    return [torch.empty_like(x) for x in (*a, *b)]
 
 
 class _LocalShare(torch.autograd.Function):
@@ -151,24 +149,28 @@ class _LocalShare(torch.autograd.Function):
         """
         count = len(offset)
         sizes = [x.shape[0] for x in flat[:count]]
-        ctx.save_for_backward(temperature, statistics, *flat)
-        ctx.offset, ctx.backend, ctx.duplicates = offset, backend, duplicates
-        per_row = (statistics[0] + statistics[1] - 2 * statistics[2]).split(sizes)
+        row_lse, col_lse, positive, expected = statistics
+        # the loss of a row, and its derivative by the logarithm of the temperature, in turn
+        per_row = torch.stack((row_lse + col_lse - 2 * positive, 2 * (positive - expected))).split(sizes, dim=1)
         weights = flat[4 * count : 5 * count]
         out = []
         for part, weight, start in zip(per_row, weights, offset, strict=True):
-            out.append((weight[start : start + part.shape[0]].to(part.dtype) * part).sum())
-        return torch.stack(out)
+            out.append((part * weight[start : start + part.shape[1]].to(part.dtype)).sum(1))
+        values, d_log_temperature = torch.stack(out, dim=1)
+        # in fp32 from the forward pass, where the backward's dS may be bf16
+        ctx.save_for_backward(temperature, statistics, d_log_temperature / temperature, *flat)
+        ctx.offset, ctx.backend, ctx.duplicates = offset, backend, duplicates
+        return values
 
     @staticmethod
     def backward(ctx: Any, d_loss: Tensor) -> tuple:
         """Return the gradients of the temperatures and of every a and b."""
-        temperature, statistics, *flat = ctx.saved_tensors
+        temperature, statistics, d_temperature, *flat = ctx.saved_tensors
         count = len(ctx.offset)
         lists = [flat[start : start + count] for start in range(0, len(flat), count)]
         a, b, a_all, b_all, weight_all, row_lse_all, col_lse_all = lists[:7]
         numbers, counts = lists[7:] or (None, None)
-        *gradients, d_temperature = torch.ops.scl_kernels.infonce_backward(
+        gradients = torch.ops.scl_kernels.infonce_backward(
             d_loss.contiguous(),
             a,
             b,
@@ -185,7 +187,8 @@ class _LocalShare(torch.autograd.Function):
             ctx.duplicates,
             counts if ctx.duplicates == "positives" else None,
         )
-        return d_temperature, None, None, None, None, *gradients, *[None] * (len(flat) - 2 * count)
+        rest = [None] * (len(flat) - 2 * count)
+        return d_loss * d_temperature, None, None, None, None, *gradients, *rest
 
 
 @register_flop_formula(torch.ops.scl_kernels.infonce_statistics)
@@ -231,7 +234,7 @@ def infonce_statistics(problems: Sequence[InfoNCEProblem], *, backend: Backend =
         positive = part[2]
         if counts is not None and treatment == "positives":
             positive = positive / counts[k][offset[k] : offset[k] + len(positive)].to(positive.dtype)
-        found.append(InfoNCEStatistics(part[0], part[1], positive, part[3] > 0, part[4] > 0))
+        found.append(InfoNCEStatistics(part[0], part[1], positive, part[3], part[4] > 0, part[5] > 0))
     return found
 
 
@@ -277,13 +280,11 @@ def infonce(
     for k, problem in enumerate(problems):
         for name, lse in (("row_lse_all", row_lse_all[k]), ("col_lse_all", col_lse_all[k])):
             check_tensor(f"{name}[{k}]", lse, shape=(problem.a_all.shape[0],), device=problem.a.device)
-        for name in ("row_lse", "col_lse", "diagonal"):
+        for name in _IN_THE_LOSS:
             value = getattr(statistics[k], name)
             check_tensor(f"statistics[{k}].{name}", value, shape=(problem.a.shape[0],), device=problem.a.device)
     a, b, a_all, b_all, temperature, offset = _fields(problems)
-    stacked = torch.stack(
-        [torch.cat([getattr(s, name) for s in statistics]) for name in ("row_lse", "col_lse", "diagonal")]
-    )
+    stacked = torch.stack([torch.cat([getattr(s, name) for s in statistics]) for name in _IN_THE_LOSS])
     rest = ([problem.weight_all for problem in problems], row_lse_all, col_lse_all)
     flat = [tensor for tensors in (a, b, a_all, b_all, *rest) for tensor in tensors]
     numbers, counts, treatment = _duplicates(problems)

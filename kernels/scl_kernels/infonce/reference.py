@@ -14,6 +14,9 @@ from scl_kernels.dtypes import compute_dtype
 from scl_kernels.pairwise.duplicates import Treatment, same_rows
 from scl_kernels.pairwise.reference import MINIMUM_NORM, chunks, normalized, own_columns, through_normalization
 
+_NOTHING = -1e30
+"""A similarity that is left out, where its share of 0 multiplies it."""
+
 
 class Side(NamedTuple):
     """One direction of one problem."""
@@ -32,14 +35,15 @@ class Side(NamedTuple):
 
 
 def side_statistics(side: Side) -> Tensor:
-    """Return (3, n): log-sum-exp over a row's similarities, the sum of its positives, and 1 where one beats all others.
+    """Return (4, n), a row's statistics.
 
-    A row's positive is its diagonal entry, or where duplicates are positives all of theirs. What is ignored is not
-    there. Neither a tie nor anything beside a NaN counts as beating.
+    They are the log-sum-exp over its similarities, the sum of its positives, 1 where one of these beats all others, and
+    the mean of its similarities by their softmax. A row's positive is its diagonal entry, or where duplicates are
+    positives all of theirs. What is ignored is not there. Neither a tie nor anything beside a NaN counts as beating.
     """
     dtype = compute_dtype(side.x.dtype)
     x, y = normalized(side.x, dtype), normalized(side.y_all, dtype)
-    out = x.new_empty(3, x.shape[0])
+    out = x.new_empty(4, x.shape[0])
     for part in chunks(x.shape[0], y.shape[0], x.element_size()):
         similarity = x[part] @ y.T
         similarity /= side.temperature.to(dtype)
@@ -58,21 +62,22 @@ def side_statistics(side: Side) -> Tensor:
         out[1, part] = diagonal.squeeze(1)
         others_smaller = (similarity < best).logical_or_(positives).all(1)
         out[2, part] = (others_smaller & ~best.squeeze(1).isnan()).to(dtype)
-        out[0, part] = similarity.sub_(largest).exp_().sum(1).log_().add_(largest.squeeze(1))
+        shares = (similarity - largest).exp_()
+        summed = shares.sum(1)
+        out[0, part] = summed.log() + largest.squeeze(1)
+        # what is left out has no share, and a similarity with which 0 is NaN
+        out[3, part] = shares.mul_(similarity.clamp_(min=_NOTHING)).sum(1) / summed
     return out
 
 
 def side_gradient(
     side: Side, weight_all: Tensor, x_lse: Tensor, y_lse_all: Tensor, count: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """Return the gradient of the global loss with respect to the local rows and the temperature's share of it.
+) -> Tensor:
+    """Return the gradient of the global loss with respect to the local rows.
 
     dS_ij = w_i exp(S_ij - x_lse_i) + w_j exp(S_ij - y_lse_j) - 2 w_i [i = j] is formed chunk by chunk from the
     log-sum-exps of the forward pass. It is 0 for duplicates that are ignored; where they are positives, all of them
     have -w_i / count_i - w_j / count_j instead of the last term.
-
-    Since sum_j dS_ij S_ij equals the product of the normalized row with its own gradient, the temperature's gradient
-    costs nothing more.
 
     Args:
         side: The direction.
@@ -82,7 +87,7 @@ def side_gradient(
         count: (N,) positives of each global sample, where duplicates are positives.
 
     Returns:
-        (n, D) in the local rows' dtype, and () in the statistics' dtype.
+        (n, D) in the local rows' dtype.
     """
     dtype = compute_dtype(side.x.dtype)
     x, y, temperature = normalized(side.x, dtype), normalized(side.y_all, dtype), side.temperature.to(dtype)
@@ -104,8 +109,7 @@ def side_gradient(
             d_similarity.scatter_add_(1, own, -2 * weight[part, None])
         gradient[part] = d_similarity @ y
     gradient /= temperature
-    d_x, along = through_normalization(side.x, x, gradient)
-    return d_x, -along.sum() / temperature
+    return through_normalization(side.x, x, gradient)
 
 
 def plain_infonce(

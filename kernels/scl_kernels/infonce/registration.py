@@ -55,9 +55,11 @@ CASES: tuple[tuple[Case, ...], ...] = (
     (Case(33, 70, 256, 11, duplicates="ignore"),),
     (Case(5, 13, 40, 3, duplicates="positives"), Case(67, 131, 48, 60, 0.03, False, "positives")),
     (Case(33, 70, 256, 11, duplicates="positives"), Case(37, 37, 16, 0, duplicates="positives")),
+    tuple(Case(n, n, 16, 0, duplicates="positives") for n in (2, 3, 4)),
 )
 """Problems of one call. One sample; several problems of other sizes, one without local rows; more than one tile in
-every direction; widths without masks; some of these with duplicates."""
+every direction; widths without masks; some of these with duplicates; few rows with several positives, where nothing
+averages out."""
 STEP = (Case(512, 2048, 512, 512), *[Case(512, 2048, 768, 0)] * 4)
 """A step's losses."""
 
@@ -161,8 +163,8 @@ def accounts() -> Iterator[Account]:
     """
     everything, matrix = LOCAL * RANKS, LOCAL * LOCAL * RANKS
     for size, width in WIDTHS.items():
-        ours = memory_terms(LOCAL, RANKS, width, directions=2, planes=3)
-        ours.insert(-1, Term("statistics and gathered log-sum-exps, fp32", 4 * (5 * LOCAL + 2 * everything)))
+        ours = memory_terms(LOCAL, RANKS, width, directions=2, planes=4)
+        ours.insert(-1, Term("statistics and gathered log-sum-exps, fp32", 4 * (6 * LOCAL + 2 * everything)))
         eager = [
             Term("normalized global rows, bf16, two", 2 * everything * width * 2),
             Term("log-softmax kept for backward, fp32, two directions", 2 * matrix * 4),

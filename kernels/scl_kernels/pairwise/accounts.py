@@ -35,7 +35,7 @@ def memory_terms(local: int, ranks: int, width: int, directions: int, planes: in
             4 * planes * sum(c.splits for c in forward) * local,
         ),
         Term("a block of dS of either direction, bf16", 2 * sum(cut.rows * cut.span for cut in cuts)),
-        Term("partial gradients, fp32", 4 * sum(cut.splits * local * width for cut in cuts)),
+        Term("partial gradients of a row of blocks, fp32", 4 * sum(cut.splits * cut.rows * width for cut in cuts)),
         Term("inverse norms, fp32", 4 * 2 * (local + everything)),
         Term("gradients of a and b, bf16", 2 * local * width * 2),
     ]
@@ -73,7 +73,7 @@ def published_remark(local: int, ranks: int, width: int, products: Mapping[str, 
         products: Of the forward and of the backward pass.
         theirs: The package and its figures.
     """
-    terms = memory_terms(local, ranks, width, directions=products["forward"], planes=3)
+    terms = memory_terms(local, ranks, width, directions=products["forward"], planes=4)
     flops = 2 * local * local * ranks * width * (products["forward"] + products["backward"])
     least = 1e3 * flops / DEVICES[90].flops
     return (

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 
 from scl_kernels.pairwise import kernel as kernels
-from scl_kernels.pairwise.tiles import Tiles, gradient_tiles, workspace_dtype
+from scl_kernels.pairwise.tiles import WIDE, Tiles, gradient_tiles, workspace_dtype
 from scl_kernels.sizes import cdiv
 
 FORWARD_PROGRAMS = 264
@@ -18,10 +18,12 @@ SPLIT_COLUMNS = 256
 """Fewest global rows that are worth a split of a block."""
 PARTIAL_BYTES = 8 * 2**20
 """Bound on the memory of partial gradients as far as more than one split is concerned."""
-WORKSPACE_BYTES = (8 * 2**20, 32 * 2**20)
-"""Bounds on dS's workspace, three times the gradients in between; a larger one would not stay in an H100's L2 cache."""
-BLOCK_LOCAL_ROWS = 8192
-"""Local rows of all tasks' blocks together: tiles enough for a device, and their gradients fit into its cache."""
+WORKSPACE_BYTES = (8 * 2**20, 24 * 2**20)
+"""Bounds on dS's workspace, three times the gradients in between; with a row of blocks' fp32 gradients (17 MB) it
+about fills an H100's L2 cache."""
+BLOCK_PROGRAMS = 128
+"""Wide tiles of `gradient_kernel` in the rows of all tasks' blocks together: enough for a device, and no more, since
+these rows' fp32 gradients are read and written once per block."""
 
 
 class Cut(NamedTuple):
@@ -34,9 +36,9 @@ class Cut(NamedTuple):
     rows: int = 0
     """Local rows of a block; 0 in the forward pass, which has no blocks."""
 
-    def blocks(self, n: int, total: int) -> int:
-        """Return how many blocks cover (n, total) similarities."""
-        return cdiv(n, self.rows) * cdiv(total, self.span)
+    def blocks(self, size: tuple[int, int, int]) -> tuple[int, int]:
+        """Return how many rows and columns of blocks cover the (n, N) similarities of a task."""
+        return cdiv(size[0], self.rows), cdiv(size[1], self.span)
 
 
 Sizes = Sequence[tuple[int, int, int]]
@@ -69,7 +71,8 @@ def backward_cuts(sizes: Sizes, dtype: torch.dtype, even: bool) -> tuple[list[Cu
     gradients = sum(n * width for n, _, width in sizes) * dtype.itemsize
     smallest, largest = WORKSPACE_BYTES
     share = min(max(3 * gradients, smallest), largest) // workspace_dtype(dtype).itemsize // len(sizes)
-    most_rows = max(BLOCK_LOCAL_ROWS // len(sizes) // pad, 1) * pad
+    slices = sum(cdiv(width, WIDE) for *_, width in sizes)
+    most_rows = max(cdiv(BLOCK_PROGRAMS, slices), 1) * pad
     shapes = []
     for n, total, _ in sizes:
         rows = min(cdiv(max(1, n), pad) * pad, most_rows)
@@ -83,6 +86,6 @@ def backward_cuts(sizes: Sizes, dtype: torch.dtype, even: bool) -> tuple[list[Cu
     tiles = gradient_tiles(dtype, even, wide=True)
     if programs(tiles) < GRADIENT_PROGRAMS:
         tiles = gradient_tiles(dtype, even, wide=False)
-    plane = sum(4 * n * width for n, _, width in sizes)
+    plane = sum(4 * rows * width for (rows, _), (*_, width) in zip(shapes, sizes, strict=True))
     splits = max(1, min(GRADIENT_PROGRAMS // programs(tiles), PARTIAL_BYTES // max(1, plane)))
     return [Cut(span, min(splits, cdiv(span, SPLIT_COLUMNS)), rows) for rows, span in shapes], tiles

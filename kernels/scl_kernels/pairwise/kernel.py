@@ -139,27 +139,30 @@ def inner_products(
 
 
 @triton.jit
-def block_of(task, number):
-    """Return the first local row, the first global row and the number of global rows of a task's block."""
+def block_of(task, block_row, block_column):
+    """Return the first local row, the first global row and the number of global rows of a task's block.
+
+    A task may have fewer blocks than others of a launch; it has no rows there.
+    """
     span = tl.load(task + SPAN).to(tl.int32)
-    total = tl.load(task + GLOBAL).to(tl.int32)
-    across = tl.cdiv(total, span)
-    first_column = number % across * span
-    return number // across * tl.load(task + ROWS).to(tl.int32), first_column, tl.minimum(span, total - first_column)
+    first_column = block_column * span
+    columns = tl.maximum(tl.minimum(span, tl.load(task + GLOBAL).to(tl.int32) - first_column), 0)
+    return block_row * tl.load(task + ROWS).to(tl.int32), first_column, columns
 
 
 @triton.jit
-def tile_of_block(task, number, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
-    """Return where this program's tile of a block lies, and whether it has any local rows.
+def tile_of_block(task, block_row, block_column, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
+    """Return where this program's tile of a block lies, and whether it has any rows.
 
     That is (first local row, first global row, both again within the block, bool); columns up to the next multiple of
     BLOCK_N belong to it; grid (tiles of a block, tasks).
     """
-    first_row, first_column, block_columns = block_of(task, number)
-    across = tl.cdiv(block_columns, BLOCK_N)
+    first_row, first_column, block_columns = block_of(task, block_row, block_column)
+    across = tl.maximum(tl.cdiv(block_columns, BLOCK_N), 1)
     tile_row = tl.program_id(0) // across * BLOCK_M
     tile_column = tl.program_id(0) % across * BLOCK_N
     real = (tile_row < tl.load(task + ROWS)) & (first_row + tile_row < tl.load(task + LOCAL).to(tl.int32))
+    real &= block_columns > 0
     return first_row + tile_row, first_column + tile_column, tile_row, tile_column, real
 
 
@@ -208,12 +211,13 @@ def workspace_rows(task, workspace, tile_row, tile_column, BLOCK_M: tl.constexpr
     return out + (tile_row + tl.arange(0, BLOCK_M))[:, None].to(tl.int64) * tl.multiple_of(tl.load(task + SPAN), 16)
 
 
-@triton.jit(do_not_specialize=["number"])
+@triton.jit(do_not_specialize=["block_row", "block_column"])
 def gradient_kernel(
     table,  # (tasks, FIELDS) int64
     workspace,  # as above
-    partial,  # fp32, per task (splits, n, D): sum over the split's part of all blocks of dS_ij y_j / |y_j|
-    number,  # which block of every task
+    partial,  # fp32, per task (splits, ROWS, D): sum over the split's part of a row of blocks of dS_ij y_j / |y_j|
+    block_row,  # which block of every task: the block_column-th one of this row of blocks
+    block_column,
     DTYPE: tl.constexpr,
     EVEN: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -224,13 +228,15 @@ def gradient_kernel(
 ):
     """Add a block's product with BLOCK_D columns of y; grid (row tiles of a block * splits, tasks, D slices)."""
     task = table + tl.program_id(1) * FIELDS
-    first_row, first_column, block_columns = block_of(task, number)
+    first_row, first_column, block_columns = block_of(task, block_row, block_column)
+    block_rows = tl.load(task + ROWS).to(tl.int32)
     splits = tl.load(task + SPLITS).to(tl.int32)
     tile_row = tl.program_id(0) // splits * BLOCK_M
     first_d = tl.program_id(2) * BLOCK_D
     count = tl.load(task + LOCAL).to(tl.int32)
     width = tl.load(task + WIDTH).to(tl.int32)
-    if (tile_row >= tl.load(task + ROWS)) | (first_row + tile_row >= count) | (first_d >= width):
+    outside = (tile_row >= block_rows) | (first_row + tile_row >= count) | (block_columns <= 0)
+    if outside | (first_d >= width):
         return
     split = tl.program_id(0) % splits
     total = tl.load(task + GLOBAL).to(tl.int32)
@@ -254,45 +260,47 @@ def gradient_kernel(
             y_tile = tl.load(y_rows + d[None, :], mask=(d < width)[None, :], other=0.0)
         d_tile = tl.load(source + start)
         gradient = product(d_tile, y_tile.to(d_tile.dtype), gradient, PRECISION, WIDEN)
-    rows = first_row + tile_row + tl.arange(0, BLOCK_M)
+    rows = tile_row + tl.arange(0, BLOCK_M)
     half = first_d + tl.arange(0, BLOCK_D // 2)
-    out += (split.to(tl.int64) * count + rows[:, None]) * width + half[None, :]
+    out += (split.to(tl.int64) * block_rows + rows[:, None]) * width + half[None, :]
     left, right = halves(gradient, BLOCK_M, BLOCK_D)
-    inside = (rows < count)[:, None] & (half < width)[None, :]
+    inside = (first_row + rows < count)[:, None] & (half < width)[None, :]
     tl.store(out, left + tl.load(out, mask=inside & (first_column > 0), other=0.0), mask=inside)
     out += BLOCK_D // 2
-    inside = (rows < count)[:, None] & (half < width - BLOCK_D // 2)[None, :]
+    inside = (first_row + rows < count)[:, None] & (half < width - BLOCK_D // 2)[None, :]
     tl.store(out, right + tl.load(out, mask=inside & (first_column > 0), other=0.0), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["block_row"])
 def backward_combine_kernel(
     table,  # (tasks, FIELDS) int64
     temperatures,  # (problems,) fp32
     d_loss,  # (problems,) fp32
-    partial,  # fp32, per task (splits, n, D), as above
-    d_temperature,  # (all_rows,) fp32: each local row's share
+    partial,  # fp32, per task (splits, ROWS, D), as above
+    block_row,  # which row of blocks of every task
     DTYPE: tl.constexpr,
     MINIMUM: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    """Add the splits in order and go back through the normalization; grid (row blocks, tasks)."""
+    """Add the splits in order and go back through the normalization; grid (groups of a block's rows, tasks)."""
     task = table + tl.program_id(1) * FIELDS
     count = tl.load(task + LOCAL).to(tl.int32)
     width = tl.load(task + WIDTH).to(tl.int32)
     problem = tl.load(task + PROBLEM)
-    temperature = tl.load(temperatures + problem)
-    factor = tl.load(d_loss + problem) / temperature
+    factor = tl.load(d_loss + problem) / tl.load(temperatures + problem)
     splits = tl.load(task + SPLITS).to(tl.int32)
     x = tl.load(task + X).to(tl.pointer_type(DTYPE))
     d_x = tl.load(task + D_X).to(tl.pointer_type(DTYPE))
-    rows = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
-    row_inside = rows < count
+    block_rows = tl.load(task + ROWS).to(tl.int32)
+    first_row = block_row * block_rows
+    of_block = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+    rows = first_row + of_block
+    row_inside = of_block < tl.minimum(block_rows, count - first_row)
     inverse_x = tl.load(task + INVERSE_X).to(tl.pointer_type(tl.float32))
     inverse = tl.load(inverse_x + rows, mask=row_inside, other=0.0)
-    source = partial + tl.load(task + PARTIAL) + rows[:, None].to(tl.int64) * width
-    stride = tl.load(task + LOCAL) * width
+    source = partial + tl.load(task + PARTIAL) + of_block[:, None].to(tl.int64) * width
+    stride = block_rows.to(tl.int64) * width
     along = tl.zeros((BLOCK_ROWS,), dtype=tl.float32)
     for start in range(0, width, BLOCK_K):
         k = start + tl.arange(0, BLOCK_K)
@@ -303,7 +311,6 @@ def backward_combine_kernel(
             gradient += tl.load(source + split * stride + k[None, :], mask=inside, other=0.0)
         along += tl.sum(gradient * tl.load(x + at, mask=inside, other=0.0).to(tl.float32), 1)
     along *= inverse * factor
-    tl.store(d_temperature + tl.load(task + BASE) + rows, -along / temperature, mask=row_inside)
     # A row whose norm was clamped is divided by a constant: nothing is projected out of its gradient.
     projected = tl.where(inverse < 1.0 / MINIMUM, along * inverse, 0.0)
     for start in range(0, width, BLOCK_K):

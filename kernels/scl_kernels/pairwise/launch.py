@@ -147,7 +147,7 @@ def plan(
         numbers = [number.data_ptr() for number in tasks.numbers[k]] if tasks.numbers else [0, 0]
         table.append([*row, d_x[k].data_ptr() if d_x else 0, cut.rows, workspace, *numbers])
         base, x_at = base + n, y_at + 4 * cdiv(everything, pad) * pad
-        partial += cut.splits * n * (width if cut.rows else 1)
+        partial += cut.splits * (cut.rows * width if cut.rows else n)
         workspace += cut.rows * cut.span
     on_device = torch.tensor(table, dtype=torch.int64).to(vectors.device, non_blocking=True)
     return Plan(on_device, vectors, max(1, partial), workspace)
@@ -175,7 +175,7 @@ def gradients(
     addresses: Addresses,
     vectors: str,
     write_d_similarity: Callable[..., None],
-) -> tuple[list[Tensor], Tensor]:
+) -> list[Tensor]:
     """Launch the backward kernels.
 
     Args:
@@ -184,40 +184,42 @@ def gradients(
         d_loss: (problems,) fp32 gradient of each loss.
         addresses: What the backward pass reads.
         vectors: What `prepare_kernel` makes of it.
-        write_d_similarity: Takes a grid, the table, the temperatures, the workspace, the block's number and options:
-            launches the loss's own kernel that writes dS_ij / |y_j| of a block.
+        write_d_similarity: Takes a grid, the table, the temperatures, the workspace, the block's row and column and
+            options: launches the loss's own kernel that writes dS_ij / |y_j| of a block.
 
     Returns:
-        The gradient of every task's x, and (sum of n over the tasks,) fp32, each local row's share of its
-        temperature's gradient.
+        The gradient of every task's x.
     """
     d_x = [torch.empty_like(x) for x in tasks.x]
-    d_temperature = temperature.new_empty(tasks.local)
     if tasks.local == 0:
-        return d_x, d_temperature
+        return d_x
     dtype, sizes = tasks.dtype, tasks.sizes
     cuts, tiles = backward_cuts(sizes, dtype, tasks.even)
     planned = plan(tasks, cuts, addresses, d_x)
     partial = temperature.new_empty(planned.partial)
     prepare(tasks, planned, vectors)
-    _multiply_blocks(tasks, planned, cuts, tiles, temperature, partial, write_d_similarity)
-    blocks = cdiv(max(n for n, *_ in sizes), COMBINE_ROWS)
-    kernels.backward_combine_kernel[(blocks, len(sizes))](
-        planned.table,
-        temperature,
-        d_loss,
-        partial,
-        d_temperature,
-        DTYPE=TRITON_DTYPE[dtype],
-        MINIMUM=MINIMUM_NORM,
-        BLOCK_ROWS=COMBINE_ROWS,
-        BLOCK_K=BLOCK_STREAM,
-        num_warps=4,
-    )
-    return d_x, d_temperature
+    multiply = _block_products(tasks, planned, cuts, tiles, temperature, partial, write_d_similarity)
+    groups = cdiv(max(min(n, cut.rows) for cut, (n, *_) in zip(cuts, sizes, strict=True)), COMBINE_ROWS)
+    down, across = (max(counts) for counts in zip(*map(Cut.blocks, cuts, sizes), strict=True))
+    for block_row in range(down):
+        for block_column in range(across):
+            multiply(block_row, block_column)
+        kernels.backward_combine_kernel[(groups, len(sizes))](
+            planned.table,
+            temperature,
+            d_loss,
+            partial,
+            block_row,
+            DTYPE=TRITON_DTYPE[dtype],
+            MINIMUM=MINIMUM_NORM,
+            BLOCK_ROWS=COMBINE_ROWS,
+            BLOCK_K=BLOCK_STREAM,
+            num_warps=4,
+        )
+    return d_x
 
 
-def _multiply_blocks(
+def _block_products(
     tasks: Sides,
     planned: Plan,
     cuts: Sequence[Cut],
@@ -225,8 +227,8 @@ def _multiply_blocks(
     temperature: Tensor,
     partial: Tensor,
     write_d_similarity: Callable[..., None],
-) -> None:
-    """Form dS block by block and add each one's product with y to `partial`; the next block of all tasks at a time."""
+) -> Callable[[int, int], None]:
+    """Return what forms a block of dS, the same one of all tasks, and adds its product with y to `partial`."""
     dtype, sizes = tasks.dtype, tasks.sizes
     workspace = temperature.new_empty(planned.workspace, dtype=workspace_dtype(dtype))
     square = square_tiles(tasks)
@@ -235,8 +237,11 @@ def _multiply_blocks(
     slices = cdiv(max(width for *_, width in sizes), tiles.block_n)
     options = square_constants(tasks, square)
     constants = gradient_constants(dtype, tiles, even=tasks.even)
-    for number in range(max(cut.blocks(n, total) for cut, (n, total, _) in zip(cuts, sizes, strict=True))):
-        write_d_similarity((square_programs, len(sizes)), planned.table, temperature, workspace, number, **options)
+
+    def multiply(*block: int) -> None:
+        write_d_similarity((square_programs, len(sizes)), planned.table, temperature, workspace, *block, **options)
         kernels.gradient_kernel[(programs, len(sizes), slices)](
-            planned.table, workspace, partial, number, **constants, **tiles.options
+            planned.table, workspace, partial, *block, **constants, **tiles.options
         )
+
+    return multiply

@@ -26,7 +26,7 @@ def normalized(x: Tensor, dtype: torch.dtype) -> Tensor:
     return F.normalize(x.detach().to(dtype), dim=1, eps=MINIMUM_NORM)
 
 
-def through_normalization(x: Tensor, unit: Tensor, d_unit: Tensor) -> tuple[Tensor, Tensor]:
+def through_normalization(x: Tensor, unit: Tensor, d_unit: Tensor) -> Tensor:
     """Turn the gradient of normalized rows into that of the rows.
 
     A row whose norm was clamped is divided by a constant: nothing is projected out of its gradient.
@@ -37,10 +37,10 @@ def through_normalization(x: Tensor, unit: Tensor, d_unit: Tensor) -> tuple[Tens
         d_unit: (n, D) gradient of `unit`; overwritten.
 
     Returns:
-        (n, D) in the rows' dtype, and (n, 1) the product of each normalized row with its gradient.
+        (n, D) in the rows' dtype.
     """
     along = (unit * d_unit).sum(1, keepdim=True)
     norm = torch.linalg.vector_norm(x.detach().to(unit.dtype), dim=1, keepdim=True)
     d_unit -= unit * along * (norm >= MINIMUM_NORM)
     d_unit /= norm.clamp(min=MINIMUM_NORM)
-    return d_unit.to(x.dtype), along
+    return d_unit.to(x.dtype)

@@ -9,6 +9,8 @@ from scl_kernels.backend import interpreting
 from scl_kernels.pairwise.duplicates import Treatment
 
 TRITON_DTYPE = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
+WIDE = 256
+"""Columns of a wide tile of `gradient_kernel`, which has as many rows as `PADDING`."""
 MULTIPLE = 256
 """Widths that are multiples of it (all published ones) need no masks over D; a multiple of every tile's side."""
 
@@ -52,7 +54,7 @@ def similarity_tiles(dtype: torch.dtype, even: bool, architecture: int, duplicat
 def gradient_tiles(dtype: torch.dtype, even: bool, *, wide: bool) -> Tiles:
     """Return the tiles of dS y; `wide` ones read less per product, but are too few where there are few local rows."""
     if dtype == torch.bfloat16 and even:
-        return Tiles(128, 256 if wide else 128, 64, 3)
+        return Tiles(128, WIDE if wide else 128, 64, 3)
     return Tiles(64, 64, 32, 3)
 
 

@@ -27,7 +27,7 @@ TREATMENTS: dict[str, Treatment] = {"": "negatives", "/ignore": "ignore", "/posi
 
 def _block_types(name: str) -> dict[str, str]:
     workspace = "*bf16" if workspace_dtype(DTYPES[name]) == torch.bfloat16 else "*fp32"
-    return {"table": "*i64", "workspace": workspace, "number": "i32"}
+    return {"table": "*i64", "workspace": workspace, "block_row": "i32", "block_column": "i32"}
 
 
 def loss_variants(
@@ -64,6 +64,6 @@ def shared_variants(name: str) -> Iterator[Variant]:
             constants = gradient_constants(dtype, tiles, even=even)
             title = f"pairwise_gradient/{name}/{kind}/{tiles.block_n}"
             yield Variant(title, kernel.gradient_kernel, types, constants, **tiles.options)
-    types = {"table": "*i64", **dict.fromkeys(("temperatures", "d_loss", "partial", "d_temperature"), "*fp32")}
+    types = {"table": "*i64", **dict.fromkeys(("temperatures", "d_loss", "partial"), "*fp32"), "block_row": "i32"}
     constants = {**norms, "BLOCK_ROWS": launch.COMBINE_ROWS}
     yield Variant(f"pairwise_backward_combine/{name}", kernel.backward_combine_kernel, types, constants)

@@ -155,12 +155,13 @@ def _d_similarity(
     return tl.where(is_own, -slope, slope) * weight_x[:, None] * (tl.load(weight_y + column) * inverse)[None, :]
 
 
-@triton.jit(do_not_specialize=["number"])
+@triton.jit(do_not_specialize=["block_row", "block_column"])
 def d_similarity_kernel(
     table,  # (tasks, FIELDS) int64
     temperatures,  # (problems,) fp32: 1 / scale
     workspace,  # per task (ROWS, SPAN): dS_ij / |y_j| of this block, in the precision of the product that follows
-    number,  # which block of every task
+    block_row,  # which block of every task
+    block_column,
     biases,  # (problems,) fp32
     DUPLICATES: tl.constexpr,
     DTYPE: tl.constexpr,
@@ -173,7 +174,7 @@ def d_similarity_kernel(
 ):
     """Write one tile of a block; columns up to the next multiple of BLOCK_N get 0; grid (tiles of a block, tasks)."""
     task = table + tl.program_id(1) * FIELDS
-    row, start, tile_row, tile_column, real = tile_of_block(task, number, BLOCK_M, BLOCK_N)
+    row, start, tile_row, tile_column, real = tile_of_block(task, block_row, block_column, BLOCK_M, BLOCK_N)
     if not real:
         return
     rows = row + tl.arange(0, BLOCK_M)

@@ -63,5 +63,4 @@ def gradients(
     def write_d_similarity(grid: tuple[int, int], *arguments: Any, **options: Any) -> None:
         d_similarity_kernel[grid](*arguments, bias, **options)
 
-    d_x, _ = shared.gradients(tasks, temperature, d_loss, addresses, "weights", write_d_similarity)
-    return d_x
+    return shared.gradients(tasks, temperature, d_loss, addresses, "weights", write_d_similarity)

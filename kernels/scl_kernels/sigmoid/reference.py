@@ -83,8 +83,7 @@ def side_gradient(x: Tensor, y_all: Tensor, logits: Logits, weight_x: Tensor | N
             d_logits *= weight_y.to(dtype)
         gradient[part] = d_logits @ y
     gradient *= logits.scale.to(dtype)
-    d_x, _ = through_normalization(x, unit, gradient)
-    return d_x
+    return through_normalization(x, unit, gradient)
 
 
 def plain_sigmoid(
