@@ -183,6 +183,7 @@ def takes_a_step(config: Config) -> None:
         ("evaluation.share=0.5", ["evaluation.share=0.5", "no effect with evaluation.every=0"]),
         ("checkpoint.best=heldout/a/total", ["checkpoint.best=heldout/a/total", "evaluation.every"]),
         ("schedule.steps", ["not of the form key=value"]),
+        ("data.heldout.0.phrase_dropout=0.5", ["phrase_dropout=0.5 of 'pictures-heldout'", "no effect"]),
         ("data.heldout.0.name=pictures", ["two data sets are named 'pictures'"]),
     ],
 )
