@@ -177,6 +177,7 @@ def takes_a_step(config: Config) -> None:
         ("data.frames=9", ["data.frames=9", "model.vision.max_frames"]),
         ("data.image_size=65", ["data.image_size=65", "use 64"]),
         ("model.text.width=130", ["model.text.width=130", "heads"]),
+        ("model.min_temperature=0.1", ["model.initial_temperature=0.07 is below model.min_temperature=0.1"]),
         ("losses.published_world_size=8", ["no effect"]),
         ("losses={itm: 0, itm_negatives: hard}", ["losses.itm_negatives=hard", "no effect with losses.itm=0"]),
         ("losses={mlm: 0, mlm_view: t2}", ["losses.mlm_view=t2", "no effect with losses.mlm=0"]),

@@ -35,6 +35,11 @@ def cross_field_problems(config: Config) -> list[str]:
             problems.append(
                 f"model.{part}.width={section.width} is not a multiple of model.{part}.heads={section.heads}"
             )
+    if model.initial_temperature < model.min_temperature:
+        problems.append(
+            f"model.initial_temperature={model.initial_temperature} is below "
+            f"model.min_temperature={model.min_temperature}; raise the one or lower the other"
+        )
     problems += _tower_problems(config)
     if batch.global_size % batch.group_size:
         problems.append(
