@@ -1,7 +1,8 @@
 """Which objectives help: contrastive alone, and what each group of the others adds (docs/does_scl_help.md)."""
 
 from sclds.benchmarks.comparison import Comparison, Way
-from sclds.config import LOSS_WEIGHTS, Config, LossesConfig
+from sclds.config import Config, LossesConfig
+from sclds.config.schema import LOSS_WEIGHTS
 
 CONTRASTIVE, PLAIN, VISION, LANGUAGE, ALL, LOCAL, SIGMOID = (
     "contrastive",
