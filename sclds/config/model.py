@@ -111,6 +111,9 @@ class ModelConfig(Section):
     """Width of the contrastive projections."""
     initial_temperature: Annotated[float, Field(gt=0.0)] = 0.07
     """Start value of the learnable contrastive temperature."""
+    min_temperature: Annotated[float, Field(gt=0.0)] = 0.01
+    """Lowest contrastive temperature; CLIP's bound (arXiv 2103.00020, section 2.5: logits scaled by 100 at most). A
+    higher one keeps a model of little data from being sure of what it has learned by heart."""
     init_std: Annotated[float, Field(gt=0.0)] = 0.02
     """Standard deviation of new weights."""
     init_from: MayChange[str | None] = None

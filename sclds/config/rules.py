@@ -35,6 +35,11 @@ def cross_field_problems(config: Config) -> list[str]:
             problems.append(
                 f"model.{part}.width={section.width} is not a multiple of model.{part}.heads={section.heads}"
             )
+    if model.initial_temperature < model.min_temperature:
+        problems.append(
+            f"model.initial_temperature={model.initial_temperature} is below "
+            f"model.min_temperature={model.min_temperature}; raise the one or lower the other"
+        )
     problems += _tower_problems(config)
     if batch.global_size % batch.group_size:
         problems.append(
@@ -90,6 +95,12 @@ def cross_field_problems(config: Config) -> list[str]:
     names = [d.name for d in data.train] + [d.name for d in data.heldout]
     for name in sorted({n for n in names if names.count(n) > 1}):
         problems.append(f"data: two data sets are named '{name}'; give each its own name")
+    problems += [
+        f"data.heldout: phrase_dropout={d.phrase_dropout} of '{d.name}' has no effect: held-out captions are read "
+        f"whole; remove it"
+        for d in data.heldout
+        if d.phrase_dropout
+    ]
     if not data.train:
         problems.append("data.train is empty; name at least one data set")
     return problems
@@ -137,6 +148,12 @@ def _task_problems(config: Config) -> list[str]:
     ]
     if config.masking != MaskingConfig():
         problems.append(f"masking has no effect with task.name={task.name}, which shows everything; remove it")
+    problems += [
+        f"data.train: phrase_dropout={d.phrase_dropout} of '{d.name}' has no effect with task.name={task.name}, which "
+        f"reads its texts whole; remove it"
+        for d in config.data.train
+        if d.phrase_dropout and task.name != "retrieval"
+    ]
     if config.batch.layout != "by_size":
         problems.append(f"batch.layout={config.batch.layout} has no effect with task.name={task.name}; remove it")
     if task.name == "retrieval" and config.batch.group_size < 2:

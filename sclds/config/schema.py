@@ -31,6 +31,9 @@ class DatasetConfig(Section):
     """Where a sample's key ends in its members' names: `v1.0.jpg` is of sample `v1`, WebDataset's rule, or `v1.0`."""
     weight: Annotated[float, Field(gt=0.0)] = 1.0
     """How often a sample of this set is seen per epoch, relative to once."""
+    phrase_dropout: Probability = 0.0
+    """Training sets: chance that a phrase of a caption, as commas separate them, is left out; one always stays. For
+    captions that are a title and keywords (clip art, stock photographs), which are otherwise learned by heart."""
 
 
 class DataConfig(Section):

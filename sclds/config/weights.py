@@ -14,7 +14,7 @@ WEIGHTS, CONFIG, ORIGIN, UNUSED = "model.safetensors", "config.yaml", "origin.js
 PREPROCESSING, TOKENIZER = "preprocessing.json", "tokenizer"
 OF_THE_RUN = frozenset(
     {
-        *("init_from", "init_std", "initial_temperature", "text.vocab_size=0"),
+        *("init_from", "init_std", "initial_temperature", "min_temperature", "text.vocab_size=0"),
         *("text.dropout", "text.attention_dropout", "fusion.dropout", "fusion.attention_dropout"),
     }
 )

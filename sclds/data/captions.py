@@ -4,6 +4,8 @@ import html
 import re
 import unicodedata
 
+import numpy as np
+
 _CONTROLS = dict.fromkeys((*range(0x20), *range(0x7F, 0xA0)), " ")
 """Every character of Unicode's category Cc, and what takes its place."""
 _BYTE_ORDER_MARK = "\ufeff"
@@ -56,3 +58,23 @@ def clean_captions(values: object) -> tuple[list[str], list[str]]:
         else:
             left_out.append(EMPTY if isinstance(value, str) else NOT_TEXT)
     return kept, left_out
+
+
+def without_phrases(caption: str, share: float, rng: np.random.Generator) -> str:
+    """Leave out phrases of a caption, each with the chance `share`, as keywords are left out of a list of them.
+
+    Args:
+        caption: Phrases with commas between them: "lemon, food, fruit".
+        share: Of `phrase_dropout`; below 1.
+        rng: Generator keyed to this sample and epoch.
+
+    Returns:
+        The phrases that stay, in their order; one of them, each with the same chance, where none would.
+    """
+    phrases = [stripped for phrase in caption.split(",") if (stripped := phrase.strip())]
+    if len(phrases) < 2:
+        return caption
+    stay = rng.random(len(phrases)) >= share
+    if not stay.any():
+        stay[rng.integers(len(phrases))] = True
+    return ", ".join(phrase for phrase, stays in zip(phrases, stay.tolist(), strict=True) if stays)

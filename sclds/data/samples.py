@@ -10,6 +10,7 @@ import numpy as np
 from sclds.batch import SampleViews
 from sclds.batch.duplicates import fingerprint
 from sclds.config import Config
+from sclds.data.captions import without_phrases
 from sclds.data.keys import generator, seed_of
 from sclds.data.masks import Ids, mlm_mask, mltc_vision_replace, scl_text_mask, scl_vision_keep
 from sclds.data.media.augment import NOTHING, draw_augmentation
@@ -59,6 +60,7 @@ class SampleMaker:
     def __init__(self, config: Config, tokenizer: Tokenizer, index: SampleIndex):
         self._config, self._tokenizer, self._index = config, tokenizer, index
         self._reader = ShardReader()
+        self._phrase_dropout = {dataset.name: dataset.phrase_dropout for dataset in config.data.train}
 
     def token_ids(self, text: str) -> Ids:
         """Return the (n,) int64 ids of a text, cut as all texts are."""
@@ -115,8 +117,11 @@ class SampleMaker:
         chosen = 0
         if occasion != HELDOUT and len(captions) > 1:
             chosen = int(self._draw("caption", occasion, shard.sample_id(row)).integers(len(captions)))
+        caption, share = captions[chosen], self._phrase_dropout.get(shard.dataset, 0.0)
+        if occasion != HELDOUT and share:
+            caption = without_phrases(caption, share, self._draw("phrases", occasion, shard.sample_id(row)))
         shown = self.shown(sample)
-        return self._masked(shown.sample_id, captions[chosen], shown.kind, shown.frames, shown.grid, occasion)
+        return self._masked(shown.sample_id, caption, shown.kind, shown.frames, shown.grid, occasion)
 
     def shown(self, sample: int) -> Shown:
         """Return what of a sample is known without reading it."""

@@ -119,18 +119,23 @@ class Projection(nn.Module):
 
 
 class Temperature(nn.Module):
-    """The learnable temperature, behind a forward so that ZeRO-3 can gather it."""
+    """The learnable temperature, behind a forward so that ZeRO-3 can gather it.
+
+    Below `minimum` the parameter counts as far above it as it lies below: a step of the optimizer that went past the
+    bound is turned back by its own gradient. Cut off there, it would get no gradient and stay for good.
+    """
 
     parameter_group: ClassVar[ParameterGroup] = "encoders"
 
-    def __init__(self, initial: float):
+    def __init__(self, initial: float, minimum: float):
         super().__init__()
-        self.initial = initial
+        self.initial, self.minimum = initial, minimum
         self.value = nn.Parameter(torch.empty(1))
 
     def forward(self) -> Tensor:
         """Return () in fp32."""
-        return self.value[0].float()
+        value = self.value[0].float()
+        return torch.where(value < self.minimum, 2 * self.minimum - value, value)
 
     def initial_value(self, name: str, shape: torch.Size, draw: Draw) -> Tensor:
         """Return `model.initial_temperature`."""

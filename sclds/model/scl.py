@@ -65,7 +65,7 @@ class SCLModel(nn.Module):
         self.itm_score = ITMHead(fusion.width)
         self.text_projection = Projection(fusion.width, config.projection, text.layer_norm_eps)
         self.vision_projection = Projection(fusion.width, config.projection, vision.layer_norm_eps)
-        self.temperature = Temperature(config.initial_temperature)
+        self.temperature = Temperature(config.initial_temperature, config.min_temperature)
         self.pairwise_logit = PairwiseLogit() if sigmoid else None
 
     def initialize(self, seed: int) -> None:

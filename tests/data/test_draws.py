@@ -18,15 +18,22 @@ from sclds.data.tokenizer import load_tokenizer
 from .synthetic import clip, image_members
 from .test_loader import batches
 
-WORDS = "a brown dog runs over green grass behind seventeen gray stones and one more tree beside the old red house"
+PHRASES = (
+    "a brown dog",
+    "runs over green grass",
+    "seventeen gray stones",
+    "one more tree",
+    "beside the old",
+    "red house",
+)
 BATCH = {"global_size": 8, "max_micro_size": 8, "group_size": 4}
-PURPOSES = {"window", "randaugment", "caption", "scl_text", "mlm", "scl_vision", "mltc_vision"}
+PURPOSES = {"window", "randaugment", "caption", "phrases", "scl_text", "mlm", "scl_vision", "mltc_vision"}
 """What is drawn for an image; for a video `frames` too."""
 
 
 @pytest.fixture
 def config(make_config):
-    texts = {"captions": [f"{WORDS} number {k}" for k in range(5)]}
+    texts = {"captions": [", ".join(f"{phrase} number {k}" for phrase in PHRASES) for k in range(5)]}
     images = image_members([f"i{k}" for k in range(8)])
     images |= {name: json.dumps(texts).encode() for name in images if name.endswith(".json")}
     moving = clip(12)
@@ -37,7 +44,10 @@ def config(make_config):
     }
     data: dict[str, Any] = {"augmentation": "random_resized_crop", "randaugment_operations": 2, "frames": 4}
     made = make_config([images], [videos], BATCH, **data)
-    return parse_config(made.model_dump(mode="json") | {"losses": {"mltc_image": 0.2}})
+    tree = made.model_dump(mode="json") | {"losses": {"mltc_image": 0.2}}
+    for row in tree["data"]["train"]:
+        row["phrase_dropout"] = 0.5
+    return parse_config(tree)
 
 
 def drawn(maker, sample, occasion) -> dict[str, Any]:
@@ -47,7 +57,8 @@ def drawn(maker, sample, occasion) -> dict[str, Any]:
         "window": repr(encoded.window),
         "randaugment": repr(encoded.augmentation),
         "frames": encoded.frames.tolist(),
-        "caption": views.caption,
+        "caption": views.caption.split()[-1],
+        "phrases": [phrase in views.caption for phrase in PHRASES],
         "scl_text": views.scl_positions.tolist(),
         "mlm": (views.mlm_positions.tolist(), views.text_mlm.tolist()),
         "scl_vision": views.keep.tolist(),
@@ -83,11 +94,12 @@ def test_each_part_of_the_key_changes_every_draw(config, make_maker):
 
 
 def test_held_out_samples_have_one_view(make_maker):
-    """The first caption, the whole image and the middle of each segment, whatever the measurement."""
+    """The first caption, all of it, the whole image and the middle of each segment, whatever the measurement."""
     maker = make_maker()
     for number in range(12):
         views = drawn(maker, number, HELDOUT)
-        assert views["caption"].endswith("number 0")
+        assert views["caption"] == "0"
+        assert all(views["phrases"])
         assert views["window"] == repr(samples.WHOLE)
         assert views["frames"] in ([0], [1, 4, 7, 10])
 

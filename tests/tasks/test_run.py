@@ -152,6 +152,7 @@ def test_weights_that_do_not_fit_are_sentences(settings, tmp_path, capsys):
         ),
         ("masking.mlm_ratio=0.3", "masking has no effect with task.name=vqa"),
         ("batch.layout=shuffled", "batch.layout=shuffled has no effect with task.name=vqa"),
+        ("data.train.0.phrase_dropout=0.5", "phrase_dropout=0.5 of 'easy_vqa' has no effect with task.name=vqa"),
         ("evaluation.tasks=[nlvr2]", "nlvr2 is measured of a model that was fine-tuned for it; set task.name=nlvr2"),
         ("evaluation.tasks=[vqa,losses]", "evaluation.tasks: losses is not measured of a model for task.name=vqa"),
         ("evaluation.rerank=5", "evaluation.rerank=5 has no effect without retrieval in evaluation.tasks"),

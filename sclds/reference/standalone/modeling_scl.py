@@ -105,10 +105,17 @@ class SCLModel(PreTrainedModel):
             text_embeds=self.scl.project_text(text, mask),
             vision_embeds=self.scl.project_vision(vision, frames),
             itm_logits=self.scl.match(fused_text, mask, fused_vision, frames),
-            temperature=self.scl.get_parameter("temperature.value")[0].float(),
+            temperature=self._temperature(),
             fused_text=fused_text,
             fused_vision=fused_vision,
         )
+
+    def _temperature(self) -> Tensor:
+        value, least = (
+            self.scl.get_parameter("temperature.value")[0].float(),
+            self.config.architecture["min_temperature"],
+        )
+        return value if value >= least else 2 * least - value
 
     def _mask(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
         return input_ids != self.config.pad_token_id if attention_mask is None else attention_mask.bool()
