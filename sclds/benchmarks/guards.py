@@ -157,7 +157,7 @@ class _Comparison:
         return found
 
     def _step(self, engine: Any, step: int) -> Any:
-        return train_step(engine, self._batches, step, self._config, self._split, self._group, measure=False)
+        return train_step(engine, self._batches, step, self._config, self._split, self._group)
 
     def _bare(self, step: int) -> dict[str, float]:
         whole = _Part()
