@@ -59,6 +59,20 @@ class FlopCounter:
         return self._known[key]
 
 
+def kind_of_gpu(gpu: str) -> str | None:
+    """Return the kind in clusters.yaml of a GPU; None of one that is not known.
+
+    Args:
+        gpu: Its name as CUDA gives it; empty for a CPU.
+    """
+    words = gpu.lower().replace("-", " ").split()
+    if (not OTHER_RATES.isdisjoint(words) and "a100" not in words) or "mig" in words:
+        return None
+    alike = [name for name, kind in known_kinds().items() if kind.asynchronous and name.partition("-")[0] in words]
+    # kinds of one name differ in memory: `a100-40` is an A100 that calls itself 40GB
+    return next((name for name in alike if f"{name.partition('-')[2]}gb" in words), alike[0] if alike else None)
+
+
 def data_sheet_flops(gpu: str, precision: str) -> float | None:
     """Return the dense matmul FLOPs per second of a GPU by its maker's data sheet; None of one that is not known.
 
@@ -66,12 +80,8 @@ def data_sheet_flops(gpu: str, precision: str) -> float | None:
         gpu: Its name as CUDA gives it; empty for a CPU.
         precision: Of the run.
     """
-    words = gpu.lower().replace("-", " ").split()
-    if (not OTHER_RATES.isdisjoint(words) and "a100" not in words) or "mig" in words:
-        return None
-    kinds = {name.partition("-")[0]: kind for name, kind in known_kinds().items() if kind.asynchronous}
-    known = next((kind for name, kind in kinds.items() if name in words), None)
-    return None if known is None else known.peak(precision)
+    kind = kind_of_gpu(gpu)
+    return None if kind is None else known_kinds()[kind].peak(precision)
 
 
 def gpu_name(device: torch.device) -> str:

@@ -8,8 +8,10 @@ from typing import Any
 
 from sclds.config import Config
 from sclds.config.errors import UserError
+from sclds.costs.clusters import cluster_of, known_kinds
 from sclds.costs.peak import summarize_steps
-from sclds.costs.plan import DEFAULT_UTILIZATION, GPUS, plan
+from sclds.costs.plan import plan
+from sclds.costs.utilization import kind_of_gpu
 from sclds.report.chart import shown
 from sclds.report.parts import note, table
 from sclds.report.run_contents import Run
@@ -57,28 +59,31 @@ def predicted(run: Run) -> dict[str, Any] | str:
     kind = kind_of(start)
     if kind is None:
         return (
-            f"No plan is made for {_machines(start)}: it knows {', '.join(GPUS)}. What `sclds plan --json` prints for "
+            f"No plan is made for {_machines(start)}: it knows {_known()}. What `sclds plan --json` prints for "
             f"another machine, saved as {PLAN} in the run folder, is shown here."
         )
-    return of_config(run.config, start.world_size, kind, run.results.get("profile", {}).get("text_tokens"))
+    return of_config(run.config, start, kind, run.results.get("profile", {}).get("text_tokens"))
 
 
-def of_config(config: Config, gpus: int, kind: str, text_tokens: float | None) -> dict[str, Any] | str:
+def of_config(config: Config, start: Start, kind: str, text_tokens: float | None) -> dict[str, Any] | str:
     """Return what `sclds plan` predicts; the seam to `sclds.costs`."""
-    tokens = min(round(text_tokens or 12), config.data.max_text_tokens)
+    tokens = max(3, min(round(text_tokens or 12), config.data.max_text_tokens))
+    kinds = known_kinds()
     try:
-        made = plan(config, gpus, kind, DEFAULT_UTILIZATION, tokens)
+        made = plan(config, cluster_of(kinds, kind, start.world_size, len(start.hosts)), kinds, tokens)
     except UserError as fault:
         return f"No plan: {fault}"
-    source = f"`sclds plan` for {gpus} × {kind} at {DEFAULT_UTILIZATION:.0%} of the data sheet's peak"
-    return {**_figures(made), "source": source}
+    return {**_figures(made), "source": f"`sclds plan` for {start.world_size} × {kind}"}
 
 
 def kind_of(start: Start) -> str | None:
     """Return the name by which plans know the GPUs of a start; None for a CPU, unknown ones, or a mixture."""
-    names = {host.gpu.lower() for host in start.hosts}
-    known = {kind for kind in GPUS for name in names if kind in name}
-    return known.pop() if len(known) == 1 and len(names) == 1 else None
+    kinds = {kind_of_gpu(host.gpu) for host in start.hosts}
+    return kinds.pop() if len(kinds) == 1 else None
+
+
+def _known() -> str:
+    return ", ".join(name for name, kind in known_kinds().items() if kind.asynchronous)
 
 
 def _machines(start: Start) -> str:
