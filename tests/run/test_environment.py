@@ -14,7 +14,6 @@ from sclds.train.record import StartRecord, hosts_of
 from tests.report.runs import start
 from tests.train.one_process import OneProcess
 
-
 FP32 = torch.float32
 
 
