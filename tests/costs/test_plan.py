@@ -38,10 +38,8 @@ def test_sharding_saves_memory_and_costs_traffic() -> None:
         rows = plan.plan(config, 64, "h100", 0.4, 12)["zero_stages"]
         memory, traffic = ([s[key] for s in rows] for key in ("bytes_per_gpu", "bytes_per_step"))
         assert memory[:3] == sorted(memory[:3], reverse=True)  # stage 3 holds all of so small a model gathered
-        # at stage 1 DeepSpeed sums fp32 gradients of bf16 on every rank, stage 2 a shard on each
-        assert (traffic == sorted(traffic)) == (precision == "fp32")
-        assert traffic[0] <= traffic[1]
-        assert traffic[2] <= traffic[3]
+        # DeepSpeed sums gradients on all GPUs at stages 1 and 2, which brings twice what stage 3's scatter does
+        assert traffic[3] < traffic[0] < traffic[2] == pytest.approx(traffic[1], rel=1e-3)
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
@@ -60,7 +58,7 @@ def test_no_stage_is_advised_that_does_not_fit_or_to_who_chose_one() -> None:
     config = load_config(PRETRAIN / "scl_huge_image.yaml")
     split = plan.possible_splits(config, 64)[0]
     assert "zero_stage=2" in (plan.faster_stage(config, split, 80 * 10**9) or "")
-    assert plan.faster_stage(config, split, 50 * 10**9) is None
+    assert plan.faster_stage(config, split, 45 * 10**9) is None
     assert (
         plan.faster_stage(load_config(PRETRAIN / "scl_huge_image.yaml", ["engine.zero_stage=1"]), split, 10**12) is None
     )
