@@ -39,7 +39,7 @@ def test_sharding_saves_memory_and_costs_traffic() -> None:
         memory, traffic = ([s[key] for s in rows] for key in ("bytes_per_gpu", "bytes_per_step"))
         assert memory[:3] == sorted(memory[:3], reverse=True)  # stage 3 holds all of so small a model gathered
         # DeepSpeed sums gradients on all GPUs at stages 1 and 2, which brings twice what stage 3's scatter does
-        assert traffic[3] < traffic[0] < traffic[2] == pytest.approx(traffic[1], rel=1e-3)
+        assert traffic[3] < 1.001 * traffic[0] < traffic[2] == pytest.approx(traffic[1], rel=1e-3)
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
