@@ -51,7 +51,7 @@ def count_by_phase(engine, stack):
     """Count DeepSpeed's messages in every forward, backward and step from now on; return where they are found."""
     sent = stack.enter_context(counted_messages())
     owners = [m for m in engine.module.modules() if list(m.parameters(recurse=False))]
-    own_part = sum(p.ds_tensor.nbytes for p in engine.module.parameters())
+    own_part = sum(p.ds_tensor.nbytes for p in engine.module.parameters() if hasattr(p, "ds_tensor"))
     found = {"own_part": own_part, "modules": len(owners), "forward": [], "backward": [], "step": []}
 
     def counted(phase, real):
