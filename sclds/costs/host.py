@@ -39,8 +39,8 @@ def engine_work(config: Config, vocab_size: int, split: Split) -> Pass:
         if stage:
             work.run(2 * value * whole, len(tensors))
         work.run((value + gradient) * whole, len(tensors))
-    stepped = groups if stage else len(tensors)
-    work.run((FP32 * (1 + 2 + ADAM_VALUES) + FP32 + value) * own, 4 * stepped)
+    norms = groups if stage else len(tensors)
+    work.run((FP32 * (1 + 2 + ADAM_VALUES) + FP32 + value) * own, norms + 3 * groups)
     return work
 
 
