@@ -197,10 +197,10 @@ class phase(AbstractContextManager[None]):
 
 
 def marked(label: Label, function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a function that is a phase of the step that calls it."""
+    """Return a function that is a phase of the step whose stream it runs in."""
 
     def phased(*args: Any, **kwargs: Any) -> Any:
-        with phase(label):
+        with phase(label, aside=True):
             return function(*args, **kwargs)
 
     return phased

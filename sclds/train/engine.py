@@ -181,11 +181,21 @@ def build_engine(config: Config, tokenizer: Tokenizer, split: Split, group: Proc
         model.to(dtype)
         optimizer = build_optimizer(model, config.optimizer)
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=settings, dist_init_required=False)
-    # what is left to send when backward has ended, and the wait for what was sent beside it
-    engine.allreduce_gradients = marked("reduce", engine.allreduce_gradients)
+    _mark_waits(engine)
     if stage > 0 and dtype != torch.float32:
         fill_masters(engine, initial, group)
     return engine
+
+
+def _mark_waits(engine: Any) -> None:
+    """Mark as phases where a step's own stream waits for what DeepSpeed sends in streams beside it.
+
+    That is what is left to reduce when backward has ended, and stage 3's fetch of a module's parameters.
+    """
+    engine.allreduce_gradients = marked("reduce", engine.allreduce_gradients)
+    if (offload := getattr(engine.optimizer, "parameter_offload", None)) is not None:
+        coordinator = offload.get_param_coordinator()
+        coordinator.fetch_sub_module = marked("wait_parameters", coordinator.fetch_sub_module)
 
 
 def count_parameters(model: nn.Module) -> int:

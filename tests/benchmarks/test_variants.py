@@ -101,6 +101,10 @@ def test_ranks_of_a_launcher_meet_at_ports_of_their_own(monkeypatch):
             "noise\nerror: bf16 is not supported here; set fp32\n",
             "bf16 is not supported here; set fp32",
         ),
+        (
+            "error: 1 problem in the configuration:\n  - engine.kernels=triton needs CUDA\n",
+            "engine.kernels=triton needs CUDA",
+        ),
         ("Traceback\n  ...\nRuntimeError: out of memory\n", "RuntimeError: out of memory"),
         ("", "it ended with exit code 9"),
     ],

@@ -9,16 +9,46 @@ import torch
 from sclds.machine.description import git_state, this_process, versions
 from sclds.run.environment import Start
 from sclds.run.folder import RunFolder
+from sclds.train import record
 from sclds.train.record import StartRecord, hosts_of
 from tests.report.runs import start
 from tests.train.one_process import OneProcess
 
+FP32 = torch.float32
+
+
+@pytest.fixture(autouse=True)
+def measured(monkeypatch):
+    """Count the measurements of the machine's peak, each of which finds one more."""
+    peaks = []
+
+    def measure(dtype, device):
+        peaks.append(1e9 + len(peaks))
+        return peaks[-1]
+
+    monkeypatch.setattr(record, "measure_peak_flops", measure)
+    return peaks
+
+
+def test_the_peak_is_measured_once_on_machines_of_one_kind(tmp_path, measured):
+    folder = RunFolder(tmp_path)
+    first, second = (StartRecord(folder, OneProcess(), 1, step, print, FP32) for step in (0, 5))
+    assert first.peak_flops == second.peak_flops == 1e9
+    assert len(measured) == 1
+    assert [one.peak_flops for one in folder.read_starts()] == [1e9, 1e9]
+    others = folder.read_starts()
+    for one in others:
+        one.hosts[0].name, one.hosts[0].cores = "elsewhere", 999
+    folder.write_starts(others)
+    assert StartRecord(folder, OneProcess(), 1, 9, print, FP32).peak_flops == 1e9 + 1
+    assert len(measured) == 2
+
 
 def test_a_start_is_appended_kept_up_to_date_and_ended(tmp_path):
     folder, said = RunFolder(tmp_path), []
-    first = StartRecord(folder, OneProcess(), 1234, 0, said.append)
+    first = StartRecord(folder, OneProcess(), 1234, 0, said.append, FP32)
     first.update(5)
-    second = StartRecord(folder, OneProcess(), 1234, 5, said.append)
+    second = StartRecord(folder, OneProcess(), 1234, 5, said.append, FP32)
     [killed, running] = folder.read_starts()
     assert (killed.last_step, killed.ended, running.first_step, running.ended) == (5, None, 5, None)
     second.update(9, "finished")
@@ -34,22 +64,22 @@ def test_a_start_is_appended_kept_up_to_date_and_ended(tmp_path):
 
 def test_a_failure_is_noted_even_where_nothing_can_be_written(tmp_path, monkeypatch):
     folder = RunFolder(tmp_path)
-    record = StartRecord(folder, OneProcess(), 1, 0, print)
-    record.fail(3, "no data")
+    begun = StartRecord(folder, OneProcess(), 1, 0, print, FP32)
+    begun.fail(3, "no data")
     assert folder.read_starts()[0].outcome == "failed: no data"
 
     def full(*given):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("sclds.run.folder.write_atomically", full)
-    record.fail(4, "the reason")
+    begun.fail(4, "the reason")
 
 
 def test_what_is_damaged_is_said_and_the_other_starts_stay(tmp_path):
     folder, said = RunFolder(tmp_path), []
     whole = start(0, 5, None).model_dump()
     folder.environment.write_text(json.dumps([{"started": 5}, whole]))
-    StartRecord(folder, OneProcess(), 1, 5, said.append)
+    StartRecord(folder, OneProcess(), 1, 5, said.append, FP32)
     assert said == ["environment.json: start 1 is damaged and left out (started)"]
     assert [one.first_step for one in folder.read_starts()] == [0, 5]
     folder.environment.write_bytes(b"\x00" * 9)
