@@ -39,7 +39,7 @@ def state_bytes(config: Config, parameters: int, world_size: int) -> dict[str, i
         world_size: GPUs.
     """
     stage, value = config.engine.zero_stage, value_bytes(config)
-    master = 4 if config.engine.precision == "bf16" else 0
+    master = 4 if stage or config.engine.precision == "bf16" else 0  # at stages 1 to 3 DeepSpeed has its own
     shards = {part: world_size if stage >= least else 1 for part, least in _SHARDED_FROM.items()}
     gathered = min(parameters, MAX_LIVE_PARAMETERS) * value if stage == 3 and world_size > 1 else 0
     return {

@@ -10,6 +10,7 @@ from sclds.batch.split import Split
 from sclds.config.reading import load_config
 from sclds.costs.communication import Messages, bucket_size, communication_per_step, step_messages
 from sclds.costs.counts import parameter_counts
+from sclds.costs.stages import state_bytes
 from sclds.costs.state import exact_state
 from sclds.costs.tensors import largest_block, parameter_tensors
 from sclds.losses.objectives import FeatureGather, StepSizes, step_loss
@@ -127,6 +128,19 @@ def test_tensors_hold_all_parameters_at_every_stage(stage):
     shards = [64 if stage >= least else 1 for least in (3, 2, 1)]
     expected = [size * whole / shard for size, shard in zip((2, 4, 12), shards, strict=True)]
     assert parts == pytest.approx(expected, rel=0.001)
+
+
+@pytest.mark.parametrize("stage", range(4))
+@pytest.mark.parametrize("types", [("fp32", "fp32"), ("bf16", "fp32"), ("bf16", "bf16")])
+def test_formulas_of_the_number_of_parameters_give_the_same_state(stage, types):
+    precision, gradients = types
+    if stage == 0 and gradients == "bf16":
+        pytest.skip("stage 0 adds up in fp32")
+    engine = {"zero_stage": stage, "precision": precision, "gradient_precision": gradients}
+    config = load_config(BASE, [f"engine.{key}={value}" for key, value in engine.items()])
+    exact, parameters = exact_state(config, 50265, 8), sum(parameter_counts(config, 50265).values())
+    for part, size in state_bytes(config, parameters, 8).items():
+        assert size == pytest.approx(exact[part], rel=0.001), part
 
 
 def test_what_no_objective_reads_is_neither_gathered_nor_summed():

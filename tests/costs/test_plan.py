@@ -51,11 +51,13 @@ def test_tables_fit_a_terminal_and_the_answer_comes_first(capsys: pytest.Capture
     assert max(len(line) for line in out.splitlines()) <= 80
 
 
-def test_sharding_saves_memory() -> None:
+def test_sharding_saves_memory_and_changes_traffic() -> None:
     for precision in ("fp32", "bf16"):
         rows = planned(load_config(CONFIGS[0], [f"engine.precision={precision}"]))["zero_stages"]
-        memory = [row["bytes_per_gpu"] for row in rows]
+        memory, traffic = ([row[key] for row in rows] for key in ("bytes_per_gpu", "bytes_per_step"))
         assert memory[:3] == sorted(memory[:3], reverse=True)  # stage 3 holds all of so small a model gathered
+        # DeepSpeed sums gradients on all GPUs at stages 1 and 2, which brings twice what stage 3's scatter does
+        assert traffic[3] < 1.001 * traffic[0] < traffic[2] == pytest.approx(traffic[1], rel=1e-3)
 
 
 def test_the_search_holds_the_best_that_fits_and_says_why_others_do_not() -> None:
