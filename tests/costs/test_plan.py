@@ -217,3 +217,12 @@ def test_a_plan_with_attention_that_is_not_to_be_had_there_is_refused():
     config = load_config(PRETRAIN / "scl_base_image.yaml", ["engine.attention=flash_attn_3"])
     with pytest.raises(ConfigError, match=r"9\.x, and this device has 8\.0"):
         plan.attention_on(config, KINDS["a100-80"])
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_the_heads_of_configurations_say_what_stages_need(path: Path) -> None:
+    result = planned(load_config(path))
+    needed = [f"{row['bytes_per_gpu'] / 1e9:.3g}" for row in result["zero_stages"]]
+    head = " ".join(path.read_text(encoding="utf-8").split("\nname:")[0].replace("#", "").split())
+    assert f"needs {needed[3]} GB per GPU on 64 GPUs of 80 GB; stage 1 needs {needed[1]}." in head
+    assert f"Stage 3 pays from {result['stage_3_pays_from'] / 1e9:.3g} G parameters on" in head
