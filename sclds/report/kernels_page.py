@@ -88,14 +88,13 @@ def read_kernels(paths: Iterable[Path]) -> Kernels:
 
 def _row(line: dict[str, Any]) -> Row | None:
     try:
-        numbers = {"x": int(line["x"])} | {name: float(line[name]) for name in ("median", "q20", "q80")}
         config = json.loads(line["config"])
+        kernel, provider, mode, metric, device, versions, commit = (line[name] for name in WORDS)
+        median, q20, q80 = (float(line[name]) for name in ("median", "q20", "q80"))
+        row = Row(kernel, provider, mode, metric, int(line["x"]), median, q20, q80, config, device, versions, commit)
     except (KeyError, TypeError, ValueError):
         return None
-    words = {name: line[name] for name in WORDS}
-    if not isinstance(config, dict) or None in words.values():
-        return None
-    return Row(config=config, **numbers, **words)
+    return None if not isinstance(config, dict) or None in row else row
 
 
 def kernels_section(found: Kernels) -> str:

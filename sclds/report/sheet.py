@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import EngFormatter
 
 from sclds.config.errors import UserError
@@ -35,9 +36,10 @@ def sheet(title: str, charts: Sequence[Chart], profiles: Sequence[Profile] = ())
     columns = min(COLUMNS, count)
     rows = math.ceil(count / columns)
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(4.2 * columns, 2.5 * rows + 0.5), layout="constrained", dpi=130)
+        figure = Figure(
+            figsize=(4.2 * columns, 2.5 * rows + 0.5), layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.08), dpi=130
+        )
         figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold")
-        figure.get_layout_engine().set(w_pad=0.1, h_pad=0.08)
         axes = figure.subplots(rows, columns, squeeze=False).flatten().tolist()
         for place, chart in zip(axes, charts, strict=False):
             _draw(place, chart)

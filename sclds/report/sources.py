@@ -53,7 +53,7 @@ def read_sources(paths: Sequence[Path], reference: Reference | None = None) -> S
     if twice:
         raise UserError(f"{twice[0]} is given twice; give every folder once")
     runs: list[Run] = []
-    found, files = Sources(), []
+    found, files = Sources(), list[Path]()
     for path in paths:
         csvs = benchmark_files(path)
         files += csvs
