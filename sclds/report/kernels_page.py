@@ -7,8 +7,9 @@ known, as on a CPU, times are held against eager code instead.
 
 import csv
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -132,7 +133,7 @@ def kernel_charts(found: Kernels) -> list[Chart]:
             continue
         eager = {(row.device, row.x): row.median for row in of_kernel if row.provider == EAGER}
         others = [row for row in of_kernel if row.provider != EAGER]
-        against = _curves(others, lambda row, eager=eager: _ratio(eager.get((row.device, row.x)), row.median), several)
+        against = _curves(others, partial(_against, eager), several)
         level = (Level("eager", 1.0),)
         charts.append(
             Chart(f"{title}: against eager", tuple(against), level, (), x_name, "×", log_x=True, from_zero=True)
@@ -173,8 +174,10 @@ def device_of(name: str) -> Device | None:
     return next((device for device in DEVICES.values() if device.name.split()[0].lower() in name.lower()), None)
 
 
-def _ratio(eager: float | None, own: float) -> float | None:
-    return eager / own if eager else None
+def _against(eager: Mapping[tuple[str, int], float], row: Row) -> float | None:
+    """Return how many times as fast as eager code on the same device and shape a row is; None where that is missing."""
+    own = eager.get((row.device, row.x))
+    return own / row.median if own else None
 
 
 def _measured(rows: Sequence[Row]) -> str:

@@ -3,6 +3,7 @@
 import io
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -17,7 +18,7 @@ from sclds.report.profile_page import Profile, phase_title, seconds_of
 COLORS = ("#2a78d6", "#d99100", "#1a9e72", "#6a56c2", "#c2476b", "#85847c")
 BEHIND = "#85847c"
 MARKS = {"checkpoint": "#b4b3ab", "restart": "#c2476b", "fault": "#c2476b", "stall": "#d99100"}
-STYLE = {"font.size": 8, "axes.titlesize": 9, "axes.spines.top": False, "axes.spines.right": False}
+STYLE: Any = {"font.size": 8, "axes.titlesize": 9, "axes.spines.top": False, "axes.spines.right": False}
 COLUMNS = 3
 
 
