@@ -19,12 +19,14 @@ BESIDE = {"lr": "Learning rate, encoders", "grad_norm": "Gradient norm"}
 """Entry of a metrics line → its title."""
 
 
-def overlaid(runs: Mapping[str, Run], points: Mapping[str, Points], smoothing: float = 0.0) -> list[Series]:
+def overlaid(
+    runs: Mapping[str, Run], points: Mapping[str, Sequence[tuple[float, Any]]], smoothing: float = 0.0
+) -> list[Series]:
     """Return a curve of each run; beside other runs its running mean alone.
 
     Args:
         runs: By the name that the page gives them.
-        points: Of each, by the same name.
+        points: Of each, by the same name; what is no number is left out.
         smoothing: See `Series.of`.
     """
     series = [Series.of(name if len(runs) > 1 else "", points[name], smoothing, run.even) for name, run in runs.items()]

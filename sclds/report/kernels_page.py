@@ -7,8 +7,9 @@ known, as on a CPU, times are held against eager code instead.
 
 import csv
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -88,14 +89,13 @@ def read_kernels(paths: Iterable[Path]) -> Kernels:
 
 def _row(line: dict[str, Any]) -> Row | None:
     try:
-        numbers = {"x": int(line["x"])} | {name: float(line[name]) for name in ("median", "q20", "q80")}
         config = json.loads(line["config"])
+        kernel, provider, mode, metric, device, versions, commit = (line[name] for name in WORDS)
+        median, q20, q80 = (float(line[name]) for name in ("median", "q20", "q80"))
+        row = Row(kernel, provider, mode, metric, int(line["x"]), median, q20, q80, config, device, versions, commit)
     except (KeyError, TypeError, ValueError):
         return None
-    words = {name: line[name] for name in WORDS}
-    if not isinstance(config, dict) or None in words.values():
-        return None
-    return Row(config=config, **numbers, **words)
+    return None if not isinstance(config, dict) or None in row else row
 
 
 def kernels_section(found: Kernels) -> str:
@@ -133,7 +133,7 @@ def kernel_charts(found: Kernels) -> list[Chart]:
             continue
         eager = {(row.device, row.x): row.median for row in of_kernel if row.provider == EAGER}
         others = [row for row in of_kernel if row.provider != EAGER]
-        against = _curves(others, lambda row, eager=eager: _ratio(eager.get((row.device, row.x)), row.median), several)
+        against = _curves(others, partial(_against, eager), several)
         level = (Level("eager", 1.0),)
         charts.append(
             Chart(f"{title}: against eager", tuple(against), level, (), x_name, "×", log_x=True, from_zero=True)
@@ -174,8 +174,10 @@ def device_of(name: str) -> Device | None:
     return next((device for device in DEVICES.values() if device.name.split()[0].lower() in name.lower()), None)
 
 
-def _ratio(eager: float | None, own: float) -> float | None:
-    return eager / own if eager else None
+def _against(eager: Mapping[tuple[str, int], float], row: Row) -> float | None:
+    """Return how many times as fast as eager code on the same device and shape a row is; None where that is missing."""
+    own = eager.get((row.device, row.x))
+    return own / row.median if own else None
 
 
 def _measured(rows: Sequence[Row]) -> str:

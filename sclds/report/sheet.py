@@ -3,10 +3,12 @@
 import io
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import EngFormatter
 
 from sclds.config.errors import UserError
@@ -16,7 +18,7 @@ from sclds.report.profile_page import Profile, phase_title, seconds_of
 COLORS = ("#2a78d6", "#d99100", "#1a9e72", "#6a56c2", "#c2476b", "#85847c")
 BEHIND = "#85847c"
 MARKS = {"checkpoint": "#b4b3ab", "restart": "#c2476b", "fault": "#c2476b", "stall": "#d99100"}
-STYLE = {"font.size": 8, "axes.titlesize": 9, "axes.spines.top": False, "axes.spines.right": False}
+STYLE: Any = {"font.size": 8, "axes.titlesize": 9, "axes.spines.top": False, "axes.spines.right": False}
 COLUMNS = 3
 
 
@@ -35,9 +37,10 @@ def sheet(title: str, charts: Sequence[Chart], profiles: Sequence[Profile] = ())
     columns = min(COLUMNS, count)
     rows = math.ceil(count / columns)
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(4.2 * columns, 2.5 * rows + 0.5), layout="constrained", dpi=130)
+        figure = Figure(
+            figsize=(4.2 * columns, 2.5 * rows + 0.5), layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.08), dpi=130
+        )
         figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold")
-        figure.get_layout_engine().set(w_pad=0.1, h_pad=0.08)
         axes = figure.subplots(rows, columns, squeeze=False).flatten().tolist()
         for place, chart in zip(axes, charts, strict=False):
             _draw(place, chart)

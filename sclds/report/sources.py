@@ -18,6 +18,7 @@ from sclds.report.run_contents import Run, read_run
 from sclds.report.run_page import NO_KERNELS, run_body
 from sclds.report.style import STYLE
 from sclds.report.throughput import throughput_charts
+from sclds.run.folder import RunFolder
 
 
 @dataclass
@@ -52,14 +53,16 @@ def read_sources(paths: Sequence[Path], reference: Reference | None = None) -> S
     if twice:
         raise UserError(f"{twice[0]} is given twice; give every folder once")
     runs: list[Run] = []
-    found, files = Sources(), []
+    found, files = Sources(), list[Path]()
     for path in paths:
+        csvs = benchmark_files(path)
+        files += csvs
         if of_folder(path):
             profile = read_profile(path)
             refuse_empty(profile)
             found.profiles.append(profile)
-        elif csvs := benchmark_files(path):
-            files += csvs
+        elif csvs and not RunFolder(path).is_run():
+            continue
         elif path.is_file():
             raise UserError(f"{path} is no CSV of kernel benchmarks; give one, or the folder of a run or a profile")
         else:

@@ -86,7 +86,7 @@ def throughput_charts(runs: Mapping[str, Run]) -> list[Chart]:
             }
             series += [_named(one, part, len(parts) > 1) for one in overlaid(runs, points)]
         first = entry == RATE
-        marks = next(iter(map(marks_of, runs.values()))) if first and len(runs) == 1 else ()
+        marks: list[Mark] = next(iter(map(marks_of, runs.values()))) if first and len(runs) == 1 else []
         charts.append(Chart(title, tuple(series), marks=tuple(marks), unit=unit, wide=first, from_zero=True))
     waits = {name: [(line["step"], _wait(line)) for line in run.metrics] for name, run in runs.items()}
     charts.append(Chart("Share of a step that waits for data", tuple(overlaid(runs, waits)), unit="%", from_zero=True))

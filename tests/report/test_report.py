@@ -231,6 +231,13 @@ def test_kernels_of_an_unknown_device_are_held_against_eager(tmp_path, runs):
     beside = written(tmp_path, runs[0], file)
     assert "Gather rows: against eager" in beside
     assert "No kernel was measured" not in beside
+    inside = tmp_path / "inside"
+    inside.mkdir()
+    (inside / "metrics.jsonl").write_text('{"step": 5, "loss": {"itm": 1.0}}')
+    shutil.copy(file, inside)
+    text = written(tmp_path, inside)
+    assert "Gather rows: against eager" in text, "a CSV in a run's folder is drawn with the run"
+    assert "Semantic Completion Learning, 5 steps" in text
 
 
 def test_plan_against_measured(runs, tmp_path):

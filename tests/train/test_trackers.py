@@ -168,7 +168,7 @@ def test_a_damaged_list_of_trackers_begins_a_new_run(tmp_path, monkeypatch):
 
 
 def test_trackers_that_begin_at_once_are_all_remembered(tmp_path, monkeypatch):
-    folder, together = RunFolder(tmp_path), threading.Barrier(8)
+    folder, together, config = RunFolder(tmp_path), threading.Barrier(8), settings()
     whole = trackers.write_atomically
 
     def slow(path, content):
@@ -178,7 +178,7 @@ def test_trackers_that_begin_at_once_are_all_remembered(tmp_path, monkeypatch):
     monkeypatch.setattr(trackers, "write_atomically", slow)
 
     def begin(key):
-        service = trackers.Wandb(settings(), folder)
+        service = trackers.Wandb(config, folder)
         service.key = key
         together.wait()
         service.identity()
