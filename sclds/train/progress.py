@@ -62,11 +62,11 @@ class Reporter:
         """What `count` was told of last, since when, when it was said, and how much was done at first."""
 
     def say(self, sentence: str) -> None:
-        """Print a sentence."""
-        self.console.print(printable(sentence), markup=False)
+        """Print a sentence; where that cannot be written, as into a log on a full disk, nothing more is printed."""
         try:
+            self.console.print(printable(sentence), markup=False)
             self.console.file.flush()
-        except BrokenPipeError:
+        except OSError:
             self.console.on_broken_pipe()
 
     def start(self, step: int) -> None:

@@ -84,6 +84,7 @@ class Launch:
     def __init__(self, folder, processes, log, most_bytes=None, real=False):
         self.folder, self.real, self.codes, self.begun = folder, real, {}, time.time() - 0.001
         words = [*replaced(SETTINGS, SHORT), f"run_dir={folder}"]
+        log.write_bytes(b"")  # what a start prints stays below the size that files may have
         if real:
             environment = launcher_environment(processes)
             with log.open("ab") as output:

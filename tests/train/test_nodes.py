@@ -185,7 +185,7 @@ def clock_ahead(folder, seconds):
     if not places:
         pytest.skip("this environment has no .pth file, through which a node gets another clock")
     own = folder / "ahead.pth"
-    own.write_text(f"{places[0].read_text()}\nimport time; true = time.time; time.time = lambda: true() + {seconds}\n")
+    own.write_text(f"{places[0].read_text()}\nimport time; time.time = lambda true=time.time: true() + {seconds}\n")
     return {places[0]: own}
 
 

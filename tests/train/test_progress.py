@@ -70,3 +70,13 @@ def test_a_terminal_that_is_gone_does_not_end_the_run():
     run.stdout = None
     _, said = run.communicate("now\n", timeout=100)
     assert (run.returncode, said) == (0, "saved\n")
+
+
+def test_a_log_on_a_full_disk_ends_no_run(pytestconfig):
+    """Its checkpoints say what is wrong, where they do not fit either."""
+    code = "from sclds.train.progress import Reporter; r = Reporter(0, 1); r.say('a'); r.say('b'); raise SystemExit(3)"
+    with open("/dev/full", "w", encoding="utf-8") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=pytestconfig.rootpath, stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert (done.returncode, done.stderr) == (3, "")
