@@ -205,7 +205,7 @@ class _FlatForward:
 
     def __call__(self, *inputs: Any) -> Any:
         """Return what the block's own forward returns."""
-        flats = [dict.__getitem__(self._block._parameters, name) for name, *_ in self._flats]
+        flats: list[Any] = [dict.__getitem__(self._block._parameters, name) for name, *_ in self._flats]
         for flat, (_, sizes, inside) in zip(flats, self._flats, strict=True):
             # one split: its backward writes all gradients side by side, once
             for place, piece in zip(inside, flat.split(sizes), strict=True):
