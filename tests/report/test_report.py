@@ -33,7 +33,7 @@ def runs(tmp_path_factory):
     for line in lines:
         line |= {"mfu": 0.4, "tokens_per_second": 9000.0, "phases": {"text_encoder": 0.1, "loss/mlm": 0.3}}
         line |= {
-            "wire_bytes": {"gathers": 3e9},
+            "wire_bytes": 3e9,
             "memory_bytes": 5e10,
             "overlap": None,
             "ranks": {"slowest": 1.1, "x": "y"},
