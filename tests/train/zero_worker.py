@@ -79,6 +79,8 @@ def note_state(engine):
         found.update({part: sum(tensor.nbytes for tensor in tensors) for part, tensors in parts.items()})
         storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage() for tensor in parts["weights"]}
         found["weights"] = sum(storage.nbytes() for storage in storages.values())
+        if hasattr(engine.optimizer, "fp32_groups_gradients_flat"):  # of which a rank's own part is resident state
+            found["gradients"] = sum(tensor.nbytes for tensor in engine.optimizer.fp32_groups_gradients_flat)
         return real()
 
     engine.step = step
