@@ -56,9 +56,9 @@ def measure(cases: dict[str, Sequence[str]], steps: int, group: ProcessGroup) ->
         "bandwidth": 3 * COPIED / _fastest(lambda: torch.add(left, right, out=out)),
     }
     group.barrier()
-    small, large = (_fastest(_gather(group, size)) for size in (SMALL, LARGE))
-    found["message_seconds"] = small
-    found["link"] = (LARGE - SMALL) * (group.world_size - 1) / max(large - small, 1e-9)
+    small, large = (_fastest(_sum(group, size)) for size in (SMALL, LARGE))
+    received = 2 * (LARGE - SMALL) * (group.world_size - 1) / group.world_size
+    found["message_seconds"], found["link"] = small, received / max(large - small, 1e-9)
     everybody = group.gather_objects(found | {"step_seconds": _step_seconds(cases, steps, group)})
     return {
         **{name: statistics.fmean(of[name] for of in everybody) for name in found},
@@ -94,9 +94,10 @@ def _fastest(act: Callable[[], object]) -> float:
     return min(seconds)
 
 
-def _gather(group: ProcessGroup, size: int) -> Callable[[], object]:
+def _sum(group: ProcessGroup, size: int) -> Callable[[], object]:
+    """Return what adds up a tensor of all processes, as gradients are, the largest messages of a step."""
     tensor = torch.ones(size // 4)
-    return lambda: group.all_gather(tensor)
+    return lambda: group.all_reduce_sum(tensor)
 
 
 def _step_seconds(cases: dict[str, Sequence[str]], steps: int, group: ProcessGroup) -> dict[str, float]:
