@@ -1,132 +1,209 @@
-"""Charts as inline SVG and HTML that take their colors from the page, so that light and dark both read well."""
+"""Charts as inline SVG and HTML that take their colors from the page, so that light and dark both read well.
 
+Beside each picture stand its numbers, out of which the page's script (`pointer.py`) answers the pointer and the keys;
+without a script the picture and its words remain.
+"""
+
+import itertools
+import json
 import math
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
-from typing import Self, TypeAlias
+from typing import Self
 
-WIDTH, HEIGHT = 300, 150
-LEFT, RIGHT, TOP, BOTTOM = 46, 10, 10, 22
-SMOOTHING_SHARE = 0.05
-"""Of a measured curve, see `line_chart`."""
-TICKS = 4
-LINE_COLORS = 5
+from sclds.report.chart import Chart, Level, Mark, Points, Series, log_ticks, nice_ticks, shown
+
+LEFT, RIGHT, TOP, BOTTOM = 46, 10, 12, 22
+NARROW, WIDE = (300, 150), (960, 200)
+"""Width and height of a picture, in a column and over the page."""
+LINE_COLORS = 6
 LEVEL_CHARACTERS = 30
 """Of the name of a level, that fit beside its line."""
+OWN = "this run"
+"""In legends, the curve that needs no name where it is alone."""
 TOO_FEW = '<p class="note">Too few logged steps for a curve.</p>'
-Points: TypeAlias = Sequence[tuple[float, float]]
 
 
-@dataclass(frozen=True)
-class Level:
-    """A value that curves are held against, as a dashed line with its name."""
-
-    name: str
-    value: float
-
-
-def line_chart(points: Points, label: str, levels: Sequence[Level] = (), smoothing: float = SMOOTHING_SHARE) -> str:
-    """Return a curve over steps: measured values pale, their running mean strong.
-
-    Args:
-        points: (step, value), ascending; values that are not finite are left out.
-        label: What the curve shows, for readers that cannot see it.
-        levels: Drawn beside it, and part of what is said.
-        smoothing: Window of the running mean, as a share of the points; 0 draws the values.
-    """
-    known = [(x, y) for x, y in points if math.isfinite(y)]
-    if len(known) < 2:
+def figure(chart: Chart) -> str:
+    """Return a chart with its numbers, and a legend where it has several curves; a sentence where it has none."""
+    if not chart.front:
         return TOO_FEW
-    xs, ys = [x for x, _ in known], [y for _, y in known]
-    smooth = running_mean(ys, max(1, round(len(ys) * smoothing)))
-    frame = _Frame.around([known], levels)
-    end_x, end_y = frame.place(xs[-1], smooth[-1])
-    drawn = (
-        f'<polyline class="raw" points="{frame.path(known)}"/>'
-        f'<polyline class="mean" points="{frame.path(list(zip(xs, smooth, strict=True)))}"/>'
-        f'<circle class="end" cx="{end_x:.1f}" cy="{end_y:.1f}" r="3.5"/>'
-    )
-    told = f"from {ys[0]:.3g} at step {xs[0]:g} to {smooth[-1]:.3g} at step {xs[-1]:g}"
-    return frame.picture(label, told, drawn, levels)
+    sizes = (NARROW, WIDE) if chart.wide else (NARROW,)
+    drawn = "".join(_picture(chart, _Frame.around(chart, *size), len(sizes) > 1) for size in sizes)
+    data = f'<script type="application/json">{_numbers(chart)}</script>'
+    return f'<div class="chart">{drawn}{data}{_legend(chart)}</div>'
 
 
-def lines_chart(curves: Mapping[str, Points], label: str, levels: Sequence[Level] = ()) -> str:
-    """Return several curves over steps in colors of their own, with a legend.
+def card(chart: Chart, note: str = "") -> str:
+    """Return a chart under its title, with the last value of a single curve."""
+    front = chart.front
+    value = shown(front[0].last, chart.unit) if len(front) == 1 and not front[0].dots else ""
+    said = f'<p class="note">{escape(note)}</p>' if note else ""
+    wide = " wide" if chart.wide else ""
+    return f'<div class="card{wide}"><h3>{escape(chart.title)}<b>{escape(value)}</b></h3>{figure(chart)}{said}</div>'
 
-    Args:
-        curves: (step, value) by name, ascending; values that are not finite are left out.
-        label: What the curves show.
-        levels: Drawn beside them.
-    """
-    known = {name: [(x, y) for x, y in points if math.isfinite(y)] for name, points in curves.items()}
-    known = {name: points for name, points in known.items() if len(points) > 1}
-    if not known:
-        return TOO_FEW
-    frame = _Frame.around(list(known.values()), levels)
-    color = {name: f"line{number % LINE_COLORS}" for number, name in enumerate(known)}
-    drawn = "".join(f'<polyline class="mean {color[n]}" points="{frame.path(points)}"/>' for n, points in known.items())
-    told = "; ".join(
-        f"{name} from {points[0][1]:.3g} at step {points[0][0]:g} to {points[-1][1]:.3g} at step {points[-1][0]:g}"
-        for name, points in known.items()
-    )
-    rows = "".join(
-        f'<li><i class="{color[name]}"></i>{escape(name)}<b>{points[-1][1]:.3g}</b></li>'
-        for name, points in known.items()
-    )
-    return f'{frame.picture(label, told, drawn, levels)}<ul class="legend">{rows}</ul>'
+
+def cards(charts: Sequence[Chart]) -> str:
+    """Return charts side by side; empty where there is none."""
+    return f'<div class="curves">{"".join(card(chart) for chart in charts)}</div>' if charts else ""
 
 
 @dataclass(frozen=True)
 class _Frame:
-    """The axes of a chart."""
+    """The axes of a chart in a picture."""
 
-    ticks: list[float]
+    width: int
+    height: int
     x: tuple[float, float]
     y: tuple[float, float]
+    ticks: list[float]
+    log_x: bool
+    log_y: bool
 
     @classmethod
-    def around(cls, curves: Sequence[Points], levels: Sequence[Level]) -> Self:
+    def around(cls, chart: Chart, width: int, height: int) -> Self:
         """Return axes that hold all curves and levels."""
-        xs = [x for points in curves for x, _ in points]
-        ys = [y for points in curves for _, y in points] + [level.value for level in levels]
-        ticks = nice_ticks(min(ys), max(ys))
-        return cls(ticks, (min(xs), max(xs)), (min(ticks[0], min(ys)), max(ticks[-1], max(ys))))
+        x, (low, high) = chart.limits()
+        ticks = log_ticks(low, high) if chart.log_y else nice_ticks(low, high)
+        y = (min(ticks[0], low), max(ticks[-1], high))
+        return cls(width, height, x, y, ticks, chart.log_x, chart.log_y)
 
     def place(self, x: float, y: float) -> tuple[float, float]:
         """Return where a point lies in the picture."""
-        across = (x - self.x[0]) / ((self.x[1] - self.x[0]) or 1)
-        up = (y - self.y[0]) / ((self.y[1] - self.y[0]) or 1)
-        return LEFT + across * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - up * (HEIGHT - TOP - BOTTOM)
+        across, up = _share(x, self.x, self.log_x), _share(y, self.y, self.log_y)
+        return LEFT + across * (self.width - LEFT - RIGHT), self.height - BOTTOM - up * (self.height - TOP - BOTTOM)
 
     def path(self, points: Points) -> str:
         """Return the points of a polyline."""
         return " ".join("{:.1f},{:.1f}".format(*self.place(x, y)) for x, y in points)
 
-    def picture(self, label: str, told: str, drawn: str, levels: Sequence[Level]) -> str:
-        """Return the whole chart; `told` says in words what is drawn."""
-        first, last = self.x
-        grid = "".join(_grid_line(tick, self.place(first, tick)[1]) for tick in self.ticks)
-        lines = "".join(_level_line(level, self.place(first, level.value)[1]) for level in levels)
-        told += "".join(f"; {level.name}: {level.value:.3g}" for level in levels)
-        name = re.sub(r"\W+", "-", label).strip("-").lower()
-        return (
-            f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-labelledby="{name}-title {name}-desc">'
-            f'<title id="{name}-title">{escape(label)}</title><desc id="{name}-desc">{escape(told)}</desc>'
-            f"{grid}{lines}{drawn}"
-            f'<text x="{LEFT}" y="{HEIGHT - 6}">step {first:g}</text>'
-            f'<text x="{WIDTH - RIGHT}" y="{HEIGHT - 6}" text-anchor="end">{last:g}</text></svg>'
+    @property
+    def numbers(self) -> str:
+        """What the script needs to find values under the pointer."""
+        sides = [self.width, self.height, LEFT, RIGHT, TOP, BOTTOM]
+        return json.dumps([*self.x, *self.y, *sides, int(self.log_x), int(self.log_y)])
+
+
+def _share(value: float, ends: tuple[float, float], log: bool) -> float:
+    low, high = ends
+    if log:
+        value, low, high = (math.log(max(one, 1e-30)) for one in (value, low, high))
+    return (value - low) / ((high - low) or 1)
+
+
+def _picture(chart: Chart, frame: _Frame, one_of_two: bool) -> str:
+    """Return the SVG; its label says in words what it shows."""
+    first, last = frame.x
+    grid = "".join(_grid_line(frame, tick, chart.unit) for tick in frame.ticks)
+    lines = "".join(_level_line(frame, level, chart.unit) for level in chart.levels)
+    curves = "".join(_curve(frame, series, color) for series, color in _colored(chart))
+    size = f" {'wide' if frame.width == WIDE[0] else 'narrow'}" if one_of_two else ""
+    return (
+        f'<svg class="plot{size}" viewBox="0 0 {frame.width} {frame.height}" role="img" tabindex="0" '
+        f'data-frame="{frame.numbers}" aria-label="{escape(f"{chart.title}: {_told(chart)}")}">'
+        f"{grid}{_marks(frame, chart.marks)}{lines}{curves}"
+        f'<text x="{LEFT}" y="{frame.height - 6}">{escape(chart.x_name)} {_axis(first)}</text>'
+        f'<text x="{frame.width - RIGHT}" y="{frame.height - 6}" text-anchor="end">{_axis(last)}</text></svg>'
+    )
+
+
+def _colored(chart: Chart) -> list[tuple[Series, str]]:
+    """Return the curves with their classes, those behind first."""
+    colors = (f"line{number % LINE_COLORS}" for number in itertools.count())
+    known = [(series, _color(series) or next(colors)) for series in chart.series]
+    return sorted(known, key=lambda one: not one[0].behind)
+
+
+def _color(series: Series) -> str:
+    if series.behind:
+        return "behind"
+    return "" if series.place is None else f"line{series.place % LINE_COLORS}"
+
+
+def _curve(frame: _Frame, series: Series, color: str) -> str:
+    values = list(zip(series.xs, series.ys, strict=True))
+    if series.behind:
+        means = list(zip(series.xs, series.means or series.ys, strict=True))
+        return f'<polyline class="mean behind" points="{frame.path(means)}"/>'
+    strong = list(zip(series.xs, series.means, strict=True)) if series.means else values
+    pale = f'<polyline class="raw {color}" points="{frame.path(values)}"/>' if series.means else ""
+    if series.dots:
+        ends = "".join(
+            '<circle class="end {}" cx="{:.1f}" cy="{:.1f}" r="3"/>'.format(color, *frame.place(*one)) for one in strong
         )
+    else:
+        ends = '<circle class="end {}" cx="{:.1f}" cy="{:.1f}" r="3.5"/>'.format(color, *frame.place(*strong[-1]))
+    return f'{pale}<polyline class="mean {color}" points="{frame.path(strong)}"/>{ends}'
 
 
-def _level_line(level: Level, y: float) -> str:
+def _told(chart: Chart) -> str:
+    """Return what is drawn in words."""
+    curves = "; ".join(
+        f"{series.name + ' ' if series.name else ''}from {shown(series.ys[0], chart.unit)} at {chart.x_name} "
+        f"{series.xs[0]:g} to {shown(series.last, chart.unit)} at {chart.x_name} {series.xs[-1]:g}"
+        for series in chart.series
+    )
+    levels = "".join(f"; {level.name}: {shown(level.value, chart.unit)}" for level in chart.levels)
+    return curves + levels + "".join(f"; {mark.text}" for mark in chart.marks[:20])
+
+
+def _numbers(chart: Chart) -> str:
+    """Return the numbers of a chart as JSON that a page can hold."""
+    series = [
+        {"name": s.name, "class": color, "x": [_whole(x) for x in s.xs], "y": [_short(y) for y in s.ys]}
+        | ({"mean": [_short(mean) for mean in s.means]} if s.means else {})
+        for s, color in _colored(chart)
+    ]
+    marks = [[_whole(mark.x), mark.text] for mark in chart.marks]
+    known = {"x": chart.x_name, "unit": chart.unit, "series": series, "marks": marks}
+    return json.dumps(known, separators=(",", ":")).replace("<", "\\u003c")
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.4g}")
+
+
+def _whole(value: float) -> float:
+    return int(value) if value == int(value) else _short(value)
+
+
+def _axis(value: float) -> str:
+    return f"{value:,.0f}" if value == int(value) else f"{value:g}"
+
+
+def _legend(chart: Chart) -> str:
+    """Return names and last values of several curves, or of one that has a name."""
+    if len(chart.series) < 2 and not chart.series[0].name:
+        return ""
+    rows = "".join(
+        f'<li><i class="{color}"></i>{escape(series.name or OWN)}<b>{shown(series.last, chart.unit)}</b></li>'
+        for series, color in sorted(_colored(chart), key=lambda one: one[0].behind)
+    )
+    return f'<ul class="legend">{rows}</ul>'
+
+
+def _marks(frame: _Frame, marks: Sequence[Mark]) -> str:
+    """Return what happened, at the foot of the picture, and what broke the run as a line over its height."""
+    drawn = []
+    foot = frame.height - BOTTOM
+    for mark in marks:
+        x = frame.place(mark.x, frame.y[0])[0]
+        if mark.kind == "checkpoint":
+            drawn.append(f'<path class="mark checkpoint" d="M{x:.1f},{foot - 7}l4,7h-8z"/>')
+        else:
+            drawn.append(f'<line class="mark {mark.kind}" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{foot}"/>')
+    return "".join(drawn)
+
+
+def _level_line(frame: _Frame, level: Level, unit: str) -> str:
+    y = frame.place(frame.x[0], level.value)[1]
     # below the line where there is room above it for nothing
     text_y = y + 10 if y < TOP + 12 else y - 4
     return (
-        f'<line class="level" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
-        f'<text class="level" x="{WIDTH - RIGHT}" y="{text_y:.1f}" text-anchor="end">'
-        f"{escape(shorten(level.name, LEVEL_CHARACTERS))} {level.value:.3g}</text>"
+        f'<line class="level" x1="{LEFT}" x2="{frame.width - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
+        f'<text class="level" x="{frame.width - RIGHT}" y="{text_y:.1f}" text-anchor="end">'
+        f"{escape(shorten(level.name, LEVEL_CHARACTERS))} {shown(level.value, unit)}</text>"
     )
 
 
@@ -136,54 +213,53 @@ def shorten(text: str, characters: int) -> str:
     return text if len(text) <= characters else f"{text[:half]}…{text[-half:]}"
 
 
-def _grid_line(tick: float, y: float) -> str:
+def _grid_line(frame: _Frame, tick: float, unit: str) -> str:
+    y = frame.place(frame.x[0], tick)[1]
+    text = (
+        f"{100 * tick:g} %"
+        if unit == "%"
+        else shown(tick, unit)
+        if unit == "B"
+        else f"{tick:,.0f}"
+        if abs(tick) >= 1000
+        else f"{tick:g}"
+    )
     return (
-        f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
-        f'<text x="{LEFT - 6}" y="{y + 3.5:.1f}" text-anchor="end">{tick:g}</text>'
+        f'<line x1="{LEFT}" x2="{frame.width - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
+        f'<text x="{LEFT - 6}" y="{y + 3.5:.1f}" text-anchor="end">{text}</text>'
     )
 
 
-def nice_ticks(low: float, high: float) -> list[float]:
-    """Return about `TICKS` round numbers that enclose or nearly enclose [low, high]."""
-    span = (high - low) or abs(high) or 1.0
-    raw = span / TICKS
-    magnitude = 10 ** math.floor(math.log10(raw))
-    step = next(m * magnitude for m in (1, 2, 2.5, 5, 10) if m * magnitude >= raw * 0.999)
-    first, last = math.floor(low / step), math.ceil(high / step)
-    return [float(f"{i * step:.10g}") for i in range(first, last + 1)]
-
-
-def running_mean(values: Sequence[float], window: int) -> list[float]:
-    """Return the mean of up to `window` values that end at each place."""
-    means, total = [], 0.0
-    for i, value in enumerate(values):
-        total += value - (values[i - window] if i >= window else 0.0)
-        means.append(total / min(i + 1, window))
-    return means
-
-
-def stacked_bar(parts: Sequence[tuple[str, str, float]]) -> str:
+def stacked_bar(parts: Sequence[tuple[str, str, float]], legend: bool = True) -> str:
     """Return a bar of seconds with its legend.
 
     Args:
         parts: (class of the color, label, seconds), in order.
+        legend: Whether to name them below; the pointer tells them anyway.
     """
     total = sum(seconds for *_, seconds in parts) or 1.0
-    shown = [(color, label, seconds) for color, label, seconds in parts if seconds > 0]
+    known = [(color, label, seconds) for color, label, seconds in parts if seconds > 0]
     segments = "".join(
-        f'<span class="{color}" style="flex-grow:{seconds / total:.4f}" title="{escape(label)}"></span>'
-        for color, label, seconds in shown
+        f'<span class="{color}" style="flex-grow:{seconds / total:.4f}" '
+        f'data-tip="{escape(label)}: {seconds / total:.1%}, {_seconds(seconds)}"></span>'
+        for color, label, seconds in known
     )
+    told = escape("; ".join(f"{label} {seconds / total:.0%}" for _, label, seconds in known))
+    bar = f'<div class="bar" role="img" aria-label="{told}">{segments}</div>'
     rows = "".join(
-        f'<li><i class="{color}"></i>{escape(label)}<b>{seconds / total:.0%}</b><small>{seconds:.3f} s</small></li>'
-        for color, label, seconds in shown
+        f'<li><i class="{color}"></i>{escape(label)}<b>{seconds / total:.0%}</b><small>{_seconds(seconds)}</small></li>'
+        for color, label, seconds in known
     )
-    return f'<div class="bar" role="presentation">{segments}</div><ul class="legend">{rows}</ul>'
+    return f'{bar}<ul class="legend">{rows}</ul>' if legend else bar
+
+
+def _seconds(value: float) -> str:
+    return f"{value:,.0f} s" if value >= 100 else f"{value:.3g} s" if value >= 1 else f"{1e3 * value:.3g} ms"
 
 
 def share_bar(value: float, chance: float) -> str:
     """Return a small bar of a fraction, with a mark at what chance gives."""
     return (
-        f'<span class="share" title="chance {chance:.1%}"><span style="width:{100 * value:.1f}%"></span>'
+        f'<span class="share" data-tip="chance {chance:.1%}"><span style="width:{100 * value:.1f}%"></span>'
         f'<i style="left:{100 * min(chance, 1.0):.1f}%"></i></span>'
     )

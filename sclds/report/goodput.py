@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from html import escape
 
 from sclds.report.charts import stacked_bar
+from sclds.report.parts import note, section
 from sclds.run.events import Event
-from sclds.run.goodput import goodput_of
+from sclds.run.goodput import Goodput, goodput_of
 
 TITLES = {
     "step": ("forward", "Steps that stand"),
@@ -28,7 +29,6 @@ def goodput_section(events: Sequence[Event]) -> str:
     found = goodput_of(events)
     if found is None or not found.wall:
         return ""
-    bar = stacked_bar([(*TITLES[part], found.seconds[part]) for part in TITLES])
     starts = sum(event.kind == "start" and event.rank == 0 for event in events)
     spent = [(TITLES[part][1].lower(), seconds) for part, seconds in found.seconds.items() if seconds]
     told = ", ".join(f"{what} {seconds:,.0f} s" for what, seconds in spent)
@@ -36,10 +36,15 @@ def goodput_section(events: Sequence[Event]) -> str:
         f"Of {found.wall:,.0f} s since the first of {starts} start{'s' if starts != 1 else ''}, {found.share:.1%} went "
         f"into steps that its result holds (goodput): {told}."
     )
-    return (
-        f'<section><h2>What it went through</h2><p class="note">{escape(text)}</p><div class="card">{bar}</div>'
-        f"{_faults(events)}</section>"
+    return section(
+        "What it went through",
+        f'{note(text)}<div class="card">{goodput_bar(found)}</div>{_faults(events)}',
     )
+
+
+def goodput_bar(found: Goodput) -> str:
+    """Return a bar of a run's time by part."""
+    return stacked_bar([(*TITLES[part], found.seconds[part]) for part in TITLES])
 
 
 def _faults(events: Sequence[Event]) -> str:

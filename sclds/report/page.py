@@ -5,6 +5,7 @@ from html import escape
 from pathlib import Path
 
 from sclds.config.errors import UserError
+from sclds.report.pointer import POINTER
 from sclds.run.files import write_atomically
 
 STYLE = """
@@ -64,11 +65,11 @@ def document(title: str, body: str, style: str) -> str:
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
         f'<meta name="viewport" content="width=device-width,initial-scale=1"><style>{STYLE}{style}</style></head>'
-        f"<body><main>{body}</main><script>{SCRIPT}</script></body></html>\n"
+        f"<body><main>{body}</main><script>{SCRIPT}{POINTER}</script></body></html>\n"
     )
 
 
-def write_page(path: Path, content: str, remedy: str) -> None:
+def write_page(path: Path, content: str | bytes, remedy: str) -> None:
     """Write a page; an older one is replaced in one go.
 
     Raises:

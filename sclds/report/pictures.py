@@ -58,6 +58,11 @@ def _texts(seen: Seen, tokenizer: Tokenizer) -> str:
     return "\n\n".join(lines)
 
 
+def as_code(text: str) -> str:
+    """Return lines as Markdown that keeps them as they are."""
+    return "\n".join(f"    {line}" for line in text.splitlines())
+
+
 def code(text: str) -> str:
     """Return text as Markdown that shows it as it is, whatever it holds: a caption must not become a link or image."""
     ticks = "`" * (1 + max((len(run) for run in re.findall("`+", text)), default=0))

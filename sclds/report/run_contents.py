@@ -9,10 +9,10 @@ from sclds.config import Config
 from sclds.config.errors import ConfigError, UserError
 from sclds.config.reading import load_config
 from sclds.data.quarantine import read_quarantine
+from sclds.report.sampled import sample_metrics
 from sclds.run.environment import Start
 from sclds.run.events import Event, read_events
 from sclds.run.folder import MARKS, RunFolder
-from sclds.run.metrics import read_metrics
 
 
 @dataclass
@@ -29,6 +29,20 @@ class Run:
     events: Sequence[Event] = ()
     problems: list[str] = field(default_factory=list)
     """A sentence for everything that is damaged."""
+    even: frozenset[float] = frozenset()
+    """Of a long run, of which not all lines are read, the steps of those at even distances."""
+    logged: int = 0
+    """Lines that were logged."""
+
+    @property
+    def name(self) -> str:
+        """What the run is called."""
+        return self.config.name if self.config else self.folder.resolve().name
+
+    @property
+    def evenly(self) -> list[dict[str, Any]]:
+        """Lines of which means and medians may be taken."""
+        return [line for line in self.metrics if line["step"] in self.even] if self.even else self.metrics
 
 
 def read_run(run_dir: Path) -> Run:
@@ -44,7 +58,8 @@ def read_run(run_dir: Path) -> Run:
     if not files.is_run():
         raise UserError(f"{folder} is not the folder of a run: it holds none of {', '.join(MARKS)}; give one that does")
     _read_config(run, files)
-    run.metrics = read_metrics(files.metrics, run.problems)
+    sampled = sample_metrics(files.metrics, run.problems)
+    run.metrics, run.even, run.logged = sampled.lines, sampled.even, sampled.logged
     run.results = files.read_results(run.problems)
     run.starts = files.read_starts(run.problems)
     run.events = read_events(files.events, run.problems)

@@ -3,37 +3,36 @@
 It is built from the run folder alone. What a run did not leave behind becomes a sentence instead of a section.
 """
 
-from collections import Counter
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
-from typing import Any
 
+from sclds.config import keys_that_may_change
 from sclds.costs.peak import summarize_steps
 from sclds.evaluation.losses import loss_titles
 from sclds.evaluation.record import differences
 from sclds.evaluation.retrieval import DIRECTIONS
-from sclds.evaluation.section import Cell, Section
-from sclds.evaluation.tasks import sections
-from sclds.report.charts import share_bar, stacked_bar
-from sclds.report.curves import heldout_curves, training_curves
+from sclds.report.charts import cards
+from sclds.report.curves import accuracy_charts, heldout_charts, loss_charts
 from sclds.report.goodput import goodput_section
 from sclds.report.page import document, write_page
+from sclds.report.parts import Tile, contents, facts, folded, listed, note, section, tiles
+from sclds.report.planned import planned_section
+from sclds.report.reference import Reference, reference_of
+from sclds.report.results import queries, set_aside, task_sections
 from sclds.report.run_contents import Run, read_run
+from sclds.report.settings import setting_differences, settings_of
 from sclds.report.starts import describe_start
 from sclds.report.style import STYLE
-from sclds.report.thumbnails import thumbnails
+from sclds.report.throughput import parts_of, phases, throughput
 from sclds.run.folder import RunFolder
+from sclds.run.goodput import goodput_of
 from sclds.run.health import health_of
 
-KINDS = {"image": "images", "video": "videos"}
-STAGES = {
-    "data": "Waiting for data",
-    "forward": "Forward",
-    "backward": "Backward",
-    "optimizer": "Optimizer",
-    "other": "Logging and the rest",
-}
+NO_KERNELS = (
+    "No kernel was measured beside this run. `python kernels/benchmarks/run.py` writes a CSV; `sclds report RUN "
+    "runs/kernel-benchmarks` draws both on one page."
+)
 
 
 def write_report(run_dir: Path) -> Path:
@@ -49,34 +48,38 @@ def write_report(run_dir: Path) -> Path:
 
 
 def page(run: Run) -> str:
-    """Return the whole page."""
-    name = run.config.name if run.config else run.folder.name
-    body = "".join(
+    """Return the whole page of a run alone."""
+    return document(run.name, run_body(run, reference_of(run), section("Roofline of kernels", note(NO_KERNELS))), STYLE)
+
+
+def run_body(run: Run, reference: Reference | None, kernels: str) -> str:
+    """Return what the page of a run holds.
+
+    Args:
+        run: It.
+        reference: Curves behind its own.
+        kernels: The section of measured kernels.
+    """
+    sections = "".join(
         (
-            f"<header><h1>{escape(name)}</h1><p class=lead>{escape(_lead(run))}</p></header>",
-            _warnings(run),
-            _tiles(run),
-            _set_aside(run),
-            _task_sections(run),
-            _section("Queries", _queries(run)),
-            _section("Losses", _curves(run)),
-            _heldout(run),
-            _section("Where the time went", _time(run)),
+            section("Losses", _curves(run, reference)),
+            _heldout(run, reference),
+            task_sections(run),
+            section("Queries", queries(run)),
+            section("Throughput", throughput({run.name: run})),
+            section("Where the time went", _time(run)),
             goodput_section(run.events),
-            _section("Where it ran", _starts(run)),
-            _section("Do it again", _commands(run)),
-            _section("Settings", _settings(run)),
+            section("Plan against measured", planned_section(run)),
+            kernels,
+            section("Where it ran", _starts(run)),
+            section("Do it again", _commands(run)),
+            section("Settings", _settings(run)),
         )
     )
-    return document(name, body, STYLE)
-
-
-def _section(title: str, content: str) -> str:
-    return f"<section><h2>{escape(title)}</h2>{content}</section>"
-
-
-def _note(sentence: str) -> str:
-    return f'<p class="note">{sentence}</p>'
+    return (
+        f"<header><h1>{escape(run.name)}</h1><p class=lead>{escape(_lead(run))}</p></header>"
+        f"{contents(sections)}{_warnings(run)}{tiles(headline(run))}{set_aside(run)}{sections}"
+    )
 
 
 def _lead(run: Run) -> str:
@@ -104,177 +107,114 @@ def _warnings(run: Run) -> str:
         told += [f"The results below are not of the run as it stands: {one}" for one in stale]
         if stale:
             told.append("The command that continues the run measures them again.")
-    return _listed(told)
+    return listed(told + long_run(run))
 
 
-def _listed(sentences: Sequence[str]) -> str:
-    """Return sentences that call for attention; nothing where there is none."""
-    return f'<ul class="card warn">{"".join(f"<li>{escape(one)}</li>" for one in sentences)}</ul>' if sentences else ""
+def long_run(run: Run) -> list[str]:
+    """Return how much of a long run is drawn, where that is not all."""
+    if not run.even:
+        return []
+    return [
+        f"Drawn from {len(run.metrics):,} of {run.logged:,} logged steps: of every stretch the first, and those with "
+        f"the least and the largest total loss, gradient norm and rate (M4, Jugel et al., VLDB 2014); means and "
+        f"medians are those of the {len(run.even):,} at even distances"
+    ]
 
 
-def _tiles(run: Run) -> str:
+def headline(run: Run) -> list[Tile]:
     """Return the headline figures."""
-    tiles = []
+    found = []
     for kind, directions in run.results.get("retrieval", {}).items():
         for direction, label in DIRECTIONS.items():
             row = directions[direction]
             chance = min(1.0, 10 / row["n"])
-            note = f"{row['r10'] / chance:.1f}× chance ({chance:.1%}) of {row['n']:,} candidates"
-            tiles.append((f"{label.format(kind)}, R@10", f"{row['r10']:.0%}", note))
-    pace = summarize_steps(run.metrics)
+            against = f"{row['r10'] / chance:.1f}× chance ({chance:.1%}) of {row['n']:,} candidates"
+            found.append(Tile(f"{label.format(kind)}, R@10", f"{row['r10']:.0%}", against))
+    pace = summarize_steps(run.evenly)
     if pace:
         share = _share_of_peak(run)
-        note = f"{share:.0%} of peak matmul speed" if share else "training, median"
-        tiles.append(("Speed", f"{pace['samples_per_second']:,.0f}/s", f"samples; {note}"))
-    cards = "".join(
-        f'<div class="card tile"><span>{escape(a)}</span><b>{b}</b><small>{escape(c)}</small></div>'
-        for a, b, c in tiles
-    )
-    return f'<div class="tiles">{cards}</div>' if tiles else ""
+        against = f"{share:.0%} of peak matmul speed" if share else "training, median"
+        found.append(Tile("Speed", f"{pace['samples_per_second']:,.0f}/s", f"samples; {against}"))
+    for entry, against in (("mfu", "of the data sheet's peak, last line"), ("tokens_per_second", "last line")):
+        values = [value for line in run.evenly for value in parts_of(line, entry).values()]
+        if values:
+            title, text = ("MFU", f"{values[-1]:.1%}") if entry == "mfu" else ("Tokens", f"{values[-1]:,.0f}/s")
+            found.append(Tile(title, text, against))
+    good = goodput_of(run.events)
+    if good and good.wall:
+        found.append(Tile("Goodput", f"{good.share:.0%}", "of its time in steps that stand"))
+    return found
 
 
-def _set_aside(run: Run) -> str:
-    """Return how many samples could not be used, the most frequent reasons, and where they are named."""
-    if not run.quarantine:
-        return ""
-    reasons = Counter(str(entry.get("reason")) for entry in run.quarantine).most_common(3)
-    count = len({str(entry.get("sample")) for entry in run.quarantine})
-    samples = "1 sample" if count == 1 else f"{count:,} samples"
-    why = "; ".join(f"{number:,} × {reason}" for reason, number in reasons)
-    return _note(escape(f"Set aside as unusable: {samples}, named in {run.folder / 'quarantine.jsonl'} ({why})."))
-
-
-def _task_sections(run: Run) -> str:
-    """Return the tables of every task that has left something, in the order of the tasks."""
-    shown = sections(run.results)
-    if not shown:
-        return _section("Results", _note("No held-out result yet: it is measured when the run ends."))
-    return "".join(
-        _section(section.title, (_note(escape(section.note)) if section.note else "") + _table(section))
-        for section in shown
-    )
-
-
-def _table(section: Section) -> str:
-    head = "".join(f'<th scope="col">{escape(column)}</th>' for column in ("", *section.columns))
-    rows = "".join(
-        f"<tr><td>{escape(name)}</td>"
-        f"{''.join(_cell(label, cell) for label, cell in zip(section.columns, cells, strict=True))}</tr>"
-        for name, cells in section.rows
-    )
-    # what is too wide scrolls in a box of its own, by keys too; on a narrow screen rows become blocks
-    return (
-        f'<div class="card scroll" role="region" aria-label="{escape(section.title)}" tabindex="0">'
-        f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
-    )
-
-
-def _cell(label: str, cell: Cell) -> str:
-    if not cell.text:
-        return "<td></td>"
-    chance = f"<small>{escape(cell.chance)}</small>" if cell.chance else ""
-    bar = "" if cell.share is None else share_bar(cell.share, cell.chance_share)
-    return f'<td data-label="{escape(label)}">{escape(cell.text)}{chance}{bar}</td>'
-
-
-def _queries(run: Run) -> str:
-    """Return the example queries with the images that they retrieved."""
-    examples = run.results.get("examples", [])
-    if not examples:
-        return _note("No example queries yet: they are written with the result.")
-    wanted = {i for example in examples for i in (*example["retrieved"], example["sample_id"])}
-    images = thumbnails(run.config, wanted) if run.config else {}
-    missing = "" if images else " The shards are not on this machine, so the images are left out."
-    return (
-        _note(
-            f"Held-out captions at even distances, not chosen by result, and their best five. The right one is framed; "
-            f"if it is not among the five, it stands at the end.{missing}"
-        )
-        + f'<div class="queries">{"".join(_query(example, images) for example in examples)}</div>'
-    )
-
-
-def _query(example: dict[str, Any], images: dict[str, str]) -> str:
-    """Return one query's card."""
-    right, rank = example["sample_id"], example["rank"]
-    hits = [_hit(i, images, place, i == right) for place, i in enumerate(example["retrieved"], 1)]
-    if right not in example["retrieved"]:
-        hits.append(_hit(right, images, rank, True, " missed"))
-    return (
-        f'<div class="card query"><p>{escape(example["caption"])}</p>'
-        f'<p class="note">rank {rank} of {example["of"]:,} {escape(KINDS.get(example["kind"], "samples"))}</p>'
-        f'<div class="hits">{"".join(hits)}</div></div>'
-    )
-
-
-def _hit(sample_id: str, images: dict[str, str], rank: int, right: bool, extra: str = "") -> str:
-    """Return one retrieved image."""
-    shown = images.get(sample_id)
-    content = f'<img src="{shown}" alt="{escape(sample_id)}">' if shown else "no image"
-    label = f"{rank} · right" if right else str(rank)
-    return (
-        f'<figure class="hit{" right" if right else ""}{extra}" title="{escape(sample_id)}">'
-        f'<div class="frame">{content}</div><figcaption>{label}</figcaption></figure>'
-    )
-
-
-def _curves(run: Run) -> str:
+def _curves(run: Run, reference: Reference | None) -> str:
     """Return the charts of training, and which losses stayed at what guessing gives."""
-    charts = training_curves(run.metrics)
+    runs = {run.name: run}
+    charts = loss_charts(runs, reference.curves if reference else None)
     if not charts:
-        return _note("No loss was logged yet.")
-    note = (
+        return note("No loss was logged yet.")
+    said = (
         "On the training batches; the strong line is a running mean, the dashed one what guessing gives: for "
         "contrastive and completion losses the logarithm of the number of candidates, both directions added, for "
         "matching ln 2, for masked words their entropy."
     )
-    if run.config is None:
-        return _note(note) + charts
-    config = run.config
-    health = health_of(run.metrics, config.schedule.steps, config.log.stuck_share)
-    stuck = [one.sentence(loss_titles().get(one.term, one.term)) for one in health.stuck.values()]
-    size, part = config.batch.global_size, config.losses.negatives == "micro_batch"
-    note += f" Candidates are {'those that run at the same time of ' if part else ''}the {size:,} samples of a batch."
-    return _note(note) + _listed(stuck) + charts
+    stuck: list[str] = []
+    if run.config is not None:
+        config = run.config
+        health = health_of(run.evenly, config.schedule.steps, config.log.stuck_share)
+        stuck = [one.sentence(loss_titles().get(one.term, one.term)) for one in health.stuck.values()]
+        size, part = config.batch.global_size, config.losses.negatives == "micro_batch"
+        said += (
+            f" Candidates are {'those that run at the same time of ' if part else ''}the {size:,} samples of a batch."
+        )
+    beside = note(_about_reference(run, reference)) if reference else ""
+    right = folded("How often the right one was found", cards(accuracy_charts(runs)))
+    return note(said) + beside + listed(stuck) + cards(charts) + (f'<div class="more">{right}</div>' if right else "")
 
 
-def _heldout(run: Run) -> str:
+def _about_reference(run: Run, reference: Reference) -> str:
+    """Return whose curves stand behind, and which of its settings are other."""
+    told = f"Behind it, dotted and gray, a reference: {reference.source}."
+    free = tuple(keys_that_may_change())
+    there = {name: value for name, value in reference.settings.items() if not name.startswith(free)}
+    here = {name: value for name, value in settings_of(run).items() if name in there}
+    differing = setting_differences({"here": here, "there": {name: there[name] for name in here}})
+    if not differing:
+        return f"{told} What its settings compute is what those of this run do."
+    shown = "; ".join(f"{name} {there} instead of {here}" for name, (here, there) in list(differing.items())[:6])
+    more = f"; and {len(differing) - 6} more" if len(differing) > 6 else ""
+    return f"{told} Its settings differ: {shown}{more}."
+
+
+def _heldout(run: Run, reference: Reference | None) -> str:
     """Return the charts of what was measured during training; nothing where that was not asked for."""
-    charts = heldout_curves(run.metrics, run.results)
+    charts = heldout_charts({run.name: run}, reference.curves if reference else None)
     if not charts:
         return ""
-    note = "Measured during training"
+    said = "Measured during training"
     if run.config is not None:
         evaluation = run.config.evaluation
         share = f" on {evaluation.share:.0%} of the batches of each set" if evaluation.share < 1 else ""
         size = f"{evaluation.batch_size:,} samples"
-        note += f"{share}; losses over batches of {size}, which do not compare with those of training"
-    return _section("Held-out sets during training", _note(escape(f"{note}.")) + charts)
+        said += f"{share}; losses over batches of {size}, which do not compare with those of training"
+    return section("Held-out sets during training", note(f"{said}.") + cards(charts))
 
 
 def _starts(run: Run) -> str:
     """Return where and with what the run ran, the last start first; earlier ones are folded."""
     if not run.starts:
-        return _note("Where and with what this run ran was not recorded.")
-    tables = [
-        "".join(f"<div><dt>{escape(what)}</dt><dd>{escape(value)}</dd></div>" for what, value in describe_start(start))
-        for start in reversed(run.starts)
-    ]
+        return note("Where and with what this run ran was not recorded.")
+    tables = [facts(describe_start(start)) for start in reversed(run.starts)]
     last, *earlier = (f'<dl class="facts">{table}</dl>' for table in tables)
     starts = "1 earlier start" if len(earlier) == 1 else f"{len(earlier)} earlier starts"
-    folded = f"<details><summary>{starts}</summary>{''.join(earlier)}</details>" if earlier else ""
-    return f'<div class="card">{last}{folded}</div>'
+    return f'<div class="card">{last}{folded(starts, "".join(earlier))}</div>'
 
 
 def _time(run: Run) -> str:
     """Return where the time of a step went, and how fast that is."""
-    pace = summarize_steps(run.metrics)
-    if not pace:
-        return _note("No step was timed yet.")
-    seconds = pace["seconds"]
-    bar = stacked_bar([(stage, label, seconds[stage]) for stage, label in STAGES.items()])
-    sentence = f"An optimizer step takes {seconds['total']:.3f} s; {pace['samples_per_second']:,.0f} samples/s."
+    pace = summarize_steps(run.evenly)
     profile, share = run.results.get("profile", {}), _share_of_peak(run)
+    if not pace:
+        return note("No step was timed yet.")
     if share is None:
         speed = "FLOPs and the share of the peak were not measured in this run."
     else:
@@ -284,7 +224,7 @@ def _time(run: Run) -> str:
             f"GFLOP/s at which {_processes(profile['processes'])} on this machine multiplied large matrices. FLOPs are "
             f"counted from the configuration, at {profile['text_tokens']} tokens a caption."
         )
-    return f'{_note(sentence)}<div class="card">{bar}</div>{_note(speed)}'
+    return phases({run.name: run}) + note(speed)
 
 
 def _processes(count: int) -> str:
@@ -293,7 +233,7 @@ def _processes(count: int) -> str:
 
 def _share_of_peak(run: Run) -> float | None:
     """Return the share of the machine's peak matmul speed that training reached, or None if it is not known."""
-    profile, pace = run.results.get("profile", {}), summarize_steps(run.metrics)
+    profile, pace = run.results.get("profile", {}), summarize_steps(run.evenly)
     if not pace or not {"flops_per_sample", "peak_flops", "processes", "text_tokens"} <= set(profile):
         return None
     if not profile["peak_flops"]:
@@ -331,5 +271,5 @@ def _commands(run: Run) -> str:
 def _settings(run: Run) -> str:
     """Return the resolved configuration, folded."""
     if not run.settings:
-        return _note("The run folder holds no config.yaml.")
+        return note("The run folder holds no config.yaml.")
     return f'<details class="card"><summary>config.yaml, resolved</summary><pre>{escape(run.settings)}</pre></details>'

@@ -16,8 +16,8 @@ from sclds.report.page import webp_uri
 
 SIDE = 112
 """Pixels; shown at half of that on a dense screen."""
-CLIP_FRAMES = 6
-CLIP_MILLISECONDS = 250
+CLIP_FRAMES = 4
+CLIP_MILLISECONDS = 350
 """How long a frame of a video stays."""
 
 
@@ -52,13 +52,20 @@ def _data_uri(kind: str, content: bytes) -> str:
     """Return an image or a video as (animated) WebP on white."""
     buffer = io.BytesIO()
     if kind == "image":
-        _thumbnail(upright_image(content)).save(buffer, "WEBP", quality=85)
+        _thumbnail(upright_image(content)).save(buffer, "WEBP", quality=75)
     else:
         available = inspect("video", content).frames
         numbers = np.linspace(0, available - 1, min(available, CLIP_FRAMES)).astype(int).tolist()
         frames = [_thumbnail(Image.fromarray(frame)) for frame in read_frames(content, numbers)]
         frames[0].save(
-            buffer, "WEBP", save_all=True, append_images=frames[1:], duration=CLIP_MILLISECONDS, loop=0, quality=80
+            buffer,
+            "WEBP",
+            save_all=True,
+            append_images=frames[1:],
+            duration=CLIP_MILLISECONDS,
+            loop=0,
+            quality=65,
+            method=6,
         )
     return webp_uri(buffer.getvalue())
 

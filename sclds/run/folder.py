@@ -35,6 +35,7 @@ class RunFolder:
         self.quarantine = self.root / "quarantine.jsonl"
         self.events = self.root / "events.jsonl"
         self.report = self.root / "report.html"
+        self.trackers = self.root / "trackers.json"
         self.tensorboard = self.root / "tensorboard"
         self.checkpoints = self.root / "checkpoints"
         self.collectives = self.root / "flight_recorder"

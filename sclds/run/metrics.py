@@ -14,6 +14,15 @@ NUMBERS = ("step", "lr", "grad_norm", "samples_per_second", "skipped", "time", "
 HELDOUT = "heldout/"
 """Before the names of figures of held-out sets, which stand in the line itself."""
 LARGEST = 2**63
+_NO_FIGURES = ("sets", "evaluation", "profile", "steps", "examples")
+"""Of results.json."""
+GROUPS = {"levels": "guessing", "learning_rates": "learning_rate"}
+"""Entries of a line that go by another name where scalars are shown."""
+_NAMES = ("rank",)
+"""Entries of tables that say who, by number."""
+_OF_TRAINING = ("grad_norm", "samples_per_second", "skipped", "goodput")
+_OF_THE_LINE = ("step", "time", "spent", "lr")
+"""Entries that are no scalars of their own: `lr` is one of `learning_rates`."""
 
 
 def read_metrics(path: Path, problems: list[str] | None = None) -> list[dict[str, Any]]:
@@ -36,7 +45,7 @@ def read_metrics(path: Path, problems: list[str] | None = None) -> list[dict[str
     # not splitlines(): to that, some control characters inside a line end it
     texts = content.split(b"\n")
     for number, text in enumerate(texts, 1):
-        line = _line(text)
+        line = parse_line(text)
         if line is not None:
             steps[line["step"]] = line
         elif text.strip():
@@ -54,12 +63,40 @@ def heldout_figures(line: dict[str, Any]) -> dict[str, float]:
     return {name: value for name, value in line.items() if name.startswith(HELDOUT) and value is not None}
 
 
+def scalars_of(line: dict[str, Any]) -> dict[str, float]:
+    """Return the numbers of a line by the names that TensorBoard and trackers show; what was not finite is left out."""
+    scalars: dict[str, Any] = {}
+    for key, value in line.items():
+        if isinstance(value, dict):
+            named = {} if key in _OF_THE_LINE else {name: one for name, one in value.items() if name not in _NAMES}
+            scalars |= {f"{GROUPS.get(key, key)}/{name}": one for name, one in named.items()}
+        elif key.startswith(HELDOUT):
+            scalars[key] = value
+        elif key not in _OF_THE_LINE:
+            scalars[f"{'training' if key in _OF_TRAINING else 'speed'}/{key}"] = value
+    return {name: float(value) for name, value in scalars.items() if _is_number(value)}
+
+
+def result_scalars(results: dict[str, Any]) -> dict[str, float]:
+    """Return the figures of a `results.json` at its end by name, without those of single sets and of the machine."""
+    figures = {key: value for key, value in results.items() if key not in _NO_FIGURES}
+    if isinstance(figures.get("losses"), dict):
+        figures["losses"] = figures["losses"].get("final", {})
+    return _numbers_in(figures, "results")
+
+
+def _numbers_in(tree: Any, name: str) -> dict[str, float]:
+    if isinstance(tree, dict):
+        return {n: v for key, value in tree.items() for n, v in _numbers_in(value, f"{name}/{key}").items()}
+    return {name: float(tree)} if _is_number(tree) else {}
+
+
 def finite(value: float) -> float | None:
     """Return a number as JSON can hold it; None for what is not finite."""
     return value if math.isfinite(value) else None
 
 
-def _line(text: bytes) -> dict[str, Any] | None:
+def parse_line(text: bytes) -> dict[str, Any] | None:
     """Return a line if it is an object with a step and numbers, or nothing."""
     try:
         line = json.loads(text)

@@ -107,7 +107,7 @@ def test_a_plan_of_a_small_run_shows_no_zeros(capsys):
 
 def test_a_folder_without_a_run_gets_no_page(tmp_path, capsys):
     assert main(["report", str(tmp_path)]) == 2
-    assert "is no run's folder" in capsys.readouterr().err
+    assert "is empty: no run, profile or benchmark has written there yet" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
     assert main(["report", str(tmp_path / "none")]) == 2
     assert "does not exist" in capsys.readouterr().err
