@@ -277,6 +277,12 @@ class LogConfig(Section):
     """Optimizer steps between images of masked inputs in TensorBoard; 0 writes none."""
     tensorboard: bool = True
     """Write TensorBoard event files."""
+    wandb: str | None = None
+    """Project of Weights & Biases that the run is written to, by its own library; WANDB_MODE=offline stays here."""
+    mlflow: str | None = None
+    """Experiment of MLflow that the run is written to, at MLFLOW_TRACKING_URI."""
+    trackio: str | None = None
+    """Project of trackio that the run is written to."""
     stuck_share: Share = 0.2
     """A run says so once when a loss stayed at what guessing gives for this share of its steps; 0 never says so."""
 

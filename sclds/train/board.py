@@ -1,6 +1,6 @@
 """TensorBoard event files, of which no fault ends a run: it is said once, and nothing is written there any more."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +22,23 @@ class Board:
         self._writer: Any = None
         self._try(lambda: setattr(self, "_writer", SummaryWriter(str(folder), purge_step=purge_step)))
 
-    def scalar(self, name: str, value: float, step: int) -> None:
-        """Add a number."""
-        self._try(lambda: self._writer and self._writer.add_scalar(name, value, step))
+    def scalars(self, values: Mapping[str, float], step: int) -> None:
+        """Add numbers by name."""
+        self._try(lambda: self._add(values, step))
 
-    def image(self, name: str, pixels: Tensor, step: int) -> None:
-        """Add a (3, H, W) image in [0, 1]."""
+    def _add(self, values: Mapping[str, float], step: int) -> None:
+        for name, value in values.items():
+            if self._writer is not None:
+                self._writer.add_scalar(name, value, step)
+
+    def picture(self, name: str, pixels: Tensor, text: str, step: int) -> None:
+        """Add a (3, H, W) image in [0, 1] and what belongs to it, as Markdown."""
         self._try(lambda: self._writer and self._writer.add_image(name, pixels, step))
+        self._try(lambda: self._writer and self._writer.add_text(name, text, step))
 
-    def text(self, name: str, markdown: str, step: int) -> None:
-        """Add a text."""
-        self._try(lambda: self._writer and self._writer.add_text(name, markdown, step))
+    def text(self, name: str, markdown: str) -> None:
+        """Add a text that is of no step."""
+        self._try(lambda: self._writer and self._writer.add_text(name, markdown, 0))
 
     def close(self) -> None:
         """Write what is left."""

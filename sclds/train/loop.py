@@ -34,7 +34,7 @@ from sclds.train.guards import Guards
 from sclds.train.heldout import HeldoutMeasurements
 from sclds.train.interrupt import StopRequest
 from sclds.train.journal import Journal
-from sclds.train.metrics import MetricsWriter
+from sclds.train.metrics import MetricsWriter, show_results
 from sclds.train.preflight import preflight
 from sclds.train.progress import Reporter, write_page_of
 from sclds.train.record import StartRecord
@@ -194,6 +194,7 @@ class Run:
         results["profile"] = machine_profile(self.config, self.group.world_size)
         if self.group.rank == 0:
             self.folder.write_results(results)
+            show_results(self.config, self.folder, results, self.reporter.say)
         if self.record is not None:
             self.record.update(self.step, "finished")
         self.journal.note("finish", "the last step is done, and its results are written")

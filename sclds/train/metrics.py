@@ -1,4 +1,4 @@
-"""The metrics of a run: one line of `metrics.jsonl`, and TensorBoard scalars, per logged step."""
+"""The metrics of a run: one line of `metrics.jsonl` per logged step, and the same in TensorBoard and trackers."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -8,17 +8,19 @@ import torch
 
 from sclds.batch import Batch
 from sclds.config import Config
+from sclds.config.reading import dump_config
 from sclds.data.tokenizer import Tokenizer
 from sclds.losses.makeup import makeup_of
 from sclds.objectives import objectives_in_use
 from sclds.objectives.levels import Makeup, trivial_level
-from sclds.report.pictures import masked_inputs
+from sclds.report.pictures import as_code, masked_inputs
 from sclds.run.folder import RunFolder
 from sclds.run.goodput import Spent
-from sclds.run.metrics import finite
+from sclds.run.metrics import finite, result_scalars, scalars_of
 from sclds.train.board import Board
 from sclds.train.distributed import ProcessGroup
 from sclds.train.step import StepReport
+from sclds.train.trackers import Tracker, open_trackers
 
 
 class MetricsWriter:
@@ -47,9 +49,9 @@ class MetricsWriter:
         self._group = group
         self._word_entropy = word_entropy
         self._since = (time.perf_counter(), start_step)
-        self._board = None
-        if group.rank == 0 and config.log.tensorboard:
-            self._board = Board(folder.tensorboard, start_step + 1, say)
+        self._boards = _boards(config, folder, start_step + 1, say) if group.rank == 0 else []
+        for board in self._boards:
+            board.text("settings", as_code(dump_config(config)))
 
     def due(self, step: int) -> bool:
         """Return whether the step that ends as number `step` is logged: first, last, every few, and where measured."""
@@ -111,7 +113,8 @@ class MetricsWriter:
         }
         if self._group.rank == 0:
             self._folder.append_metrics(line)
-            self._write_scalars(line, heldout)
+            for board in self._boards:
+                board.scalars(scalars_of(line), step)
         return line
 
     def _levels(self, micro_batches: Sequence[Batch]) -> dict[str, float]:
@@ -127,29 +130,29 @@ class MetricsWriter:
         return {name: level for name, level in levels.items() if level is not None}
 
     def show_inputs(self, step: int, batch: Batch, tokenizer: Tokenizer) -> None:
-        """Write masked inputs of step number `step` to TensorBoard, where they are due."""
+        """Write masked inputs of step number `step` to TensorBoard and trackers, where they are due."""
         every = self._config.log.pictures_every
-        if self._board is None or not every or (step != 1 and step % every):
+        if not self._boards or not every or (step != 1 and step % every):
             return
         for shown in masked_inputs(batch, self._config, tokenizer):
-            self._board.image(f"inputs/{shown.name}", shown.picture, step)
-            self._board.text(f"inputs/{shown.name}", shown.text, step)
+            for board in self._boards:
+                board.picture(f"inputs/{shown.name}", shown.picture, shown.text, step)
 
     def close(self) -> None:
-        """Flush TensorBoard."""
-        if self._board is not None:
-            self._board.close()
+        """Write to TensorBoard and trackers what is left."""
+        for board in self._boards:
+            board.close()
 
-    def _write_scalars(self, line: Mapping[str, Any], heldout: Mapping[str, float]) -> None:
-        if self._board is None:
-            return
-        scalars = {f"loss/{name}": value for name, value in line["loss"].items()}
-        scalars |= {f"guessing/{name}": value for name, value in line["levels"].items()}
-        scalars |= {f"seconds/{name}": value for name, value in line["seconds"].items()}
-        scalars |= {f"learning_rate/{name}": value for name, value in line["learning_rates"].items()}
-        scalars |= {
-            f"training/{name}": line[name] for name in ("grad_norm", "samples_per_second", "skipped", "goodput")
-        }
-        for name, value in (scalars | dict(heldout)).items():
-            if value is not None:
-                self._board.scalar(name, value, line["step"])
+
+def show_results(config: Config, folder: RunFolder, results: Mapping[str, Any], say: Callable[[str], None]) -> None:
+    """Write what a run found at its end to TensorBoard and trackers; rank 0 alone."""
+    step = config.schedule.steps
+    for board in _boards(config, folder, step + 1, say):
+        board.scalars(result_scalars(dict(results)), step)
+        board.close()
+
+
+def _boards(config: Config, folder: RunFolder, purge_step: int, say: Callable[[str], None]) -> list[Board | Tracker]:
+    """Open everything that shows what a run logs."""
+    own = [Board(folder.tensorboard, purge_step, say)] if config.log.tensorboard else []
+    return [*own, *open_trackers(config, folder, say)]

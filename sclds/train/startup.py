@@ -18,6 +18,7 @@ from sclds.config.weights import TOKENIZER, architecture_problems
 from sclds.run.checkpoints import Checkpoint, newest_checkpoint, resume_problems
 from sclds.run.folder import RunFolder
 from sclds.train.place import Place, take_ranks, this_place
+from sclds.train.trackers import tracker_problems
 
 USER_ERROR = 2
 """Exit code where the user's input is at fault."""
@@ -72,6 +73,7 @@ def checked_start(
             if name not in os.environ
         ],
         lambda: _deepspeed_problems(config.engine),
+        lambda: tracker_problems(config.log) if trains else [],
         lambda: _offload_problems(config),
         lambda: _best_problems(config),
         # a run that goes on has its weights in its checkpoint
