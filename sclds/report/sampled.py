@@ -55,7 +55,7 @@ def sample_metrics(path: Path, problems: list[str]) -> Sampled:
     by_step = {step: place for place, text in enumerate(texts) if (step := _step(text)) is not None}
     steps = sorted(by_step)
     places = [by_step[step] for step in steps]
-    firsts, others = _chosen(texts, places)
+    firsts, others = _chosen(texts, places, _HELDOUT in content)
     lines, damaged, even = [], 0, []
     for number in sorted({*firsts, *others}):
         line = parse_line(texts[places[number]])
@@ -82,8 +82,14 @@ def _step(text: bytes) -> int | None:
     return int(digits) if digits.isdigit() else None
 
 
-def _chosen(texts: list[bytes], places: list[int]) -> tuple[set[int], set[int]]:
-    """Return which lines are first in their stretch, and which others are to be seen, by their number."""
+def _chosen(texts: list[bytes], places: list[int], any_heldout: bool) -> tuple[set[int], set[int]]:
+    """Return which lines are first in their stretch, and which others are to be seen, by their number.
+
+    Args:
+        texts: All lines.
+        places: Of those that count, by step.
+        any_heldout: Whether a line has figures of held-out sets.
+    """
     count = len(places)
     edges = [number * count // STRETCHES for number in range(STRETCHES + 1)]
     others = {count - 1} if count else set()
@@ -93,7 +99,7 @@ def _chosen(texts: list[bytes], places: list[int]) -> tuple[set[int], set[int]]:
             part = values[first:end]
             if np.isfinite(part).any():
                 others |= {first + int(np.nanargmin(part)), first + int(np.nanargmax(part))}
-    measured = [number for number, place in enumerate(places) if _HELDOUT in texts[place]]
+    measured = [number for number, place in enumerate(places) if _HELDOUT in texts[place]] if any_heldout else []
     others |= set(measured[:: max(1, len(measured) // STRETCHES)]) | set(measured[-1:])
     return set(edges[:-1]), others
 

@@ -52,7 +52,7 @@ def _data_uri(kind: str, content: bytes) -> str:
     """Return an image or a video as (animated) WebP on white."""
     buffer = io.BytesIO()
     if kind == "image":
-        _thumbnail(upright_image(content)).save(buffer, "WEBP", quality=75, method=6)
+        _thumbnail(upright_image(content)).save(buffer, "WEBP", quality=75)
     else:
         available = inspect("video", content).frames
         numbers = np.linspace(0, available - 1, min(available, CLIP_FRAMES)).astype(int).tolist()
