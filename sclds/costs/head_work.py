@@ -98,12 +98,12 @@ def count_losses(work: Work, counted: Counted) -> None:
         width = model.fusion.width if objective.reads else model.projection
         terms = most_frames if objective.per_frame else 1
         count = rows.completed if objective.count == "completed" else rows.frames if terms > 1 else rows.samples
-        work.forward.run(v * 20 * count * width, terms * (29 + 12 * objective.per_frame + treated))
+        work.forward.run(v * 20 * count * width, terms * (31 + 12 * objective.per_frame + treated))
         work.backward.run(v * 8 * count * width, terms * (1 + 2 * objective.per_frame))
         work.kept += v * 4 * count * width + 2 * v * count * width * objective.per_frame
     if compared:
-        work.forward.run(0, 18)
-        work.backward.run(0, 3)
+        work.forward.run(0, 20)
+        work.backward.run(0, 10)
     for objective in objectives:
         if objective.loss == "group_nce":
             groups = -(-rows.samples // counted.config.batch.group_size)

@@ -13,6 +13,8 @@ from sclds.costs.counts import Kind, packed_forward, pairs_of, parameter_counts,
 from sclds.model import flops
 from sclds.model.scl import SCLModel
 
+LAYERS = ["model.text.layers=2", "model.fusion.layers=2"]
+"""Of few layers the last one, which reads less than it computes, is a larger part of all."""
 CONFIGS = Path(__file__).parents[2] / "configs"
 VOCABULARY = 50265
 
@@ -109,9 +111,7 @@ def test_linear_maps_of_a_real_forward(
     """The built model runs the linear maps that are counted, and 2 % more at most: the last layer may project keys and
     values of pairs that nobody reads. Attention is left out, since backends pad differently.
     """
-    # of few layers the last one is a larger part of all
-    layers = ["model.text.layers=2", "model.fusion.layers=2"]
-    config = with_losses(load_config(CONFIGS / "quickstart.yaml", layers), **weights)
+    config = with_losses(load_config(CONFIGS / "quickstart.yaml", LAYERS), **weights)
     [grid] = grids_of(config)
     frames = 1 if kind == "image" else config.data.frames
     rows = [view_of(kind, frames, row, grid, config.losses.mlm_view) for row in range(2)]
@@ -132,7 +132,7 @@ def test_deepspeeds_flops_profiler_agrees(kind: Kind) -> None:
     """Its multiply-adds of a real forward are half of what is counted; its FLOPs hold norms and activations besides."""
     from deepspeed.profiling.flops_profiler import FlopsProfiler
 
-    config = load_config(CONFIGS / "quickstart.yaml")
+    config = load_config(CONFIGS / "quickstart.yaml", LAYERS)
     [grid] = grids_of(config)
     frames = 1 if kind == "image" else config.data.frames
     rows = [view_of(kind, frames, row, grid, "t1") for row in range(2)]
