@@ -36,7 +36,7 @@ def write_pair(folder, name, caption, annotation, protocol=4):
 
 
 class Attention:
-    """A model whose every token attends as it is told, by caption and word: weights of 2 heads over 1 + 4 x 4 places."""
+    """A model whose tokens attend as they are told, by word: weights of 2 heads over [CLS] and 4 x 4 patches."""
 
     tokenizer = load_tokenizer("embedded")
     preprocessing = SimpleNamespace(image_size=SIDE, max_text_tokens=30)
@@ -136,7 +136,7 @@ class Danger:
 
 def test_a_pickle_that_names_code_runs_nothing(tmp_path, capsys):
     write_pair(tmp_path, "a", "a dog", {"dog": [(Danger(), pixels())]})
-    with pytest.raises(BadSampleError, match="it names builtins.print, which is no array"):
+    with pytest.raises(BadSampleError, match=r"it names builtins\.print, which is no array"):
         read_pair(tmp_path, "a")
     assert capsys.readouterr().out == ""
 
