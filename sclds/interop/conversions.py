@@ -1,23 +1,30 @@
 """Whole conversions between files: what `sclds convert` does; each returns what it wrote."""
 
 import contextlib
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
-from sclds.config import Config
+from sclds.config import Config, ModelConfig
 from sclds.config.errors import CheckpointError, UserError
 from sclds.config.reading import parse_config
 from sclds.interop.encoders import from_encoders
-from sclds.interop.folder import ModelFolder, Origin, parameter_shapes, read_folder, write_folder
+from sclds.interop.fine_tuned import absent, as_pretrained, head_of
+from sclds.interop.folder import ModelFolder, Origin, completed, parameter_shapes, read_folder, write_folder
 from sclds.interop.huggingface import export, read_exported
 from sclds.interop.preprocessing import files_of, of_run
 from sclds.interop.released import architecture_of, from_released, read_released, to_released
 from sclds.run.checkpoints import newest_checkpoint, read_checkpoint
 from sclds.run.folder import RunFolder
 from sclds.run.foreign import foreign
+from sclds.tasks import task_of
 from sclds.train.consolidate import SavedWeights
+
+_WORDS, _TYPES = "text_encoder.embedding.word_embedding", "token_type_embeddings.weight"
+"""Tables whose rows the settings of a run need not say."""
 
 
 def released_to_folder(file: Path, out: Path, settings: list[str], allow: list[str], seed: int) -> ModelFolder:
@@ -64,8 +71,15 @@ def run_to_folder(run: Path, out: Path) -> ModelFolder:
     return folder
 
 
-def from_run(path: Path) -> ModelFolder:
+def from_run(path: Path, answers: bool = False) -> ModelFolder:
     """Return the weights of a run's newest checkpoint, or of the one that `path` is, with all that shows them data.
+
+    A model that was fine-tuned for retrieval is one of pre-training: its ranking head is the matching head's, and the
+    head of masked words, which it does not have, is drawn.
+
+    Args:
+        path: Run folder or checkpoint.
+        answers: Whether a fine-tuned model that answers will do, which has other heads.
 
     Raises:
         UserError: If there is none, it is not complete, or the run's tokenizer cannot be had.
@@ -73,30 +87,47 @@ def from_run(path: Path) -> ModelFolder:
     checkpoint = read_checkpoint(path) or newest_checkpoint(path / "checkpoints")
     if checkpoint is None:
         raise CheckpointError(f"{path} holds no complete checkpoint; name a run folder, or a `step-…` folder of one")
-    settings: Config = parse_config(checkpoint.config)
-    if settings.task is not None:
+    run = checkpoint.folder.parents[1]
+    settings: Config = parse_config(checkpoint.config).model_copy(update={"run_dir": str(run)})
+    task = None if settings.task is None else task_of(settings)
+    if task is not None and not task.reads_captions and not answers:
         raise CheckpointError(
-            f"{checkpoint.folder} was fine-tuned for task.name={settings.task.name}: a folder holds a pre-trained "
-            f"model, with heads that this one does not have; convert the run that it started from"
+            f"{checkpoint.folder} was fine-tuned for task.name={task.name}: a folder holds a pre-trained model, with "
+            f"heads that this one does not have; convert the run that it started from, or answer with "
+            f"`sclds.load` from Python"
         )
-    weights = SavedWeights(checkpoint.folder)
-    vocabulary = weights["text_encoder.embedding.word_embedding"].shape[0]
-    text = settings.model.text.model_copy(update={"vocab_size": vocabulary})
-    config = settings.model.model_copy(update={"text": text, "init_from": None})
+    saved = SavedWeights(checkpoint.folder)
+    config = _architecture(settings, saved)
     shapes = parameter_shapes(config)
-    lacking = [name for name in shapes if name not in weights]
+    weights: Mapping[str, Tensor] = saved
+    drawn: list[str] = []
+    if task is not None and task.reads_captions:
+        weights, drawn = as_pretrained(saved, shapes)
+    head = None if task is None or task.reads_captions else head_of(settings, saved)
+    names = [name for name in shapes if name not in drawn and (head is None or not absent(name))]
+    lacking = [name for name in names if name not in weights]
     if lacking:
         raise CheckpointError(f"{checkpoint.folder} lacks {', '.join(lacking[:5])}; it is of another version")
-    results = RunFolder(checkpoint.folder.parents[1]).read_results()
+    results = RunFolder(run).read_results()
     origin = Origin(
         f"run {settings.name}, step {checkpoint.step}",
-        dropped=[name for name in weights if name not in shapes],
+        initialized=drawn,
+        dropped=[name for name in saved if name not in shapes],
         training_data=[dataset.name for dataset in settings.data.train],
         results=results.get("retrieval", {}) if results.get("steps") == checkpoint.step else {},
     )
     preprocessing = of_run(settings)
-    files = files_of(preprocessing.tokenizer, preprocessing.max_text_tokens, vocabulary)
-    return ModelFolder(config, weights.only(shapes), origin, preprocessing=preprocessing, tokenizer=files)
+    files = files_of(preprocessing.tokenizer, preprocessing.max_text_tokens, config.text.vocab_size)
+    kept = saved.only(names) if weights is saved else completed(config, weights, drawn, origin.seed)
+    return ModelFolder(config, kept, origin, preprocessing=preprocessing, tokenizer=files, answers=head)
+
+
+def _architecture(settings: Config, weights: Mapping[str, Tensor]) -> ModelConfig:
+    """Return the architecture of a run, with the tables as large as its weights have them."""
+    words, types = (len(weights[name]) for name in (_WORDS, _TYPES))
+    text = settings.model.text.model_copy(update={"vocab_size": words})
+    fusion = settings.model.fusion.model_copy(update={"token_types": types})
+    return settings.model.model_copy(update={"text": text, "fusion": fusion, "init_from": None})
 
 
 def read_model(path: Path) -> ModelFolder:
@@ -109,7 +140,7 @@ def read_model(path: Path) -> ModelFolder:
         raise CheckpointError(f"{path} does not exist; name a run folder, or a folder that `sclds convert` wrote")
     remedy = found.remedy if (found := foreign(path)) else ""
     if "`sclds convert run " in remedy:
-        return from_run(path)
+        return from_run(path, answers=True)
     if "`sclds convert from-huggingface " in remedy and path.is_dir():
         return read_exported(path)
     return read_folder(path)

@@ -52,6 +52,21 @@ class Origin:
 
 
 @dataclass(frozen=True)
+class AnswerHead:
+    """The head of a fine-tuned model that answers; it stands in no folder, only in the run."""
+
+    task: str
+    """`task.name`."""
+    classes: tuple[str, ...]
+    weights: Mapping[str, Tensor]
+    """By the names of `sclds.tasks.model.TaskHead`."""
+    images: int
+    """Images of a question or statement."""
+    use_image: bool
+    """Whether it was shown images, and no blank ones."""
+
+
+@dataclass(frozen=True)
 class ModelFolder:
     """What such a folder holds."""
 
@@ -63,6 +78,8 @@ class ModelFolder:
     """What the weights were shown; None in a folder that an older version wrote."""
     tokenizer: dict[str, bytes] = field(default_factory=dict)
     """Files of the tokenizer by name; none where it could not be had."""
+    answers: AnswerHead | None = None
+    """Of a fine-tuned model that answers, which lacks the heads of pre-training."""
 
 
 def parameter_shapes(config: ModelConfig) -> dict[str, torch.Size]:

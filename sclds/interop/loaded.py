@@ -5,7 +5,7 @@ behind a run's results. The model itself is the plain definition, which runs on 
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -26,7 +26,8 @@ from sclds.data.media.inspection import inspect
 from sclds.data.media.scaling import PatchLayout, scale
 from sclds.data.media.videos import choose_frames
 from sclds.data.storage.shards import BadSampleError, Kind
-from sclds.interop.folder import ModelFolder
+from sclds.interop.fine_tuned import class_logits
+from sclds.interop.folder import AnswerHead, ModelFolder
 from sclds.interop.preprocessing import Preprocessing, files_of, tokenizer_in
 from sclds.reference.standalone.parameters_scl import PlainSCL
 
@@ -71,7 +72,11 @@ class LoadedModel:
         self._layout = PatchLayout(folder.config.vision.patch_size, shown.mean, shown.std)
         self._decoders: dict[int, Decoder] = {}
         self.model = PlainSCL(folder.config.model_dump(mode="json"), self.tokenizer.pad_id)
-        self.model.load_state_dict(folder.weights)
+        head = folder.answers
+        self.model.load_state_dict(folder.weights, strict=head is None)
+        if head is not None:
+            head = replace(head, weights={name: tensor.to(self.device) for name, tensor in head.weights.items()})
+        self._head = head
         self.model.eval().requires_grad_(False).to(self.device)
 
     def encode_text(self, texts: str | Sequence[str], batch_size: int = BATCH) -> Tensor:
@@ -87,6 +92,7 @@ class LoadedModel:
         Raises:
             UserError: A text shows nothing.
         """
+        self._refuse_answering("encode_text")
         chosen = [texts] if isinstance(texts, str) else list(texts)
         return self._features(chosen, batch_size, lambda part: self.model.project_text(*self._encoded_texts(part)))
 
@@ -101,6 +107,7 @@ class LoadedModel:
         Raises:
             UserError: An image cannot be used; it is named by its path or its number.
         """
+        self._refuse_answering("encode_image")
         return self._vision_features(_several(images, 3), "image", batch_size)
 
     def encode_video(self, videos: Media | Sequence[Media], batch_size: int = BATCH) -> Tensor:
@@ -114,6 +121,7 @@ class LoadedModel:
         Raises:
             UserError: A video cannot be used; it is named by its path or its number.
         """
+        self._refuse_answering("encode_video")
         return self._vision_features(_several(videos, 4), "video", batch_size)
 
     def match(
@@ -133,6 +141,7 @@ class LoadedModel:
         Raises:
             UserError: Texts and images are not equally many, or one cannot be used.
         """
+        self._refuse_answering("match")
         found = []
         for text, mask, vision, frames in self._fused(texts, images, videos, batch_size):
             found.append(self.model.match(text, mask, vision, frames).float().softmax(1)[:, 1].cpu())
@@ -147,6 +156,56 @@ class LoadedModel:
             for words, real, shown in zip(text.float().cpu(), mask.cpu(), vision.float().cpu(), strict=True):
                 found.append(Fused(words[real], shown[:frames], shown[frames:].unflatten(0, (frames, -1))))
         return found
+
+    @torch.inference_mode()
+    def answer(
+        self, texts: str | Sequence[str], images: Media, seconds: Media = None, batch_size: int = BATCH
+    ) -> list[str]:
+        """Return what a fine-tuned model answers to question or statement i about image i.
+
+        Args:
+            texts: One question or statement or several.
+            images: As `match` takes them.
+            seconds: The second image of each statement, for `nlvr2` alone.
+            batch_size: Questions answered at once.
+
+        Returns:
+            N answers: the names of the task's classes.
+
+        Raises:
+            UserError: The model was not fine-tuned for answers, or texts and images cannot be used.
+        """
+        head = self._head
+        if head is None:
+            raise UserError("this model has no head that answers; fine-tune it with `sclds finetune` (docs/tasks.md)")
+        if (seconds is not None) != (head.images == 2):
+            raise UserError(f"{head.task} is about {head.images} image{'s' * (head.images > 1)} beside a text")
+        logits = self._class_logits(head, texts, (images, seconds)[: head.images], batch_size)
+        return [head.classes[number] for number in logits.argmax(dim=1).tolist()]
+
+    def _class_logits(
+        self, head: AnswerHead, texts: str | Sequence[str], images: Sequence[Media], batch_size: int
+    ) -> Tensor:
+        """Return (N, classes) float32 logits of texts beside the first images, and the second ones."""
+        pooled = [
+            torch.cat([self._pooled(part, second) for part in self._pairs(texts, shown, None, batch_size)])
+            for second, shown in enumerate(images)
+        ]
+        return class_logits(head.weights, torch.cat(pooled, dim=1), self.config.text.layer_norm_eps).float()
+
+    def _pooled(self, pair: tuple[Tensor, Tensor, Tensor, int], second: int) -> Tensor:
+        """Return what a head reads of encoded pairs (B, 2C), of first images or of second ones, which have a type."""
+        text, mask, vision, frames = pair
+        types: Any = self.model.token_type_embeddings
+        fused = self.model.fuse(text, mask, vision + types.weight[1 + second] - types.weight[1])
+        return self.model.pool(fused[0], mask, fused[1], frames)
+
+    def _refuse_answering(self, call: str) -> None:
+        if self._head is not None:
+            raise UserError(
+                f"`{call}` reads heads of pre-training, and this model was fine-tuned for {self._head.task}, which "
+                f"leaves them out: it has `answer`, `fuse` and `attention`"
+            )
 
     def attention(
         self, texts: str | Sequence[str], images: Media = None, videos: Media = None, batch_size: int = BATCH
@@ -239,6 +298,8 @@ class LoadedModel:
             if row not in patches:
                 patches[row] = self._patches(media, kind, frames, f"{kind} {number}")
         stacked = torch.stack([patches[row].unflatten(0, (frames, -1)) for row in range(len(items))])
+        if self._head is not None and not self._head.use_image:
+            stacked = torch.zeros_like(stacked)  # as it was trained
         return self.model.encode_vision(stacked.to(self.device), kind == "video"), frames
 
     def _patches(self, media: Media, kind: Kind, frames: int, name: str) -> Tensor:

@@ -2,13 +2,15 @@
 
 import json
 import socket
+import tarfile
 from pathlib import Path
 
 import pytest
 import torch
 
+import sclds
 from sclds.cli.main import main
-from sclds.config.errors import ConfigError
+from sclds.config.errors import ConfigError, UserError
 from sclds.config.reading import load_config
 from sclds.data.tokenizer import load_tokenizer
 from sclds.evaluation.tasks import evaluate, figure_names, higher_is_better
@@ -77,10 +79,29 @@ def test_from_shards_to_results(settings, tmp_path, capsys):
     capsys.readouterr()
     assert main(line) == 0
     assert "This run is done" in capsys.readouterr().out
+    assert_answers_from_python(run, tmp_path, {one["question_id"]: one["answer"] for one in predictions})
     out = tmp_path / "again.json"
     assert main(["evaluate", str(run), "--out", str(out)]) == 0
     assert json.loads(out.read_text())["sets"] == results["sets"]
     assert json.loads((tmp_path / "predictions-easy_vqa-test.json").read_text()) == predictions
+
+
+def assert_answers_from_python(run, root, predictions):
+    """`sclds.load` gives the predictions of the evaluation, and says what such a model has not."""
+    with tarfile.open(root / "test" / "0.tar") as tar:
+        tar.extractall(root / "files", filter="data")
+    asked = [(root / "files" / f"test{n}.png", f"what is {k}?", 10 * n + k) for n in range(7) for k in range(1 + n % 3)]
+    images, questions, ids = zip(*asked, strict=True)
+    model = sclds.load(run)
+    assert model.answer(questions, images, batch_size=5) == [predictions[number] for number in ids]
+    assert model.answer(questions[0], images[0]) == [predictions[ids[0]]]
+    assert len(model.fuse(questions[:2], images[:2])) == 2
+    for call in (lambda: model.encode_text("a"), lambda: model.match("a", images[0]), lambda: model.encode_image([])):
+        with pytest.raises(UserError, match="fine-tuned for vqa, which leaves them out: it has `answer`"):
+            call()
+    with pytest.raises(UserError, match="vqa is about 1 image beside a text"):
+        model.answer("a", images[0], images[0])
+    assert main(["convert", "huggingface", str(run), str(root / "hub")]) == 2
 
 
 def test_any_number_of_ranks_answers_alike(settings):

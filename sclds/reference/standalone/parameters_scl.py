@@ -12,7 +12,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .plain_scl import fused, match_logits, projection, text_to_vision_attention, text_tokens, vision_tokens
+from .plain_scl import (
+    fused,
+    match_logits,
+    pooled_pair,
+    projection,
+    text_to_vision_attention,
+    text_tokens,
+    vision_tokens,
+)
 
 ACTIVATIONS = {
     "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
@@ -101,6 +109,10 @@ class PlainSCL(Parameters):
     def match(self, text_BTC: Tensor, mask_BT: Tensor, vision_BVC: Tensor, frames: int) -> Tensor:
         """Return ITM's logits (B, 2) of fused streams: does not match, matches."""
         return match_logits(self, first_token(text_BTC, mask_BT), vision_BVC[:, :frames].mean(dim=1))
+
+    def pool(self, text_BTC: Tensor, mask_BT: Tensor, vision_BVC: Tensor, frames: int) -> Tensor:
+        """Return what heads read of fused streams, (B, 2C)."""
+        return pooled_pair(self, first_token(text_BTC, mask_BT), vision_BVC[:, :frames].mean(dim=1))
 
 
 def first_token(tokens_BTC: Tensor, mask_BT: Tensor) -> Tensor:

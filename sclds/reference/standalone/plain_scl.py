@@ -171,9 +171,14 @@ def projection(module: Any, x: Tensor) -> Tensor:
 
 def match_logits(model: Any, text_cls_BC: Tensor, vision_cls_BC: Tensor) -> Tensor:
     """Return ITM's logits (B, 2) of fused [CLS] rows: does not match, matches."""
+    return model.itm_score(pooled_pair(model, text_cls_BC, vision_cls_BC))
+
+
+def pooled_pair(model: Any, text_cls_BC: Tensor, vision_cls_BC: Tensor) -> Tensor:
+    """Return fused [CLS] rows of both streams, each through its pooler, side by side: (B, 2C)."""
     poolers = (model.cross_modal_text_pooler, model.cross_modal_image_pooler)
     pooled = [F.linear(x, p.weight, p.bias).tanh() for p, x in zip(poolers, (text_cls_BC, vision_cls_BC), strict=True)]
-    return model.itm_score(torch.cat(pooled, dim=1))
+    return torch.cat(pooled, dim=1)
 
 
 def word_logits(head: Any, x: Tensor) -> Tensor:
