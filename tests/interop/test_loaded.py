@@ -1,15 +1,20 @@
 """`sclds.load`: features are those of held-out evaluation, whatever holds the model and whatever the images come in."""
 
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from PIL import Image
 from torch.nn.functional import normalize
+from transformers import AutoModel, AutoProcessor
+from transformers.utils import hub
 
 import sclds
 from sclds.batch.unpacking import sample_of
@@ -66,6 +71,69 @@ def test_whatever_holds_the_model_gives_the_same(run, loaded):
         other = sclds.load(path)
         assert torch.equal(other.encode_image(files[:2]), loaded.encode_image(files[:2]))
         assert torch.equal(other.match(captions[:2], files[:2]), loaded.match(captions[:2], files[:2]))
+
+
+@pytest.fixture(scope="module")
+def exported(run):
+    root = run[0]
+    assert main(["convert", "huggingface", str(root / "run"), str(root / "OUT")]) == 0
+    return root / "OUT"
+
+
+def test_the_pipeline_of_the_docs_retrieves_as_the_loaded_model(run, loaded, exported, monkeypatch, capsys):
+    page = (ROOT / "docs" / "models.md").read_text()
+    code = next(c for c in re.findall(r"```python\n(.*?)```", page, re.S) if "Pipeline" in c)
+    files, captions = run[4]["image"]
+    monkeypatch.chdir(exported.parent)
+    found = {"images": [Image.open(file) for file in files]}
+    exec(compile(code, "docs/models.md", "exec"), found)
+    assert "'score'" in capsys.readouterr().out
+    similar = loaded.encode_text(captions[3]) @ loaded.encode_image(files).T
+    best = found["retrieve"](captions[3], gallery=found["gallery"], top_k=3)
+    assert [one["image"] for one in best] == similar[0].topk(3).indices.tolist()
+    assert [one["score"] for one in best] == pytest.approx(similar[0].topk(3).values.tolist(), abs=1e-5)
+
+
+def test_what_is_pushed_to_the_hub_is_the_whole_model(run, loaded, exported, monkeypatch, tmp_path):
+    """The library's own upload, with a folder in the hub's place."""
+
+    class Hub:
+        def create_repo(self, repo_id, **options):
+            return SimpleNamespace(repo_id=repo_id)
+
+        def create_commit(self, repo_id, operations, **options):
+            for one in operations:
+                file = tmp_path / repo_id / one.path_in_repo
+                file.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(one.path_or_fileobj, file)
+
+    monkeypatch.setattr(hub, "hf_api", Hub)
+    monkeypatch.setattr(hub, "create_and_tag_model_card", lambda *a, **k: ModelCard("---\nlibrary_name: x\n---\n"))
+    model = AutoModel.from_pretrained(exported, trust_remote_code=True)
+    model.push_to_hub("somebody/model")
+    AutoProcessor.from_pretrained(exported, trust_remote_code=True).push_to_hub("somebody/model")
+    pushed = tmp_path / "somebody" / "model"
+    files, captions = run[4]["image"]
+    again = AutoModel.from_pretrained(pushed, trust_remote_code=True).eval()
+    inputs = AutoProcessor.from_pretrained(pushed, trust_remote_code=True)(
+        text=captions[:2], images=[Image.open(file) for file in files[:2]]
+    )
+    with torch.inference_mode():
+        assert torch.equal(again(**inputs).itm_logits, model.eval()(**inputs).itm_logits)
+    assert torch.equal(sclds.load(pushed).match(captions[:2], files[:2]), loaded.match(captions[:2], files[:2]))
+
+
+@pytest.mark.parametrize("kind", ["image", "video"])
+def test_attention_sums_to_one_and_has_the_shape_that_is_told(run, loaded, kind):
+    files, captions = run[4][kind]
+    frames, places = (1, 16) if kind == "image" else (3, 9)
+    found = loaded.attention(captions[:3], **{f"{kind}s": files[:3]}, batch_size=2)
+    lengths = [len(loaded.tokenizer.encode(caption, 32)[0]) for caption in captions[:3]]
+    assert [tuple(one.shape) for one in found] == [(4, n, frames * (1 + places)) for n in lengths]
+    for one in found:
+        torch.testing.assert_close(one.sum(-1), torch.ones(one.shape[:2]))
+    alone = loaded.attention(captions[1], **{f"{kind}s": files[1]})[0]
+    torch.testing.assert_close(alone, found[1], rtol=0, atol=1e-6)
 
 
 def test_images_and_videos_may_come_decoded(run, loaded):
