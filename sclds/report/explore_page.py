@@ -1,6 +1,7 @@
 """`sclds explore`: a page of what a model completes on held-out data, and where its words look."""
 
 import io
+import math
 from collections.abc import Mapping
 from html import escape
 
@@ -67,8 +68,8 @@ def page(found: Explored, images: Mapping[str, str]) -> str:
 
 
 def _lead(found: Explored) -> str:
-    counts = " and ".join(f"{len(of.sample_ids):,} held-out {of.kind}s" for of in found.kinds)
-    left_out = f" {found.unusable:,} samples that cannot be used are left out." if found.unusable else ""
+    counts = " and ".join(_counted(len(of.sample_ids), f"held-out {of.kind}") for of in found.kinds)
+    left_out = f" Left out as unusable: {_counted(found.unusable, 'sample')}." if found.unusable else ""
     return (
         f"{found.source[:1].upper()}{found.source[1:]}, on {counts}. {found.vision_ratio:.0%} of the patches of an "
         f"image are dropped, or up to {found.text_ratio:.0%} of the tokens of a caption masked; out of the other "
@@ -94,8 +95,8 @@ def _gain(of: ExploredKind, way: str) -> str:
     head = "".join(f"<th>R@{k}</th>" for k in RECALLS)
     rows = "".join(
         f"<tr><td>with {escape(names[condition])}</td>"
-        + "".join(f'<td data-label="R@{k}">{_share(done.recall(condition, k))}</td>' for k in RECALLS)
-        + f'<td data-label="median rank">{done.median(condition):g}</td></tr>'
+        + "".join(f'<td data-label="R@{k}">{_told(done.recall(condition, k), ".1%")}</td>' for k in RECALLS)
+        + f'<td data-label="median rank">{_told(done.median(condition), "g")}</td></tr>'
         for condition in CONDITIONS
     )
     chance = "".join(f'<td data-label="R@{k}"><small>{min(1, k / n):.1%}</small></td>' for k in RECALLS)
@@ -122,13 +123,17 @@ def _bar(done: Completion, over: Condition, names: Mapping[Condition, str]) -> s
         for name, count in counts.items()
     )
     return (
-        f"<p>{escape(names['own'])} against {escape(names[over])}, {gain.samples:,} samples</p>"
+        f"<p>{escape(names['own'])} against {escape(names[over])}, {_counted(gain.samples, 'sample')}</p>"
         f'<div class="stack" role="img" aria-label="{told}">{parts}</div><ul class="counts">{rows}</ul>'
     )
 
 
-def _share(value: float) -> str:
-    return "" if value != value else f"{value:.1%}"  # NaN: nothing was compared
+def _counted(count: int, what: str) -> str:
+    return f"{count:,} {what}{'s' * (count != 1)}"
+
+
+def _told(value: float, form: str) -> str:
+    return "" if math.isnan(value) else format(value, form)  # NaN: nothing was compared
 
 
 def _example(one: Example, of: ExploredKind, images: Mapping[str, str]) -> str:
