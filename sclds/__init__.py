@@ -24,4 +24,4 @@ def load(path: "str | PathLike[str]", device: str = "cpu") -> "LoadedModel":
     from sclds.interop.conversions import read_model
     from sclds.interop.loaded import LoadedModel
 
-    return LoadedModel(read_model(Path(path)), device)
+    return LoadedModel(read_model(Path(path), answers=True), device)

@@ -2,7 +2,9 @@
 
 The definition is that of `mvsc` and `mlsc` (docs/method.md §3): most of an image is hidden and its [CLS] recovered with
 the caption, much of a caption and its [CLS] recovered with the image. A recovered feature is compared with the complete
-features of all held-out samples of its kind, made as training makes them.
+features of all held-out samples of its kind. Those that training compares with have seen the other modality, masked: an
+image beside its masked caption. A caption can find its own words in them, without any image. So there are two
+galleries: these, and complete features that are made alone, in which only what the whole means can be found.
 
 Shape suffixes: N samples, F frames (1 for texts and images), C channels, K first candidates.
 """
@@ -20,6 +22,9 @@ from sclds.evaluation.ranking import first_candidates, ranks_among, similarity_c
 Condition = Literal["own", "wrong", "none"]
 """Beside which partner a feature was recovered: the sample's own, another sample's, or an empty one."""
 CONDITIONS: tuple[Condition, ...] = get_args(Condition)
+Gallery = Literal["trained", "alone"]
+"""How complete features are made: as in training, beside the other modality's masked view, or beside none."""
+GALLERIES: tuple[Gallery, ...] = get_args(Gallery)
 RECALLS = (1, 10)
 
 

@@ -130,8 +130,12 @@ def _architecture(settings: Config, weights: Mapping[str, Tensor]) -> ModelConfi
     return settings.model.model_copy(update={"text": text, "fusion": fusion, "init_from": None})
 
 
-def read_model(path: Path) -> ModelFolder:
+def read_model(path: Path, answers: bool = False) -> ModelFolder:
     """Return the model in a run folder, a checkpoint of one, a folder of `sclds convert`, or an exported folder.
+
+    Args:
+        path: One of these.
+        answers: As of `from_run`.
 
     Raises:
         UserError: If it is none of these, or damaged; the sentence says what it is.
@@ -140,7 +144,7 @@ def read_model(path: Path) -> ModelFolder:
         raise CheckpointError(f"{path} does not exist; name a run folder, or a folder that `sclds convert` wrote")
     remedy = found.remedy if (found := foreign(path)) else ""
     if "`sclds convert run " in remedy:
-        return from_run(path, answers=True)
+        return from_run(path, answers)
     if "`sclds convert from-huggingface " in remedy and path.is_dir():
         return read_exported(path)
     return read_folder(path)

@@ -23,7 +23,15 @@ from sclds.data.media.decode import Decoder
 from sclds.data.samples import HELDOUT, Loaded, SampleMaker
 from sclds.data.storage.shards import BadSampleError, cache_of, open_index
 from sclds.data.tokenizer import NO_WORD
-from sclds.evaluation.completion import CONDITIONS, Condition, completion, wrong_partners
+from sclds.evaluation.completion import (
+    CONDITIONS,
+    GALLERIES,
+    Completion,
+    Condition,
+    Gallery,
+    completion,
+    wrong_partners,
+)
 from sclds.evaluation.heldout import Progress, evenly_spaced
 from sclds.evaluation.tasks import as_measured
 from sclds.interop.conversions import read_model
@@ -93,7 +101,11 @@ def _shown(kinds: Sequence[ExploredKind]) -> set[str]:
         (of, number)
         for of in kinds
         for one in of.examples
-        for number in (one.number, of.wrong[one.number], *(n for f in of.vision.found.values() for n in f[one.number]))
+        for number in (
+            one.number,
+            of.wrong[one.number],
+            *(n for f in of.vision["trained"].found.values() for n in f[one.number]),
+        )
     ]
     return {of.sample_ids[int(number)] for of, number in numbers if number >= 0}
 
@@ -114,7 +126,7 @@ class _Read:
 class _Features:
     """Fused [CLS] of all samples of a kind, batch by batch, (B, F, C) each; 1 frame for texts."""
 
-    complete: list[Tensor] = field(default_factory=list)
+    complete: dict[Gallery, list[Tensor]] = field(default_factory=lambda: {one: [] for one in GALLERIES})
     recovered: dict[Condition, list[Tensor]] = field(default_factory=lambda: {one: [] for one in CONDITIONS})
 
 
@@ -176,16 +188,13 @@ class Explorer:
             return None
         has_wrong = torch.tensor(wrong) >= 0
         identity = {"vision": image_identities(views), "text": caption_identities(views)}
-        completed = {
-            name: completion(
-                {condition: torch.cat(rows) for condition, rows in features.recovered.items()},
-                torch.cat(features.complete),
-                torch.from_numpy(identity[name]),
-                has_wrong,
-                RETRIEVED,
-            )
-            for name, features in (("vision", vision), ("text", text))
-        }
+        completed: dict[str, dict[Gallery, Completion]] = {}
+        for name, features in (("vision", vision), ("text", text)):
+            recovered = {condition: torch.cat(rows) for condition, rows in features.recovered.items()}
+            completed[name] = {
+                gallery: completion(recovered, torch.cat(rows), torch.from_numpy(identity[name]), has_wrong, RETRIEVED)
+                for gallery, rows in features.complete.items()
+            }
         return ExploredKind(
             kind,
             [one.sample_id for one in views],
@@ -252,12 +261,14 @@ class Explorer:
             text_cls, frame_cls = self._fused(words, v1, frames)
             vision.recovered[condition].append(frame_cls)
             if condition == "own":
-                text.complete.append(text_cls)
+                text.complete["trained"].append(text_cls)
         for condition, seen in (("own", v0), ("wrong", v0[shown]), ("none", blank)):
             text_cls, frame_cls = self._fused(t2, seen, frames)
             text.recovered[condition].append(text_cls)
             if condition == "own":
-                vision.complete.append(frame_cls)
+                vision.complete["trained"].append(frame_cls)
+        vision.complete["alone"].append(self._fused(empty, v0, frames)[1])
+        text.complete["alone"].append(self._fused(t0, blank, frames)[0])
         return partner
 
     def _fused(self, text: Texts, vision: Tensor, frames: int) -> tuple[Tensor, Tensor]:

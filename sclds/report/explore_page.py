@@ -2,7 +2,7 @@
 
 import io
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 
 import torch
@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from sclds.batch.unpacking import GREY
-from sclds.evaluation.completion import CONDITIONS, RECALLS, Completion, Condition
+from sclds.evaluation.completion import CONDITIONS, GALLERIES, RECALLS, Completion, Condition, Gallery
 from sclds.report.explore_style import SCRIPT, STYLE
 from sclds.report.explored import Example, Explored, ExploredKind
 from sclds.report.page import document, webp_uri
@@ -31,17 +31,29 @@ _TITLES = {
     "vision": "A masked {kind}, recovered with its caption",
     "text": "A masked caption, recovered with its {kind}",
 }
+_GALLERIES: Mapping[str, Mapping[Gallery, str]] = {
+    "vision": {
+        "trained": "Among complete {kind}s as training compares: each beside its masked caption",
+        "alone": "Among complete {kind}s alone, beside no caption",
+    },
+    "text": {
+        "trained": "Among complete captions as training compares: each beside its masked {kind}",
+        "alone": "Among complete captions alone, beside a blank {kind}",
+    },
+}
 _GAINS_NOTE = (
-    "The recovered [CLS] feature looks for its complete one among those of all samples of its kind, as in training. "
-    "Beside its own partner it should find it earlier than beside another sample's, or beside none (an empty caption, "
-    "a blank picture). Samples that say or show the same count as right; a tie counts against the model."
+    "The recovered [CLS] feature looks for its complete one among those of all samples of its kind. Beside its own "
+    "partner it should find it earlier than beside another sample's, or beside none (an empty caption, a blank one).",
+    "Training compares with complete features that have seen the partner, too, masked. So a caption may help by being "
+    "found again itself, whatever the picture shows. Among features that have seen no partner, only what both mean can "
+    "help. Samples that say or show the same count as right; a tie counts against the model.",
 )
 _EXAMPLES_NOTE = (
-    "At even distances through the held-out sets, not chosen by result. The right one is framed or in green; where it "
-    "is not among those shown, its rank says where it is. Where words look is the cross-attention of the last fusion "
-    "layer's text stream to the patches of the whole picture, mean over heads, of a word the mean over its tokens. Red "
-    "is what gets more than an even share: in full where it gets most, if that is at least twice the share. Point at a "
-    "word, or tap it."
+    "At even distances through the held-out sets, not chosen by result. What is found is shown as training compares; "
+    "the right one is framed or in green, and beside its rank stands the one among features made alone.",
+    "Where words look is the cross-attention of the last fusion layer's text stream to the patches of the whole picture, "
+    "mean over heads, of a word the mean over its tokens. Red is what gets more than an even share: in full where it "
+    "gets most, if that is at least twice the share. Point at a word, or tap it.",
 )
 
 
@@ -56,15 +68,19 @@ def page(found: Explored, images: Mapping[str, str]) -> str:
         f"<header><h1>What {escape(found.name)} completes</h1><p class=lead>{escape(_lead(found))}</p></header>",
         _untrained(found),
         "<h2>Does the other modality help?</h2>",
-        f'<p class="note">{escape(_GAINS_NOTE)}</p>',
+        _notes(_GAINS_NOTE),
         '<div class="gains">',
         *(_gain(of, way) for of in found.kinds for way in ("vision", "text")),
         "</div>",
     ]
     if any(of.examples for of in found.kinds):
-        body.append(f'<h2>Examples</h2><p class="note">{escape(_EXAMPLES_NOTE)}</p>')
+        body.append(f"<h2>Examples</h2>{_notes(_EXAMPLES_NOTE)}")
         body += [_example(one, of, images) for of in found.kinds for one in of.examples]
     return document(f"{found.name}: completion", f"{''.join(body)}<script>{SCRIPT}</script>", STYLE)
+
+
+def _notes(paragraphs: Sequence[str]) -> str:
+    return "".join(f'<p class="note">{escape(one)}</p>' for one in paragraphs)
 
 
 def _lead(found: Explored) -> str:
@@ -86,12 +102,20 @@ def _untrained(found: Explored) -> str:
 
 
 def _gain(of: ExploredKind, way: str) -> str:
-    """Return the card of one kind and modality: bars, and the figures behind them."""
-    done: Completion = getattr(of, way)
+    """Return the card of one kind and modality: for each gallery bars, and the figures behind them."""
     names = {condition: said.format(kind=of.kind) for condition, said in _BESIDE[way].items()}
     title = f"{_TITLES[way].format(kind=of.kind)}: {len(of.sample_ids):,}"
+    galleries = "".join(
+        f"<section><h4>{escape(said.format(kind=of.kind))}</h4>{_searched(getattr(of, way)[gallery], names)}</section>"
+        for gallery, said in _GALLERIES[way].items()
+    )
+    return f'<div class="card gain"><h3>{escape(title)}</h3><div class="halves">{galleries}</div></div>'
+
+
+def _searched(done: Completion, names: Mapping[Condition, str]) -> str:
+    """Return the bars and the table of one gallery."""
     bars = "".join(_bar(done, over, names) for over in CONDITIONS if over != "own")
-    n = len(of.sample_ids)
+    n = len(done.ranks["own"])
     head = "".join(f"<th>R@{k}</th>" for k in RECALLS)
     rows = "".join(
         f"<tr><td>with {escape(names[condition])}</td>"
@@ -101,10 +125,7 @@ def _gain(of: ExploredKind, way: str) -> str:
     )
     chance = "".join(f'<td data-label="R@{k}"><small>{min(1, k / n):.1%}</small></td>' for k in RECALLS)
     rows += f'<tr><td>chance</td>{chance}<td data-label="median rank"><small>{(n + 1) / 2:g}</small></td></tr>'
-    return (
-        f'<div class="card gain"><h3>{escape(title)}</h3>{bars}'
-        f"<table><thead><tr><th></th>{head}<th>median rank</th></tr></thead><tbody>{rows}</tbody></table></div>"
-    )
+    return f"{bars}<table><thead><tr><th></th>{head}<th>median rank</th></tr></thead><tbody>{rows}</tbody></table>"
 
 
 def _bar(done: Completion, over: Condition, names: Mapping[Condition, str]) -> str:
@@ -161,7 +182,8 @@ def _vision_half(one: Example, of: ExploredKind, images: Mapping[str, str]) -> s
             continue
         said = f" <em>“{escape(caption)}”</em>" if condition == "wrong" else ""
         hits = "".join(
-            _hit(of.sample_ids[at], images, at == one.number) for at in of.vision.found[condition][one.number].tolist()
+            _hit(of.sample_ids[at], images, at == one.number)
+            for at in of.vision["trained"].found[condition][one.number].tolist()
         )
         head = _what(f"with {escape(_BESIDE['vision'][condition])}{said}", of.vision, condition, one.number, of)
         rows.append(f'<div class="try">{head}<div class="hits">{hits}</div></div>')
@@ -185,7 +207,7 @@ def _text_half(one: Example, of: ExploredKind, images: Mapping[str, str]) -> str
     for condition, picture in shown.items():
         if picture is None:
             continue
-        found = of.text.found[condition][one.number, :_LISTED].tolist()
+        found = of.text["trained"].found[condition][one.number, :_LISTED].tolist()
         said = "".join(
             f"<li{' class=right' if at == one.number else ''}>{escape(of.captions[at])}</li>" for at in found
         )
@@ -198,12 +220,20 @@ def _text_half(one: Example, of: ExploredKind, images: Mapping[str, str]) -> str
     )
 
 
-def _what(label: str, done: Completion, condition: Condition, number: int, of: ExploredKind, plain: bool = True) -> str:
+def _what(
+    label: str,
+    done: Mapping[Gallery, Completion],
+    condition: Condition,
+    number: int,
+    of: ExploredKind,
+    plain: bool = True,
+) -> str:
     """Return the line above what was found: beside what, and the rank of the right one."""
-    rank = int(done.ranks[condition][number])
+    rank, alone = (int(done[gallery].ranks[condition][number]) for gallery in GALLERIES)
     first = " first" if rank == 1 else ""
     shown = f"<span>{label}</span>" if plain else label
-    return f'<p class="what">{shown}<span class="rank{first}">rank {rank:,} of {len(of.sample_ids):,}</span></p>'
+    of_all = f"rank {rank:,} of {len(of.sample_ids):,}"
+    return f'<p class="what">{shown}<span class="rank{first}">{of_all}<small>alone {alone:,}</small></span></p>'
 
 
 def _hit(sample_id: str, images: Mapping[str, str], right: bool) -> str:

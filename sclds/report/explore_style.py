@@ -1,7 +1,7 @@
 """Style and script of the page of `sclds explore`, beyond what all pages share."""
 
 STYLE = """
-.gains{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,430px),1fr));gap:12px;margin-top:16px}
+.gains{display:grid;gap:12px;margin-top:16px}.gain h4{margin:0 0 10px;font-size:14px;font-weight:500;color:var(--soft)}
 .gain td small{margin:0}
 .gain h3{font-size:15px;margin-bottom:10px}.gain p{margin:0 0 5px;font-size:14px;color:var(--soft)}
 .stack{display:flex;gap:2px;height:26px;margin:0 0 5px}.stack span{min-width:3px;border-radius:3px}
@@ -22,7 +22,7 @@ figure{margin:0;min-width:0}figcaption{color:var(--soft);font-size:12.5px;margin
 .what{display:flex;gap:8px;align-items:center;font-size:13.5px;margin:0 0 7px;min-width:0}
 .what span{min-width:0;overflow-wrap:anywhere}.what em{color:var(--soft);font-style:normal}
 .rank{margin-left:auto;flex:none;font-variant-numeric:tabular-nums;color:var(--soft);white-space:nowrap}
-.rank.first{color:var(--right);font-weight:600}
+.rank small{color:var(--faint);font-weight:400;margin-left:8px}.rank.first{color:var(--right);font-weight:600}
 .what img,.blank{width:34px;height:34px;flex:none;border-radius:5px;border:1px solid var(--line);object-fit:contain;
 background:#fff}.blank{background:var(--line)}
 .hits{display:flex;gap:6px}.hit{width:58px;height:58px;border-radius:7px;background:#fff;display:grid;

@@ -1,11 +1,11 @@
 """What the page of `sclds explore` shows: plain data, which `sclds.interop.explore` computes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
-from sclds.evaluation.completion import Completion
+from sclds.evaluation.completion import Completion, Gallery
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,9 @@ class ExploredKind:
     captions: Sequence[str]
     wrong: Sequence[int]
     """Number of the sample whose caption, image or video is the wrong one; -1 where there is none."""
-    vision: Completion
+    vision: Mapping[Gallery, Completion]
     """Of masked images or videos, recovered with a caption."""
-    text: Completion
+    text: Mapping[Gallery, Completion]
     """Of masked captions, recovered with an image or video."""
     examples: Sequence[Example]
 

@@ -63,7 +63,7 @@ _BY_NAMES: tuple[tuple[tuple[str, ...], tuple[str, str]], ...] = (
     ),
     ((r"scl\.vision_encoder\.", r"scl\.text_encoder\."), _BY_TYPE["scl"]),
     (
-        (r"(vilt\.)?(transformer\.blocks|encoder\.layer)\.\d+", r"(vilt\.embeddings\.)?text_embeddings\."),
+        (r"(vilt\.)?(transformer\.blocks|encoder\.layer)\.\d+", r"(vilt\.)?(embeddings\.)?text_embeddings\."),
         _BY_TYPE["vilt"],
     ),
     ((r"visual_encoder_m\.", r"text_encoder_m\."), _BY_TYPE["albef"]),

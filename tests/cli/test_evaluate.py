@@ -142,7 +142,7 @@ def test_folders_that_hold_nothing_to_measure_are_refused(weights, tmp_path, cap
     assert main(["evaluate", str(tmp_path)]) == 2
     assert "no run with a complete checkpoint" in capsys.readouterr().err
     assert main(["evaluate", str(weights)]) == 2
-    assert "give --config as well" in capsys.readouterr().err
+    assert "give --data NAME=SHARDS, or --config" in capsys.readouterr().err
     assert main(["evaluate", str(weights), "losses.sigmoid=1", *SMALL, "--config", "quickstart", "--data", CLIPS]) == 2
     assert "give losses.sigmoid=0" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []

@@ -98,9 +98,11 @@ def test_ranks_are_those_of_the_packed_features(run, kind):
         wanted = completion(
             dict.fromkeys(("own", "wrong", "none"), recovered), target, torch.arange(10), torch.ones(10) > 0, 5
         )
-        assert torch.equal(done.ranks["own"], wanted.ranks["own"])
-        assert torch.equal(done.found["own"], wanted.found["own"])
-    assert not torch.equal(found[kind].text.found["own"], found[kind].text.found["none"])
+        assert torch.equal(done["trained"].ranks["own"], wanted.ranks["own"])
+        assert torch.equal(done["trained"].found["own"], wanted.found["own"])
+        assert not torch.equal(done["trained"].ranks["own"], done["alone"].ranks["own"])
+    trained = found[kind].text["trained"]
+    assert not torch.equal(trained.found["own"], trained.found["none"])
 
 
 def test_examples_are_of_both_kinds_and_hide_what_training_hides(run):

@@ -16,9 +16,10 @@ def vilt():
 
 
 def bridge_tower():
-    text = SMALL | {"vocab_size": 50, "max_position_embeddings": 40}
-    vision = {"hidden_size": 32, "num_hidden_layers": 2, "image_size": 32, "patch_size": 16}
-    return BridgeTowerModel(BridgeTowerConfig(**SMALL, text_config=text, vision_config=vision))
+    small = SMALL | {"hidden_size": 64}  # a head of its vision encoder has 64 channels
+    text = small | {"vocab_size": 50, "max_position_embeddings": 40}
+    vision = {"hidden_size": 64, "num_hidden_layers": 2, "image_size": 32, "patch_size": 16}
+    return BridgeTowerModel(BridgeTowerConfig(**small, text_config=text, vision_config=vision))
 
 
 @pytest.mark.parametrize(

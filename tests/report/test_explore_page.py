@@ -26,7 +26,8 @@ def explored(wrong=(1, -1), kind="image", frames=1, untrained=(), captions=(HOST
         *(0, torch.rand(frames, 3, 8, 8), torch.tensor([[True, False], [True, True]]).expand(frames, 2, 2)),
         *(("it's",), attention, ((" it", False), ("'s", True))),
     )
-    found = ExploredKind(kind, ["a/0", "a/1"], captions, list(wrong), done, done, [example])
+    both = {"trained": done, "alone": done}
+    found = ExploredKind(kind, ["a/0", "a/1"], captions, list(wrong), both, both, [example])
     return Explored('of "<run>"', "run r, step 3", 0.8, 0.4, untrained, 3, [found])
 
 
@@ -60,7 +61,7 @@ def test_a_page_is_whole_and_shows_captions_as_they_are():
 
 def test_figures_are_those_of_the_ranks():
     content = page(explored(), {})
-    (own, wrong, none) = re.findall(r"<tr><td>with [^<]* caption</td>(.*?)</tr>", content)
+    own, wrong, none = re.findall(r"<tr><td>with [^<]* caption</td>(.*?)</tr>", content)[:3]
     assert re.findall(r">([\d.]+%?)<", own) == ["50.0%", "100.0%", "1.5"]
     assert re.findall(r">([\d.]+%?)<", wrong) == ["0.0%", "100.0%", "2"], "of the one sample that has a wrong partner"
     assert re.findall(r">([\d.]+%?)<", none) == ["50.0%", "100.0%", "1.5"]
