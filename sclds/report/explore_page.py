@@ -22,7 +22,7 @@ _LISTED = 3
 _HEAT = (216, 27, 96)
 _STRONGEST = 230
 """Opacity of the patch that a word attends to most, of 255."""
-_GAINS: Mapping[str, str] = {"earlier": "found earlier", "alike": "at the same rank", "later": "found later"}
+_GAINS: Mapping[str, str] = {"earlier": "earlier", "alike": "same rank", "later": "later"}
 _BESIDE: Mapping[str, Mapping[Condition, str]] = {
     "vision": {"own": "its caption", "wrong": "another's caption", "none": "no caption"},
     "text": {"own": "its {kind}", "wrong": "another's {kind}", "none": "a blank {kind}"},
@@ -33,12 +33,12 @@ _TITLES = {
 }
 _GALLERIES: Mapping[str, Mapping[Gallery, str]] = {
     "vision": {
-        "trained": "Among complete {kind}s as training compares: each beside its masked caption",
-        "alone": "Among complete {kind}s alone, beside no caption",
+        "trained": "Complete {kind}s beside masked captions, as trained",
+        "alone": "Complete {kind}s alone",
     },
     "text": {
-        "trained": "Among complete captions as training compares: each beside its masked {kind}",
-        "alone": "Among complete captions alone, beside a blank {kind}",
+        "trained": "Complete captions beside masked {kind}s, as trained",
+        "alone": "Complete captions alone",
     },
 }
 _GAINS_NOTE = (
@@ -51,8 +51,8 @@ _GAINS_NOTE = (
 _EXAMPLES_NOTE = (
     "At even distances through the held-out sets, not chosen by result. What is found is shown as training compares; "
     "the right one is framed or in green, and beside its rank stands the one among features made alone.",
-    "Where words look is the cross-attention of the last fusion layer's text stream to the patches of the whole picture, "
-    "mean over heads, of a word the mean over its tokens. Red is what gets more than an even share: in full where it "
+    "Where words look is the cross-attention of the last fusion layer's text stream to the patches of the whole image or "
+    "video, mean over heads, of a word the mean over its tokens. Red is what gets more than an even share: in full where it "
     "gets most, if that is at least twice the share. Point at a word, or tap it.",
 )
 
@@ -133,20 +133,24 @@ def _bar(done: Completion, over: Condition, names: Mapping[Condition, str]) -> s
     if not gain.samples:
         return f"<p>{escape(names['own'])} against {escape(names[over])}: no sample has one.</p>"
     counts = {name: getattr(gain, name) for name in _GAINS}
-    told = ", ".join(f"{_GAINS[name]} {count}" for name, count in counts.items())
+    told = "found " + ", ".join(f"{_GAINS[name]} {count}" for name, count in counts.items())
     parts = "".join(
         f'<span class="{name}" style="flex:{count} 0 0" title="{_GAINS[name]}: {count:,}"></span>'
         for name, count in counts.items()
         if count
     )
     rows = "".join(
-        f'<li><i class="{name}"></i>{_GAINS[name]} <b>{count / gain.samples:.0%}</b></li>'
+        f'<li><i class="{name}"></i>{_GAINS[name]} <b>{_percent(count / gain.samples)}</b></li>'
         for name, count in counts.items()
     )
     return (
         f"<p>{escape(names['own'])} against {escape(names[over])}, {_counted(gain.samples, 'sample')}</p>"
         f'<div class="stack" role="img" aria-label="{told}">{parts}</div><ul class="counts">{rows}</ul>'
     )
+
+
+def _percent(share: float) -> str:
+    return "&lt;1%" if 0 < share < 0.005 else f"{share:.0%}"
 
 
 def _counted(count: int, what: str) -> str:

@@ -6,7 +6,7 @@ STYLE = """
 .gain h3{font-size:15px;margin-bottom:10px}.gain p{margin:0 0 5px;font-size:14px;color:var(--soft)}
 .stack{display:flex;gap:2px;height:26px;margin:0 0 5px}.stack span{min-width:3px;border-radius:3px}
 .earlier{background:var(--teal)}.alike{background:var(--grey)}.later{background:var(--amber)}
-.counts{list-style:none;margin:0 0 16px;padding:0;display:flex;flex-wrap:wrap;gap:2px 20px;font-size:13.5px;
+.counts{list-style:none;margin:0 0 16px;padding:0;display:flex;flex-wrap:wrap;gap:2px 18px;font-size:13.5px;
 font-variant-numeric:tabular-nums}.counts li{display:flex;gap:7px;align-items:center}.counts b{font-weight:600}
 .counts i{width:11px;height:11px;border-radius:3px}
 .example{margin-top:16px;min-width:0}.example>header{display:flex;gap:4px 10px;align-items:baseline;flex-wrap:wrap;

@@ -66,7 +66,7 @@ def test_figures_are_those_of_the_ranks():
     assert re.findall(r">([\d.]+%?)<", wrong) == ["0.0%", "100.0%", "2"], "of the one sample that has a wrong partner"
     assert re.findall(r">([\d.]+%?)<", none) == ["50.0%", "100.0%", "1.5"]
     assert "its caption against another&#x27;s caption, 1 sample<" in content
-    assert 'aria-label="found earlier 1, at the same rank 0, found later 1"' in content
+    assert 'aria-label="found earlier 1, same rank 0, later 1"' in content
     assert "Left out as unusable: 3 samples." in content
     assert "1 of 4 patches kept" in content
     assert content.count('class="hit right"') == 3
