@@ -51,9 +51,9 @@ _GAINS_NOTE = (
 _EXAMPLES_NOTE = (
     "At even distances through the held-out sets, not chosen by result. What is found is shown as training compares; "
     "the right one is framed or in green, and beside its rank stands the one among features made alone.",
-    "Where words look is the cross-attention of the last fusion layer's text stream to the patches of the whole image or "
-    "video, mean over heads, of a word the mean over its tokens. Red is what gets more than an even share: in full where it "
-    "gets most, if that is at least twice the share. Point at a word, or tap it.",
+    "Where words look is the cross-attention of the last fusion layer's text stream to the patches of the whole image "
+    "or video, mean over heads, of a word the mean over its tokens. Red is what gets more than an even share: in full "
+    "where it gets most, if that is at least twice the share. Point at a word, or tap it.",
 )
 
 
