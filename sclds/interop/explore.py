@@ -250,8 +250,8 @@ class Explorer:
         frames, video = views[0].frames, views[0].kind == "video"
         partner = wrong_partners(*(torch.from_numpy(f(views)) for f in (caption_identities, image_identities)))
         shown = partner.clamp(min=0).to(self._device)
-        t0, t2 = (self._texts([getattr(one, name) for one in views]) for name in ("text", "text_scl"))
-        empty = self._texts([np.array([self._tokenizer.bos_id, self._tokenizer.eos_id])] * len(views))
+        t0, t2 = (self._loaded.encode_tokens([getattr(one, name) for one in views]) for name in ("text", "text_scl"))
+        empty = self._loaded.encode_tokens([[self._tokenizer.bos_id, self._tokenizer.eos_id]] * len(views))
         patches = torch.stack([one.patches for one in batch]).to(self._device)
         keep = torch.from_numpy(np.stack([one.keep for one in views])).to(self._device)
         v0, v1 = (self._model.encode_vision(patches, video, kept) for kept in (None, keep))
@@ -276,16 +276,6 @@ class Explorer:
         words, shown = self._model.fuse(*text, vision)
         return first_token(words, text[1])[:, None].float().cpu(), shown[:, :frames].float().cpu()
 
-    def _texts(self, ids: Sequence[np.ndarray]) -> Texts:
-        """Encode texts of token ids."""
-        padded = torch.full((len(ids), max(map(len, ids))), self._tokenizer.pad_id)
-        mask = torch.zeros(padded.shape, dtype=torch.bool)
-        for row, own in enumerate(ids):
-            padded[row, : len(own)] = torch.from_numpy(own)
-            mask[row, : len(own)] = True
-        mask = mask.to(self._device)
-        return self._model.encode_text(padded.to(self._device), mask), mask
-
     def _examples(self, places: Sequence[tuple[DatasetConfig, int]], chosen: Sequence[int]) -> list[Example]:
         """Return the samples that are shown, read again."""
         return [self._example(number, self._read(*_single(places[number]))[0]) for number in chosen]
@@ -295,8 +285,8 @@ class Explorer:
         hidden = torch.ones(views.grid**2, dtype=torch.bool)
         hidden[torch.from_numpy(views.keep)] = False
         mean, std = (torch.tensor(of)[:, None, None] for of in (self._config.data.mean, self._config.data.std))
-        frames = unpatchify(read.patches.flatten(0, 1).float(), views.grid) * std + mean
-        text = self._texts([views.text])
+        frames = unpatchify(read.patches.flatten(0, 1).float().cpu(), views.grid) * std + mean
+        text = self._loaded.encode_tokens([views.text])
         vision = self._model.encode_vision(read.patches[None].to(self._device), views.kind == "video")
         weights = self._model.attention(*text, vision)[0].mean(dim=0).cpu()
         of_patches = weights[:, views.frames :].unflatten(1, (views.frames, views.grid, views.grid))

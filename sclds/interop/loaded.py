@@ -273,11 +273,17 @@ class LoadedModel:
         cleaned = [clean_caption(text) for text in texts]
         if not all(cleaned):
             raise DataError("expected texts that show something, got an empty one")
-        ids = [self.tokenizer.encode(text, self.preprocessing.max_text_tokens)[0] for text in cleaned]
+        return self.encode_tokens([self.tokenizer.encode(t, self.preprocessing.max_text_tokens)[0] for t in cleaned])
+
+    def encode_tokens(self, ids: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+        """Return encoded texts (B, T, C) of the token ids of each, beginning and end included, and where they are real.
+
+        (B, T) bool, False where a text is shorter than the longest; both lie on the model's device.
+        """
         padded = torch.full((len(ids), max(map(len, ids))), self.tokenizer.pad_id)
         mask = torch.zeros(padded.shape, dtype=torch.bool)
         for row, own in enumerate(ids):
-            padded[row, : len(own)] = torch.tensor(own)
+            padded[row, : len(own)] = torch.as_tensor(own)
             mask[row, : len(own)] = True
         mask = mask.to(self.device)
         return self.model.encode_text(padded.to(self.device), mask), mask
