@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from sclds.batch import recipe_of
-from sclds.batch.matches import empty_views, pack_matches, text_alone
+from sclds.batch.matches import FRAME_CLS, TEXT_CLS, empty_views, pack_matches, text_alone
+from sclds.batch.views import SampleViews
 from sclds.cli.main import main
 from sclds.config.errors import UserError
 from sclds.data.loader import heldout_batches
@@ -17,6 +18,7 @@ from sclds.evaluation.gallery import match_scores
 from sclds.interop.conversions import from_run
 from sclds.interop.explore import Explorer
 from sclds.interop.loaded import LoadedModel
+from sclds.model.fusion import fuse
 from sclds.reference.standalone import plain_scl
 from tests.interop.runs import trained_run
 
@@ -42,8 +44,7 @@ def test_attention_is_that_of_the_packed_model(run, kind, frames, grid):
     generator = torch.Generator().manual_seed(1)
     patches = torch.randn(frames * grid**2, 768, generator=generator)
     text = np.array(TEXT, np.int64)
-    shown = text_alone(np.zeros(0, np.int64))
-    shown = type(shown)(**empty_views("", "", kind, frames, grid, np.zeros(0, np.int64), 0))
+    shown = SampleViews(**empty_views("", "", kind, frames, grid, np.zeros(0, np.int64), 0))
     recipe = recipe_of(config, loaded.tokenizer.pad_id)
     batch = pack_matches([text_alone(text)], [shown], np.zeros((1, 2), np.int64), patches, recipe)
     given = []
@@ -84,23 +85,51 @@ def test_attention_of_every_layer_leaves_out_what_is_masked(run):
     model.float()
 
 
+def packed_alone(config, model, loaded, batch, kind):
+    """Return what fusion makes of complete captions beside blank images, and of complete images beside empty texts."""
+    none = np.zeros(0, np.int64)
+    frames, grid = (1, 4) if kind == "image" else (3, 3)
+    shown = [SampleViews(**empty_views("", "", kind, frames, grid, none, 0)) for _ in range(10)]
+    tokenizer = loaded.tokenizer
+    captions = [np.array(tokenizer.encode(caption, 32)[0], np.int64) for caption in batch.samples.captions]
+    empty = [np.array([tokenizer.bos_id, tokenizer.eos_id], np.int64)] * 10
+    pairs = np.stack((np.arange(10), np.arange(10)), axis=1)
+    found = []
+    blank = torch.zeros_like(batch.vision.patches)
+    for texts, patches, read in ((captions, blank, TEXT_CLS), (empty, batch.vision.patches, FRAME_CLS)):
+        recipe = recipe_of(config, tokenizer.pad_id)
+        packed = pack_matches([text_alone(ids) for ids in texts], shown, pairs, patches, recipe)
+        text, vision = model.encode(packed)
+        layers = model.cross_modal_text_layers, model.cross_modal_image_layers
+        streams = dict(
+            zip(
+                ("text", "vision"),
+                fuse(*layers, model.token_type_embeddings(text, vision), packed, False),
+                strict=True,
+            )
+        )
+        found.append(streams[read.stream][packed.reads.places[read].flatten()].view(10, -1, 32))
+    return dict(zip(("text", "vision"), found, strict=True))
+
+
 @pytest.mark.parametrize("kind", ["image", "video"])
 def test_ranks_are_those_of_the_packed_features(run, kind):
     """Beside its own partner a sample is what `mvsc` and `mlsc` compare on held-out data."""
-    _, config, model, _, found = run
+    _, config, model, loaded, found = run
     dataset = next(d for d in config.data.heldout if d.kind == kind)
     batch = next(heldout_batches(config, load_tokenizer("embedded"), dataset, batch_size=10))
     with torch.no_grad():
         out = model(batch)
+        alone = packed_alone(config, model, loaded, batch, kind)
     assert list(batch.samples.ids) == found[kind].sample_ids
     for name, done in (("vision", found[kind].vision), ("text", found[kind].text)):
         recovered, target = (out[f"{name}_{what}"].view(10, -1, 32) for what in ("recovered", "target"))
-        wanted = completion(
-            dict.fromkeys(("own", "wrong", "none"), recovered), target, torch.arange(10), torch.ones(10) > 0, 5
-        )
-        assert torch.equal(done["trained"].ranks["own"], wanted.ranks["own"])
-        assert torch.equal(done["trained"].found["own"], wanted.found["own"])
-        assert not torch.equal(done["trained"].ranks["own"], done["alone"].ranks["own"])
+        for gallery, complete in (("trained", target), ("alone", alone[name])):
+            features = dict.fromkeys(("own", "wrong", "none"), recovered)
+            wanted = completion(features, complete, torch.arange(10), torch.ones(10) > 0, 5)
+            assert torch.equal(done[gallery].ranks["own"], wanted.ranks["own"])
+            assert torch.equal(done[gallery].found["own"], wanted.found["own"])
+        assert not torch.equal(done["trained"].found["own"], done["alone"].found["own"])
     trained = found[kind].text["trained"]
     assert not torch.equal(trained.found["own"], trained.found["none"])
 
