@@ -41,14 +41,13 @@ def test_a_repetition_is_as_right_as_the_sample_itself():
     assert done.ranks["own"].tolist() == [1, 1, 1, 4]
 
 
-def test_of_a_video_the_mean_over_frames_counts():
-    complete = torch.nn.functional.normalize(
-        torch.tensor([[[1.0, 0], [1, 0]], [[0, 1], [0, 1]], [[1, 0], [0, 1]]]), dim=2
-    )
-    rows = torch.tensor([[[1.0, 0], [100, 100]]]).expand(3, -1, -1)  # the length of a feature says nothing
+def test_of_a_video_the_mean_cosine_of_its_frames_counts():
+    """Whatever the lengths of features: a long frame weighs no more than a short one."""
+    complete = torch.tensor([[[1.0, 0], [7, 0]], [[0, 1], [0, 7]], [[1, 0], [0, 7]]])
+    rows = torch.tensor([[[1.0, 0], [60, 80]]]).expand(3, -1, -1)
     done = completion(dict.fromkeys(("own", "wrong", "none"), rows), complete, torch.arange(3), torch.ones(3) > 0, 3)
-    # cosines by frame: (1, .71), (0, .71), (1, .71)
-    assert done.ranks["own"].tolist() == [2, 3, 2]
+    # cosines by frame: (1, 0.6), (0, 0.8), (1, 0.8)
+    assert done.ranks["own"].tolist() == [2, 3, 1]
 
 
 def test_what_is_no_number_is_found_last():
