@@ -5,7 +5,9 @@ On several processes: `torchrun --nproc_per_node N -m sclds.cli.evaluate …`, `
 
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -108,14 +110,13 @@ def _alignment(weights: Path, benchmark: Path, out: Path) -> int:
     if place.world_size > 1:
         raise click.UsageError("--align-bench is measured by one process: start `sclds evaluate` by itself")
     import sclds
+    from sclds.evaluation.align_bench import FORMS
     from sclds.interop.align_bench import SCORES, measure_alignment
 
     reporter = Reporter(0, 0)
     found = measure_alignment(sclds.load(weights), benchmark, reporter.count)
     _write(out, {"source": str(weights), "benchmark": str(benchmark)} | found)
-    rows = [
-        (name, *(_figure(found[name][form]) for form in ("box", "pixel")), f"{found[name]['n']:,}") for name in SCORES
-    ]
+    rows = [(name, *(_figure(found[name], form) for form in FORMS), f"{found[name]['n']:,}") for name in SCORES]
     sheet = Sheet()
     sheet.table(("", "boxes", "pixels", "captions"), rows, "ALIGN-BENCH: share of attention in the regions", right=True)
     for reason, those in found["left_out"].items():
@@ -124,8 +125,12 @@ def _alignment(weights: Path, benchmark: Path, out: Path) -> int:
     return 0
 
 
-def _figure(share: float | None) -> str:
-    return "" if share is None else f"{share:.2%}"
+def _figure(scores: Mapping[str, Any], form: str) -> str:
+    """Return a score and what an even map would have."""
+    from sclds.interop.align_bench import EVEN
+
+    share, even = scores[form], scores[f"{EVEN}{form}"]
+    return "" if share is None else f"{share:.1%} (even: {even:.1%})"
 
 
 def _write(out: Path, results: object) -> None:

@@ -14,6 +14,8 @@ from sclds.evaluation.heldout import Progress
 from sclds.interop.loaded import BATCH, LoadedModel
 
 SCORES = ("global", "local")
+EVEN = "even_"
+"""Before the score of a map that is the same everywhere: the share of the image that the regions take."""
 
 
 def measure_alignment(model: LoadedModel, folder: Path, progress: Progress) -> dict[str, Any]:
@@ -27,14 +29,15 @@ def measure_alignment(model: LoadedModel, folder: Path, progress: Progress) -> d
         progress: Is told what is done, how much of it, and of how much.
 
     Returns:
-        For `global` and `local` each `box` and `pixel`, means over captions, and `n`, the captions that have the score;
-        `pairs` that were read; `left_out` by reason, with the number of pairs and the first of them.
+        For `global` and `local` each `box` and `pixel`, means over captions, what an even map would have there as
+        `even_box` and `even_pixel`, and `n`, the captions that have the score; `pairs` that were read; `left_out` by
+        reason, with the number of pairs and the first of them.
 
     Raises:
         DataError: There is no such folder, or no pair of it can be used.
     """
     names = pair_names(folder)
-    found: list[tuple[dict[str, float], dict[str, float]]] = []
+    found: list[tuple[dict[str, float], ...]] = []
     left_out: dict[str, dict[str, Any]] = {}
     for start in range(0, len(names), BATCH):
         pairs = []
@@ -51,12 +54,13 @@ def measure_alignment(model: LoadedModel, folder: Path, progress: Progress) -> d
     means: dict[str, Any] = {}
     for name, scores in zip(SCORES, zip(*found, strict=True), strict=True):
         known = [one for one in scores if one]
-        means[name] = {form: _mean(known, form) for form in FORMS} | {"n": len(known)}
+        forms = (*FORMS, *(f"{EVEN}{form}" for form in FORMS))
+        means[name] = {form: _mean(known, form) for form in forms} | {"n": len(known)}
     return means | {"pairs": len(found), "left_out": left_out}
 
 
-def _scores(model: LoadedModel, pairs: Sequence[Pair]) -> list[tuple[dict[str, float], dict[str, float]]]:
-    """Return the global and the local scores of pairs."""
+def _scores(model: LoadedModel, pairs: Sequence[Pair]) -> list[tuple[dict[str, float], ...]]:
+    """Return the global and the local scores of pairs, those of an even map among them."""
     size = model.preprocessing.image_size
     images = [pair.image.resize((size, size), Image.Resampling.BICUBIC) for pair in pairs]
     scores = []
@@ -64,7 +68,12 @@ def _scores(model: LoadedModel, pairs: Sequence[Pair]) -> list[tuple[dict[str, f
         tokens = weights.amax(dim=0)[:, 1:].double().numpy()  # largest of the heads, without the [CLS] of the image
         grid = round(tokens.shape[1] ** 0.5)
         maps = tokens.reshape(-1, grid, grid)
-        scores.append((global_scores(maps[0], pair), local_scores(maps, _pieces(model, pair.caption), pair)))
+        even, pieces = np.ones_like(maps), _pieces(model, pair.caption)
+        of_pair = (
+            (global_scores(maps[0], pair), global_scores(even[0], pair)),
+            (local_scores(maps, pieces, pair), local_scores(even, pieces, pair)),
+        )
+        scores.append(tuple(own | {f"{EVEN}{form}": of for form, of in flat.items()} for own, flat in of_pair))
     return scores
 
 

@@ -72,7 +72,7 @@ def test_scores_are_those_computed_by_hand(tmp_path):
     write_pair(tmp_path, "b", "a car", {"car": [whole]})
     found = measured(tmp_path, cls=CORNER, a=EVEN, red=EVEN, car=ROW, trees=CORNER, **{"and": EVEN})
     # [CLS] looks at both corners; the box over the whole image is left out, and with it all that b has
-    assert found["global"] == {"box": 1.0, "pixel": 1.0, "n": 1}
+    assert found["global"] == {"box": 1.0, "pixel": 1.0, "even_box": 0.5, "even_pixel": 0.25, "n": 1}
     # red and car are a token each: 1 everywhere, and 3 at (0, 0) and (0, 1); the comma is passed over
     box, pixel = (4 + 6) / (16 + 6), (3 + 3) / (16 + 6)
     of_b = (1.0, 0.0)  # a phrase's own box counts whatever its size; car does not look at (2, 2)

@@ -1,5 +1,6 @@
 """`sclds explore`: what its page says is what the packed model of training completes and attends to."""
 
+import json
 import re
 
 import numpy as np
@@ -20,6 +21,7 @@ from sclds.interop.explore import Explorer
 from sclds.interop.loaded import LoadedModel
 from sclds.model.fusion import fuse
 from sclds.reference.standalone import plain_scl
+from tests.evaluation.test_align_bench import SIDE, write_pair
 from tests.interop.runs import trained_run
 
 TEXT = [0, 40, 50, 60, 2]
@@ -162,6 +164,23 @@ def test_the_page_is_whole_and_the_same_for_all_that_holds_the_model(run, tmp_pa
     exported = (tmp_path / "hub" / "explore.html").read_text()
     assert "What hub completes" in exported
     assert exported.partition("</h1>")[2] == page.partition("</h1>")[2]
+
+
+def test_alignment_is_measured_from_the_command_line(run, tmp_path, capsys):
+    folder, *_ = run
+    mask = np.zeros((SIDE, SIDE), bool)
+    mask[:2] = True
+    write_pair(tmp_path / "bench", "a", "a red dog", {"dog": [([0, 0, 4, 2], mask)]})
+    line = ["evaluate", str(folder), "--align-bench", str(tmp_path / "bench")]
+    assert main(line) == 0
+    found = json.loads((folder / "alignment.json").read_text())
+    assert 0 < found["local"]["box"] == found["local"]["pixel"] < 1
+    assert found["global"]["even_box"] == 0.5
+    assert "(even: 50.0%)" in capsys.readouterr().out
+    assert main([*line, "evaluation.frames=1"]) == 2
+    assert "leave out --config, --data and KEY=VALUE" in capsys.readouterr().err
+    assert main([*line[:-1], str(tmp_path)]) == 2
+    assert "no folder of ALIGN-BENCH" in capsys.readouterr().err
 
 
 SETS = (("image", "pictures", "images"), ("video", "clips", "clips"))
