@@ -5,6 +5,7 @@ it says has to be equal. How the weights were shown their data is the folder's w
 """
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,27 @@ EMBEDDED = "embedded"
 """The tokenizer that every installation has, so that a run needs no folder for it."""
 SHOWN = ("mean", "std", "tokenizer")
 """Keys of the `data` section that a folder brings."""
+
+
+def misfits(wanted: Mapping[str, Sequence[int]], given: Mapping[str, Sequence[int]]) -> str:
+    """Return how weights differ from the parameters of a model, with names and shapes; empty where they fit.
+
+    Args:
+        wanted: Shapes of the parameters by name.
+        given: Shapes of the weights.
+    """
+    faults = {
+        "have another shape": [
+            f"{name}: {tuple(given[name])} where the model has {tuple(wanted[name])}"
+            for name in sorted(wanted.keys() & given.keys())
+            if tuple(wanted[name]) != tuple(given[name])
+        ],
+        "are missing": sorted(wanted.keys() - given.keys()),
+        "are unknown": sorted(given.keys() - wanted.keys()),
+    }
+    return "; ".join(
+        f"{len(names)} parameters {what} ({', '.join(names[:3])})" for what, names in faults.items() if names
+    )
 
 
 def complete_from_weights(tree: dict[Any, Any]) -> None:

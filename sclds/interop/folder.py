@@ -23,7 +23,7 @@ from torch import Tensor
 
 from sclds.config import ModelConfig
 from sclds.config.errors import CheckpointError
-from sclds.config.weights import CONFIG, ORIGIN, PREPROCESSING, TOKENIZER, UNUSED, WEIGHTS
+from sclds.config.weights import CONFIG, ORIGIN, PREPROCESSING, TOKENIZER, UNUSED, WEIGHTS, misfits
 from sclds.interop.preprocessing import Preprocessing
 from sclds.interop.weights_file import write_weights
 from sclds.model.scl import SCLModel
@@ -152,9 +152,8 @@ def read_folder(path: Path) -> ModelFolder:
     except (SafetensorError, OSError, ValidationError, ValueError, TypeError, OmegaConfBaseException) as fault:
         raise CheckpointError(f"{path} cannot be read ({' '.join(str(fault).split())}); convert again") from fault
     shapes = parameter_shapes(config)
-    wrong = sorted(n for n in shapes.keys() | weights.keys() if shapes.get(n) != getattr(weights.get(n), "shape", None))
-    if wrong:
-        raise CheckpointError(f"{path}: {CONFIG} and {WEIGHTS} do not fit one another: {', '.join(wrong[:5])}")
+    if told := misfits(shapes, {name: tensor.shape for name, tensor in weights.items()}):
+        raise CheckpointError(f"{path}: {CONFIG} and {WEIGHTS} do not fit one another: {told}; convert again")
     return ModelFolder(config, weights, origin, unused, preprocessing, tokenizer)
 
 

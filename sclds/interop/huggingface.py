@@ -22,7 +22,7 @@ from torch import Tensor
 
 from sclds.config import ModelConfig
 from sclds.config.errors import CheckpointError, UserError
-from sclds.config.weights import WEIGHTS
+from sclds.config.weights import WEIGHTS, misfits
 from sclds.interop.folder import ModelFolder, Origin, parameter_shapes
 from sclds.interop.model_card import model_card
 from sclds.interop.preprocessing import Preprocessing, files_of, tokenizer_in
@@ -159,9 +159,8 @@ def read_exported(path: Path) -> ModelFolder:
     except (OSError, ValueError, KeyError, TypeError, ValidationError) as fault:
         raise CheckpointError(f"{path} is no complete export ({' '.join(str(fault).split())}); export again") from fault
     shapes = parameter_shapes(config)
-    wrong = sorted(n for n in shapes.keys() | weights.keys() if shapes.get(n) != getattr(weights.get(n), "shape", None))
-    if wrong:
-        raise CheckpointError(f"{path}: {_SETTINGS} and the weights do not fit one another: {', '.join(wrong[:5])}")
+    if told := misfits(shapes, {name: tensor.shape for name, tensor in weights.items()}):
+        raise CheckpointError(f"{path}: {_SETTINGS} and the weights do not fit one another: {told}; export again")
     return ModelFolder(config, weights, origin, preprocessing=preprocessing, tokenizer=tokenizer)
 
 

@@ -16,7 +16,7 @@ from sclds.config import Config
 from sclds.config.errors import CheckpointError, ConfigError
 from sclds.config.overrides import literal, replaced
 from sclds.config.reading import load_config
-from sclds.config.weights import TOKENIZER, WEIGHTS
+from sclds.config.weights import TOKENIZER, WEIGHTS, misfits
 from sclds.data.quarantine import Quarantine
 from sclds.data.storage.shards import cache_of, shard_problems
 from sclds.data.tokenizer import Tokenizer, load_tokenizer
@@ -172,6 +172,11 @@ def _model(target: Target, tokenizer: Tokenizer) -> nn.Module:
             f"{target.folder} was not fine-tuned for task.name={task.name}: it has no {HEAD}; fine-tune it with "
             f"`sclds finetune` and model.init_from, and measure that run"
         )
+    elif task is None and any(name.startswith(f"{HEAD}.") for name in weights):
+        raise CheckpointError(
+            f"{target.folder} was fine-tuned (it has a {HEAD}), and the configuration names no task; leave out "
+            f"--config, so that the settings of its own run count"
+        )
     else:
         model = SCLModel(config.model, vocab_size=vocabulary, sigmoid=config.losses.sigmoid > 0)
     _check(target.folder, model, weights)
@@ -187,9 +192,10 @@ def _check(folder: Path, model: nn.Module, weights: Mapping[str, Tensor]) -> Non
         raise ConfigError(
             [f"losses.sigmoid cannot be measured: {folder} has no {', '.join(missing)}; give losses.sigmoid=0"]
         )
-    wrong = missing + sorted(n for n in shapes.keys() & weights.keys() if shapes[n] != weights[n].shape)
-    if wrong:
+    # an objective's own parameters may be there without it being measured
+    given = {n: w.shape for n, w in weights.items() if n in shapes or not n.startswith(OF_AN_OBJECTIVE)}
+    if told := misfits(shapes, given):
         raise CheckpointError(
-            f"{folder} does not fit the model of the configuration: {', '.join(wrong[:3])} are missing or have another "
-            f"shape; compare the `model` section with that of the run"
+            f"{folder} does not fit the model of the configuration: {told}; compare the `model` section with that of "
+            f"the run"
         )

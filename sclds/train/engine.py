@@ -13,7 +13,7 @@ from torch.nn import functional
 from sclds.batch.split import Split
 from sclds.config import Config
 from sclds.config.errors import CheckpointError
-from sclds.config.weights import WEIGHTS
+from sclds.config.weights import WEIGHTS, misfits
 from sclds.data.tokenizer import Tokenizer
 from sclds.machine.implementations import compute_dtype
 from sclds.model.initial import initial_value
@@ -141,21 +141,12 @@ def _read_weights(path: Path, model: nn.Module) -> dict[str, Tensor]:
         raise CheckpointError(f"model.init_from: {file} cannot be read ({fault}); write it again") from fault
     if adopted := getattr(model, "adopted", None):  # a downstream task takes what it has a use for
         weights = adopted(weights)
-    shapes = weight_shapes(model)
-    wrong = [
-        f"{n}: {tuple(weights[n].shape)} where the model has {tuple(shapes[n])}"
-        for n in sorted(shapes.keys() & weights.keys())
-        if shapes[n] != weights[n].shape
-    ]
-    faults = {
-        "have another shape": wrong,
-        "are missing": sorted(n for n in shapes.keys() - weights.keys() if not n.startswith(OF_AN_OBJECTIVE)),
-        "are unknown": sorted(weights.keys() - shapes.keys()),
+    own = {
+        name: s for name, s in weight_shapes(model).items() if name in weights or not name.startswith(OF_AN_OBJECTIVE)
     }
-    told = [f"{len(names)} parameters {what} ({', '.join(names[:3])})" for what, names in faults.items() if names]
-    if told:
+    if told := misfits(own, {name: tensor.shape for name, tensor in weights.items()}):
         raise CheckpointError(
-            f"model.init_from: {file} does not fit the model: {'; '.join(told)}; compare the `model` section with the "
+            f"model.init_from: {file} does not fit the model: {told}; compare the `model` section with the "
             f"one beside the weights, or convert them again with `sclds convert`"
         )
     return weights

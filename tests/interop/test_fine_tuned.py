@@ -17,6 +17,7 @@ from sclds.config.reading import dump_config, load_config
 from sclds.data.tokenizer import load_tokenizer
 from sclds.evaluation.gallery import match_scores
 from sclds.interop.conversions import from_run
+from sclds.interop.measure import _model, find_target
 from sclds.run.checkpoints import ENGINE_TAG, STATE_FILE
 from sclds.tasks.annotations import classes_of
 from sclds.tasks.loader import ExampleViews, TaskAssembler
@@ -97,6 +98,16 @@ def test_statements_about_two_images_are_answered_as_the_packed_model_does(tmp_p
     assert loaded.answer(texts, images[::2], images[1::2]) == wanted
     with pytest.raises(UserError, match="nlvr2 is about 2 images beside a text"):
         loaded.answer(texts, images[::2])
+
+
+def test_a_fine_tuned_model_is_no_pretrained_one_and_says_which_parameters_differ(tmp_path):
+    fine_tuned(tmp_path / "run", "task.name=retrieval", "losses.contrastive=0.5")
+    with pytest.raises(UserError, match=r"was fine-tuned \(it has a task_head\).*leave out --config"):
+        _model(find_target(tmp_path / "run", "quickstart", [], SMALL), load_tokenizer("embedded"))
+    wider = ["task.name=retrieval", "losses.contrastive=0.5", "model.projection=24"]
+    settings = [one for one in SMALL if not one.startswith("model.projection")]
+    with pytest.raises(UserError, match=r"text_projection.out.weight: \(16, 32\) where the model has \(24, 32\)"):
+        _model(find_target(tmp_path / "run", "quickstart", [], [*settings, *wider]), load_tokenizer("embedded"))
 
 
 def test_a_model_that_answers_is_exported_as_nothing(tmp_path, capsys):
