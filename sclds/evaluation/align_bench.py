@@ -29,7 +29,7 @@ WHOLE_IMAGE = 0.9
 FORMS = ("box", "pixel")
 """How a region is drawn."""
 _PASSED_OVER = ".,"
-_MAKERS = (np.zeros(1).__reduce__()[0], np.zeros(1).__reduce_ex__(5)[0], np.float64(0).__reduce__()[0])
+_MAKERS: tuple[Any, ...] = (np.zeros(1).__reduce__()[0], np.zeros(1).__reduce_ex__(5)[0], np.float64(0).__reduce__()[0])
 _SAFE: Mapping[tuple[str, str], Any] = {
     ("numpy", "ndarray"): np.ndarray,
     ("numpy", "dtype"): np.dtype,

@@ -286,7 +286,7 @@ class Explorer:
         hidden[torch.from_numpy(views.keep)] = False
         mean, std = (torch.tensor(of)[:, None, None] for of in (self._config.data.mean, self._config.data.std))
         frames = unpatchify(read.patches.flatten(0, 1).float().cpu(), views.grid) * std + mean
-        text = self._loaded.encode_tokens([views.text])
+        text = self._loaded.encode_tokens([views.text.tolist()])
         vision = self._model.encode_vision(read.patches[None].to(self._device), views.kind == "video")
         weights = self._model.attention(*text, vision)[0].mean(dim=0).cpu()
         of_patches = weights[:, views.frames :].unflatten(1, (views.frames, views.grid, views.grid))
