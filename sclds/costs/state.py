@@ -51,8 +51,8 @@ def exact_state(config: Config, vocab_size: int, world_size: int) -> dict[str, i
     stepped = 4 * (1 + MOMENTS) * own + COUNTER_BYTES * len(groups)
     if steps_in_bf16_optimizer(config):
         return _parts(value * sum(groups), 0, 4 * sum(groups), stepped, 0)
-    buffers = gradient * bucket * 2
-    return _parts(value * sum(groups), 0, gradient * (own if stage == 2 else sum(groups)), stepped, buffers)
+    buffers = gradient * bucket * 2 + (value * whole if stage == 1 else 0)  # stage 1 sums them when backward has ended
+    return _parts(value * sum(groups), 0, gradient * own, stepped, buffers)
 
 
 def _parts(parameters: int, gathered: int, gradients: int, optimizer: int, buffers: int) -> dict[str, int]:

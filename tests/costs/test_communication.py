@@ -8,7 +8,13 @@ import torch
 
 from sclds.batch.split import Split
 from sclds.config.reading import load_config
-from sclds.costs.communication import Messages, bucket_size, communication_per_step, step_messages
+from sclds.costs.communication import (
+    Messages,
+    bucket_size,
+    communication_per_step,
+    step_messages,
+    steps_in_bf16_optimizer,
+)
 from sclds.costs.counts import parameter_counts
 from sclds.costs.stages import state_bytes
 from sclds.costs.state import exact_state
@@ -140,6 +146,8 @@ def test_formulas_of_the_number_of_parameters_give_the_same_state(stage, types):
     config = load_config(BASE, [f"engine.{key}={value}" for key, value in engine.items()])
     exact, parameters = exact_state(config, 50265, 8), sum(parameter_counts(config, 50265).values())
     for part, size in state_bytes(config, parameters, 8).items():
+        if (part, stage) == ("gradients", 1) and not steps_in_bf16_optimizer(config):
+            continue  # whole during backward, a part of them at the step
         assert size == pytest.approx(exact[part], rel=0.001), part
 
 

@@ -124,7 +124,7 @@ FOUR = {
         (
             "stage_3_buckets",
             {"deepspeed": {"zero_optimization": dict.fromkeys(BUCKETS, 20_000)}},
-            {"batch": {"max_micro_size": 2, "group_size": 2}},
+            {"batch": {"max_micro_size": 2, "group_size": 2}, "losses": {"negatives": "micro_batch"}},
         ),
     )
 }

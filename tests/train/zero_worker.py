@@ -50,7 +50,7 @@ def count_by_phase(engine, stack):
     """Count DeepSpeed's messages in every forward, backward and step from now on; return where they are found."""
     sent = stack.enter_context(counted_messages())
     owners = [m for m in engine.module.modules() if list(m.parameters(recurse=False))]
-    own_part = sum(p.ds_tensor.nbytes for p in engine.module.parameters())
+    own_part = sum(p.ds_tensor.nbytes for p in engine.module.parameters() if hasattr(p, "ds_tensor"))
     found = {"own_part": own_part, "modules": len(owners), "forward": [], "backward": [], "step": []}
 
     def counted(phase, real):
@@ -78,6 +78,8 @@ def note_state(engine):
         found.update({part: sum(tensor.nbytes for tensor in tensors) for part, tensors in parts.items()})
         storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage() for tensor in parts["weights"]}
         found["weights"] = sum(storage.nbytes() for storage in storages.values())
+        if hasattr(engine.optimizer, "fp32_groups_gradients_flat"):  # of which a rank's own part is resident state
+            found["gradients"] = sum(tensor.nbytes for tensor in engine.optimizer.fp32_groups_gradients_flat)
         return real()
 
     engine.step = step
