@@ -135,7 +135,7 @@ BENCHMARK = {
 }
 
 MEASURED = {
-    f"measured_zero{stage}": {"config": {"engine": {"zero_stage": stage}}, "make_up": "mixed", "slow": 0.4}
+    f"measured_zero{stage}": {"config": {"engine": {"zero_stage": stage}}, "make_up": "mixed", "slow": 0.8}
     for stage in (0, 3)
 }
 
@@ -462,7 +462,7 @@ def test_a_slow_rank_is_named_and_phases_add_up(two_processes, name):
         ranks, phases = line["ranks"], line["phases"]
         assert (ranks["rank"], ranks["host"], ranks["phase"]) == (1, "host1", "vision_encoder")
         assert ranks["max"] > ranks["median"] + 0.3
-        assert sum(phases.values()) == pytest.approx(line["wall"], rel=0.05), "of rank 0; ranks end a step together"
+        assert line["own"] == pytest.approx(line["wall"], rel=0.05), "phases add up to the step"
         assert sum(phases.values()) == pytest.approx(sum(line["stages"].values()) + phases["other"], rel=1e-6)
         assert phases["exchange"] + phases["wait_features"] + phases["wait_parameters"] + phases["reduce"] > 0.15
         assert all(phases[f"loss_{loss}"] > 0 for loss in ("contrastive", "itm", "mlm", "mvsc", "mlsc"))

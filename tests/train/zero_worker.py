@@ -157,7 +157,8 @@ def measure_case(case, group):
         measures.clock.end()
         wall = time.perf_counter() - begun
         measures.add([batch])
-        lines.append(measures.figures(16.0) | {"wall": wall})
+        own = sum(measures.table()[0])
+        lines.append(measures.figures(16.0) | {"wall": wall, "own": own})
         said.append(slow.add(measures.ranks))
     parameters = count_parameters(engine.module)
     engine.destroy()
