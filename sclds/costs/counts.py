@@ -190,8 +190,10 @@ def _fusion_attention(
     config: Config, text: int, vision: int, text_rows: int | None = None, vision_rows: int | None = None
 ) -> int:
     """Count self- and cross-attention of both streams of one layer on one pair, all rows by default."""
-    streams = ((text, vision, text if text_rows is None else text_rows),)
-    streams += ((vision, text, vision if vision_rows is None else vision_rows),)
+    streams = (
+        (text, vision, text if text_rows is None else text_rows),
+        (vision, text, vision if vision_rows is None else vision_rows),
+    )
     width = config.model.fusion.width
     return sum(flops.attention(rows, own, width) + flops.attention(rows, other, width) for own, other, rows in streams)
 
