@@ -22,7 +22,7 @@ ANGLE_LAUNCHES = 21
 class PartWork:
     """What one part of the model costs."""
 
-    layers: list[tuple[Work, float]] = field(default_factory=list)
+    layers: list[tuple[Work, int]] = field(default_factory=list)
     """Work of each transformer layer, and the bytes of its inputs, which activation checkpointing keeps instead."""
     rest: list[Work] = field(default_factory=list)
 
@@ -37,7 +37,7 @@ class PartWork:
 
     def kept_inputs(self) -> int:
         """Return the bytes kept with activation checkpointing; the layer that is computed again comes to it."""
-        return round(sum(work.kept for work in self.rest) + sum(inputs for _, inputs in self.layers))
+        return sum(work.kept for work in self.rest) + sum(inputs for _, inputs in self.layers)
 
     def working(self) -> int:
         """Return the bytes that backward holds beside what is kept, where they are most."""
