@@ -72,15 +72,18 @@ def _products() -> tuple[float, float]:
     The time of each shape is taken as the sum of both terms (`sclds.costs.predict`), and the two rates as those that
     meet all shapes best, each in proportion to its own time.
     """
-    rows = []
-    for m, k, n in SHAPES:
-        left, right = torch.randn(m, k), torch.randn(k, n)
-        seconds = _fastest(lambda left=left, right=right: torch.mm(left, right))  # type: ignore[misc]
-        rows.append([2 * m * k * n / seconds, 4 * (m * k + k * n + m * n) / seconds])
-    per_operation, per_byte = np.linalg.lstsq(np.array(rows), np.ones(len(rows)), rcond=None)[0]
-    largest = np.array(rows).max(axis=0)
-    # a rate that noise makes negative or endless counts as the best that any shape reached
-    return tuple(1 / max(per, 1 / (10 * most)) for per, most in zip((per_operation, per_byte), largest, strict=True))
+    rates = np.array([_rates(*shape) for shape in SHAPES])
+    found = np.linalg.lstsq(rates, np.ones(len(rates)), rcond=None)[0]
+    # a rate that noise makes negative or endless counts as ten times the best that any shape reached
+    per_operation, per_byte = np.maximum(found, 0.1 / rates.max(axis=0)).tolist()
+    return 1 / per_operation, 1 / per_byte
+
+
+def _rates(rows: int, inner: int, outer: int) -> tuple[float, float]:
+    """Return operations and bytes of operands per second of one product."""
+    left, right = torch.randn(rows, inner), torch.randn(inner, outer)
+    seconds = _fastest(lambda: torch.mm(left, right))
+    return 2 * rows * inner * outer / seconds, 4 * (rows * inner + inner * outer + rows * outer) / seconds
 
 
 def _fastest(act: Callable[[], object]) -> float:
