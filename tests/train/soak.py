@@ -52,7 +52,7 @@ SHORT = [
         "checkpoint.keep=3",
         "checkpoint.every=3",
         f"schedule.steps={STEPS}",
-        "limits.step=4",
+        "limits.step=20",
         "limits.start=120",
     ),
     *("batch.global_size=8", "batch.group_size=4", "batch.max_micro_size=4"),
