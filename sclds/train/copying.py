@@ -134,7 +134,7 @@ class Copy:
         self._work, self._device = work, device
         self._sound = False
         self._error: Exception | None = None
-        self._computed = torch.cuda.current_stream(device) if device.type == "cuda" else None
+        self._computed = torch.cuda.current_stream(device).record_event() if device.type == "cuda" else None
         self._thread = threading.Thread(target=self._run, name="copy", daemon=True)
         self._thread.start()
 
@@ -159,8 +159,9 @@ class Copy:
             if self._computed is None:
                 self._sound = self._work()
                 return
-            with torch.cuda.device(self._device), torch.cuda.stream(torch.cuda.Stream()) as own:
-                own.wait_stream(self._computed)
+            own = torch.cuda.Stream(self._device)
+            own.wait_event(self._computed)
+            with torch.cuda.device(self._device), torch.cuda.stream(own):
                 self._sound = self._work()
         except Exception as error:  # for whoever waits
             self._error = error

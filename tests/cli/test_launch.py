@@ -70,7 +70,10 @@ def test_settings_lie_in_the_run_folder_and_words_are_safe_for_any_shell(tools, 
     assert load_config(settings) == load_config("quickstart", [f"run_dir={tools / 'run'}", *given])
     assert environment["DS_ENV_FILE"] == str(tools / "run" / "launch.env")
     assert (tools / "run" / "launch.env").stat().st_mode & 0o777 == 0o600, "values may be secrets"
-    assert (tools / "run" / "launch.env").read_text() == "HF_HOME=/cache\nDATA_ROOT=/data\nDS_ACCELERATOR=cpu\n"
+    # DeepSpeed's launcher on each host is told the limits of a step and of a checkpoint
+    handed_on = "HF_HOME=/cache\nDATA_ROOT=/data\nDS_ACCELERATOR=cpu\nSCLDS_STOP_SECONDS=5400\n"
+    assert (tools / "run" / "launch.env").read_text() == handed_on
+    assert environment["SCLDS_STOP_SECONDS"] == "5400"
     assert (tools / ".deepspeed_env").read_text().startswith("# mine")
 
 

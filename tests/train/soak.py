@@ -42,7 +42,7 @@ from tests.train.test_killed_run import CONFIG, SETTINGS
 
 LIMIT = 600
 INTERRUPTED = 130
-STEPS = 30
+STEPS = 12
 REAL = 40
 SLOW = ("stopped rank",)
 """Kinds that take the limit of a step until they show."""
@@ -50,9 +50,9 @@ SHORT = [
     *(
         "data.heldout=[]",
         "checkpoint.keep=3",
-        "checkpoint.every=3",
+        "checkpoint.every=2",
         f"schedule.steps={STEPS}",
-        "limits.step=4",
+        "limits.step=20",
         "limits.start=120",
     ),
     *("batch.global_size=8", "batch.group_size=4", "batch.max_micro_size=4"),
@@ -220,7 +220,7 @@ class Soak:
         self.launches["by DeepSpeed's launcher"] += real
         most_bytes = 20_000 if kind == "full disk" else None
         launch = Launch(self.run, processes, self.folder / "run.log", most_bytes, real)
-        running = launch.until_step(done + self.draw.randint(1, 5))
+        running = launch.until_step(done + self.draw.randint(1, 4))
         time.sleep(self.draw.random() * 0.2)
         if running and kind != "full disk":
             getattr(self, f"_{kind.replace(' ', '_')}")(launch)
