@@ -37,7 +37,7 @@ def test_writes_rates_ratios_and_what_they_mean(tmp_path, capsys, monkeypatch):
     assert json.loads(rows["sclds", "loader_samples_per_second"]["config"])["cores"] == 1
     assert ("sclds", "resident_growth_bytes") in rows
     taken = [float(rows[way, "host_microseconds_per_sample"]["median"]) for way in ("thread", "process")]
-    assert 0 < taken[1] < taken[0], "another process decodes, reads and packs"
+    assert 0 <= taken[1] < taken[0], "another process decodes, reads and packs"
     assert (tmp_path / "data.png").stat().st_size > 0
     printed = capsys.readouterr().out
     assert "text, masks and packing take" in printed
