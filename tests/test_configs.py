@@ -268,8 +268,16 @@ def test_a_row_without_shards_is_that_of_the_catalogue(monkeypatch: pytest.Monke
             "kind": "image",
             "key_ends": "first_dot",
             "weight": 0.5,
+            "phrase_dropout": 0.0,
         },
-        {"name": "own", "shards": "/own", "kind": "image", "key_ends": "first_dot", "weight": 1.0},
+        {
+            "name": "own",
+            "shards": "/own",
+            "kind": "image",
+            "key_ends": "first_dot",
+            "weight": 1.0,
+            "phrase_dropout": 0.0,
+        },
     ]
     assert config.data.heldout[0].shards == "/elsewhere/coco/val"
 
