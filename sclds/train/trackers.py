@@ -76,7 +76,7 @@ class Service(ABC):
         return str(getattr(self.config.log, self.key))
 
     @abstractmethod
-    def open(self) -> None:
+    def begin(self) -> None:
         """Begin, or go on with, the run of the tracker."""
 
     @abstractmethod
@@ -118,7 +118,7 @@ class Wandb(Service):
 
     name, key = "Weights & Biases", "wandb"
 
-    def open(self) -> None:
+    def begin(self) -> None:
         """Begin or go on; the axis is the optimizer step, so that steps that are taken again are no fault."""
         import wandb
 
@@ -158,7 +158,7 @@ class MLflow(Service):
     CHARACTERS = 500
     """Of a parameter."""
 
-    def open(self) -> None:
+    def begin(self) -> None:
         """Begin or go on; settings are parameters by dotted name."""
         from mlflow import MlflowClient
         from mlflow.entities import Metric, Param
@@ -199,7 +199,7 @@ class Trackio(Service):
 
     name, key = "trackio", "trackio"
 
-    def open(self) -> None:
+    def begin(self) -> None:
         """Begin or go on."""
         import trackio
 
@@ -287,7 +287,7 @@ class Tracker:
     def _write(self) -> None:
         """Take entries until the end or a fault; libraries raise of every kind, and none is the run's."""
         try:
-            self._service.open()
+            self._service.begin()
             while (entry := self._entries.get()) is not None:
                 entry()
             self._service.close()

@@ -115,13 +115,13 @@ def test_trackio_is_told_the_same(tmp_path, monkeypatch):
     assert library.calls[0][2]["name"] == name
 
 
-@pytest.mark.parametrize("where", ["open", "scalars", "close"])
+@pytest.mark.parametrize("where", ["begin", "scalars", "close"])
 @pytest.mark.parametrize("fault", [RuntimeError("no\nserver"), SystemExit(1), KeyboardInterrupt()])
 def test_no_fault_of_a_tracker_ends_a_run_and_each_is_said_once(where, fault):
     def fails(*given):
         raise fault
 
-    quiet = dict.fromkeys(("open", "scalars", "picture", "close"), lambda *given: None)
+    quiet = dict.fromkeys(("begin", "scalars", "picture", "close"), lambda *given: None)
     said = []
     tracker = Tracker(types.SimpleNamespace(name="T", key="t", **quiet | {where: fails}), said.append)
     for step in range(20):
@@ -138,7 +138,7 @@ def test_a_slow_tracker_holds_nothing_up(monkeypatch):
     monkeypatch.setattr("sclds.train.trackers.WAITING", 3)
     monkeypatch.setattr("sclds.train.trackers.PATIENCE", 0.05)
     never = threading.Event()
-    service = types.SimpleNamespace(name="T", key="t", open=never.wait, scalars=None, picture=None, close=None)
+    service = types.SimpleNamespace(name="T", key="t", begin=never.wait, scalars=None, picture=None, close=None)
     said = []
     tracker = Tracker(service, said.append)
     for step in range(10):
