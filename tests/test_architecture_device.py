@@ -20,8 +20,8 @@ COMPUTES_ON_THE_DEVICE = (
 OF_TOOLS = ("registration.py", "threeway.py", "crossover.py", "check.py", "cases.py")
 """Files of `kernels/` that no step runs."""
 ON_THE_HOST = dict.fromkeys(
-    [f"sclds/batch/{name}.py" for name in ("attention_plan", "packing", "ragged", "unpacking", "views")],
-    "packs a batch out of the host's arrays before it moves, or takes a held-out one apart for a page",
+    [f"sclds/batch/{name}.py" for name in ("attention_plan", "packing", "ragged", "sizes", "unpacking", "views")],
+    "packs a batch out of the host's arrays before it moves, reads its lengths there, or takes a held-out one apart",
 )
 WITH_A_REASON = {
     **dict.fromkeys(
@@ -40,7 +40,6 @@ WITH_A_REASON = {
     "sclds/losses/communicator.py gather_records": "names of samples, from host to host",
     "sclds/losses/global_features.py StepSizes.__init__": "counts of all ranks, NumPy on the host",
     "sclds/losses/global_features.py _first_rows": "counts of all ranks, NumPy on the host",
-    "sclds/train/step.py Stopwatch._now": "only in a step that is measured",
 }
 """File and function of every wait that is none, or is meant."""
 WAITS = frozenset(
@@ -241,6 +240,7 @@ def test_copies_to_the_device_do_not_wait():
 NOT_PINNED = {
     "kernels/scl_kernels/pairwise/launch.py plan": "a table of a few hundred bytes: up to 64 KB, CUDA does not wait "
     "(CUDA C++ Programming Guide, asynchronous concurrent execution)",
+    "sclds/benchmarks/published_run.py _moved": "the reference beside which a profile stands",
     "sclds/batch/placed.py Placed.to": "one block, pinned where there is a GPU (`in_one_block`), or fields alone, "
     "which are pinned by whoever packs them",
 }
@@ -269,9 +269,12 @@ KNOWS_CUDA = {
     "kernels/scl_kernels/pairwise/tiles.py": "the architecture, which chooses tiles",
     "sclds/benchmarks": "measure",
     "sclds/costs/matmul.py": "measures",
+    "sclds/costs/utilization.py": "the name of the card, which decides on its data sheet",
     "sclds/data/loader.py": "which device `data.device: mixed` decodes on",
     "sclds/machine": "what there is",
+    "sclds/train/copying.py": "the stream on which a checkpoint is copied beside the step",
     "sclds/train/distributed.py": "memory of the process's device",
+    "sclds/train/messages.py": "events of the streams on which messages travel",
     "sclds/train/launch.py": "how many processes have one",
 }
 """Files and folders that name `torch.cuda` for more than whether there is one; all other code is any device's."""
