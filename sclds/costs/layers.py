@@ -125,8 +125,7 @@ def _vision_encoder(counted: Counted) -> PartWork:
     rest = [counted.work(ends)]
     if vision.pools_frames:
         rest.append(counted.work(lambda work: _attention_pooling(work, counted, tokens, activation)))
-    inputs = float(counted.value * tokens * width)
-    blocks = [(counted.work(block), inputs) for _ in range(vision.layers)]
+    blocks = [(counted.work(block), counted.value * tokens * width) for _ in range(vision.layers)]
     return PartWork(blocks, rest)
 
 
