@@ -60,7 +60,7 @@ class RankTimes:
             "max": max(self.seconds),
             "rank": rank,
             "host": self.hosts[rank],
-            "phase": self.phase_of(rank),
+            "phase": self.phase_of(rank) if len(self.hosts) > 1 else None,
         }
 
 
