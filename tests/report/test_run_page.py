@@ -135,7 +135,7 @@ def test_results_of_other_sets_are_not_shown_as_new(folder: Path, tmp_path: Path
 
 
 def test_a_loss_that_learns_nothing_is_named(tmp_path: Path) -> None:
-    (tmp_path / "config.yaml").write_text(dump_config(load_config(QUICKSTART)))
+    (tmp_path / "config.yaml").write_text(dump_config(load_config(QUICKSTART, ["schedule.steps=400"])))
     lines = [{"step": step, "loss": {"itm": 0.69}, "levels": {"itm": 0.693}} for step in range(5, 105, 5)]
     (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
     text = write_report(tmp_path).read_text()

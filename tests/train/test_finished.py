@@ -12,7 +12,7 @@ from sclds.train.progress import Reporter
 
 @pytest.fixture
 def config(tmp_path):
-    return load_config("quickstart", [f"run_dir={tmp_path}"])
+    return load_config("quickstart", [f"run_dir={tmp_path}", "schedule.steps=400"])
 
 
 @pytest.fixture
