@@ -88,8 +88,16 @@ def chosen(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys((CONFIGURED, *asked)))
 
 
-def compare(asked: Comparison, say: Callable[[str], None]) -> dict[str, Any] | None:
+def compare(
+    asked: Comparison, say: Callable[[str], None], keep: Callable[[dict[str, Any]], None]
+) -> dict[str, Any] | None:
     """Run all variants in turn; every rank calls it.
+
+    Args:
+        asked: What is run.
+        say: Prints a line.
+        keep: Gets on rank 0 what is known after each variant, in the form of the result: a comparison takes long, and
+            what stops it costs only the variant that runs.
 
     Returns:
         On rank 0 the parts of a profile: `environment`, `config` and `variants`; None on the others.
@@ -112,8 +120,15 @@ def compare(asked: Comparison, say: Callable[[str], None]) -> dict[str, Any] | N
                     failed[name] = why
                     results.pop(name, None)
                     say(f"{name} cannot run here: {why}")
-    if rank:
-        return None
+                if rank == 0:
+                    keep(_together(asked, results, failed))
+    return None if rank else _together(asked, results, failed)
+
+
+def _together(
+    asked: Comparison, results: Mapping[str, list[dict[str, Any]]], failed: Mapping[str, str]
+) -> dict[str, Any]:
+    """Return the parts of a profile of the variants that have run so far, or could not."""
     first = next(iter(results.values()), [{}])[0]
     return {
         "environment": first.get("environment", {}),
@@ -121,6 +136,7 @@ def compare(asked: Comparison, say: Callable[[str], None]) -> dict[str, Any] | N
         "variants": [
             merged(name, results[name]) if name in results else _missing(name, asked.steps, failed[name])
             for name in asked.names
+            if name in results or name in failed
         ],
     }
 

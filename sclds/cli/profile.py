@@ -71,7 +71,7 @@ def command(config: str, overrides: tuple[str, ...], **options: Any) -> int:
         refuse_task(settings, "sclds profile")
         folder = options["out"] or Path("profiles") / settings.name
         if options["compare"]:
-            found = _compared(config, overrides, folder, options)
+            found = _compared(config, overrides, folder, settings.name, options)
         else:
             traces = options["trace_into"] or (folder / "traces" if options["trace"] else None)
             found = _measured(settings, traces, options)
@@ -99,8 +99,10 @@ def _measured(settings: Any, traces: Path | None, options: Mapping[str, Any]) ->
     return profile_published(settings, options["steps"], traces)
 
 
-def _compared(config: str, overrides: Sequence[str], folder: Path, options: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Run variants in turn; the first rank has the figures."""
+def _compared(
+    config: str, overrides: Sequence[str], folder: Path, name: str, options: Mapping[str, Any]
+) -> dict[str, Any] | None:
+    """Run variants in turn, and write after each what is known; the first rank has the figures."""
     from sclds.benchmarks.variants import Comparison, chosen, compare
     from sclds.cli.printing import say
     from sclds.train.place import this_place
@@ -109,7 +111,11 @@ def _compared(config: str, overrides: Sequence[str], folder: Path, options: Mapp
     traces = folder / "traces" if options["trace"] else None
     steps, rounds, limit = options["steps"], options["rounds"], float(options["limit"])
     asked = Comparison(config, tuple(overrides), names, steps, rounds, traces, limit)
-    return compare(asked, say if rank == 0 else lambda text: None)
+    return compare(
+        asked,
+        say if rank == 0 else lambda text: None,
+        lambda found: _write(folder / "profile.json", _profile(name, found)),
+    )
 
 
 def _profile(name: str, found: Mapping[str, Any]) -> dict[str, Any]:

@@ -46,7 +46,7 @@ def asked():
 
 
 def test_variants_take_turns_and_a_failure_is_said_once(asked, monkeypatch, tmp_path):
-    commands, said = [], []
+    commands, said, kept = [], [], []
     rates = iter([8.0, 10.0, 18.0, 12.0])
 
     def run(command, **options):
@@ -60,7 +60,14 @@ def test_variants_take_turns_and_a_failure_is_said_once(asked, monkeypatch, tmp_
 
     monkeypatch.setattr(variants.subprocess, "run", run)
     monkeypatch.delenv("RANK", raising=False)
-    profile = variants.compare(asked, said.append)
+    profile = variants.compare(asked, said.append, kept.append)
+    assert [[one["name"] for one in part["variants"]] for part in kept[:3]] == [
+        ["configured"],
+        ["configured", "zero_0"],
+        ["configured", "zero_0", "attention_flash_attn"],
+    ], "what stops a comparison costs the variant that runs"
+    assert kept[0]["variants"][0]["round_rates"] == [8.0]
+    assert kept[-1] == profile
     settings = [[word for word in command if word.startswith("engine.")] for command in commands]
     zero_2, zero_0, flash = (
         ["engine.zero_stage=2"],
