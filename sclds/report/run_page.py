@@ -241,8 +241,10 @@ def _share_of_peak(run: Run) -> float | None:
     return float(profile["flops_per_sample"] * pace["samples_per_second"] / profile["peak_flops"])
 
 
-def _about_pretraining(settings: Path) -> Sequence[tuple[str, str]]:
+def _about_pretraining(folder: Path) -> Sequence[tuple[str, str]]:
+    settings = folder / "config.yaml"
     return (
+        ("See what the model completes", f"sclds explore {folder}"),
         ("Measure speed alone", f"sclds profile --config {settings} --steps 20"),
         ("Plan it for a cluster", f"sclds plan --config {settings} --gpus 8 --gpu h100"),
     )
@@ -257,7 +259,7 @@ def _commands(run: Run) -> str:
         ("Train again, elsewhere", f"{train} run_dir=runs/again"),
         ("Continue after an interruption", train),
         ("Follow the curves", f"tensorboard --logdir {run.folder / 'tensorboard'}"),
-        *(_about_pretraining(settings) if run.config is None or run.config.task is None else ()),
+        *(_about_pretraining(run.folder) if run.config is None or run.config.task is None else ()),
         ("Write this page again", f"sclds report {run.folder}"),
     )
     rows = "".join(
