@@ -76,7 +76,7 @@ def page(found: Explored, images: Mapping[str, str]) -> str:
     if any(of.examples for of in found.kinds):
         body.append(f"<h2>Examples</h2>{_notes(_EXAMPLES_NOTE)}")
         body += [_example(one, of, images) for of in found.kinds for one in of.examples]
-    return document(f"{found.name}: completion", f"{''.join(body)}<script>{SCRIPT}</script>", STYLE)
+    return document(f"{found.name}: completion", "".join(body), STYLE, SCRIPT)
 
 
 def _notes(paragraphs: Sequence[str]) -> str:

@@ -55,25 +55,27 @@ document.querySelectorAll("button[data-copy]").forEach(button => button.addEvent
 """
 
 
-def _policy() -> str:
+def _policy(script: str) -> str:
     """Return what a browser is allowed: pictures within the page, and this script alone, whatever else may be in it."""
-    digest = base64.b64encode(sha256(SCRIPT.encode()).digest()).decode()
+    digest = base64.b64encode(sha256(script.encode()).digest()).decode()
     return f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
 
 
-def document(title: str, body: str, style: str) -> str:
+def document(title: str, body: str, style: str, script: str = "") -> str:
     """Return a whole page.
 
     Args:
         title: Of the window, as plain text.
-        body: HTML.
+        body: HTML, without scripts of its own: a browser runs none of them.
         style: CSS that only this page needs.
+        script: JavaScript that only this page needs.
     """
+    whole = f"{SCRIPT}{POINTER}{script}"
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{_policy()}"><title>{escape(title)}</title>'
+        f'<meta http-equiv="Content-Security-Policy" content="{_policy(whole)}"><title>{escape(title)}</title>'
         f'<meta name="viewport" content="width=device-width,initial-scale=1"><style>{STYLE}{style}</style></head>'
-        f"<body><main>{body}</main><script>{SCRIPT}{POINTER}</script></body></html>\n"
+        f"<body><main>{body}</main><script>{whole}</script></body></html>\n"
     )
 
 

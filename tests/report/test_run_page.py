@@ -238,9 +238,10 @@ def test_captions_and_names_are_escaped(tmp_path: Path) -> None:
     assert "not on this machine" in text
 
 
-def test_a_page_lets_no_script_run_but_its_own() -> None:
+@pytest.mark.parametrize("own", ["", "'use strict';"])
+def test_a_page_lets_no_script_run_but_its_own(own: str) -> None:
     """Escaping has to fail and this too, before a caption runs; browsers compare the script with its digest."""
-    page = document("a", "<p>b</p>", "")
+    page = document("a", "<p>b</p>", "", own)
     [script] = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     head = page.partition("<title>")[0]
