@@ -1,7 +1,7 @@
 """The model's parameters as the engine holds them: which tensors there are, how long, and in which order they are used.
 
-ZeRO shards, gathers and reduces tensors, not weights: at stages 1 to 3 a transformer layer is two flat tensors, one
-that decays and one that does not (`sclds.train.flat_blocks`). They are read off the model, which is built without
+ZeRO shards, gathers and reduces tensors, not weights: at stages 1 to 3 a block is two flat tensors, one that decays and
+one that does not (`sclds.model.blocks`, `sclds.train.flat_blocks`). They are read off the model, which is built without
 memory.
 """
 
@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from sclds.config import Config, ModelConfig
+from sclds.model.blocks import LARGEST_PIECE, blocks_of, weight_decays
 from sclds.model.groups import parameter_group
 from sclds.model.scl import SCLModel
 from sclds.objectives import objectives_in_use
@@ -69,8 +70,10 @@ class Weight:
 
 
 @lru_cache(maxsize=16)
-def _weights(model_config: ModelConfig, vocab_size: int, sigmoid: bool) -> tuple[tuple[Weight, ...], frozenset[str]]:
-    """Return all weights, and the names of the transformer layers."""
+def _weights(
+    model_config: ModelConfig, vocab_size: int, sigmoid: bool
+) -> tuple[tuple[Weight, ...], frozenset[str], frozenset[str]]:
+    """Return all weights, and the names of the transformer layers and of all blocks."""
     with torch.device("meta"):
         model = SCLModel(model_config, vocab_size, sigmoid=sigmoid)
     layers = {
@@ -83,9 +86,8 @@ def _weights(model_config: ModelConfig, vocab_size: int, sigmoid: bool) -> tuple
     for name, parameter in model.named_parameters():
         group = parameter_group(model, name)
         part = _ENCODERS.get(name.split(".")[0], "fusion" if group == "fusion" else "heads")
-        decays = parameter.dim() > 1 and not name.endswith("bias")
-        weights.append(Weight(name, part, group, decays, parameter.numel()))
-    return tuple(weights), frozenset(layers)
+        weights.append(Weight(name, part, group, weight_decays(name, parameter.dim()), parameter.numel()))
+    return tuple(weights), frozenset(layers), frozenset(name for name, _ in blocks_of(model))
 
 
 def model_weights(config: Config, vocab_size: int) -> tuple[Weight, ...]:
@@ -100,10 +102,10 @@ def largest_block(config: Config, vocab_size: int) -> int:
 
 @lru_cache(maxsize=16)
 def _largest_block(model_config: ModelConfig, vocab_size: int, sigmoid: bool) -> int:
-    weights, layers = _weights(model_config, vocab_size, sigmoid)
+    weights, layers, _ = _weights(model_config, vocab_size, sigmoid)
     sizes = dict.fromkeys(layers, 0)
     for weight in weights:
-        if (layer := _layer_of(weight.name, layers)) is not None:
+        if (layer := _inside(weight.name, layers)) is not None:
             sizes[layer] += weight.numel
     return max(sizes.values(), default=0)
 
@@ -123,12 +125,13 @@ def _tensors(
     unused: frozenset[str],
     unlearned: frozenset[str],
 ) -> tuple[ParameterTensor, ...]:
-    weights, layers = _weights(model_config, vocab_size, sigmoid)
+    weights, _, blocks = _weights(model_config, vocab_size, sigmoid)
     found: dict[tuple[str, str], list[Weight]] = {}
     for weight in weights:
-        layer = _layer_of(weight.name, layers) if flat else None
-        kind = weight.name if layer is None else f"{layer} {weight.decays}"
-        found.setdefault((layer or weight.name.rpartition(".")[0], kind), []).append(weight)
+        block = _inside(weight.name, blocks) if flat else None
+        alone = block is None or weight.numel > LARGEST_PIECE
+        kind = weight.name if alone else f"{block} {weight.decays}"
+        found.setdefault((block or weight.name.rpartition(".")[0], kind), []).append(weight)
     tensors = [
         ParameterTensor(
             module,
@@ -143,10 +146,10 @@ def _tensors(
     return tuple(sorted(tensors, key=_place))
 
 
-def _layer_of(name: str, layers: frozenset[str]) -> str | None:
-    """Return the transformer layer that a weight lies in."""
+def _inside(name: str, modules: frozenset[str]) -> str | None:
+    """Return which of the modules a weight lies in."""
     parts = name.split(".")
-    return next((layer for end in range(1, len(parts)) if (layer := ".".join(parts[:end])) in layers), None)
+    return next((module for end in range(1, len(parts)) if (module := ".".join(parts[:end])) in modules), None)
 
 
 def _place(tensor: ParameterTensor) -> tuple[int, int, int]:

@@ -22,15 +22,13 @@ from deepspeed.utils import set_z3_leaf_module, z3_leaf_module
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
+from sclds.model.blocks import LARGEST_PIECE, blocks_of
 from sclds.model.groups import parameter_group
 from sclds.train.optimizer import DECAYED, NOT_DECAYED, decays
 
 FlatLayout = dict[str, dict[str, list[int]]]
 """By the name of a flat tensor the weights in it, in their order: name in `SCLModel` and shape. As JSON has it."""
 _LAYOUT = "sclds_flat_layout"
-LARGEST_PIECE = 16_000_000
-"""Values of a weight above which it stays by itself: its gradient would be copied into that of the flat tensor, which
-takes memory, and longer than the host's hooks for one parameter. Only tables of a vocabulary are so large."""
 
 
 def flatten_blocks(model: nn.Module) -> None:
@@ -54,27 +52,6 @@ def flatten_blocks(model: nn.Module) -> None:
         if module not in inside:
             _name_parameters_quickly(module)
     setattr(model, _LAYOUT, layout)
-
-
-def blocks_of(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    """Return the largest modules with parameters and without a list of layers in them, by name, in the model's order.
-
-    A module with nothing to lay together (a linear map alone, whose weight decays and whose bias does not) is none.
-    """
-    found, waiting = [], [("", model)]
-    while waiting:
-        name, module = waiting.pop()
-        if any(isinstance(inside, nn.ModuleList) for inside in module.modules()):
-            children = [(f"{name}.{child}".lstrip("."), inside) for child, inside in module.named_children()]
-            waiting += reversed(children)
-        elif len(list(module.parameters())) > len({_decays(name, weight) for weight in module.named_parameters()}):
-            found.append((name, module))
-    return found
-
-
-def _decays(block_name: str, weight: tuple[str, nn.Parameter]) -> bool:
-    """Return whether a weight of a block decays."""
-    return decays(f"{block_name}.{weight[0]}", weight[1].dim())
 
 
 def layout_of(model: nn.Module) -> FlatLayout:

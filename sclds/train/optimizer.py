@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from scl_kernels.optional import library
 from sclds.config import OptimizerConfig
 from sclds.config.errors import ConfigError
+from sclds.model.blocks import weight_decays
 from sclds.model.groups import parameter_group
 
 WITHOUT_DECAY = "-no-decay"
@@ -20,7 +21,7 @@ DECAYED, NOT_DECAYED = "decayed_weights", "other_weights"
 
 def decays(name: str, dimensions: int) -> bool:
     """Return whether weight decay applies to a parameter: to matrices, not to biases, norms and the temperature."""
-    return name.endswith(f".{DECAYED}") or (dimensions > 1 and not name.endswith("bias"))
+    return name.endswith(f".{DECAYED}") or weight_decays(name, dimensions)
 
 
 def dimensions_of(parameter: nn.Parameter) -> int:

@@ -52,7 +52,7 @@ def test_every_incompatible_key_is_named(tmp_path):
     )
     problems = resume_problems(written(tmp_path), changed)
     keys = [problem.split("=")[0] for problem in problems]
-    added = [f"data.train.1.{key}" for key in ("key_ends", "kind", "name", "shards", "weight")]
+    added = [f"data.train.1.{key}" for key in ("key_ends", "kind", "name", "phrase_dropout", "shards", "weight")]
     assert keys == [*added, "engine.gradient_precision", "optimizer.betas.1", "seed"]
     assert problems[0].startswith("data.train.1.key_ends=first_dot differs from absent")
     assert all("over with another run_dir" in problem for problem in problems)

@@ -46,7 +46,7 @@ def waits_that_run():
 
 def listed():
     """Return DeepSpeed's version and the lines that docs/pretend_device.md names, as `waits_that_run` does."""
-    text = LISTED.read_text()
+    text = LISTED.read_text(encoding="utf-8")
     version = re.search(r"Read in DeepSpeed (\S+)[ ,:(]", text)[1]
     found = set()
     for cell in re.findall(r"^\| (`(?:runtime|utils)/[^|]+)\|", text, re.MULTILINE):

@@ -41,7 +41,7 @@ def process(rank, address, port, work):
 
 
 def ended(pid, reader):
-    with os.fdopen(reader, errors="replace") as said:
+    with os.fdopen(reader, encoding="utf-8", errors="replace") as said:
         text = said.read()
     return {"code": os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), "said": text}
 

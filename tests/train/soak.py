@@ -185,7 +185,7 @@ def in_sessions(sessions):
     found = []
     for name in filter(str.isdigit, os.listdir("/proc")):
         with contextlib.suppress(OSError, IndexError):
-            state, _, _, session = Path(f"/proc/{name}/stat").read_text().rpartition(")")[2].split()[:4]
+            state, _, _, session = Path(f"/proc/{name}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[:4]
             if int(session) in sessions and state != "Z":
                 found.append(int(name))
     return found
@@ -204,7 +204,7 @@ class Soak:
         """Take a run to its end without a fault."""
         launch = Launch(self.folder / name, processes, self.folder / f"{name}.log")
         launch.until_gone()
-        told = (self.folder / f"{name}.log").read_text(errors="replace")[-3000:]
+        told = (self.folder / f"{name}.log").read_text(encoding="utf-8", errors="replace")[-3000:]
         assert set(launch.codes.values()) == {0}, f"{name} ended with {launch.codes}: {told}"
 
     def fault(self, processes):
@@ -245,7 +245,7 @@ class Soak:
             time.sleep(0.2)
 
     def _said(self):
-        return (self.folder / "run.log").read_text(errors="replace")[-2000:]
+        return (self.folder / "run.log").read_text(encoding="utf-8", errors="replace")[-2000:]
 
     def _killed_rank(self, launch):
         send(self.draw.choice(launch.workers() or [0]), signal.SIGKILL)
@@ -315,7 +315,7 @@ class Soak:
 
     def _half_a_line(self):
         if RunFolder(self.run).metrics.is_file():
-            with RunFolder(self.run).metrics.open("a") as file:
+            with RunFolder(self.run).metrics.open("a", encoding="utf-8") as file:
                 file.write('{"step": 7, "lo')
         return RunFolder(self.run).metrics.is_file()
 

@@ -14,12 +14,13 @@ from sclds.costs.communication import bucket_size
 from sclds.data.tokenizer import load_tokenizer
 from sclds.losses.communicator import SingleProcess
 from sclds.losses.objectives import GlobalFeatures, features_of, step_loss
+from sclds.model.blocks import blocks_of
 from sclds.model.scl import SCLModel
 from sclds.run.checkpoints import ENGINE_TAG, Checkpoint
 from sclds.train import flat_blocks
 from sclds.train.checkpoint import SavedParameters, fits
 from sclds.train.engine import InitialWeights, fill_parameters, largest_block, model_outline
-from sclds.train.flat_blocks import blocks_of, layout_of, materialize, weight_shapes
+from sclds.train.flat_blocks import layout_of, materialize, weight_shapes
 from sclds.train.optimizer import parameter_groups
 from sclds.train.saved_state import KINDS, MODEL_FILE, SavedState
 from tests.train.flat import split_flat

@@ -59,7 +59,7 @@ def met(monkeypatch):
         seen.given, seen.environment = given, dict(os.environ)
 
     accelerator = SimpleNamespace(
-        device_name=lambda rank: f"{seen.device}:{rank}" if seen.device != "cpu" else "cpu",
+        device_name=lambda rank=None: seen.device if rank is None or seen.device == "cpu" else f"{seen.device}:{rank}",
         set_device=lambda rank: None,
         communication_backend_name=lambda: "nccl",
     )

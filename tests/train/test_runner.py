@@ -68,7 +68,8 @@ def stop(folder, outcome):
 
     def act(process):
         (folder / "lease.json").write_text("{}")
-        time.sleep(1)
+        while not (folder / "began").exists():
+            time.sleep(0.05)
         os.kill(process.pid, signal.SIGTERM)
         time.sleep(1)
         assert process.is_alive(), "it did not wait for the run to save"
@@ -83,7 +84,8 @@ def stop(folder, outcome):
 
 @pytest.mark.parametrize(("outcome", "code"), [("stopped", 0), ("finished", 0), ("failed: disk", 1), ("", 1)])
 def test_a_stop_waits_for_the_checkpoint_and_is_no_failure(tmp_path, outcome, code):
-    found, said = run(tmp_path, ["sleep", "60"], while_it_runs=stop(tmp_path, outcome))
+    words = ["bash", "-c", f"touch {tmp_path / 'began'}; exec sleep 60"]
+    found, said = run(tmp_path, words, while_it_runs=stop(tmp_path, outcome))
     assert found == code, said
     assert "Stopping: the run ends its step and saves" in said
 

@@ -396,6 +396,8 @@ def test_deepspeed_waits_for_the_device_where_it_is_listed_and_nowhere_else(two_
         file, _, number = line.rpartition(":")
         assert WAIT.search(linecache.getline(str(PACKAGE / file), int(number))), line
     found = {wait for name in FLIPPED for wait in two_processes[name]["waits"]}
+    # its log of messages, which is on in tests alone, takes their time
+    found = {wait for wait in found if not wait.startswith("comm/comm.py:")}
     assert found - lines == set()
     assert {"runtime/utils.py:233", "runtime/zero/stage_1_and_2.py:3248"} <= found, "steps were watched"
 
