@@ -12,12 +12,12 @@ from sclds.costs.operators import FP32, Pass
 from sclds.costs.stages import gradient_bytes, value_bytes
 from sclds.costs.tensors import parameter_tensors
 
-LAUNCH = 32e-6
-"""Seconds of a launch and its share of autograd: 88 ms of a plain forward and backward, which launch 2,726 times."""
-GRADIENT = 0.22e-3
-"""Seconds that ZeRO takes over the gradient of a tensor: 25 ms that stage 1 needs beyond a plain step, 114 tensors."""
-HOOK = 0.75e-3
-"""Seconds of a pass through a module at stage 3: 81 ms beyond stage 1, forward and backward of 54 modules."""
+LAUNCH = 33e-6
+"""Seconds of a launch and its share of autograd: 89 ms of a plain forward and backward, which launch 2,726 times."""
+GRADIENT = 0.18e-3
+"""Seconds that ZeRO takes over the gradient of a tensor: 17 ms that stage 1 needs beyond a plain step, 93 tensors."""
+HOOK = 0.61e-3
+"""Seconds of a pass through a module at stage 3: 59 ms beyond stage 1, forward and backward of 48 modules."""
 MESSAGE = 50e-6
 """Seconds of starting a message: an all-gather of 4 kB over gloo in one process, which waits for nobody."""
 ADAM_VALUES = 7

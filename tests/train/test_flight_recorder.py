@@ -60,11 +60,13 @@ def met(monkeypatch):
 
     accelerator = SimpleNamespace(
         device_name=lambda rank=None: seen.device if rank is None or seen.device == "cpu" else f"{seen.device}:{rank}",
+        device_count=lambda: 1,
         set_device=lambda rank: None,
         communication_backend_name=lambda: "nccl",
     )
     monkeypatch.setattr(distributed, "get_accelerator", lambda: accelerator)
     monkeypatch.setattr(deepspeed, "init_distributed", init)
+    monkeypatch.setattr(distributed, "_messages", lambda device: None)  # there is no backend that sends any
     for name, value in (("is_initialized", False), ("get_rank", 0), ("get_world_size", 1), ("new_group", None)):
         monkeypatch.setattr(dist, name, lambda *given, _value=value, **more: _value)
     for name, value in (("RANK", "0"), ("LOCAL_RANK", "0"), ("WORLD_SIZE", "1")):
