@@ -25,7 +25,7 @@ def main() -> int:
     """Say what will happen, train, and leave the launcher's exit code."""
     print(
         f"Quickstart: {PROCESSES} processes train on the images and videos inside the package, on CPU, sharded by\n"
-        f"DeepSpeed ZeRO-3, as {CONFIG} says, in {precision()} (about 7 minutes on 2 cores). Then retrieval is\n"
+        f"DeepSpeed ZeRO-3, as {CONFIG} says, in {precision()} (5 to 7 minutes on 2 cores). Then retrieval is\n"
         f"measured on held-out pairs and a report page is written. Ctrl-C stops and saves; the same command goes\n"
         f"on or shows the result.\n",
         flush=True,
