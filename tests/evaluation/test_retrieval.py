@@ -3,6 +3,7 @@ import json
 import pytest
 import torch
 
+from sclds.config.reading import load_config
 from sclds.evaluation import retrieval
 from sclds.evaluation.heldout import Encoded
 from sclds.evaluation.ranking import Shortlist
@@ -250,3 +251,14 @@ def test_cosine_is_of_rows() -> None:
     text, vision = torch.tensor([[3.0, 4.0], [1.0, 0.0]]), torch.tensor([[0.0, 2.0]])
     assert retrieval.cosine(text, vision).tolist() == [[pytest.approx(0.8)], [0.0]]
     assert retrieval.cosine(text, vision).dtype == torch.float64
+
+
+def test_the_protocol_and_the_names_of_figures_follow_from_the_configuration() -> None:
+    config = load_config("finetune/retrieval_coco")
+    assert retrieval.protocol_of(config)["weights"] == "fine-tuned"
+    zero_shot = load_config("quickstart", ["evaluation.rerank=0"])
+    assert retrieval.protocol_of(zero_shot)["weights"] == "zero-shot"
+    names = retrieval.retrieval_names(zero_shot)
+    assert names == [f"{way}_{figure}" for way in retrieval.DIRECTIONS for figure in retrieval.FIGURES]
+    both = retrieval.retrieval_names(load_config("quickstart", ["evaluation.rerank=4"]))
+    assert both == [*names, *(f"matching_{name}" for name in names)]
