@@ -105,3 +105,12 @@ def test_every_count_has_its_column():
         assert sizes.rows(term, range(1, 2)).tolist() == table[:, 1:, column].tolist()
     framed = SimpleNamespace(frame=2, objective=SimpleNamespace(count="samples"))
     assert sizes.rows(framed, range(0, 1)).tolist() == table[:, :1, 6].tolist()
+
+
+def test_counts_of_a_step_are_sums_over_ranks_and_accumulation_steps():
+    table = np.zeros((2, 2, 7), np.int64)
+    table[:, :, :4] = 1, 2, 3, 4
+    table[1, 0, 4:] = 5, 1, 0
+    counts = StepSizes(table).counts
+    assert (counts.samples, counts.words, counts.completed, counts.replaced) == (4, 8, 12, 16)
+    assert counts.frames == 2, "a frame that no sample has is none"

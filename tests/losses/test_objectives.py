@@ -140,6 +140,23 @@ def test_terms_are_those_of_the_method():
         torch.testing.assert_close(terms[name].double(), value.detach(), rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("kept", ["sigmoid", "mlm"])
+def test_a_loss_alone_is_what_it_is_beside_others(kept):
+    """Without a comparison by nce there are no statistics to send, without any comparison nothing is sent."""
+    outputs, batch = piece(3, (2, 2, 2), 2)
+    others = ("contrastive", "sigmoid", "itm", "mlm", "mvsc", "mlsc", "mltc_image", "mltc_text")
+    losses = ALL.model_copy(update={n: 0.0 for n in others if n != kept} | {"duplicates": "negatives"})
+    batch = SimpleNamespace(**vars(batch) | {"objectives": objectives_in_use(losses)})
+    own = detached_targets(outputs, torch.tensor(TAU))
+    features = GlobalFeatures.gather([features_of(own, batch)], [batch], losses, SingleProcess())
+    assert len(features.candidates) == (kept == "sigmoid")
+    _, terms = step_loss(own, batch, features, 0, losses)
+    scalars = {"pairwise_scale": torch.tensor(20 * TAU), "pairwise_bias": torch.tensor(-4 * TAU)}
+    words = torch.nn.functional.cross_entropy(outputs["mlm_logits"], batch.labels.mlm)
+    wanted = {"sigmoid": pairwise_sigmoid(outputs | scalars), "mlm": words}[kept].detach()
+    torch.testing.assert_close(terms[kept].double(), wanted.double(), rtol=1e-6, atol=1e-6)
+
+
 class _PublishedGather(torch.autograd.Function):
     """Everybody's rows; the backward returns the own slice of this rank's gradient, without a reduction."""
 
