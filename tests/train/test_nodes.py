@@ -38,7 +38,7 @@ ROOT = Path(__file__).parents[2]
 SHORT = replaced(SETTINGS, ["schedule.steps=4", "data.heldout=[]", "engine.env=[OMP_NUM_THREADS]"])
 LIMIT = int(os.environ.get("SCLDS_NODES_SECONDS", "300"))
 """For a launch."""
-ALL = bool(os.environ.get("SCLDS_ALL_NODES"))
+LONG = pytest.mark.skipif(not os.environ.get("SCLDS_ALL_NODES"), reason="a quarter of an hour: make nodes")
 
 
 class Job:
@@ -189,6 +189,7 @@ def clock_ahead(folder, seconds):
     return {places[0]: own}
 
 
+@LONG
 def test_four_nodes_train_and_say_whose_clock_and_whose_link_is_off(tmp_path):
     settings = replaced(SHORT, ["schedule.steps=2", "limits.start=600", f"run_dir={tmp_path / 'run'}"])
     hosts = "".join(f"{name} slots=1\n" for name in nodes.NAMES)
@@ -220,7 +221,7 @@ def test_a_run_goes_on_without_a_node_that_lost_power(pair, tmp_path):
     assert newest_checkpoint(folder / "checkpoints").step == 30
 
 
-@pytest.mark.skipif(not ALL, reason="a quarter of an hour: make nodes")
+@LONG
 @pytest.mark.parametrize("stage", range(4))
 @pytest.mark.parametrize("count", [2, 4])
 def test_nodes_are_one_node_at_every_stage(tmp_path, stage, count):
