@@ -28,7 +28,7 @@ PHRASES = (
 )
 BATCH = {"global_size": 8, "max_micro_size": 8, "group_size": 4}
 PURPOSES = {"window", "randaugment", "caption", "phrases", "scl_text", "mlm", "scl_vision", "mltc_vision"}
-"""What is drawn for an image; for a video `frames` too."""
+"""What is drawn for an image; for a video `frames` too, and for both the key from which the model draws its dropout."""
 
 
 @pytest.fixture
@@ -63,6 +63,7 @@ def drawn(maker, sample, occasion) -> dict[str, Any]:
         "mlm": (views.mlm_positions.tolist(), views.text_mlm.tolist()),
         "scl_vision": views.keep.tolist(),
         "mltc_vision": views.replaced.tolist(),
+        "dropout": views.dropout_key,
     }
 
 
@@ -77,7 +78,10 @@ def test_each_part_of_the_key_changes_every_draw(config, make_maker):
     """Over four samples each, so that no draw is equal by chance."""
     maker, other_seed = make_maker(), make_maker(seed=1)
     index = open_index(config.data.train)
-    for kind, purposes in (("image", PURPOSES), ("video", PURPOSES | {"frames"})):
+    for kind, purposes in (
+        ("image", PURPOSES | {"dropout"}),
+        ("video", PURPOSES | {"dropout", "frames"}),
+    ):
         numbers = [number for number in range(12) if index.locate(number)[0].kind == kind][:4]
         one = [drawn(maker, number, (3, 0)) for number in numbers]
         others = {
@@ -91,6 +95,34 @@ def test_each_part_of_the_key_changes_every_draw(config, make_maker):
             for purpose in purposes:
                 values = [[draws[purpose] for draws in found] for found in (one, other)]
                 assert values[0] != values[1], f"{purpose} of a {kind} does not depend on the {factor}"
+
+
+def test_the_key_of_dropout_is_of_no_other_purpose(config, make_maker):
+    maker, index = make_maker(seed=5), open_index(config.data.train)
+    shard, row = index.locate(2)
+    assert maker.views(2, (3, 1)).dropout_key == seed_of(5, "dropout", 3, 1, shard.sample_id(row))
+
+
+def test_each_of_two_captions_is_drawn(make_config):
+    images = image_members(["a"])
+    images = {
+        n: json.dumps({"captions": ["one", "two"]}).encode() if n.endswith(".json") else c for n, c in images.items()
+    }
+    config = make_config([images], [], BATCH)
+    maker = SampleMaker(config, load_tokenizer("embedded"), open_index(config.data.train))
+    assert {maker.views(0, (epoch, 0)).caption for epoch in range(16)} == {"one", "two"}
+    assert maker.views(0, HELDOUT).caption == "one"
+
+
+@pytest.mark.parametrize("duplicates", ["negatives", "ignore", "positives"])
+def test_an_image_has_an_identity_where_duplicates_are_told_apart(config, duplicates):
+    losses = config.losses.model_copy(update={"duplicates": duplicates})
+    index = open_index(config.data.train)
+    maker = SampleMaker(config.model_copy(update={"losses": losses}), load_tokenizer("embedded"), index)
+    known = {maker(number, (0, 0)).views.image_id for number in range(3)}
+    assert (known == {SampleMaker(config, load_tokenizer("embedded"), index).views(0, (0, 0)).image_id}) == (
+        duplicates == "negatives"
+    )
 
 
 def test_held_out_samples_have_one_view(make_maker):
