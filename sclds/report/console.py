@@ -9,16 +9,13 @@ from rich.table import Table
 from sclds.evaluation.section import Cell, Section
 from sclds.run.terminal import printable
 
-NAME_WIDTH = 26
-"""Characters."""
-
 
 def print_sections(console: Console, sections: Iterable[Section]) -> None:
     """Print each section as a table, its note below it."""
     for section in sections:
         table = Table(title=_plain(section.title), title_justify="left", caption_justify="left")
         table.caption = _plain(section.note) or None
-        table.add_column("", overflow="fold", min_width=NAME_WIDTH)
+        table.add_column("", overflow="fold")
         for column in section.columns:
             table.add_column(_plain(column), justify="right", overflow="fold")
         for name, cells in section.rows:
