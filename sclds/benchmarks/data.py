@@ -321,10 +321,8 @@ def planned_pace(gpu: str) -> float:
     dataset = DatasetConfig(name="photographs", shards="planned")
     settings = {"name": "base", "data": {"train": [dataset]}, "model": {"text": {"vocab_size": 50265}}}
     base = Config.model_validate(settings)
-    return (
-        as_configured(base, cluster_of(known_kinds(), gpu, PLANNED_GPUS), mix_of(base)).samples_per_second
-        / PLANNED_GPUS
-    )
+    planned = as_configured(base, cluster_of(known_kinds(), gpu, PLANNED_GPUS), mix_of(base))
+    return planned.samples_per_second / PLANNED_GPUS
 
 
 def cores_per_gpu(stages: Stages) -> list[str]:

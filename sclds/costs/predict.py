@@ -80,11 +80,6 @@ class StepWork:
     """Of reading and decoding this device's samples on one core."""
     messages: dict[str, Message] = field(default_factory=dict)
 
-    @property
-    def product_flops(self) -> float:
-        """Operations of products, attention included."""
-        return sum(product.flops for product in self.products) + self.attention_flops
-
 
 @dataclass(frozen=True)
 class StepTime:

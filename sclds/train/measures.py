@@ -168,8 +168,3 @@ class StepMeasures:
 
 def _total(times: Sequence[StepTime], kind: str, name: str) -> float:
     return math.fsum(getattr(time, kind).get(name, 0.0) for time in times)
-
-
-def hosts_of_ranks(group: ProcessGroup, host: str) -> list[str]:
-    """Return every rank's host; outside the step."""
-    return [str(name) for name in group.gather_objects(host)]
