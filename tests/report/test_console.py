@@ -22,3 +22,18 @@ def test_no_column_is_pushed_off_a_terminal(width: int) -> None:
     assert max(map(len, text.splitlines())) <= width
     for word in ("96.4%", "(1.7%)", "THIS.", "39.856"):
         assert word in text, "cut off"
+
+
+def test_names_get_the_room_that_numbers_leave_and_break_between_words() -> None:
+    cells = (Cell("10.0%", "2.2%"), Cell("30.0%", "11.2%"), Cell("50.0%", "22.3%"), Cell("9"), Cell("448"))
+    rows = (("quickstart images: caption → image", cells),)
+    section = Section("Retrieval", "", ("R@1", "R@5", "R@10", "median rank", "candidates"), rows)
+    shown = {}
+    for width in (80, 140):
+        out = io.StringIO()
+        print_sections(Console(file=out, width=width, force_terminal=True, color_system=None), [section])
+        shown[width] = out.getvalue()
+    assert "│ quickstart images: " in shown[80]
+    assert "caption → image" in shown[80]
+    assert "candidates" in shown[80]
+    assert "quickstart images: caption → image │ 10.0% (2.2%)" in shown[140]
