@@ -3,6 +3,7 @@
 from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -13,7 +14,7 @@ from sclds.data.keys import generator
 from sclds.data.loader import TrainingBatches
 from sclds.data.tokenizer import load_tokenizer
 from sclds.evaluation.tasks import evaluate
-from sclds.losses.communicator import SingleProcess
+from sclds.losses.communicator import SingleProcess, gather_rows
 from sclds.losses.objectives import GlobalFeatures, features_of, step_loss
 from sclds.machine.phase_clock import PhaseClock
 from sclds.model.scl import SCLModel
@@ -182,6 +183,31 @@ def test_a_step_on_pixels_that_were_decoded_there_never_waits():
     assert reads == []
     assert files_of(copies) == ["placed.py"]
     assert_same(found, expected)
+
+
+class Ranks(SingleProcess):
+    """Three ranks that all send what this one sends."""
+
+    world_size = 3
+
+    def start_all_gather(self, tensor):
+        return lambda: tensor.expand(3, *tensor.shape)
+
+
+def test_ranks_that_bring_unequal_rows_are_put_together_without_waiting():
+    """As frames of videos and masked words do; the rows that no rank filled are left out by the device."""
+    lengths = [np.array([3, 1, 2]), np.array([3, 3, 3])]
+    own = [torch.arange(6.0).view(3, 2), torch.arange(3.0), torch.arange(3)[:, None].float()]
+    which = [lengths[0], lengths[1], lengths[0]]
+    expected = [torch.cat([x[:rows] for rows in of_x.tolist()]) for x, of_x in zip(own, which, strict=True)]
+    with pretend_device() as device, host_reads() as reads, host_copies() as copies:
+        there = [x.to(device) for x in own]
+        copies.clear()
+        found = gather_rows(there, which, Ranks())
+    assert reads == []
+    assert files_of(copies) == ["communicator.py"], "one table for all tensors of the same lengths"
+    for one, other in zip(found, expected, strict=True):
+        assert torch.equal(inside(one), other)
 
 
 @pytest.fixture(scope="module")
