@@ -89,7 +89,9 @@ def test_killed_twice_and_resumed_equals_untouched(tmp_path):
     )
     for name, weight in untouched_weights.items():
         assert torch.equal(weights[name], weight), name
-    figures = [{name for name, value in line.items() if name.startswith(HELDOUT) and value is not None} for line in lines]
+    figures = [
+        {name for name, value in line.items() if name.startswith(HELDOUT) and value is not None} for line in lines
+    ]
     assert [line["step"] for line, found in zip(lines, figures, strict=True) if found] == [5]
     names = {f"heldout/{of}/{figure}" for of in ("pictures-heldout", "clips-heldout") for figure in FIGURES}
     assert names <= figures[4]
