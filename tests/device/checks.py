@@ -22,6 +22,7 @@ from sclds.reference.standalone import modeling_scl
 from sclds.reference.standalone.configuration_scl import SCLConfig
 from sclds.report.batch_page import page
 from sclds.report.pictures import masked_inputs
+from sclds.train.corruption import MemoryCheck
 from sclds.train.optimizer import parameter_groups
 from sclds.train.step import train_step
 from tests.device.pretend import PretendTensor, host_copies, host_reads, moved, pretend_device
@@ -90,18 +91,33 @@ class Engine:
     def was_step_applied(self):
         return True
 
+    def is_gradient_accumulation_boundary(self):
+        return True
+
 
 class Group(SingleProcess):
     def __init__(self, device):
         self.device = device
 
 
+def watched(engine, group):
+    """Take and compare sums of its bits around every update, as runs do."""
+    check = MemoryCheck(engine, group)
+    check.begin(0)
+    return check
+
+
+def alone(engine, group):
+    return engine
+
+
 TRAINED = {
-    "all": (STEPS["all"], {}),
-    "hard": (STEPS["hard"], {}),
-    "sigmoid": (ALL.model_copy(update={"sigmoid": 1.0}), {"sigmoid": True}),
-    "recomputed": (STEPS["all"], {"recompute": True}),
+    "all": (STEPS["all"], {}, watched),
+    "hard": (STEPS["hard"], {}, alone),
+    "sigmoid": (ALL.model_copy(update={"sigmoid": 1.0}), {"sigmoid": True}, alone),
+    "recomputed": (STEPS["all"], {"recompute": True}, alone),
 }
+"""Losses, what the model is made with, and what stands around the engine."""
 
 
 def run_config(losses, task=None):
@@ -112,16 +128,16 @@ def run_config(losses, task=None):
 
 def trained(name, accumulation, negatives, device, place):
     """Return losses and gradients of `train_step`, the whole optimizer step as a run takes it."""
-    losses, options = TRAINED[name]
+    losses, options, around = TRAINED[name]
     losses = losses.model_copy(update={"negatives": negatives})
     config = run_config(losses)
     batches = [pack_samples(MIXED, losses).in_one_block() for _ in range(accumulation)]
-    return stepped(place(model_of(**options).float()), batches, config, device)
+    return stepped(place(model_of(**options).float()), batches, config, device, around)
 
 
-def stepped(model, batches, config, device):
+def stepped(model, batches, config, device, around=None):
     """Return losses and gradients of `train_step` on a device of a model that lies there."""
-    engine = Engine(model.train(), len(batches))
+    engine = (around or alone)(Engine(model.train(), len(batches)), Group(device))
     split = Split(len(MIXED), len(batches), 1)
     clock = PhaseClock(device)
     clock.begin()
