@@ -35,11 +35,10 @@ WITH_A_REASON = {
         "behind `readable`: on a GPU under SCL_KERNELS_DEBUG=1 alone",
     ),
     "kernels/scl_kernels/validation.py check_cumulative": "lengths, which stay on the host",
-    "sclds/losses/communicator.py _rows_of": "books of the gather, NumPy on the host",
-    "sclds/losses/communicator.py start_gather_rows": "books of the gather, NumPy on the host",
+    "sclds/losses/communicator.py _Room.of": "books of the gather, NumPy on the host",
     "sclds/losses/communicator.py gather_records": "names of samples, from host to host",
     "sclds/losses/global_features.py StepSizes.__init__": "counts of all ranks, NumPy on the host",
-    "sclds/losses/global_features.py _first_rows": "counts of all ranks, NumPy on the host",
+    "sclds/losses/global_features.py first_rows": "counts of all ranks, NumPy on the host",
 }
 """File and function of every wait that is none, or is meant."""
 WAITS = frozenset(

@@ -77,7 +77,7 @@ def stages(folder: Path, names: Sequence[str], rehearse: bool) -> list[Stage]:
         own("correctness", 75, decides=True),
         own("attention_check", 30, decides=True),
         own("step", 45, decides=True),
-        own("waits", 45, decides=True),
+        own("waits", 60, decides=True),
         own("evaluation", 30, decides=True),
         own("base_step", 75),
         own("peak", 15),

@@ -111,13 +111,14 @@ def _no_waiting() -> Iterator[None]:
 def waits(folder: Path, rehearse: bool) -> int:
     """Take the whole `train_step` where nothing may wait for the device; the second one, when all is compiled.
 
-    With one and with four accumulation steps, both kinds of negatives, and every objective.
+    With one and with four accumulation steps and both kinds of negatives, images and videos, and every objective.
     """
     import waiting
 
-    failed, lines = 0, Lines(folder / "waits.csv", ("negatives", "accumulation", "waits"))
-    for negatives, accumulation in itertools.product(("global_batch", "micro_batch"), (1, 4)):
-        take = waiting.step_of(negatives, accumulation, harness.device())
+    failed, lines = 0, Lines(folder / "waits.csv", ("objectives", "negatives", "accumulation", "waits"))
+    published = [("published", *each) for each in itertools.product(("global_batch", "micro_batch"), (1, 4))]
+    for objectives, negatives, accumulation in (*published, ("all", "global_batch", 4), ("all", "micro_batch", 1)):
+        take = waiting.step_of(objectives, negatives, accumulation, harness.device())
         take(0)
         fault = ""
         try:
@@ -126,8 +127,9 @@ def waits(folder: Path, rehearse: bool) -> int:
         except RuntimeError as found:
             fault = waiting.place_of(found)
         failed += bool(fault)
-        lines.add((negatives, accumulation, fault))
-        print(f"{'FAILED' if fault else 'ok'}: {negatives}, {accumulation} accumulation steps: {fault or 'no waits'}")
+        lines.add((objectives, negatives, accumulation, fault))
+        what = f"{objectives} objectives, {negatives}, {accumulation} accumulation steps"
+        print(f"{'FAILED' if fault else 'ok'}: {what}: {fault or 'no waits'}")
     return failed
 
 

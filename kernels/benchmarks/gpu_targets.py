@@ -131,7 +131,7 @@ def targets(device: Any, names: Sequence[str]) -> list[Target]:
             "attention that differs from fp64", "0", _flag("attention_check", "passed", lambda x: x != "True", 1), none
         ),
         Target("steps that a kernel changes", "0", _flag("real_step", "passed", lambda x: x != "True", 2), none),
-        Target("steps that wait for the device", "0", _flag("waits", "waits", bool, 4), none),
+        Target("steps that wait for the device", "0", _flag("waits", "waits", bool, 6), none),
         Target("held-out measurements there", "ran", lambda f: float(len(f.lines("evaluation"))) or None, bool),
         Target("base step, MFU", f">= {MFU:.0%}", _utilization("ours", device and device.flops), lambda x: x >= MFU),
         Target("base step, samples/s", "measured", _samples_per_second, bool),

@@ -19,7 +19,6 @@ from scl_kernels.backend import Backend, interpreting
 
 functorch_config.donated_buffer = False  # lets a compiled backward run again on the same graph
 
-MODES = ("forward", "backward", "full")
 IMPLEMENTATIONS: dict[str, Backend] = {"triton": "triton", "reference": "torch"}
 """Provider: the backend that stands for it on a GPU."""
 

@@ -9,15 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from packed_step import SMALL, build_model
+from packed_step import SMALL
 
 from sclds.batch.split import Split
-from sclds.benchmarks.step import packed_batch
-from sclds.config import EngineConfig, LossesConfig, OptimizerConfig, ScheduleConfig
+from sclds.benchmarks.step import model_section, packed_batch
+from sclds.config import EngineConfig, LossesConfig, ModelConfig, OptimizerConfig, ScheduleConfig
 from sclds.losses.communicator import SingleProcess
 from sclds.machine.attention import AttentionBackends, CallSite, available
 from sclds.machine.implementations import this_machine
 from sclds.machine.phase_clock import PhaseClock
+from sclds.model.scl import SCLModel
 from sclds.train.optimizer import parameter_groups
 from sclds.train.step import train_step
 
@@ -56,24 +57,39 @@ class PlainEngine:
         return True
 
 
+OBJECTIVES: dict[str, dict[str, Any]] = {
+    "published": {},
+    "all": {"mltc_image": 0.2, "mltc_text": 0.2, "sigmoid": 1.0, "itm_negatives": "hard", "duplicates": "positives"},
+}
+"""Losses of steps that may not wait: as published, and all there are, with hard negatives."""
+FRAMES = (1, 3)
+"""Of the videos among the images of a step."""
+
+
 class Settings:
     """What the step reads of a configuration; the whole one needs pydantic."""
 
-    def __init__(self, negatives: str, precision: str):
+    def __init__(self, objectives: str, negatives: str, precision: str):
         self.seed, self.task = 0, None
-        self.losses = LossesConfig.model_validate({"negatives": negatives})
+        self.losses = LossesConfig.model_validate(OBJECTIVES[objectives] | {"negatives": negatives})
         self.engine = EngineConfig.model_validate({"precision": precision})
         self.schedule = ScheduleConfig.model_validate({"steps": 10})
 
 
-def step_of(negatives: str, accumulation: int, device: str) -> Callable[[int], None]:
-    """Return what takes the real step of a number on batches that lie in pinned memory."""
-    gpu = device == "cuda"
+def step_of(objectives: str, negatives: str, accumulation: int, device: str) -> Callable[[int], None]:
+    """Return what takes the real step of a number on batches of images and videos that lie in pinned memory.
+
+    All objectives are taken with activations computed again.
+    """
+    gpu, everything = device == "cuda", objectives == "all"
     precision = "bf16" if gpu else "fp32"
-    settings: Any = Settings(negatives, precision)
+    settings: Any = Settings(objectives, negatives, precision)
     best = available(CallSite(precision), this_machine())[0]
-    batch = packed_batch(SMALL, settings.losses, AttentionBackends.all(best)).in_one_block(pinned=gpu)
-    model = build_model(SMALL).to(device, torch.bfloat16 if gpu else torch.float32).train()
+    batch = packed_batch(SMALL, settings.losses, AttentionBackends.all(best), FRAMES).in_one_block(pinned=gpu)
+    architecture = ModelConfig.model_validate(model_section(SMALL))
+    model = SCLModel(architecture, SMALL["vocabulary"], recompute=everything, sigmoid=everything)
+    model.initialize(0)
+    model = model.to(device, torch.bfloat16 if gpu else torch.float32).train()
     engine, group = PlainEngine(model, accumulation), OneProcess(torch.device(device))
     split = Split(SMALL["batch"], accumulation, 1)
 
@@ -101,7 +117,6 @@ def evaluated(device: str) -> Iterator[tuple[str, Any]]:
     from sclds.data.loader import heldout_batches
     from sclds.data.tokenizer import load_tokenizer
     from sclds.evaluation.tasks import evaluate
-    from sclds.model.scl import SCLModel
     from sclds.report.pictures import masked_inputs
 
     root = Path(__file__).resolve().parents[2]
@@ -126,14 +141,15 @@ def measured_peak(dtype: torch.dtype) -> float:
 
 def decoding_rate(device: str, batches: int = 8) -> float:
     """Return images a second of the loader's decoder on generated photographs (needs DALI's wheel)."""
-    from sclds.benchmarks.data import benchmark_config, write_pictures
+    from sclds.benchmarks.data import benchmark_config
+    from sclds.benchmarks.photographs import write_photographs
     from sclds.data.media.decode import Decoder
     from sclds.data.samples import SampleMaker
     from sclds.data.storage.shards import cache_of, open_index
     from sclds.data.tokenizer import load_tokenizer
 
     with tempfile.TemporaryDirectory() as folder:
-        write_pictures(Path(folder), 16)
+        write_photographs(Path(folder), 16)
         config = benchmark_config(Path(folder), 16, 4)
         config = config.model_copy(update={"data": config.data.model_copy(update={"device": device})})
         maker = SampleMaker(config, load_tokenizer("embedded"), open_index(config.data.train, cache_of(config.data)))

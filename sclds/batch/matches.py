@@ -14,7 +14,16 @@ from torch import Tensor
 
 from sclds.batch.attention_plan import Planner
 from sclds.batch.dropout_keys import row_keys, sample_keys, view_keys
-from sclds.batch.packing import FusionPlanner, FusionStream, Recipe, plan_fusion, samples_of, text_views, vision_views
+from sclds.batch.packing import (
+    FusionPlanner,
+    FusionStream,
+    Recipe,
+    all_lengths,
+    plan_fusion,
+    samples_of,
+    text_views,
+    vision_views,
+)
 from sclds.batch.ragged import Ints, concat, cumulative, exclusive_sum, padded
 from sclds.batch.types import Batch, Counts, DropoutKeys, Labels, Lengths, Pairs, Reads
 from sclds.batch.views import Layout, SampleViews, frame_cls_rows, order_by_size, pack_text, pack_vision
@@ -63,21 +72,13 @@ def pack_matches(
     text = pack_text(texts, np.array(text_order, np.int64), ("t0",), recipe.pad_id)
     vision = pack_vision(media, np.array(order, np.int64), ("v0",), recipe.grids)
     own = _Pairs(text.layout, vision.layout, pairs)
-    lengths = Lengths(
-        **{
-            name: torch.from_numpy(array)
-            for name, array in {
-                "text_cu_seqlens": text.cu_seqlens,
-                "frame_cu_seqlens": vision.frame_cu_seqlens,
-                "vision_cu_seqlens": vision.cu_seqlens,
-                "video_cu_seqlens": vision.video_cu_seqlens,
-                "video_cls_cu_seqlens": vision.video_cls_cu_seqlens,
-                "pair_text_cu_seqlens": cumulative(own.text_length),
-                "pair_vision_cu_seqlens": cumulative(own.vision_length),
-                "read_text_cu_seqlens": cumulative(np.ones(len(pairs), np.int64)),
-                "read_vision_cu_seqlens": cumulative(own.frames),
-            }.items()
-        }
+    lengths = all_lengths(
+        text,
+        vision,
+        pair_text_cu_seqlens=cumulative(own.text_length),
+        pair_vision_cu_seqlens=cumulative(own.vision_length),
+        read_text_cu_seqlens=cumulative(np.ones(len(pairs), np.int64)),
+        read_vision_cu_seqlens=cumulative(own.frames),
     )
     plan, keys = Planner(), (sample_keys(texts), sample_keys(media))
     return Batch(

@@ -109,7 +109,15 @@ def pack(views: Sequence[SampleViews], patches: Tensor, recipe: Recipe, order: S
     vision = pack_vision(views, rows, vision_names, recipe.grids)
     reads = [read for objective in objectives for read in objective.reads]
     pairs = pack_pairs(views, rows, pairs_in_use(objectives), reads, text.layout, vision.layout)
-    lengths, plan = _lengths(text, vision, pairs, objectives), Planner()
+    lengths = all_lengths(
+        text,
+        vision,
+        pair_text_cu_seqlens=pairs.text_cu_seqlens,
+        pair_vision_cu_seqlens=pairs.vision_cu_seqlens,
+        read_text_cu_seqlens=pairs.text_reads.cu_seqlens(pairs_read(objectives, "text")),
+        read_vision_cu_seqlens=pairs.vision_reads.cu_seqlens(pairs_read(objectives, "vision")),
+    )
+    plan = Planner()
     return Batch(
         text=text_views(text, text_names, recipe, lengths, plan),
         vision=vision_views(vision, vision_names, patches, recipe, lengths, plan),
@@ -140,19 +148,16 @@ def samples_of(views: Sequence[SampleViews], order: tuple[int, ...]) -> Samples:
     )
 
 
-def _lengths(text: TextBuffer, vision: VisionBuffer, pairs: PairBuffer, objectives: tuple[Objective, ...]) -> Lengths:
-    arrays = {
+def all_lengths(text: TextBuffer, vision: VisionBuffer, **of_pairs: Ints) -> Lengths:
+    """Return the cumulative lengths of a batch; those of pairs and of what is read of them by their names there."""
+    of_views = {
         "text_cu_seqlens": text.cu_seqlens,
         "frame_cu_seqlens": vision.frame_cu_seqlens,
         "vision_cu_seqlens": vision.cu_seqlens,
         "video_cu_seqlens": vision.video_cu_seqlens,
         "video_cls_cu_seqlens": vision.video_cls_cu_seqlens,
-        "pair_text_cu_seqlens": pairs.text_cu_seqlens,
-        "pair_vision_cu_seqlens": pairs.vision_cu_seqlens,
-        "read_text_cu_seqlens": pairs.text_reads.cu_seqlens(pairs_read(objectives, "text")),
-        "read_vision_cu_seqlens": pairs.vision_reads.cu_seqlens(pairs_read(objectives, "vision")),
     }
-    return Lengths(**{name: torch.from_numpy(array) for name, array in arrays.items()})
+    return Lengths(**{name: torch.from_numpy(array) for name, array in (of_views | of_pairs).items()})
 
 
 def text_views(text: TextBuffer, names: tuple[str, ...], recipe: Recipe, lengths: Lengths, plan: Planner) -> TextViews:

@@ -1,4 +1,4 @@
-"""Host time of what a step keeps books of for the whole cluster, with the number of ranks simulated in one process.
+"""Processor time of what a step keeps books of for the whole cluster, with the ranks simulated in one process.
 
 Every rank has to know where its rows lie among those of all ranks, and which samples it has of the global batch.
 Neither may grow with the number of ranks: a launch is about 5 µs of host time, and every rank pays.
@@ -7,6 +7,7 @@ Neither may grow with the number of ranks: a launch is about 5 µs of host time,
 import csv
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
@@ -19,14 +20,21 @@ from sclds.config import DataConfig
 from sclds.data.order import positions_of
 from sclds.data.shuffle_quality import synthetic_order
 from sclds.losses.communicator import Ints, gather_rows
+from sclds.losses.global_features import StepSizes, first_rows
 
 RANKS = (8, 64, 1024, 4096, 16384)
 """Worlds that are simulated."""
 SHARD_SAMPLES, RANK_SAMPLES = 10_000, 32
 """Samples of a shard of the simulated data, and of a step on each rank."""
-_ROWS, _WIDTH, _TENSORS = 4, 4, 12
-"""Rows and columns of a rank's part of each tensor, small so that arithmetic does not hide the bookkeeping."""
-_TURNS = 7
+_ROWS, _WIDTH = 4, 4
+"""Rows and columns of a rank's part of each tensor; they lie on no device, so that nothing is computed with them."""
+_COUNTS = 5
+"""Counts that ranks exchange of a micro-batch: samples, words, completed tokens, replaced patches, and a frame."""
+_COMPARED = (0, 0, 2)
+"""Which of these each comparison has as its rows: two of samples, and one of completed tokens, as in GLSCL."""
+_TENSORS = 3
+"""Of a comparison: both sides, and identities."""
+_TURNS = 15
 
 
 class BookkeepingRow(NamedTuple):
@@ -34,7 +42,9 @@ class BookkeepingRow(NamedTuple):
 
     ranks: int
     gather_ms: float
-    """Places of all ranks' rows, with the arithmetic on 16 numbers of each rank and tensor taken off."""
+    """Sizes of all ranks, and places of all their rows, where all ranks bring as many."""
+    uneven_ms: float
+    """The same where some of the counts differ between ranks."""
     order_ms: float
     """This rank's samples of the global batch, where those around them have been shuffled already."""
     order_most_ms: float
@@ -59,7 +69,7 @@ class _Simulated:
         return tensor * self.world_size
 
     def gather_counts(self, counts: Sequence[int]) -> Ints:
-        return np.broadcast_to(np.array(counts, np.int64), (self.world_size, len(counts)))
+        return np.tile(np.array(counts, np.int64), (self.world_size, 1))
 
 
 def compare_worlds(samples: int, folder: Path, worlds: Sequence[int] = RANKS) -> list[BookkeepingRow]:
@@ -95,25 +105,29 @@ def measure(ranks: int, own_samples: Callable[[int], object]) -> BookkeepingRow:
         own_samples: Lists this rank's samples of a step's global batch, by step.
     """
     communicator = _Simulated(ranks)
-    tensors = [torch.ones(_ROWS, _WIDTH) for _ in range(_TENSORS)]
-    lengths = communicator.gather_counts([_ROWS] * _TENSORS)
-    copies = communicator.all_gather(torch.ones(_ROWS * _WIDTH * _TENSORS))
-
-    def arithmetic() -> list[Tensor]:  # kept until all are made, as the gather does: fresh memory takes its time too
-        size = _ROWS * _WIDTH
-        return [copies[:, k * size : (k + 1) * size].reshape(-1, _WIDTH) for k in range(_TENSORS)]
-
-    gathering = median(_seconds(lambda step: gather_rows(tensors, lengths, communicator))[1:])
-    gathering -= median(_seconds(lambda step: arithmetic())[1:])
+    even = communicator.gather_counts([_ROWS] * _COUNTS)
+    uneven = even.copy()
+    uneven[1::2, 2] = 1
+    gathering, unevenly = (median(_seconds(partial(_books, table, communicator))[1:]) for table in (even, uneven))
     listing = _seconds(own_samples)
-    return BookkeepingRow(ranks, 1e3 * max(0.0, gathering), 1e3 * median(listing[1:]), 1e3 * max(listing))
+    return BookkeepingRow(ranks, 1e3 * gathering, 1e3 * unevenly, 1e3 * median(listing[1:]), 1e3 * max(listing))
+
+
+def _books(table: Ints, communicator: _Simulated, step: int) -> None:
+    """Do for (W, counts) of all ranks what a step does, with tensors that only have a shape."""
+    sizes = StepSizes(table[:, None])
+    lengths = [sizes.of_all[0][count] for count in _COMPARED]
+    for of_term in lengths:
+        first_rows([of_term], communicator.rank)
+    tensors = [torch.empty(_ROWS, _WIDTH, device="meta") for _ in range(len(lengths) * _TENSORS)]
+    gather_rows(tensors, [of_term for of_term in lengths for _ in range(_TENSORS)], communicator)
 
 
 def _seconds(work: Callable[[int], object]) -> list[float]:
-    """Return the time of every turn; the first one warms up."""
+    """Return the processor time of every turn; the first one warms up."""
     turns = []
     for turn in range(_TURNS + 1):
-        begun = time.perf_counter()
+        begun = time.process_time()
         work(turn)
-        turns.append(time.perf_counter() - begun)
+        turns.append(time.process_time() - begun)
     return turns

@@ -1,15 +1,12 @@
 """Reading and decoding beside Pillow in a torch DataLoader, in turns, on the same cores.
 
-The images are generated: noise whose amplitude falls as 1/frequency, as in photographs, the channels correlated, and
-saved as JPEG at quality 85 (4:2:0). At 500 × 375 that is near 100 kB, as COCO's images have at this size, so entropy
-decoding has as much to do. Both sides read the same bytes, draw the same crops by the same keys, scale them to 288
-pixels with the same filter, and end in normalized float32: patches here, (3, 288, 288) there.
+Both sides read the same generated images (`sclds.benchmarks.photographs`), draw the same crops by the same keys, scale
+them to 288 pixels with the same filter, and end in normalized float32: patches here, (3, 288, 288) there.
 """
 
 import io
 import json
 import os
-import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -26,6 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from sclds.batch import pack, recipe_of
 from sclds.benchmarks.loader_cost import WAYS, host_seconds
+from sclds.benchmarks.photographs import HEIGHT, WIDTH, write_photographs
 from sclds.benchmarks.rows import Row, quantiles, write
 from sclds.config import Config, DataConfig, DatasetConfig
 from sclds.config.errors import UserError
@@ -41,10 +39,8 @@ from sclds.data.storage.shards import SampleIndex, cache_of, open_index
 from sclds.data.tokenizer import Tokenizer, load_tokenizer
 
 PROVIDERS = ("sclds", "usual")
-WIDTH, HEIGHT, QUALITY = 500, 375, 85
 IMAGES = 96
 """Different images; they are read again and again from the page cache, by both sides."""
-WORDS = "a the two small red old man woman dog horse street on in with near riding holding standing table water".split()
 PLANNED_GPUS = 64
 
 
@@ -102,42 +98,6 @@ class Found(NamedTuple):
     """That were used."""
     host: dict[str, float]
     """Processor seconds of the training process for a sample, by who makes the batches."""
-
-
-def photograph(seed: int) -> bytes:
-    """Return a JPEG with the statistics of a photograph (see the head of this file)."""
-    rng = np.random.default_rng(seed)
-    frequency = np.hypot(np.fft.fftfreq(HEIGHT)[:, None], np.fft.rfftfreq(WIDTH)[None])
-    frequency[0, 0] = 1 / max(WIDTH, HEIGHT)
-
-    def noise() -> Any:
-        plane = np.fft.irfft2(np.fft.rfft2(rng.standard_normal((HEIGHT, WIDTH))) / frequency, s=(HEIGHT, WIDTH))
-        return plane / plane.std()
-
-    shared = noise()
-    pixels = np.stack([shared + 0.3 * noise() for _ in range(3)], -1)
-    image = Image.fromarray((pixels / pixels.std() * 55 + 115).clip(0, 255).astype(np.uint8))
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=QUALITY)
-    return buffer.getvalue()
-
-
-def write_pictures(folder: Path, count: int) -> int:
-    """Write images as files, and with captions as one shard; return the bytes of all images."""
-    (folder / "shards").mkdir()
-    total = 0
-    rng = np.random.default_rng(0)
-    with tarfile.open(folder / "shards" / "00000.tar", "w") as tar:
-        for number in range(count):
-            content = photograph(number)
-            total += len(content)
-            (folder / f"{number:05d}.jpg").write_bytes(content)
-            caption = " ".join(rng.choice(WORDS, 10)).encode()
-            for name, part in ((f"{number:05d}.jpg", content), (f"{number:05d}.txt", caption)):
-                info = tarfile.TarInfo(name)
-                info.size = len(part)
-                tar.addfile(info, io.BytesIO(part))
-    return total
 
 
 def benchmark_config(folder: Path, batch: int, cores: int) -> Config:
@@ -371,7 +331,7 @@ def compare_reading(sizes: Sizes, folder: Path) -> Found:
 
 def _measured(folder: Path, sizes: Sizes) -> Found:
     """Measure everything, with images that are written into `folder`."""
-    mean_bytes = write_pictures(folder, IMAGES) // IMAGES
+    mean_bytes = write_photographs(folder, IMAGES) // IMAGES
     settings = {
         "width": WIDTH,
         "height": HEIGHT,

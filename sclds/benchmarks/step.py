@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -89,16 +90,29 @@ def totals(
     )
 
 
-def packed_batch(sizes: dict[str, Any], losses: LossesConfig, attention: AttentionBackends) -> Batch:
-    """Draw samples and pack them for these losses, on the host; sizes as in `MID_SIZE`."""
-    return pack(*_drawn(sizes, "cpu", torch.float32), _recipe(sizes, losses, attention))
+def packed_batch(
+    sizes: dict[str, Any], losses: LossesConfig, attention: AttentionBackends, frames: tuple[int, ...] = ()
+) -> Batch:
+    """Draw samples and pack them for these losses, on the host.
+
+    Args:
+        sizes: As `MID_SIZE`.
+        losses: Objectives in use.
+        attention: Backends.
+        frames: Of the last samples, which are videos.
+    """
+    views, patches = _drawn(sizes, "cpu", torch.float32, frames)
+    return pack(views, patches, _recipe(sizes, losses, attention))
 
 
-def _drawn(sizes: dict[str, Any], device: str, dtype: torch.dtype) -> tuple[list[SampleViews], Tensor]:
+def _drawn(
+    sizes: dict[str, Any], device: str, dtype: torch.dtype, frames: tuple[int, ...] = ()
+) -> tuple[list[SampleViews], Tensor]:
     rng = np.random.default_rng(0)
     views = [_sample(i, sizes, rng) for i in range(sizes["batch"])]
-    grid = sizes["image_size"] // sizes["patch"]
-    shape = (sizes["batch"] * grid**2, 3 * sizes["patch"] ** 2)
+    for number, count in enumerate(frames, len(views) - len(frames)):
+        views[number] = replace(views[number], kind="video", frames=count)
+    shape = (sum(view.frames * view.grid**2 for view in views), 3 * sizes["patch"] ** 2)
     return views, torch.from_numpy(rng.standard_normal(shape, dtype=np.float32)).to(device, dtype)
 
 
@@ -179,6 +193,7 @@ def _sample(number: int, sizes: dict[str, Any], rng: np.random.Generator) -> Sam
         text_scl=text_scl,
         scl_positions=hidden,
         keep=np.sort(rng.permutation(grid**2)[: int(grid**2 * (1 - shares.scl_vision_ratio))]),
+        replaced=np.arange(int(grid**2 * shares.mltc_vision_ratio)),
         itm_partner=(number + wrong) % sizes["batch"],
         itm_label=1 - wrong,
     )

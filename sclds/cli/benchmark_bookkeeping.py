@@ -1,4 +1,4 @@
-"""`sclds benchmark bookkeeping`: host time of what every rank computes about all others."""
+"""`sclds benchmark bookkeeping`: processor time of what every rank computes about all others."""
 
 from pathlib import Path
 
@@ -17,10 +17,10 @@ _LEAST = 524_288
 )
 @click.option("--out", type=FILE, default="benchmarks", metavar="FOLDER", help="folder for bookkeeping.csv")
 def command(samples: int, out: Path) -> None:
-    """Measure the host time of a step's bookkeeping for many ranks, simulated in one process.
+    """Measure the processor time of a step's bookkeeping for many ranks, simulated in one process.
 
-    That is where the rows of all ranks lie in the gathered features, and which samples of the step are the rank's own,
-    32 each.
+    That is where the rows of all ranks lie in the gathered features, as many of each rank or not, and which samples of
+    the step are the rank's own, 32 each; once in some steps those around them are shuffled.
     """
     from sclds.benchmarks.bookkeeping import compare_worlds
     from sclds.cli.printing import Sheet
@@ -28,9 +28,9 @@ def command(samples: int, out: Path) -> None:
     rows = compare_worlds(samples, out)
     sheet = Sheet()
     sheet.table(
-        ("ranks", "places of the gather, ms", "listing own samples, ms", "where they are shuffled, ms"),
-        [(f"{row.ranks:,}", f"{row.gather_ms:.3f}", f"{row.order_ms:.3f}", f"{row.order_most_ms:.3f}") for row in rows],
-        title=f"Host time of a step, {samples:,} samples",
+        ("ranks", "gather, ms", "unequal ranks, ms", "own samples, ms", "shuffled, ms"),
+        [(f"{row.ranks:,}", *(f"{figure:.3f}" for figure in row[1:])) for row in rows],
+        title=f"Processor time of a step, {samples:,} samples",
         right=True,
     )
     print(f"written to {out / 'bookkeeping.csv'}")

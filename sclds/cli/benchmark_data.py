@@ -29,8 +29,9 @@ def command(rounds: int, batches: int, batch: int, cores: int | None, samples: i
 
 
 def _print(found: "Found", samples: int) -> None:
-    from sclds.benchmarks.data import HEIGHT, WIDTH, cores_per_gpu, planned_pace
+    from sclds.benchmarks.data import cores_per_gpu, planned_pace
     from sclds.benchmarks.loader_cost import told
+    from sclds.benchmarks.photographs import HEIGHT, WIDTH
 
     size, cores = f"{WIDTH} × {HEIGHT} JPEG of {found.mean_bytes / 1e3:.0f} kB", found.cores
     print(f"{size} to 288 pixels on {cores} cores, {found.rows[0].versions}")

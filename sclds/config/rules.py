@@ -16,8 +16,17 @@ from sclds.config.schema import (
 
 def cross_field_problems(config: Config) -> list[str]:
     """Return a sentence for every pair of settings that contradict each other."""
+    parts = (
+        *(_size_problems, _tower_problems, _batch_problems, _losses_problems, _training_problems, _guards_problems),
+        *(_reading_problems, _evaluation_problems, _task_problems, _checkpoint_problems, _data_set_problems),
+    )
+    return [problem for problems_of in parts for problem in problems_of(config)]
+
+
+def _size_problems(config: Config) -> list[str]:
+    """Return what of images, videos and widths does not fit the model."""
     problems = []
-    data, batch, model = config.data, config.batch, config.model
+    data, model = config.data, config.model
     for key, size in (("data.image_size", data.image_size), ("data.video_size", data.video_size)):
         if size % model.vision.patch_size:
             below = max(1, size // model.vision.patch_size) * model.vision.patch_size
@@ -40,7 +49,12 @@ def cross_field_problems(config: Config) -> list[str]:
             f"model.initial_temperature={model.initial_temperature} is below "
             f"model.min_temperature={model.min_temperature}; raise the one or lower the other"
         )
-    problems += _tower_problems(config)
+    return problems
+
+
+def _batch_problems(config: Config) -> list[str]:
+    """Return what of `batch` contradicts itself, or the losses."""
+    problems, batch = [], config.batch
     if batch.global_size % batch.group_size:
         problems.append(
             f"batch.global_size={batch.global_size} is not a multiple of batch.group_size={batch.group_size}; "
@@ -53,48 +67,63 @@ def cross_field_problems(config: Config) -> list[str]:
         )
     if config.losses.itm > 0 and batch.group_size < 2:
         problems.append("batch.group_size=1 leaves ITM without a wrong image; use at least 2, or losses.itm=0")
-    if config.losses.mlm_view == "t2" and config.losses.mlm == 0:
+    return problems
+
+
+def _losses_problems(config: Config) -> list[str]:
+    """Return what of `losses` has no effect."""
+    problems, losses = [], config.losses
+    if losses.mlm_view == "t2" and losses.mlm == 0:
         problems.append("losses.mlm_view=t2 has no effect with losses.mlm=0; remove it")
-    if config.losses.mlm_view == "t2" and config.masking.mlm_ratio != MaskingConfig().mlm_ratio:
+    if losses.mlm_view == "t2" and config.masking.mlm_ratio != MaskingConfig().mlm_ratio:
         problems.append(
             f"masking.mlm_ratio={config.masking.mlm_ratio} has no effect with losses.mlm_view=t2, where "
             f"masking.scl_text_ratio says how many words are masked; remove it"
         )
-    if config.losses.itm_negatives == "hard" and config.losses.itm == 0:
+    if losses.itm_negatives == "hard" and losses.itm == 0:
         problems.append("losses.itm_negatives=hard has no effect with losses.itm=0; remove it")
-    if config.losses.scaling == "exact" and config.losses.published_world_size != 1:
+    if losses.scaling == "exact" and losses.published_world_size != 1:
         problems.append("losses.published_world_size has no effect with losses.scaling=exact; remove it")
-    problems += _training_problems(config) + _guards_problems(config)
+    return problems
+
+
+def _reading_problems(config: Config) -> list[str]:
+    """Return what of reading, decoding and augmenting has no effect."""
+    problems, data = [], config.data
     if data.device == "cpu" and (data.hw_decoder_load != 0.9 or not data.nvdec):
         problems.append("data.hw_decoder_load and data.nvdec have no effect with data.device=cpu; remove them")
     if not data.randaugment_operations and data.randaugment_magnitude != 9:
         problems.append("data.randaugment_magnitude has no effect with data.randaugment_operations=0; remove it")
     if not any("://" in dataset.shards for dataset in (*data.train, *data.heldout)):
-        for key in ("cache_dir", "cache_bytes"):
-            if getattr(data, key) != DataConfig.model_fields[key].default:
-                problems.append(
-                    f"data.{key} has no effect: no data set is a URL, and paths are read in place; remove it"
-                )
-    evaluation = config.evaluation
-    problems += _evaluation_problems(config)
-    problems += _task_problems(config)
-    if evaluation.every and not data.heldout:
-        problems.append(f"evaluation.every={evaluation.every} has no effect with data.heldout=[]; remove it")
-    if evaluation.share != 1 and not evaluation.every:
-        problems.append(f"evaluation.share={evaluation.share} has no effect with evaluation.every=0; remove it")
-    checkpoint = config.checkpoint
+        problems += [
+            f"data.{key} has no effect: no data set is a URL, and paths are read in place; remove it"
+            for key in ("cache_dir", "cache_bytes")
+            if getattr(data, key) != DataConfig.model_fields[key].default
+        ]
+    return problems
+
+
+def _checkpoint_problems(config: Config) -> list[str]:
+    """Return what of `checkpoint` contradicts itself, or what is measured."""
+    problems, checkpoint = [], config.checkpoint
     if checkpoint.keep_every % checkpoint.every:
         problems.append(
             f"checkpoint.keep_every={checkpoint.keep_every} is not a multiple of checkpoint.every={checkpoint.every}, "
             f"so that some of its steps have no checkpoint; use a multiple"
         )
-    if config.checkpoint.best and not evaluation.every:
+    if checkpoint.best and not config.evaluation.every:
         problems.append(
-            f"checkpoint.best={config.checkpoint.best} is measured every evaluation.every steps, and that is 0; set it"
+            f"checkpoint.best={checkpoint.best} is measured every evaluation.every steps, and that is 0; set it"
         )
+    return problems
+
+
+def _data_set_problems(config: Config) -> list[str]:
+    """Return what of the lists of data sets contradicts itself."""
+    data = config.data
     names = [d.name for d in data.train] + [d.name for d in data.heldout]
-    for name in sorted({n for n in names if names.count(n) > 1}):
-        problems.append(f"data: two data sets are named '{name}'; give each its own name")
+    twice = sorted({name for name in names if names.count(name) > 1})
+    problems = [f"data: two data sets are named '{name}'; give each its own name" for name in twice]
     problems += [
         f"data.heldout: phrase_dropout={d.phrase_dropout} of '{d.name}' has no effect: held-out captions are read "
         f"whole; remove it"
@@ -107,7 +136,7 @@ def cross_field_problems(config: Config) -> list[str]:
 
 
 def _evaluation_problems(config: Config) -> list[str]:
-    """Return what of `evaluation` contradicts itself, or the model."""
+    """Return what of `evaluation` contradicts itself or the model, or has no effect."""
     problems = []
     evaluation, most = config.evaluation, config.model.vision.max_frames
     if evaluation.frames is not None and evaluation.frames > most:
@@ -124,6 +153,10 @@ def _evaluation_problems(config: Config) -> list[str]:
             )
             if value != default
         ]
+    if evaluation.every and not config.data.heldout:
+        problems.append(f"evaluation.every={evaluation.every} has no effect with data.heldout=[]; remove it")
+    if evaluation.share != 1 and not evaluation.every:
+        problems.append(f"evaluation.share={evaluation.share} has no effect with evaluation.every=0; remove it")
     return problems
 
 

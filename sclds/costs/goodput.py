@@ -11,7 +11,6 @@ from sclds.costs.failures import (
     expected_goodput,
     mean_seconds_between_failures,
     simulated_goodput,
-    young_interval,
 )
 
 RESTART_SECONDS, DETECTION_SECONDS = 120.0, 10.0
@@ -38,7 +37,6 @@ class Goodput:
     """Seconds of work between checkpoints as configured."""
     best_interval: float
     """By Daly's formula, but no shorter than writing takes."""
-    young: float
     share: float
     """Of the time, work that stands, as configured."""
     best_share: float
@@ -72,7 +70,6 @@ def goodput_of(cluster: Cluster, size: int, interval: float, failures: int = 200
         mean,
         interval,
         best,
-        young_interval(stall, mean),
         expected_goodput(interval, costs, mean),
         expected_goodput(best, costs, mean),
         simulated_goodput(best, costs, mean, failures=failures),

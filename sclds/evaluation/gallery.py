@@ -154,7 +154,7 @@ class GalleryPass(HeldoutPass):
         else:
             text, vision, rows = text[:0], vision[:0], {}
         lengths = self._communicator.gather_counts([len(text), len(vision)])
-        all_text, all_vision = gather_rows([text, vision], lengths, self._communicator)
+        all_text, all_vision = gather_rows([text, vision], list(lengths.T), self._communicator)
         for rank, shown in enumerate(gather_records(record, self._communicator, self._device)):
             first = len(encoded.sample_ids)
             if rank == self._communicator.rank:

@@ -3,7 +3,9 @@
 import json
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
+from itertools import accumulate
 from typing import Any, Protocol
 
 import numpy as np
@@ -63,13 +65,13 @@ class SingleProcess:
         return np.array([counts], np.int64)
 
 
-def gather_rows(tensors: Sequence[Tensor], lengths: Ints, communicator: Communicator) -> list[Tensor]:
+def gather_rows(tensors: Sequence[Tensor], lengths: Sequence[Ints], communicator: Communicator) -> list[Tensor]:
     """Gather tensors whose first axis differs between ranks and wait for them, see `start_gather_rows`."""
     return start_gather_rows(tensors, lengths, communicator)()
 
 
 def start_gather_rows(
-    tensors: Sequence[Tensor], lengths: Ints, communicator: Communicator
+    tensors: Sequence[Tensor], lengths: Sequence[Ints], communicator: Communicator
 ) -> Callable[[], list[Tensor]]:
     """Send tensors whose first axis differs between ranks, all of them in one message, without asking the device.
 
@@ -77,41 +79,66 @@ def start_gather_rows(
     left out by one index, where there are any.
 
     Args:
-        tensors: T of one dtype and device; every rank passes as many, equal in all axes but the first.
-        lengths: (W, T) rows of every rank's tensors, known on the host, see `Communicator.gather_counts`.
+        tensors: Of one dtype and device; every rank passes as many, equal in all axes but the first.
+        lengths: For every tensor the rows of each rank's, (W,), known on the host, see `Communicator.gather_counts`.
+            An array that stands for several tensors is looked at once.
         communicator: The processes.
 
     Returns:
         What waits for the message, and gives for every tensor the rows of all ranks, in rank order.
     """
-    most = lengths.max(axis=0).tolist()
-    widths = [math.prod(tensor.shape[1:]) for tensor in tensors]
-    ends = np.cumsum([rows * width for rows, width in zip(most, widths, strict=True)]).tolist()
+    known = {id(each): _Room.of(each) for each in lengths}
+    rooms = [known[id(each)] for each in lengths]
+    ends = list(accumulate(room.most * _width(tensor) for tensor, room in zip(tensors, rooms, strict=True)))
     message = tensors[0].new_zeros(ends[-1] if ends else 0)
-    for tensor, end, rows, width in zip(tensors, ends, most, widths, strict=True):
-        start = end - rows * width
+    for tensor, end, room in zip(tensors, ends, rooms, strict=True):
+        start = end - room.most * _width(tensor)
         message[start : start + tensor.numel()] = tensor.flatten()
     if not len(message):
-        return partial(_rows_of, message.expand(communicator.world_size, 0), tensors, lengths)
+        return partial(_rows_of, message.expand(communicator.world_size, 0), tensors, rooms)
     wait = communicator.start_all_gather(message)
-    return lambda: _rows_of(wait(), tensors, lengths)
+    return lambda: _rows_of(wait(), tensors, rooms)
 
 
-def _rows_of(gathered: Tensor, tensors: Sequence[Tensor], lengths: Ints) -> list[Tensor]:
+@dataclass(frozen=True)
+class _Room:
+    """What a message holds of tensors of equal lengths: on every rank as many rows as the longest has."""
+
+    lengths: Ints
+    """(W,) rows of each rank."""
+    most: int
+    total: int
+
+    @classmethod
+    def of(cls, lengths: Ints) -> "_Room":
+        return cls(lengths, int(lengths.max()), int(lengths.sum()))
+
+    def filled(self, device: torch.device) -> Tensor | None:
+        """Return which of the W · `most` rows are some rank's, (total,) and counted out there; None where all are."""
+        ranks = len(self.lengths)
+        if self.total == ranks * self.most:
+            return None
+        left_out = self.most * np.arange(ranks) - (np.cumsum(self.lengths) - self.lengths)
+        before, lengths = on_device(np.stack((left_out, self.lengths)), device)
+        return torch.arange(self.total, device=device) + before.repeat_interleave(lengths, output_size=self.total)
+
+
+def _width(tensor: Tensor) -> int:
+    return math.prod(tensor.shape[1:])
+
+
+def _rows_of(gathered: Tensor, tensors: Sequence[Tensor], rooms: Sequence[_Room]) -> list[Tensor]:
     """Take the (W, message) of all ranks apart."""
-    most = lengths.max(axis=0).tolist()
+    filled = {id(room): room.filled(gathered.device) for room in {id(room): room for room in rooms}.values()}
     found, end = [], 0
-    for k, (tensor, rows) in enumerate(zip(tensors, most, strict=True)):
-        start, end = end, end + rows * math.prod(tensor.shape[1:])
+    for tensor, room in zip(tensors, rooms, strict=True):
+        start, end = end, end + room.most * _width(tensor)
         if start == end:  # a view of nothing has strides of its own
-            found.append(tensor.new_empty(int(lengths[:, k].sum()), *tensor.shape[1:]))
+            found.append(tensor.new_empty(room.total, *tensor.shape[1:]))
             continue
-        whole = gathered[:, start:end].reshape(len(gathered) * rows, *tensor.shape[1:])
-        if (lengths[:, k] == rows).all():
-            found.append(whole)
-        else:
-            filled = np.arange(rows) < lengths[:, k, None]
-            found.append(whole[on_device(np.flatnonzero(filled), whole.device)])
+        whole = gathered[:, start:end].reshape(len(gathered) * room.most, *tensor.shape[1:])
+        index = filled[id(room)]
+        found.append(whole if index is None else whole[index])
     return found
 
 
@@ -134,7 +161,7 @@ def gather_records(record: Any, communicator: Communicator, device: torch.device
     """
     # ASCII escapes keep names that are no valid text, as archives hold them
     message = torch.frombuffer(bytearray(json.dumps(record).encode("ascii")), dtype=torch.uint8).to(device)
-    lengths = communicator.gather_counts([len(message)])
-    (joined,) = gather_rows([message], lengths, communicator)
-    whole, ends = bytes(joined.tolist()), np.cumsum(lengths[:, 0]).tolist()
+    (lengths,) = communicator.gather_counts([len(message)]).T
+    (joined,) = gather_rows([message], [lengths], communicator)
+    whole, ends = bytes(joined.tolist()), np.cumsum(lengths).tolist()
     return [json.loads(whole[start:end]) for start, end in zip([0, *ends[:-1]], ends, strict=True)]

@@ -6,6 +6,7 @@ The global order is by accumulation step, then rank, then row: the order of the 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 import numpy as np
 import torch
@@ -90,9 +91,11 @@ class StepSizes:
     """
 
     def __init__(self, table: Ints):
-        self._table = table
-        samples, words, completed, replaced, *with_frame = table.sum(axis=(0, 1)).tolist()
+        by_rank = np.ascontiguousarray(table.transpose(1, 2, 0))  # ranks side by side: sums over them read memory once
+        samples, words, completed, replaced, *with_frame = by_rank.sum(axis=2).sum(axis=0).tolist()
         self.counts = GlobalCounts(samples, words, completed, replaced, frames=sum(n > 0 for n in with_frame))
+        self.of_all = [list(of_step) for of_step in by_rank]
+        """By accumulation step and column, (W,) of all ranks."""
 
     @classmethod
     def gather(cls, batches: Sequence[Batch], communicator: Communicator) -> "StepSizes":
@@ -104,12 +107,11 @@ class StepSizes:
         flat = communicator.gather_counts([number for step in own for number in step])
         return cls(flat.reshape(communicator.world_size, len(own), -1))
 
-    def rows(self, term: Term, steps: range) -> Ints:
-        """Return (W, steps) rows that each rank brings to a comparison at some accumulation steps."""
+    def rows(self, term: Term, step: int) -> Ints:
+        """Return (W,) rows that each rank brings to a comparison at an accumulation step; equal ones are one array."""
         if term.frame is not None:
-            return self._table[:, steps.start : steps.stop, 4 + term.frame]
-        column = {"samples": 0, "words": 1, "completed": 2, "replaced": 3}[term.objective.count]
-        return self._table[:, steps.start : steps.stop, column]
+            return self.of_all[step][4 + term.frame]
+        return self.of_all[step][{"samples": 0, "words": 1, "completed": 2, "replaced": 3}[term.objective.count]]
 
 
 class GlobalFeatures:
@@ -272,8 +274,7 @@ class FeatureGather:
             return
         # identities travel as they are, 64 bits each, in the message of the features
         tensors = [x for rows in own.values() for x in (rows.a, rows.b, rows.ids.view(rows.a.dtype))]
-        lengths = [self._sizes.rows(term, range(step, step + 1)) for term in own]
-        by_tensor = np.concatenate([rows for rows in lengths for _ in range(3)], axis=1)
+        by_tensor = [self._sizes.rows(term, step) for term in own for _ in range(3)]
         sent.messages.append((list(own), start_gather_rows(tensors, by_tensor, self._communicator)))
 
     def wait(self) -> GlobalFeatures:
@@ -289,7 +290,7 @@ class FeatureGather:
             return GlobalFeatures({}, counts)
         steps = range(min(self._sent), min(self._sent) + len(sent))
         assert list(self._sent) == list(steps)
-        lengths = {term: self._sizes.rows(term, steps) for term in own[0]}
+        lengths = {term: [self._sizes.rows(term, step) for step in steps] for term in own[0]}
         found = self._candidates([of_step.arrived() for of_step in sent], lengths)
         compared = {term: candidates for term, candidates in found.items() if term.objective.loss == "nce"}
         if not compared:
@@ -306,13 +307,13 @@ class FeatureGather:
         )
 
     def _candidates(
-        self, arrived: list[dict[Term, list[Tensor]]], lengths: Mapping[Term, Ints]
+        self, arrived: list[dict[Term, list[Tensor]]], lengths: Mapping[Term, Sequence[Ints]]
     ) -> dict[Term, Candidates]:
         """Put the rows of all ranks in the global order; log-sum-exps are still to come."""
         found: dict[Term, Candidates] = {}
         for term in arrived[0]:
             a_all, b_all, ids = (torch.cat([of_step[term][i] for of_step in arrived]) for i in range(3))
-            offsets = _first_rows(lengths[term], self._communicator.rank)
+            offsets = first_rows(lengths[term], self._communicator.rank)
             empty = a_all.new_zeros(0)
             # those of an nce may differ from row to row, and come with the log-sum-exps
             weight = 1 / self._sizes.counts.of(term.objective)
@@ -344,10 +345,10 @@ def _compared(objective: Objective) -> set[str]:
     return {output.name for output in objective.compared or ()}
 
 
-def _first_rows(lengths: Ints, rank: int) -> list[int]:
-    """Return a rank's first row in the global order, for every accumulation step, of (W, A) rows of all ranks."""
-    in_order = lengths.T.flatten()
-    return (np.cumsum(in_order) - in_order).reshape(lengths.T.shape)[:, rank].tolist()
+def first_rows(lengths: Sequence[Ints], rank: int) -> list[int]:
+    """Return a rank's first row in the global order, for every accumulation step, of (W,) rows of all ranks at each."""
+    starts = accumulate((int(rows.sum()) for rows in lengths), initial=0)
+    return [start + int(rows[:rank].sum()) for start, rows in zip(starts, lengths, strict=False)]
 
 
 def _duplicates(sent: Tensor, losses: LossesConfig) -> Duplicates | None:
@@ -362,7 +363,7 @@ def _duplicates(sent: Tensor, losses: LossesConfig) -> Duplicates | None:
 
 def _with_log_sum_exps(
     own: list[dict[Term, Rows]],
-    lengths: Mapping[Term, Ints],
+    lengths: Mapping[Term, Sequence[Ints]],
     found: dict[Term, Candidates],
     statistics: list[list[InfoNCEStatistics]],
     communicator: Communicator,
@@ -373,7 +374,7 @@ def _with_log_sum_exps(
         for step, of_step in zip(own, statistics, strict=True)
         for term, x in zip(found, of_step, strict=True)
     ]
-    by_tensor = np.stack([lengths[term][:, s] for s in range(len(own)) for term in found], axis=1)
+    by_tensor = [lengths[term][s] for s in range(len(own)) for term in found]
     gathered = gather_rows(flat, by_tensor, communicator)
     whole = {}
     for k, (term, candidates) in enumerate(found.items()):

@@ -40,10 +40,6 @@ class RunFolder:
         self.checkpoints = self.root / "checkpoints"
         self.collectives = self.root / "flight_recorder"
 
-    def holds_run(self) -> bool:
-        """Return whether a run has written here: settings, metrics, results or set-aside samples."""
-        return any(file.is_file() for file in (self.config, self.metrics, self.results, self.quarantine))
-
     def problems(self) -> list[str]:
         """Return a sentence if the folder cannot be written."""
         return self._problems_of(self.root) or self._problems_of(self.checkpoints)

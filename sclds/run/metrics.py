@@ -63,11 +63,6 @@ def read_metrics(path: Path, problems: list[str] | None = None) -> list[dict[str
     return [steps[step] for step in sorted(steps)]
 
 
-def heldout_figures(line: dict[str, Any]) -> dict[str, float]:
-    """Return the figures of held-out sets in a line, by `heldout/SET/FIGURE`."""
-    return {name: value for name, value in line.items() if name.startswith(HELDOUT) and value is not None}
-
-
 def scalars_of(line: dict[str, Any]) -> dict[str, float]:
     """Return the numbers of a line by the names that TensorBoard and trackers show; what was not finite is left out."""
     scalars: dict[str, Any] = {}

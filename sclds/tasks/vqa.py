@@ -8,8 +8,6 @@ from sclds.data.storage.shards import VQA_MEMBER
 from sclds.tasks.definition import Example, Figure, Task, UnusableError
 from sclds.tasks.vqa_accuracy import accuracy, normalized, soft_score
 
-NO_ANSWER = "none of its answers is a class (task.min_answer_count)"
-
 
 def answers_of(record: Any) -> list[str]:
     """Return, normalized, the answer that most annotators gave to each question; test questions have none."""

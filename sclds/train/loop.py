@@ -130,8 +130,7 @@ class Run:
         self.journal.at(self.step)
         self.journal.note("training", f"steps are taken from {self.step} on", **self.spikes.state())
         assert self.record is not None
-        hosts, peak = self.record.hosts, self.record.peak_flops
-        measures = StepMeasures(self.config, self.split, self.group, hosts, peak)
+        measures = StepMeasures(self.config, self.split, self.group, self.record.hosts, self.record.peak_flops)
         metrics = MetricsWriter(
             self.folder, self.config, self.group, self.step, measures, self.reporter.say, self._word_entropy()
         )
@@ -158,11 +157,7 @@ class Run:
                     self.step += 1
                     self.journal.at(self.step)
                     self.guard.count(self.step, report.applied)
-                    total = time.perf_counter() - begun
-                    spent.charge("data", fetched - begun)
-                    spent.charge("step", total - (fetched - begun))
-                    if (slow := waits.add(fetched - begun, total)) is not None:
-                        self.reporter.say(slow)
+                    self._charge(fetched - begun, time.perf_counter() - fetched, waits)
                     measured = self._measure_between(metrics)
                     line = metrics.record(engine, self.step, report, self.guard.total, micro_batches, measured, spent)
                     metrics.show_inputs(self.step, micro_batches[0], self.tokenizer)
@@ -185,6 +180,13 @@ class Run:
             measures.clock.drop()
             self.reporter.stop()
             metrics.close()
+
+    def _charge(self, data: float, step: float, waits: DataWait) -> None:
+        """Charge the seconds of a step to its data and to itself; say so where data is what it waits for."""
+        self.journal.spent.charge("data", data)
+        self.journal.spent.charge("step", step)
+        if (slow := waits.add(data, data + step)) is not None:
+            self.reporter.say(slow)
 
     def fail(self, fault: Exception) -> None:
         """Note in the run folder that this start failed."""

@@ -86,11 +86,7 @@ def profile_steps(
             "peak_flops": peak,
         }
         variant = {"name": "configured", "overrides": [], "steps": steps, **found, "peak_flops": peak, "failed": None}
-        whole = {
-            "environment": environment,
-            "config": config.model_dump(mode="json"),
-            "variant": variant,
-        }
+        whole = {"environment": environment, "config": config.model_dump(mode="json"), "variant": variant}
         return whole if group.rank == 0 else None
     finally:
         group.close()

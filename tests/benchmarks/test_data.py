@@ -16,10 +16,9 @@ from sclds.benchmarks.data import (
     UsualImages,
     benchmark_config,
     cores_per_gpu,
-    photograph,
     rows_of,
-    write_pictures,
 )
+from sclds.benchmarks.photographs import photograph, write_photographs
 from sclds.cli.main import main
 from sclds.data.storage.shards import open_index
 from sclds.data.tokenizer import load_tokenizer
@@ -55,7 +54,7 @@ def test_a_number_that_makes_no_benchmark_is_refused(bad, capsys):
 
 def test_both_sides_make_the_same_picture(tmp_path):
     """Same region, scaled and normalized alike: within two of 255 levels of every value."""
-    write_pictures(tmp_path, 2)
+    write_photographs(tmp_path, 2)
     config = benchmark_config(tmp_path, 8, 1)
     usual = UsualImages(tmp_path, config, 2, 2)
     ours = Ours(config, open_index(config.data.train), load_tokenizer("embedded"), 1)

@@ -219,10 +219,21 @@ def test_a_plan_with_attention_that_is_not_to_be_had_there_is_refused():
         plan.attention_on(config, KINDS["a100-80"])
 
 
+def milliseconds(stage: dict[str, Any]) -> str:
+    return f"{1000 * stage['seconds_per_step']:.0f}"
+
+
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
 def test_the_heads_of_configurations_say_what_stages_need(path: Path) -> None:
     result = planned(load_config(path))
     needed = [f"{row['bytes_per_gpu'] / 1e9:.3g}" for row in result["zero_stages"]]
     head = " ".join(path.read_text(encoding="utf-8").split("\nname:")[0].replace("#", "").split())
     assert f"needs {needed[3]} GB per GPU on 64 GPUs of 80 GB; stage 1 needs {needed[1]}." in head
+    here, many = result["zero_stages"], planned(load_config(path), 512)["zero_stages"]
+    best = min(many, key=lambda row: row["seconds_per_step"])
+    faster = " (engine.zero_stage=1 is faster)" if result["faster_stage"] else ""
+    assert (
+        f"Predicted on 64 H100: {milliseconds(here[3])} ms a step, at stage 1 {milliseconds(here[1])}{faster}; "
+        f"on 512: {milliseconds(many[3])}, at stage {best['stage']} {milliseconds(best)}."
+    ) in head
     assert f"Stage 3 pays from {result['stage_3_pays_from'] / 1e9:.3g} G parameters on" in head

@@ -266,17 +266,22 @@ if __name__ == "__main__":
 def test_a_kill_of_the_run_leaves_no_process_and_no_memory_behind(tmp_path):
     script = tmp_path / "killed.py"
     script.write_text(KILLED)
-    shared = set(os.listdir("/dev/shm"))
     root = Path(__file__).resolve().parents[2]
     environment = os.environ | {"PYTHONPATH": f"{root}:{root / 'kernels'}"}
     with subprocess.Popen([sys.executable, script], cwd=root, env=environment, stdout=subprocess.PIPE) as run:
         maker = int(run.stdout.readline())
+        named = [named_memory(process) for process in (run.pid, maker)]
         run.kill()
     end = time.monotonic() + 60
     while alive(maker) and time.monotonic() < end:
         time.sleep(0.05)
     assert not alive(maker)
-    assert set(os.listdir("/dev/shm")) - shared == set() or all("sclds" not in n for n in os.listdir("/dev/shm"))
+    assert named == [[], []], "shared memory with a name outlives whoever is killed"
+
+
+def named_memory(process):
+    """Return the files of shared memory that a process has mapped."""
+    return [line for line in Path(f"/proc/{process}/maps").read_text().splitlines() if "/dev/shm/" in line]
 
 
 def alive(process):

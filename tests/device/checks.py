@@ -3,6 +3,7 @@
 from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -13,7 +14,7 @@ from sclds.data.keys import generator
 from sclds.data.loader import TrainingBatches
 from sclds.data.tokenizer import load_tokenizer
 from sclds.evaluation.tasks import evaluate
-from sclds.losses.communicator import SingleProcess
+from sclds.losses.communicator import SingleProcess, gather_rows
 from sclds.losses.objectives import GlobalFeatures, features_of, step_loss
 from sclds.machine.phase_clock import PhaseClock
 from sclds.model.scl import SCLModel
@@ -21,6 +22,7 @@ from sclds.reference.standalone import modeling_scl
 from sclds.reference.standalone.configuration_scl import SCLConfig
 from sclds.report.batch_page import page
 from sclds.report.pictures import masked_inputs
+from sclds.train.corruption import MemoryCheck
 from sclds.train.optimizer import parameter_groups
 from sclds.train.step import train_step
 from tests.device.pretend import PretendTensor, host_copies, host_reads, moved, pretend_device
@@ -89,18 +91,33 @@ class Engine:
     def was_step_applied(self):
         return True
 
+    def is_gradient_accumulation_boundary(self):
+        return True
+
 
 class Group(SingleProcess):
     def __init__(self, device):
         self.device = device
 
 
+def watched(engine, group):
+    """Take and compare sums of its bits around every update, as runs do."""
+    check = MemoryCheck(engine, group)
+    check.begin(0)
+    return check
+
+
+def alone(engine, group):
+    return engine
+
+
 TRAINED = {
-    "all": (STEPS["all"], {}),
-    "hard": (STEPS["hard"], {}),
-    "sigmoid": (ALL.model_copy(update={"sigmoid": 1.0}), {"sigmoid": True}),
-    "recomputed": (STEPS["all"], {"recompute": True}),
+    "all": (STEPS["all"], {}, watched),
+    "hard": (STEPS["hard"], {}, alone),
+    "sigmoid": (ALL.model_copy(update={"sigmoid": 1.0}), {"sigmoid": True}, alone),
+    "recomputed": (STEPS["all"], {"recompute": True}, alone),
 }
+"""Losses, what the model is made with, and what stands around the engine."""
 
 
 def run_config(losses, task=None):
@@ -111,16 +128,16 @@ def run_config(losses, task=None):
 
 def trained(name, accumulation, negatives, device, place):
     """Return losses and gradients of `train_step`, the whole optimizer step as a run takes it."""
-    losses, options = TRAINED[name]
+    losses, options, around = TRAINED[name]
     losses = losses.model_copy(update={"negatives": negatives})
     config = run_config(losses)
     batches = [pack_samples(MIXED, losses).in_one_block() for _ in range(accumulation)]
-    return stepped(place(model_of(**options).float()), batches, config, device)
+    return stepped(place(model_of(**options).float()), batches, config, device, around)
 
 
-def stepped(model, batches, config, device):
+def stepped(model, batches, config, device, around=None):
     """Return losses and gradients of `train_step` on a device of a model that lies there."""
-    engine = Engine(model.train(), len(batches))
+    engine = (around or alone)(Engine(model.train(), len(batches)), Group(device))
     split = Split(len(MIXED), len(batches), 1)
     clock = PhaseClock(device)
     clock.begin()
@@ -182,6 +199,31 @@ def test_a_step_on_pixels_that_were_decoded_there_never_waits():
     assert reads == []
     assert files_of(copies) == ["placed.py"]
     assert_same(found, expected)
+
+
+class Ranks(SingleProcess):
+    """Three ranks that all send what this one sends."""
+
+    world_size = 3
+
+    def start_all_gather(self, tensor):
+        return lambda: tensor.expand(3, *tensor.shape)
+
+
+def test_ranks_that_bring_unequal_rows_are_put_together_without_waiting():
+    """As frames of videos and masked words do; the rows that no rank filled are left out by the device."""
+    lengths = [np.array([3, 1, 2]), np.array([3, 3, 3])]
+    own = [torch.arange(6.0).view(3, 2), torch.arange(3.0), torch.arange(3)[:, None].float()]
+    which = [lengths[0], lengths[1], lengths[0]]
+    expected = [torch.cat([x[:rows] for rows in of_x.tolist()]) for x, of_x in zip(own, which, strict=True)]
+    with pretend_device() as device, host_reads() as reads, host_copies() as copies:
+        there = [x.to(device) for x in own]
+        copies.clear()
+        found = gather_rows(there, which, Ranks())
+    assert reads == []
+    assert files_of(copies) == ["communicator.py"], "one table for all tensors of the same lengths"
+    for one, other in zip(found, expected, strict=True):
+        assert torch.equal(inside(one), other)
 
 
 @pytest.fixture(scope="module")

@@ -30,9 +30,11 @@ _watched: list[list[str]] = []
 _copied: list[list[str]] = []
 
 
-def _makes_the_host_wait(function, args, leaves, device):
+def _makes_the_host_wait(function, args, kwargs, leaves):
     """Return whether the host of a CUDA device would wait in an operator."""
-    on_device = [x for x in leaves if isinstance(x, PretendTensor)]
+    on_device, device = [x for x in leaves if isinstance(x, PretendTensor)], kwargs.get("device")
+    if function is aten.repeat_interleave.Tensor and kwargs.get("output_size") is not None:
+        return False
     if function in _WAITS and on_device:
         return True
     if function in (aten.index.Tensor, aten.index_put_.default, aten.index_put.default, aten._index_put_impl_.default):
@@ -107,7 +109,7 @@ def computed(function, args, kwargs):
     """Run an operator on what is inside, and wrap what it returns unless it goes to the CPU."""
     device = kwargs.get("device")
     leaves = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
-    if _makes_the_host_wait(function, args, leaves, device):
+    if _makes_the_host_wait(function, args, kwargs, leaves):
         _note(function)
     here = device is None or torch.device(device).type == DEVICE.type
     if function in _COPIES and here and leaves and not isinstance(leaves[-1], PretendTensor):

@@ -1,5 +1,7 @@
 """The benchmarks run small here, write the CSV and the plots, and cannot measure the interpreter."""
 
+import ast
+import contextlib
 import csv
 import importlib
 import json
@@ -214,7 +216,8 @@ def test_every_target_has_a_verdict_or_is_said_to_be_missing(monkeypatch, tmp_pa
             file.keep(one)
     with (tmp_path / "some.csv").open("a") as file:
         file.write("cut,by,a,kill")
-    (tmp_path / "waits.csv").write_text("negatives,accumulation,waits\n" + "a,1,\n" * 3 + "a,4,fusion.py:7: waits\n")
+    header = "objectives,negatives,accumulation,waits\n"
+    (tmp_path / "waits.csv").write_text(header + "a,a,1,\n" * 5 + "a,a,4,fusion.py:7: waits\n")
     lines = gpu_targets.table(tmp_path, DEVICES[90], ["infonce"])
     found = {line[:42].strip(): line[42:].split(maxsplit=1) for line in lines[1:]}
     assert found["infonce, share of peak"] == ["0.667", ">= 50%       met"]
@@ -320,3 +323,20 @@ def test_the_gpu_check_says_in_one_sentence_what_it_needs():
     assert done.stdout.strip().splitlines() == [
         "No CUDA device is visible; the GPU check needs one of compute capability 8.0 or higher (A100, H100)."
     ]
+
+
+@pytest.mark.parametrize("path", sorted(BENCHMARKS.glob("*.py")), ids=lambda path: path.stem)
+def test_what_a_script_takes_from_the_packages_is_there(path):
+    """Stages of the GPU check import as they begin, and some of them run on a GPU alone."""
+    nodes = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)]
+    taken = [(node.module, alias.name) for node in nodes for alias in node.names]
+    ours = [(module, name) for module, name in taken if module.partition(".")[0] in ("sclds", "scl_kernels")]
+    missing = [f"{module}.{name}" for module, name in ours if not is_there(module, name)]
+    assert missing == []
+
+
+def is_there(module, name):
+    """Return whether a module has a name, or a module of that name inside."""
+    with contextlib.suppress(ModuleNotFoundError):
+        return hasattr(importlib.import_module(module), name) or bool(importlib.import_module(f"{module}.{name}"))
+    return False
