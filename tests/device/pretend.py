@@ -142,9 +142,20 @@ class _Factories(TorchDispatchMode):
 @contextlib.contextmanager
 def pretend_device():
     """Let the device compute inside the block; gives it."""
+    without_graph = mock.patch.multiple(torch.inference_mode, __enter__=_enter_no_grad, __exit__=_exit_no_grad)
     # `torch.tensor` fills memory by itself, without a dispatch
-    with _Factories(), mock.patch.object(torch, "tensor", _tensor):
+    with _Factories(), mock.patch.object(torch, "tensor", _tensor), without_graph:
         yield DEVICE
+
+
+def _enter_no_grad(inference):
+    """Compute without a graph: tensors of Python have no views in inference mode, which is the same to the numbers."""
+    inference.stands_in = torch.no_grad()
+    inference.stands_in.__enter__()
+
+
+def _exit_no_grad(inference, *fault):
+    inference.stands_in.__exit__(*fault)
 
 
 _torch_tensor = torch.tensor
