@@ -5,6 +5,7 @@ CUDA's do; only tensors without dimensions may come from the CPU. docs/pretend_d
 """
 
 import contextlib
+import threading
 import traceback
 from unittest import mock
 
@@ -46,7 +47,9 @@ def _note(function, notes=_watched):
     for reads in notes:
         frames = [f for f in traceback.extract_stack() if "/sclds/" in f.filename or "/scl_kernels/" in f.filename]
         place = f"{frames[-1].filename.rpartition('/sclds/')[2]}:{frames[-1].lineno}" if frames else "outside"
-        reads.append(f"{place} {function}")
+        thread = threading.current_thread()
+        own = "" if thread is threading.main_thread() else f" in the thread {thread.name}"
+        reads.append(f"{place} {function}{own}")
 
 
 @contextlib.contextmanager
@@ -94,6 +97,11 @@ class PretendTensor(torch.Tensor):
     def tolist(self):
         _note("tolist")
         return self.inside.tolist()
+
+    def __reduce_ex__(self, protocol):
+        """Be saved as a tensor of CUDA is: its memory is copied to the host."""
+        _note("saved")
+        return self.inside.__reduce_ex__(protocol)
 
     def __repr__(self):
         return f"PretendTensor({self.inside!r})"
