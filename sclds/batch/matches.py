@@ -24,7 +24,7 @@ from sclds.batch.packing import (
     text_views,
     vision_views,
 )
-from sclds.batch.ragged import Ints, concat, cumulative, exclusive_sum, padded
+from sclds.batch.ragged import Ints, concat, cumulative, exclusive_sum, padded, ranges
 from sclds.batch.types import Batch, Counts, DropoutKeys, Labels, Lengths, Pairs, Reads
 from sclds.batch.views import Layout, SampleViews, frame_cls_rows, order_by_size, pack_text, pack_vision
 from sclds.objectives import Read
@@ -52,7 +52,12 @@ def text_alone(text: Ints) -> SampleViews:
 
 
 def pack_matches(
-    texts: Sequence[SampleViews], media: Sequence[SampleViews], pairs: Ints, patches: Tensor, recipe: Recipe
+    texts: Sequence[SampleViews],
+    media: Sequence[SampleViews],
+    pairs: Ints,
+    patches: Tensor,
+    recipe: Recipe,
+    read_words: bool = False,
 ) -> Batch:
     """Pack texts, images and videos, and the pairs that fusion is to see.
 
@@ -62,6 +67,8 @@ def pack_matches(
         pairs: (P, 2) numbers of a text and of an image or video.
         patches: (R, 3·p·p) normalized pixels of all frames of `media`, rows by sample, frame and patch.
         recipe: Of the run.
+        read_words: Whether the last fusion layer gives all rows of the text, one pair behind the other, and not its
+            [CLS] alone.
 
     Returns:
         A batch without objectives. `text.cls` (T,) and `vision.cls` (V, most frames) are in the order of `texts` and
@@ -71,13 +78,13 @@ def pack_matches(
     text_order, order = order_by_size(texts), order_by_size(media)
     text = pack_text(texts, np.array(text_order, np.int64), ("t0",), recipe.pad_id)
     vision = pack_vision(media, np.array(order, np.int64), ("v0",), recipe.grids)
-    own = _Pairs(text.layout, vision.layout, pairs)
+    own = _Pairs(text.layout, vision.layout, pairs, read_words)
     lengths = all_lengths(
         text,
         vision,
         pair_text_cu_seqlens=cumulative(own.text_length),
         pair_vision_cu_seqlens=cumulative(own.vision_length),
-        read_text_cu_seqlens=cumulative(np.ones(len(pairs), np.int64)),
+        read_text_cu_seqlens=cumulative(own.read_length),
         read_vision_cu_seqlens=cumulative(own.frames),
     )
     plan, keys = Planner(), (sample_keys(texts), sample_keys(media))
@@ -108,15 +115,17 @@ class _Pairs:
         text: Where each text lies.
         vision: Where each image or video lies.
         pairs: (P, 2) in the order of those who asked.
+        read_words: Whether all rows of the text are read.
     """
 
-    def __init__(self, text: Layout, vision: Layout, pairs: Ints):
+    def __init__(self, text: Layout, vision: Layout, pairs: Ints, read_words: bool):
         self._text, self._vision = text, vision
         length_t, length_v = text.length["t0"][pairs[:, 0]], vision.length["v0"][pairs[:, 1]]
         self._packed = np.lexsort((length_v, length_t))
         self._texts, self._media = pairs[self._packed].T
         self.text_length, self.vision_length = length_t[self._packed], length_v[self._packed]
         self.frames = vision.frames[self._media]
+        self.read_length = self.text_length if read_words else np.ones(len(pairs), np.int64)
 
     def keys(self, of_texts: Ints, of_media: Ints) -> tuple[Ints, Ints]:
         """Return the dropout keys of both streams' rows; a pair's follows from both of its samples."""
@@ -140,13 +149,17 @@ class _Pairs:
         )
 
     def reads(self) -> Reads:
-        """Return the [CLS] rows of every pair, and where each is found in the order of those who asked."""
+        """Return the rows of every pair that are read, and where each [CLS] is in the order of those who asked."""
+        text = ranges(exclusive_sum(self.text_length), self.read_length)
         frame_cls = frame_cls_rows(exclusive_sum(self.vision_length), self.vision_length, self.frames)
         table = padded(np.arange(len(frame_cls)), self.frames)
         asked = np.empty_like(self._packed)
         asked[self._packed] = np.arange(len(self._packed))
         return Reads(
-            torch.from_numpy(concat([exclusive_sum(self.text_length)])),
+            torch.from_numpy(text),
             torch.from_numpy(concat([frame_cls])),
-            {TEXT_CLS: torch.from_numpy(asked), FRAME_CLS: torch.from_numpy(table[asked])},
+            {
+                TEXT_CLS: torch.from_numpy(exclusive_sum(self.read_length)[asked]),
+                FRAME_CLS: torch.from_numpy(table[asked]),
+            },
         )

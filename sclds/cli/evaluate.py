@@ -5,9 +5,7 @@ On several processes: `torchrun --nproc_per_node N -m sclds.cli.evaluate …`, `
 
 import json
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -62,10 +60,8 @@ def command(
     WEIGHTS is a run folder, a checkpoint `step-…` of it, or a folder that `sclds convert` wrote. Alone, under torchrun,
     or as `deepspeed --module sclds.cli.evaluate …`.
     """
-    if benchmark is not None:
-        if overrides or config or data:
-            raise click.UsageError("--align-bench brings its own data: leave out --config, --data and KEY=VALUE")
-        return _alignment(weights, benchmark, out or weights / ALIGNMENT)
+    if benchmark is not None and data:
+        raise click.UsageError("--align-bench brings its own data: leave out --data")
     from sclds.train.place import this_place
     from sclds.train.progress import drop_banners
     from sclds.train.startup import exit_code
@@ -78,10 +74,12 @@ def command(
         from sclds.train.distributed import ProcessGroup
         from sclds.train.progress import Reporter
 
-        target = find_target(weights, config, data, overrides)
-        results_file = out or weights / RESULTS
+        target = find_target(weights, config, data, overrides, benchmark)
+        results_file = out or weights / (ALIGNMENT if benchmark else RESULTS)
         reporter = Reporter(rank, 0)
-        reporter.say(f"Measuring {target.folder} on {', '.join(one.name for one in target.config.data.heldout)}")
+        own = target.config.evaluation.align_bench
+        names = [one.name for one in target.config.data.heldout] + ([own] if own else [])
+        reporter.say(f"Measuring {target.folder} on {', '.join(names)}")
         group = ProcessGroup()
         try:
             results = measure(target, group, reporter.count)
@@ -97,40 +95,6 @@ def command(
         return 0
 
     return exit_code(work)
-
-
-def _alignment(weights: Path, benchmark: Path, out: Path) -> int:
-    """Measure a model on a folder of ALIGN-BENCH; return the exit code."""
-    from sclds.cli.printing import Sheet
-    from sclds.train.place import this_place
-    from sclds.train.progress import Reporter, drop_banners
-
-    place = this_place()
-    drop_banners(place.rank)
-    if place.world_size > 1:
-        raise click.UsageError("--align-bench is measured by one process: start `sclds evaluate` by itself")
-    import sclds
-    from sclds.evaluation.align_bench import FORMS
-    from sclds.interop.align_bench import SCORES, measure_alignment
-
-    reporter = Reporter(0, 0)
-    found = measure_alignment(sclds.load(weights), benchmark, reporter.count)
-    _write(out, {"source": str(weights), "benchmark": str(benchmark)} | found)
-    rows = [(name, *(_figure(found[name], form) for form in FORMS), f"{found[name]['n']:,}") for name in SCORES]
-    sheet = Sheet()
-    sheet.table(("", "boxes", "pixels", "captions"), rows, "ALIGN-BENCH: share of attention in the regions", right=True)
-    for reason, those in found["left_out"].items():
-        sheet.text(f"left out: {those['pairs']:,}, {reason} (the first is {those['first']})")
-    reporter.say(f"Results      {out}")
-    return 0
-
-
-def _figure(scores: Mapping[str, Any], form: str) -> str:
-    """Return a score and what an even map would have."""
-    from sclds.interop.align_bench import EVEN
-
-    share, even = scores[form], scores[f"{EVEN}{form}"]
-    return "" if share is None else f"{share:.1%} (even: {even:.1%})"
 
 
 def _write(out: Path, results: object) -> None:

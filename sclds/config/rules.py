@@ -124,6 +124,8 @@ def _data_set_problems(config: Config) -> list[str]:
     names = [d.name for d in data.train] + [d.name for d in data.heldout]
     twice = sorted({name for name in names if names.count(name) > 1})
     problems = [f"data: two data sets are named '{name}'; give each its own name" for name in twice]
+    if any(d.name == "align_bench" for d in data.heldout):
+        problems.append("data.heldout: 'align_bench' is the name of a task's own set; give the set another one")
     problems += [
         f"data.heldout: phrase_dropout={d.phrase_dropout} of '{d.name}' has no effect: held-out captions are read "
         f"whole; remove it"
@@ -144,6 +146,16 @@ def _evaluation_problems(config: Config) -> list[str]:
             f"evaluation.frames={evaluation.frames} exceeds model.vision.max_frames={most}; lower the one or raise the "
             f"other"
         )
+    if evaluation.align_bench is None and "align_bench" in evaluation.tasks:
+        problems.append(
+            "evaluation.tasks: align_bench reads the folder evaluation.align_bench (images/, pkls/), and that is not "
+            "set; set it, or remove the task"
+        )
+    elif evaluation.align_bench is not None and "align_bench" not in evaluation.tasks:
+        problems.append(
+            f"evaluation.align_bench={evaluation.align_bench} has no effect without align_bench in evaluation.tasks; "
+            f"add it there, or remove the folder"
+        )
     if "retrieval" not in evaluation.tasks:
         problems += [
             f"evaluation.{key}={value} has no effect without retrieval in evaluation.tasks; remove it"
@@ -153,7 +165,7 @@ def _evaluation_problems(config: Config) -> list[str]:
             )
             if value != default
         ]
-    if evaluation.every and not config.data.heldout:
+    if evaluation.every and not config.data.heldout and "align_bench" not in evaluation.tasks:
         problems.append(f"evaluation.every={evaluation.every} has no effect with data.heldout=[]; remove it")
     if evaluation.share != 1 and not evaluation.every:
         problems.append(f"evaluation.share={evaluation.share} has no effect with evaluation.every=0; remove it")
@@ -164,6 +176,8 @@ def _task_problems(config: Config) -> list[str]:
     """Return what of a fine-tuning, or of a pre-training that is taken for one, contradicts itself."""
     task, problems = config.task, []
     for name in config.evaluation.tasks:
+        if name == "align_bench":
+            continue  # of any model
         if name not in ("losses", "retrieval") and (task is None or task.name != name):
             problems.append(
                 f"evaluation.tasks: {name} is measured of a model that was fine-tuned for it; set task.name={name}"

@@ -296,8 +296,11 @@ class LogConfig(Section):
 class EvaluationConfig(Section):
     """What is measured on held-out data at the end and, if asked for, during training; losses at step 0 too."""
 
-    tasks: list[Literal["losses", "retrieval", "vqa", "snli_ve", "nlvr2"]] = ["losses", "retrieval"]
-    """What is measured: the mean of every loss, and retrieval in both directions; in a fine-tuning its task."""
+    tasks: list[Literal["losses", "retrieval", "align_bench", "vqa", "snli_ve", "nlvr2"]] = ["losses", "retrieval"]
+    """What is measured: the mean of every loss, and retrieval in both directions; in a fine-tuning its task; of both,
+    how much of the attention lies where a caption's phrases are."""
+    align_bench: Annotated[str, Field(min_length=1)] | None = None
+    """The folder of ALIGN-BENCH (images/, pkls/) that the task `align_bench` reads, all of it."""
     batch_size: Positive = 64
     """Samples encoded, or pairs matched, at once."""
     captions: Literal["first", "all"] = "first"

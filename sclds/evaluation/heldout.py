@@ -104,12 +104,16 @@ class HeldoutPass:
         self._model.eval()
         try:
             with torch.no_grad():
-                for dataset in self._config.data.heldout:
+                for dataset in self._datasets():
                     sets[dataset.name] = self._encode(dataset)
         finally:
             self._reader.close()
             self._model.train(was_training)
         return {name: encoded for name, encoded in sets.items() if encoded.sample_ids}
+
+    def _datasets(self) -> list[DatasetConfig]:
+        """Return the sets that are read."""
+        return self._config.data.heldout
 
     def _encode(self, dataset: DatasetConfig) -> Encoded:
         """Run the batches of a set."""

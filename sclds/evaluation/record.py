@@ -14,7 +14,7 @@ from sclds.data.storage.shards import cache_of, open_index, shard_files
 from sclds.evaluation.answers import PREDICTIONS
 from sclds.tasks import task_of
 
-SETTINGS = ("batch_size", "max_samples", "tasks", "captions", "rerank", "frames")
+SETTINGS = ("batch_size", "max_samples", "tasks", "captions", "rerank", "frames", "align_bench")
 """Settings of `evaluation` on which the figures depend."""
 
 

@@ -15,6 +15,16 @@ from torch import nn
 from sclds.config import Config
 from sclds.data.quarantine import Quarantine
 from sclds.data.tokenizer import Tokenizer
+from sclds.evaluation.alignment import (
+    ALIGN_BENCH,
+    Aligned,
+    AlignPass,
+    alignment_figures,
+    alignment_names,
+    alignment_of,
+    alignment_sections,
+    evaluate_alignment,
+)
 from sclds.evaluation.answers import (
     AnswersPass,
     answer_figures,
@@ -58,6 +68,8 @@ class Task:
     """From `results.json` to what the page shows; none where there is nothing yet."""
     reads: Callable[[Config], type[HeldoutPass]] = lambda config: HeldoutPass
     """The pass over the held-out sets that finds what it measures; tasks of one pass share it."""
+    own_set: str | None = None
+    """The set that it measures, where that is none of `data.heldout`."""
 
 
 def _answers(name: str) -> Task:
@@ -70,6 +82,10 @@ def _answers(name: str) -> Task:
         lambda results: answer_sections(name, results),
         lambda config: AnswersPass,
     )
+
+
+def _alignment_row(encoded: Encoded) -> dict[str, Any]:
+    return {ALIGN_BENCH: alignment_of(encoded)} if isinstance(encoded, Aligned) else {}
 
 
 def _loss_names(config: Config) -> list[str]:
@@ -93,6 +109,15 @@ TASKS: Mapping[str, Task] = MappingProxyType(
             lambda row: dict(row.get("losses", {})),
             _loss_names,
             loss_sections,
+        ),
+        ALIGN_BENCH: Task(
+            evaluate_alignment,
+            lambda encoded, config: _alignment_row(encoded),
+            alignment_figures,
+            lambda config: alignment_names(),
+            alignment_sections,
+            lambda config: AlignPass,
+            ALIGN_BENCH,
         ),
     }
     | {name: _answers(name) for name, task in DOWNSTREAM.items() if not task.reads_captions}
@@ -170,14 +195,25 @@ def figures(results: Mapping[str, Any]) -> dict[str, float]:
 
 def figure_names(config: Config) -> list[str]:
     """Return the names that `figures` can give for a run."""
-    names = [name for task in config.evaluation.tasks for name in TASKS[task].figure_names(config)]
-    return [f"heldout/{dataset.name}/{name}" for dataset in config.data.heldout for name in names]
+    heldout = [dataset.name for dataset in config.data.heldout]
+    return [
+        f"heldout/{of}/{name}"
+        for task in map(TASKS.__getitem__, config.evaluation.tasks)
+        for of in ([task.own_set] if task.own_set else heldout)
+        for name in task.figure_names(config)
+    ]
 
 
 def higher_is_better(figure: str) -> bool:
     """Return whether a figure is a share of what was found, and not a loss or a rank."""
     answers = tuple(name for task in DOWNSTREAM for name in answer_names(task))
-    return not figure.endswith(MEDIAN) and figure.endswith((ACCURACY, *FIGURES, *answers))
+    shares = (ACCURACY, *FIGURES, *answers, *alignment_names())
+    return not figure.endswith(MEDIAN) and figure.endswith(shares)
+
+
+def has_something_to_measure(config: Config) -> bool:
+    """Return whether any of `evaluation.tasks` has data: a held-out set, or a set of its own."""
+    return bool(config.data.heldout) or any(TASKS[name].own_set for name in config.evaluation.tasks)
 
 
 def sections(results: Mapping[str, Any]) -> list[Section]:

@@ -20,10 +20,11 @@ from sclds.config.weights import TOKENIZER, WEIGHTS, misfits
 from sclds.data.quarantine import Quarantine
 from sclds.data.storage.shards import cache_of, shard_problems
 from sclds.data.tokenizer import Tokenizer, load_tokenizer
+from sclds.evaluation.alignment import ALIGN_BENCH, alignment_problems
 from sclds.evaluation.answers import PREDICTIONS
 from sclds.evaluation.heldout import Progress
 from sclds.evaluation.record import recorded
-from sclds.evaluation.tasks import evaluate
+from sclds.evaluation.tasks import evaluate, has_something_to_measure
 from sclds.interop.conversions import read_model
 from sclds.interop.loaded import settings_of
 from sclds.machine.implementations import choose, compute_dtype, use
@@ -50,7 +51,9 @@ class Target:
     """Of the checkpoint or of the weights."""
 
 
-def find_target(path: Path, config: str | None, data: Sequence[str], overrides: Sequence[str]) -> Target:
+def find_target(
+    path: Path, config: str | None, data: Sequence[str], overrides: Sequence[str], align_bench: Path | None = None
+) -> Target:
     """Return what to measure and how.
 
     Args:
@@ -59,11 +62,17 @@ def find_target(path: Path, config: str | None, data: Sequence[str], overrides: 
             data, needs it where `data` is not given.
         data: Held-out sets, each `[image:|video:]NAME[=SHARDS]`; none: those of the configuration.
         overrides: `key=value` settings.
+        align_bench: Folder of ALIGN-BENCH, which is then all that is measured.
 
     Raises:
         UserError: There is nothing to measure, or something contradicts itself or is not there.
     """
     sets = [f"data.heldout={json.dumps([_row(one) for one in data])}"] if data else []
+    if align_bench is not None:
+        sets = [
+            *("data.heldout=[]", f"evaluation.tasks=[{ALIGN_BENCH}]", f"evaluation.align_bench={align_bench}"),
+            *("evaluation.captions=first", "evaluation.rerank=0"),  # of the retrieval that is not measured
+        ]
     settings = replaced(overrides, sets)
     if (path / WEIGHTS).is_file():
         target = _weights_target(path, config, settings, bool(sets))
@@ -75,8 +84,8 @@ def find_target(path: Path, config: str | None, data: Sequence[str], overrides: 
                 f"`sclds convert` wrote; name one of these"
             )
         target = Target(_settings_of(checkpoint, config, settings), checkpoint, checkpoint.folder)
-    problems = _data_problems(target.config)
-    if not target.config.data.heldout:
+    problems = _data_problems(target.config) + alignment_problems(target.config)
+    if not has_something_to_measure(target.config):
         problems.append("data.heldout is empty, so there is nothing to measure on; give --data NAME=SHARDS")
     if problems:
         raise ConfigError(problems)

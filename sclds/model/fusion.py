@@ -8,8 +8,9 @@ weights, which lives inside the attention kernels, from PyTorch's generator.
 Shape suffixes: N rows of the own stream, M rows of the other stream, C channels.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, TypeAlias
 
 from torch import Tensor, nn
 
@@ -26,6 +27,8 @@ from sclds.objectives.table import Stream
 
 _FIRST_SITE: dict[Stream, int] = {"text": 2**16, "vision": 2**17}
 """Where the dropout of each stream's layers draws: three places a layer, behind those of the text tower."""
+Attended: TypeAlias = Callable[[Tensor, Tensor], None]
+"""Is told the queries (N, H, D) and keys (M, H, D) of a cross-attention: fused attention gives no weights."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,7 @@ class CrossAttention(nn.Module):
         self.kv = nn.Linear(width, 2 * width)
         self.out = nn.Linear(width, width)
 
-    def forward(self, x_NC: Tensor, other_MC: Tensor, plan: StreamPlan) -> Tensor:
+    def forward(self, x_NC: Tensor, other_MC: Tensor, plan: StreamPlan, attended: Attended | None = None) -> Tensor:
         """Return (pair rows, C)."""
         attention = plan.attention
         q = self.q(x_NC)
@@ -68,6 +71,8 @@ class CrossAttention(nn.Module):
         else:
             kv = gather_rows(self.kv(other_MC), plan.expand_other[attention.other])
         q_NHD, kv_M2HD = q.unflatten(-1, (self.heads, -1)), kv.unflatten(-1, (2, self.heads, -1))
+        if attended is not None:
+            attended(q_NHD, kv_M2HD[:, 0])
         dropout = self.dropout if self.training else 0.0
         return self.out(attend_kv(q_NHD, kv_M2HD, attention.cross_attention, dropout).flatten(1))
 
@@ -88,13 +93,13 @@ class FusionLayer(nn.Module):
         self.mlp = MLP(width, config.mlp_ratio * width, "gelu")
         self.mlp_norm = PostNorm(width, eps, dropout, site + 2)
 
-    def forward(self, x_NC: Tensor, other_MC: Tensor, plan: StreamPlan) -> Tensor:
+    def forward(self, x_NC: Tensor, other_MC: Tensor, plan: StreamPlan, attended: Attended | None = None) -> Tensor:
         """Return the rows that `plan` asks for, (rows, C)."""
         x = x_NC[plan.attention.own]
         residual = x if plan.query_rows is None else x[plan.query_rows]
         mixed = self.self_attention(x, plan.attention.self_attention, plan.query_rows)
         x = self.self_norm(mixed, residual, plan.self_keys)
-        crossed = self.cross_attention(x, other_MC, plan)
+        crossed = self.cross_attention(x, other_MC, plan, attended)
         residual = x if plan.expand_own is None else gather_rows(x, plan.expand_own)
         x = self.cross_norm(crossed, residual, plan.cross_keys)
         return self.mlp_norm(self.mlp(x), x, plan.cross_keys)
@@ -178,6 +183,7 @@ def fuse(
     views: tuple[Tensor, Tensor],
     batch: Batch,
     recompute: bool,
+    attended: Attended | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Run both streams over all pairs.
 
@@ -187,6 +193,8 @@ def fuse(
         views: (Nt, C) rows of the text views and (Nv, C) rows of the vision views, token type added.
         batch: Rows and attention of the pairs, and what is read.
         recompute: Checkpoint activations.
+        attended: Is told what the last layer's text → vision cross-attention compares: queries of the read text rows,
+            keys of all rows of the vision pairs. Not while activations are recomputed.
 
     Returns:
         The read rows of both streams: (rows of `batch.reads.text_rows`, C) and (of `vision_rows`, C).
@@ -194,8 +202,9 @@ def fuse(
     text, vision = views
     for number, (text_layer, vision_layer) in enumerate(zip(text_layers, vision_layers, strict=True)):
         text_plan, vision_plan = stream_plans(batch, number, len(text_layers))
+        told = (attended,) if attended is not None and number == len(text_layers) - 1 else ()
         text, vision = (
-            recomputed(text_layer, recompute, text, vision, text_plan),
+            recomputed(text_layer, recompute, text, vision, text_plan, *told),
             recomputed(vision_layer, recompute, vision, text, vision_plan),
         )
     return text, vision

@@ -73,10 +73,12 @@ class HeldoutMeasurements:
         before = self._folder.read_results(problems)
         for problem in problems:
             self._reporter.say(problem)
-        if not self._config.data.heldout:
-            return before | {"steps": step}
         from sclds.evaluation.answers import PREDICTIONS
         from sclds.evaluation.record import recorded
+        from sclds.evaluation.tasks import has_something_to_measure
+
+        if not has_something_to_measure(self._config):
+            return before | {"steps": step}
 
         if self._whole is None or self._whole[0] != step:
             self._reporter.say(f"Measuring {' and '.join(self._config.evaluation.tasks)} on held-out data")

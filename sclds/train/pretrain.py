@@ -75,9 +75,10 @@ def is_finished(folder: RunFolder, config: Config, checkpoint: Checkpoint | None
         return False
     problems: list[str] = []
     results = folder.read_results(problems)
-    if "steps" in results and config.data.heldout:
-        from sclds.evaluation.record import differences
+    from sclds.evaluation.record import differences
+    from sclds.evaluation.tasks import has_something_to_measure
 
+    if "steps" in results and has_something_to_measure(config):
         problems += [f"Measuring again: {told}" for told in differences(results, config, config.schedule.steps)]
     for problem in problems:
         reporter.say(problem)

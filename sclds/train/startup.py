@@ -76,6 +76,7 @@ def checked_start(
         lambda: tracker_problems(config.log) if trains else [],
         lambda: _offload_problems(config),
         lambda: _best_problems(config),
+        lambda: _alignment_problems(config),
         # a run that goes on has its weights in its checkpoint
         lambda: _start_problems(settings, config) if checkpoint is None else [],
         lambda: [] if checkpoint is None else resume_problems(checkpoint, config),
@@ -183,6 +184,12 @@ def _best_problems(config: Config) -> list[str]:
         return []
     near = difflib.get_close_matches(config.checkpoint.best, names, n=3, cutoff=0.0)
     return [f"checkpoint.best={config.checkpoint.best} is no figure of this run; the nearest are {', '.join(near)}"]
+
+
+def _alignment_problems(config: Config) -> list[str]:
+    from sclds.evaluation.alignment import alignment_problems
+
+    return alignment_problems(config)
 
 
 def _optimizer_problems(optimizer: OptimizerConfig) -> list[str]:

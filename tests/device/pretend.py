@@ -5,6 +5,7 @@ CUDA's do; only tensors without dimensions may come from the CPU. docs/pretend_d
 """
 
 import contextlib
+import threading
 import traceback
 from unittest import mock
 
@@ -48,7 +49,9 @@ def _note(function, notes=_watched):
     for reads in notes:
         frames = [f for f in traceback.extract_stack() if "/sclds/" in f.filename or "/scl_kernels/" in f.filename]
         place = f"{frames[-1].filename.rpartition('/sclds/')[2]}:{frames[-1].lineno}" if frames else "outside"
-        reads.append(f"{place} {function}")
+        thread = threading.current_thread()
+        own = "" if thread is threading.main_thread() else f" in the thread {thread.name}"
+        reads.append(f"{place} {function}{own}")
 
 
 @contextlib.contextmanager
@@ -97,6 +100,11 @@ class PretendTensor(torch.Tensor):
         _note("tolist")
         return self.inside.tolist()
 
+    def __reduce_ex__(self, protocol):
+        """Be saved as a tensor of CUDA is: its memory is copied to the host."""
+        _note("saved")
+        return self.inside.__reduce_ex__(protocol)
+
     def __repr__(self):
         return f"PretendTensor({self.inside!r})"
 
@@ -144,9 +152,20 @@ class _Factories(TorchDispatchMode):
 @contextlib.contextmanager
 def pretend_device():
     """Let the device compute inside the block; gives it."""
+    without_graph = mock.patch.multiple(torch.inference_mode, __enter__=_enter_no_grad, __exit__=_exit_no_grad)
     # `torch.tensor` fills memory by itself, without a dispatch
-    with _Factories(), mock.patch.object(torch, "tensor", _tensor):
+    with _Factories(), mock.patch.object(torch, "tensor", _tensor), without_graph:
         yield DEVICE
+
+
+def _enter_no_grad(inference):
+    """Compute without a graph: tensors of Python have no views in inference mode, which is the same to the numbers."""
+    inference.stands_in = torch.no_grad()
+    inference.stands_in.__enter__()
+
+
+def _exit_no_grad(inference, *fault):
+    inference.stands_in.__exit__(*fault)
 
 
 _torch_tensor = torch.tensor

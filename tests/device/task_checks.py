@@ -14,12 +14,14 @@ from sclds.tasks.annotations import classes_of, write_classes
 from sclds.tasks.model import TaskModel
 from tests.device.checks import assert_same, files_of, run_config, stepped
 from tests.device.pretend import host_copies, host_reads, moved, pretend_device
+from tests.evaluation.test_align_bench import benchmark, found_by, model_of
+from tests.evaluation.test_align_bench import settings as with_benchmark
 from tests.evaluation.test_gallery import settings as with_evaluation
 from tests.evaluation.test_gallery import world
 from tests.tasks.test_model import MIXED, assembler, examples, model_for, pixels
 from tests.tasks.test_run import CONFIG, settings
 
-__all__ = ["settings", "world"]
+__all__ = ["benchmark", "settings", "world"]
 """Fixtures of theirs."""
 
 
@@ -66,3 +68,13 @@ def test_ranks_with_and_without_the_matching_head_are_those_of_the_cpu(world, re
         found = evaluate(moved(model), config, tokenizer, device, SingleProcess())
     assert found == expected
     assert all(("matching" in row) == bool(rerank) for row in found["sets"].values())
+
+
+def test_attention_lies_there_where_it_lies_on_the_cpu(benchmark):
+    config = with_benchmark(benchmark)
+    expected = found_by(model_of(config), config)["align_bench"]
+    with pretend_device() as device:
+        found = evaluate(moved(model_of(config)), config, load_tokenizer("embedded"), device, SingleProcess())
+    for score in ("global", "local"):
+        assert found["align_bench"][score] == pytest.approx(expected[score], rel=1e-5)
+    assert found["align_bench"]["pairs"] == 6

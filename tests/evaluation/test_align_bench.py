@@ -1,19 +1,32 @@
 """ALIGN-BENCH on folders of its layout, with scores computed by hand."""
 
+import json
 import pickle
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from sclds.config.errors import DataError
+from sclds.cli.main import main
+from sclds.config.errors import ConfigError, DataError
+from sclds.config.reading import parse_config
+from sclds.data.loader import HeldoutChunk
 from sclds.data.storage.shards import BadSampleError
 from sclds.data.tokenizer import load_tokenizer
+from sclds.evaluation import alignment
 from sclds.evaluation.align_bench import Region, pair_names, phrase_tokens, read_pair, resized
-from sclds.interop.align_bench import measure_alignment
+from sclds.evaluation.alignment import AlignReader, alignment_problems, text_to_vision
+from sclds.evaluation.tasks import evaluate, figure_names, figures, higher_is_better, sections
+from sclds.interop.folder import ModelFolder, Origin, write_folder
+from sclds.interop.loaded import LoadedModel
+from sclds.interop.preprocessing import of_run
+from sclds.losses.communicator import SingleProcess
+from sclds.model.scl import SCLModel
+from tests.losses.threads import run_ranks
+from tests.train.synthetic import tiny_config
 
+TOKENIZER = load_tokenizer("embedded")
 SIDE = 4  # pixels of the images and patches of the model, so that a region is resized to itself
 
 
@@ -35,25 +48,30 @@ def write_pair(folder, name, caption, annotation, protocol=4):
     (folder / "pkls" / f"{name}.pkl").write_bytes(content)
 
 
-class Attention:
-    """A model whose tokens attend as they are told, by word: weights of 2 heads over [CLS] and 4 x 4 patches."""
+def settings(folder, **model):
+    """Return the settings of a run whose image tower has 4 x 4 patches of a pixel, and which measures this alone."""
+    tree = tiny_config().model_dump(mode="json")
+    tree["data"] |= {"image_size": SIDE, "video_size": SIDE}
+    tree["model"]["vision"] |= {"patch_size": 1, "pretrained_image_size": SIDE}
+    tree["model"]["text"] |= {"vocab_size": 0, "max_positions": 40}
+    tree["model"]["fusion"] |= model
+    tree["evaluation"] = {"tasks": ["align_bench"], "align_bench": str(folder), "batch_size": 2}
+    return parse_config(tree)
 
-    tokenizer = load_tokenizer("embedded")
-    preprocessing = SimpleNamespace(image_size=SIDE, max_text_tokens=30)
 
-    def __init__(self, **of_word):
-        self.of_word = {word: torch.as_tensor(maps, dtype=torch.float32) for word, maps in of_word.items()}
+def model_of(config):
+    model = SCLModel(config.model, TOKENIZER.vocab_size)
+    model.initialize(3)
+    torch.manual_seed(0)
+    with torch.no_grad():  # far from initial values, so that tokens attend to different places
+        for parameter in model.parameters():
+            parameter += 0.5 * torch.randn_like(parameter) * parameter.std(correction=0).clamp(min=0.05)
+        model.cross_modal_text_layers[-1].cross_attention.q.weight.mul_(50)
+    return model.eval()
 
-    def attention(self, texts, images):
-        assert all(image.size == (SIDE, SIDE) for image in images)
-        found = []
-        for text in texts:
-            words = text.split()
-            _, index = self.tokenizer.encode(text, 30)
-            rows = [self.of_word["cls" if word < 0 else words[word].strip(".,").lower()] for word in index]
-            maps = torch.stack(rows, dim=1).flatten(2)  # (2, T, 16)
-            found.append(torch.cat((torch.full((*maps.shape[:2], 1), 9.0), maps), dim=2))  # a loud image [CLS]
-        return found
+
+def found_by(model, config, communicator=None):
+    return evaluate(model, config, TOKENIZER, torch.device("cpu"), communicator or SingleProcess())
 
 
 EVEN = np.ones((2, SIDE, SIDE))
@@ -61,11 +79,34 @@ CORNER = np.stack((pixels((0, 0)), pixels((3, 3)))) * 1.0  # a head each: the la
 ROW = np.stack((pixels((0, 0), (0, 1)), pixels((0, 0)))) * [[[3.0]], [[1.0]]]
 
 
-def measured(folder, **of_word):
-    return measure_alignment(Attention(**of_word), folder, lambda what, done, total: None)
+@pytest.fixture
+def measured(monkeypatch):
+    """Return what is measured on a folder, of a model whose tokens attend as they are told, by word.
+
+    A word's weights are those of 2 heads over 4 x 4 patches; the image's [CLS] is loud, and does not count.
+    """
+
+    def of_folder(folder, **of_word):
+        maps = {word: torch.as_tensor(told, dtype=torch.float32) for word, told in of_word.items()}
+
+        def told(model, batch):
+            found = []
+            for pair in batch.shown:
+                words, (_, index) = pair.caption.split(), TOKENIZER.encode(pair.caption, 30)
+                rows = [maps["cls" if word < 0 else words[word].strip(".,").lower()] for word in index]
+                weights = torch.stack(rows, dim=1).flatten(2)  # (2, T, 16)
+                found.append(torch.cat((torch.full((*weights.shape[:2], 1), 9.0), weights), dim=2))
+            return found
+
+        config = settings(folder)
+        with monkeypatch.context() as patched:
+            patched.setattr(alignment, "text_to_vision", told)
+            return found_by(SCLModel(config.model, TOKENIZER.vocab_size), config)["align_bench"]
+
+    return of_folder
 
 
-def test_scores_are_those_computed_by_hand(tmp_path):
+def test_scores_are_those_computed_by_hand(tmp_path, measured):
     left, whole = ([0, 0, 2, 2], pixels((0, 0), (1, 1), (0, 3))), ([0, 0, 4, 4], pixels((2, 2)))
     right = ([2.0, 2.0, 4.0, 4.0], pixels((3, 3)))
     write_pair(tmp_path, "a", "A red car, and trees.", {"red car": [left], "trees": [right, whole]})
@@ -82,7 +123,7 @@ def test_scores_are_those_computed_by_hand(tmp_path):
 
 
 def test_phrases_are_found_where_their_words_stand_side_by_side():
-    tokenizer = load_tokenizer("embedded")
+    tokenizer = TOKENIZER
     caption = "A dog, a red dog. And a cat"
     ids, words = tokenizer.encode(caption, 40)
     pieces = list(zip(("", *tokenizer.pieces(ids[1:-1]), ""), words, strict=True))
@@ -141,7 +182,7 @@ def test_a_pickle_that_names_code_runs_nothing(tmp_path, capsys):
     assert capsys.readouterr().out == ""
 
 
-def test_what_cannot_be_used_is_left_out_and_counted(tmp_path):
+def test_what_cannot_be_used_is_left_out_and_counted(tmp_path, measured):
     write_pair(tmp_path, "good", "a dog", {"dog": [([0, 0, 2, 2], pixels((0, 0)))]})
     write_pair(tmp_path, "empty", " ", {})
     write_pair(tmp_path, "shape", "a dog", {"dog": [([0, 0, 2, 2], np.ones((2, 9), bool))]})
@@ -163,3 +204,107 @@ def test_what_cannot_be_used_is_left_out_and_counted(tmp_path):
         measured(tmp_path)
     with pytest.raises(DataError, match=r"no folder of ALIGN-BENCH: it has no pkls/ID\.pkl"):
         pair_names(tmp_path / "images")
+
+
+CAPTIONS = (
+    "a dog",
+    "cat",
+    "a red dog beside a small grey car under trees",
+    "two cats",
+    "a tree",
+    "a dog and a car",
+    "sky",
+)
+
+
+@pytest.fixture
+def benchmark(tmp_path):
+    """Seven pairs of different images, one of which cannot be used."""
+    rng = np.random.default_rng(0)
+    for number, caption in enumerate(CAPTIONS):
+        region = ([number % 3, 0, number % 3 + 2, 3], rng.random((SIDE, SIDE)) < 0.5)
+        write_pair(tmp_path / "bench", f"p{number}", caption, {caption.split()[-1]: [region]})
+        shown = rng.integers(0, 255, (SIDE, SIDE, 3), np.uint8)
+        Image.fromarray(shown).save(tmp_path / "bench" / "images" / f"p{number}.jpg", quality=100)
+    (tmp_path / "bench" / "pkls" / "p6.pkl").write_bytes(b"cut")
+    return tmp_path / "bench"
+
+
+def loaded(config, model):
+    weights = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    text = config.model.text.model_copy(update={"vocab_size": TOKENIZER.vocab_size})
+    architecture = config.model.model_copy(update={"text": text})
+    return ModelFolder(architecture, weights, Origin("test"), preprocessing=of_run(config))
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3])
+def test_attention_is_that_of_the_plain_definition(benchmark, layers):
+    config = settings(benchmark, layers=layers)
+    model, reader = model_of(config), AlignReader(config, TOKENIZER, 7)
+    dataset = alignment.AlignPass(model, config, TOKENIZER, torch.device("cpu"), SingleProcess())._datasets()[0]
+    batch = reader(HeldoutChunk(dataset, 0, 7))
+    with torch.no_grad():
+        found = text_to_vision(model, batch)
+    plain = LoadedModel(loaded(config, model))
+    wanted = plain.attention(list(CAPTIONS[:6]), [pair.image for pair in batch.shown])
+    assert len(found) == len(wanted) == 6
+    for ours, theirs in zip(found, wanted, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-6)
+        assert theirs.std(dim=-1).max() > 0.01, "tokens attend to some places more than to others"
+
+
+def test_any_number_of_ranks_gives_the_same(benchmark):
+    """With more ranks than batches too, and with batches of which nothing can be used."""
+    config = settings(benchmark)
+    model = model_of(config)
+    alone = found_by(model, config)
+    found = alone["align_bench"]
+    assert (found["pairs"], found["global"]["n"], found["local"]["n"]) == (6, 6, 6)
+    assert [one["first"] for one in found["left_out"].values()] == ["p6"]
+    for ranks in (2, 3, 5):
+        assert all(one == alone for one in run_ranks(ranks, lambda of: found_by(model, config, of)))
+    assert (
+        set(figures(alone))
+        == set(figure_names(config))
+        == {f"heldout/align_bench/{score}_{form}" for score in ("global", "local") for form in ("box", "pixel")}
+    )
+    assert all(map(higher_is_better, figures(alone)))
+    [section] = sections(alone)
+    assert [name for name, _ in section.rows] == ["global", "local"]
+    assert "Left out: 1, its pickle cannot be read" in section.note
+    for name in ("p0", "p1", "p2", "p3", "p4", "p5"):
+        (benchmark / "images" / f"{name}.jpg").unlink()
+    with pytest.raises(DataError, match="none of the 7 pairs"):
+        found_by(model, config)
+
+
+def test_the_command_measures_any_weights(benchmark, tmp_path, monkeypatch, capsys):
+    config = settings(benchmark)
+    model = model_of(config)
+    write_folder(tmp_path / "weights", loaded(config, model))
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    same = ["engine.precision=fp32", "evaluation.batch_size=2"]
+    assert main(["evaluate", str(tmp_path / "weights"), "--align-bench", str(benchmark), *same]) == 0
+    shown = capsys.readouterr().out
+    assert "ALIGN-BENCH: attention in the regions" in shown
+    found = json.loads((tmp_path / "weights" / "alignment.json").read_text())
+    assert found["align_bench"] == found_by(model, config)["align_bench"]
+    assert main(["evaluate", str(tmp_path / "weights"), "--align-bench", str(tmp_path)]) == 2
+    assert "no folder of ALIGN-BENCH" in capsys.readouterr().err
+    assert main(["evaluate", str(tmp_path), "--align-bench", str(benchmark), "--data", "a=b"]) == 2
+    assert "leave out --data" in capsys.readouterr().err
+
+
+def test_settings_without_effect_are_refused(tmp_path):
+    tree = settings(tmp_path).model_dump(mode="json")
+    assert alignment_problems(parse_config(tree))[0].startswith("evaluation.align_bench: ")
+    for change, words in (
+        ({"align_bench": None}, "align_bench reads the folder evaluation.align_bench"),
+        ({"tasks": ["losses"]}, "has no effect without align_bench in evaluation.tasks"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            parse_config(tree | {"evaluation": tree["evaluation"] | change})
+    tree["data"]["heldout"] = [{"name": "align_bench", "shards": "x"}]
+    with pytest.raises(ConfigError, match="the name of a task's own set"):
+        parse_config(tree)

@@ -13,11 +13,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from sclds.interop.measure import find_target, measure
 from sclds.run.checkpoints import newest_checkpoint
 from sclds.run.folder import RunFolder
 from sclds.run.metrics import HELDOUT, read_metrics
 from sclds.train.consolidate import consolidated_weights
 from sclds.train.launch import launcher_environment, pretrain, pretrain_command
+from tests.evaluation.test_align_bench import pixels, write_pair
+from tests.train.one_process import OneProcess
 
 CONFIG = Path(__file__).parents[2] / "configs" / "quickstart.yaml"
 PROCESSES, LIMIT = 2, 300
@@ -27,6 +30,7 @@ SETTINGS = [
     *("data.image_size=16", "data.video_size=16", "data.frames=2"),
     *("batch.global_size=16", "batch.group_size=4", "batch.max_micro_size=4"),
     *("model.vision.width=32", "model.vision.layers=1", "model.vision.pretrained_image_size=16"),
+    "model.vision.patch_size=4",
     *("model.text.width=32", "model.text.layers=1", "model.text.dropout=0.1"),
     *("model.fusion.width=32", "model.fusion.layers=2", "model.fusion.dropout=0.1", "model.projection=16"),
     *("losses.itm_negatives=hard", "losses.mltc_image=0.2", "losses.mltc_text=0.2"),
@@ -35,9 +39,11 @@ SETTINGS = [
 MEASURED = [
     *("evaluation.every=5", "evaluation.share=0.5", "evaluation.batch_size=8", "evaluation.max_samples=16"),
     *("checkpoint.best=heldout/clips-heldout/total", "checkpoint.keep=1"),
+    "evaluation.tasks=[losses,retrieval,align_bench]",
 ]
 """Beside `SETTINGS`: the first measurement, after step 5, is the best one and leaves a checkpoint."""
 FIGURES = ["total", "itm_accuracy", "text_to_vision_r10", "candidates"]
+ALIGNMENT = ["global_box", "global_pixel", "local_box", "local_pixel"]
 
 
 def steps_in(folder):
@@ -49,9 +55,14 @@ def newest_step(folder):
     return checkpoint.step if checkpoint else 0
 
 
+def measured_in(folder):
+    """Return the settings of the run that measures, ALIGN-BENCH among it."""
+    return [*SETTINGS, *MEASURED, f"evaluation.align_bench={folder.parent / 'bench'}", f"run_dir={folder}"]
+
+
 def kill_after(step, saved, folder):
     """Start the run, and kill launcher and processes when `step` is logged and the checkpoint of `saved` is whole."""
-    command = pretrain_command(CONFIG, [*SETTINGS, *MEASURED, f"run_dir={folder}"], PROCESSES)
+    command = pretrain_command(CONFIG, measured_in(folder), PROCESSES)
     process = subprocess.Popen(
         command,
         env=launcher_environment(PROCESSES),
@@ -75,11 +86,14 @@ def kill_after(step, saved, folder):
 def test_killed_twice_and_resumed_equals_untouched(tmp_path):
     """With dropout, accumulation, hard negatives and ZeRO-3: equal losses at every step, and equal weights."""
     untouched, killed = tmp_path / "untouched", tmp_path / "killed"
+    for number in range(9):
+        region = [number % 3, 0, number % 3 + 2, 4], pixels((number % 4, 1))
+        write_pair(tmp_path / "bench", f"p{number}", f"a dog beside {number} cats", {"dog": [region]})
     pretrain("untouched", CONFIG, [*SETTINGS, "data.heldout=[]", f"run_dir={untouched}"], PROCESSES, LIMIT)
     for step, saved in KILLED_AT.items():
         kill_after(step, saved, killed)
         assert newest_step(killed) == saved
-    pretrain("killed", CONFIG, [*SETTINGS, *MEASURED, f"run_dir={killed}"], PROCESSES, LIMIT)
+    pretrain("killed", CONFIG, measured_in(killed), PROCESSES, LIMIT)
     lines, wanted = (read_metrics(folder / "metrics.jsonl") for folder in (killed, untouched))
     assert [line["step"] for line in lines] == list(range(1, 10))
     assert [line["loss"] for line in lines] == [line["loss"] for line in wanted]
@@ -94,7 +108,7 @@ def test_killed_twice_and_resumed_equals_untouched(tmp_path):
     ]
     assert [line["step"] for line, found in zip(lines, figures, strict=True) if found] == [5]
     names = {f"heldout/{of}/{figure}" for of in ("pictures-heldout", "clips-heldout") for figure in FIGURES}
-    assert names <= figures[4]
+    assert names | {f"heldout/align_bench/{name}" for name in ALIGNMENT} <= figures[4]
     assert (killed / "checkpoints" / "best").read_text() == "step-0000005"
     assert sorted(p.name for p in (killed / "checkpoints").glob("step-*")) == ["step-0000005", "step-0000009"]
     starts = RunFolder(killed).read_starts()
@@ -103,3 +117,14 @@ def test_killed_twice_and_resumed_equals_untouched(tmp_path):
     results = RunFolder(killed).read_results()
     assert results["sets"]["clips-heldout"]["samples"] == 16
     assert set(results["sets"]["clips-heldout"]["losses"]) == {"initial", "final"}
+    assert_alignment_is_that_of_one_process(killed, results["align_bench"])
+
+
+def assert_alignment_is_that_of_one_process(run, measured):
+    """Two processes that hold a part of every layer each find what one finds that holds all of them."""
+    target = find_target(run, None, [], [], run.parent / "bench")
+    alone = measure(target, OneProcess())["align_bench"]
+    assert (measured["pairs"], measured["left_out"]) == (9, {})
+    for score in ("global", "local"):
+        assert measured[score] == pytest.approx(alone[score], rel=1e-5)
+        assert measured[score]["n"] == 9
