@@ -124,8 +124,8 @@ class Images:
         if not (self._numbers or self._checksums or self._lengths):
             raise DataError(
                 f"{self.folder} holds {len(self.paths)} images, such as {self._relative(0)}, of which no name says "
-                f"to which row of the list it belongs: expected the row's number, ROW_CRC32, or a hash of the address (MD5, "
-                f"SHA-1, SHA-256)"
+                f"to which row of the list it belongs: expected the row's number, ROW_CRC32, or a hash of the address "
+                f"(MD5, SHA-1, SHA-256)"
             )
 
     def settle(self, numbering: Numbering, first_image: int | None) -> str:
