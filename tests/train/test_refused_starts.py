@@ -96,6 +96,14 @@ REFUSALS = {
         ["engine.zero_stage=0", f"{ZERO}.reduce_bucket_size=5"],
         f"{ZERO} has no effect with engine.zero_stage=0",
     ),
+    "deepspeed_never_prints": (
+        ["engine.deepspeed.steps_per_print=0"],
+        "engine.deepspeed.steps_per_print=0: input should",
+    ),
+    "deepspeed_divides": (
+        ["engine.deepspeed.gradient_predivide_factor=2"],
+        "engine.deepspeed.gradient_predivide_factor is refused: losses are already shares of the global batch",
+    ),
     "deepspeed_monitor": (["engine.deepspeed.comet.enabled=true"], "engine.deepspeed.comet needs comet_ml, which is"),
 }
 """Overrides of the quickstart, and the beginning of what is told."""
