@@ -8,6 +8,8 @@ Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Probability = Annotated[float, Field(ge=0.0, lt=1.0)]
 Positive = Annotated[int, Field(ge=1)]
 Weight = Annotated[float, Field(ge=0.0)]
+Epsilon = Annotated[float, Field(ge=1e-30)]
+"""What keeps a division from one by 0; less than that fp32 rounds to 0."""
 
 
 class MayChangeMark:

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from sclds.config.base import MayChange, Positive, Probability, Section
+from sclds.config.base import Epsilon, MayChange, Positive, Probability, Section
 
 
 class VisionConfig(Section):
@@ -30,7 +30,7 @@ class VisionConfig(Section):
     """Resolution whose patch grid the position table holds; other resolutions interpolate it."""
     max_frames: Positive = 8
     """Rows of the learned temporal embedding: the most frames a video may have."""
-    layer_norm_eps: float = 1e-5
+    layer_norm_eps: Epsilon = 1e-5
     """Epsilon of every LayerNorm of the encoder; SigLIP 2 has 1e-6."""
 
     @property
@@ -59,7 +59,7 @@ class TextConfig(Section):
     """Rows of the word embedding; 0 takes the tokenizer's size."""
     max_positions: Positive = 514
     """Rows of the position table, the offset `pad_id + 1` included."""
-    layer_norm_eps: float = 1e-5
+    layer_norm_eps: Epsilon = 1e-5
     """Epsilon of every LayerNorm of the encoder."""
     dropout: Probability = 0.1
     """Dropout of embeddings and sub-layer outputs."""
@@ -83,13 +83,13 @@ class FusionConfig(Section):
     """Attention heads."""
     mlp_ratio: Positive = 4
     """Inner width of the feed-forward network, as a multiple of the width."""
-    layer_norm_eps: float = 1e-12
+    layer_norm_eps: Epsilon = 1e-12
     """Epsilon of every LayerNorm of fusion and of the MLM head."""
     dropout: Probability = 0.1
     """Dropout of sub-layer outputs."""
     attention_dropout: Probability | None = None
     """Dropout of attention weights in self- and cross-attention; none is `dropout`, as published."""
-    token_types: Positive = 2
+    token_types: Annotated[int, Field(ge=2)] = 2
     """Rows of the token-type table: 0 text, 1 vision; NLVR2 adds a third."""
 
     @property

@@ -8,6 +8,7 @@ from sclds.config.schema import (
     LOSS_WEIGHTS,
     Config,
     DataConfig,
+    DatasetConfig,
     GuardsConfig,
     MaskingConfig,
     TaskConfig,
@@ -132,6 +133,13 @@ def _data_set_problems(config: Config) -> list[str]:
         for d in data.heldout
         if d.phrase_dropout
     ]
+    problems += [
+        f"data.heldout: weight={d.weight} of '{d.name}' has no effect: held-out samples are measured once; remove it"
+        for d in data.heldout
+        if d.weight != DatasetConfig.model_fields["weight"].default
+    ]
+    if data.crop_area[0] > data.crop_area[1] or not data.crop_area[1]:
+        problems.append(f"data.crop_area={list(data.crop_area)} is no range of shares; give [least, most], as [0.5, 1]")
     if not data.train:
         problems.append("data.train is empty; name at least one data set")
     return problems
@@ -218,6 +226,7 @@ def _training_problems(config: Config) -> list[str]:
         problems.append(
             f"losses: all weights are 0, so that nothing is learned; give one of {', '.join(LOSS_WEIGHTS)} a weight"
         )
+    problems += _idle_problems(config) if config.task is None else []
     for part in ("fusion", "heads"):
         multiplier = getattr(optimizer, f"{part}_multiplier")
         if math.isinf(optimizer.learning_rate * multiplier):
@@ -233,6 +242,32 @@ def _training_problems(config: Config) -> list[str]:
     if engine.gradient_precision == "bf16" and (engine.precision == "fp32" or engine.zero_stage == 0):
         why = "engine.precision=fp32" if engine.precision == "fp32" else "engine.zero_stage=0, which adds up in fp32"
         problems.append(f"engine.gradient_precision=bf16 has no effect with {why}; remove it")
+    return problems
+
+
+def _idle_problems(config: Config) -> list[str]:
+    """Return a sentence for every objective that has a weight and nothing to learn from."""
+    losses, masking, data, patch = config.losses, config.masking, config.data, config.model.vision.patch_size
+    fewest = (min(data.image_size, data.video_size) // patch) ** 2
+    problems = [
+        f"losses.{name}={getattr(losses, name)} has nothing to learn from with masking.{key}={getattr(masking, key)}, "
+        f"which hides none of {what}; raise it, or set losses.{name}=0"
+        for name, key, what, hidden in (
+            ("mlm", "mlm_ratio", "the words", masking.mlm_ratio > 0 or losses.mlm_view == "t2"),
+            ("mvsc", "scl_vision_ratio", f"{fewest} patches", int(fewest * (1 - masking.scl_vision_ratio)) < fewest),
+            ("mltc_image", "mltc_vision_ratio", f"{fewest} patches", int(fewest * masking.mltc_vision_ratio) > 0),
+        )
+        if getattr(losses, name) and not hidden
+    ]
+    alone = "batch.global_size=1" if config.batch.global_size == 1 else ""
+    if not alone and losses.negatives == "micro_batch" and config.batch.max_micro_size == 1:
+        alone = "batch.max_micro_size=1 with losses.negatives=micro_batch"
+    problems += [
+        f"losses.{name}={getattr(losses, name)} compares the samples of a batch, and {alone} leaves one; raise it, or "
+        f"set losses.{name}=0"
+        for name in ("contrastive", "mvsc", "mlsc")
+        if alone and getattr(losses, name)
+    ]
     return problems
 
 

@@ -7,11 +7,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from sclds.config.base import MayChange, Positive, Probability, Section, Share, Weight
+from sclds.config.base import Epsilon, MayChange, Positive, Probability, Section, Share, Weight
 from sclds.config.model import ModelConfig
 
 LOSS_WEIGHTS = ("contrastive", "sigmoid", "itm", "mlm", "mvsc", "mlsc", "mltc_image", "mltc_text")
 """Fields of `losses` that are weights."""
+_Deviation = Annotated[float, Field(gt=0.0, le=1.0)]
+_Name = Annotated[str, Field(min_length=1)]
 MAGNITUDES = 30
 """The largest magnitude of RandAugment."""
 
@@ -19,9 +21,9 @@ MAGNITUDES = 30
 class DatasetConfig(Section):
     """One data set: a row in YAML, never a class."""
 
-    name: str
+    name: _Name
     """Short name used in logs, images and the quarantine file."""
-    shards: str
+    shards: _Name
     """WebDataset tar files: a folder, a glob, a range such as `{00000..00099}`, or a URL of one (`s3://`, `gs://`, `hf://`,
     any of fsspec); `embedded:NAME` is a folder inside the package. Without it the row is the one of this name in
     sclds/data/data_sets.yaml."""
@@ -29,7 +31,7 @@ class DatasetConfig(Section):
     """What a sample shows: one image, or a video of which `data.frames` frames are taken."""
     key_ends: Literal["first_dot", "last_dot"] = "first_dot"
     """Where a sample's key ends in its members' names: `v1.0.jpg` is of sample `v1`, WebDataset's rule, or `v1.0`."""
-    weight: Annotated[float, Field(gt=0.0)] = 1.0
+    weight: Annotated[float, Field(gt=0.0, le=1e6)] = 1.0
     """How often a sample of this set is seen per epoch, relative to once."""
     phrase_dropout: Probability = 0.0
     """Training sets: chance that a phrase of a caption, as commas separate them, is left out; one always stays. For
@@ -43,7 +45,7 @@ class DataConfig(Section):
     """Training sets, mixed."""
     heldout: MayChange[list[DatasetConfig]] = []
     """Sets that training never sees: retrieval and losses are measured on them."""
-    tokenizer: str = "roberta-base"
+    tokenizer: _Name = "roberta-base"
     """`embedded`, or any Hugging Face tokenizer name or folder."""
     max_text_tokens: Annotated[int, Field(ge=3, le=512)] = 50
     """Texts are cut to this many tokens, BOS and EOS included."""
@@ -66,10 +68,10 @@ class DataConfig(Section):
     fine-tuning and video: 2."""
     randaugment_magnitude: Annotated[int, Field(ge=0, le=MAGNITUDES)] = 9
     """RandAugment: strength of every operation, of 30."""
-    mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
-    """Channel means that are subtracted, of pixels in [0, 1]; CLIP's."""
-    std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
-    """Channel standard deviations that pixels are divided by; CLIP's."""
+    mean: tuple[Share, Share, Share] = (0.48145466, 0.4578275, 0.40821073)
+    """Channel means that are subtracted, of pixels in [0, 1]; CLIP's. Means of pixels up to 255 are divided by 255."""
+    std: tuple[_Deviation, _Deviation, _Deviation] = (0.26862954, 0.26130258, 0.27577711)
+    """Channel standard deviations that pixels in [0, 1] are divided by; CLIP's."""
     device: MayChange[Literal["cpu", "mixed"]] = "cpu"
     """Where DALI decodes: `cpu`, or `mixed` (on the GPU, with its JPEG decoder and NVDEC)."""
     hw_decoder_load: MayChange[Share] = 0.9
@@ -177,8 +179,8 @@ class OptimizerConfig(Section):
     """Rate of the MLM and ITM heads as a multiple."""
     betas: tuple[Probability, Probability] = (0.9, 0.98)
     """AdamW's betas."""
-    eps: Annotated[float, Field(ge=1e-30)] = 1e-8
-    """AdamW's epsilon; one that fp32 rounds to 0 would divide 0 by 0."""
+    eps: Epsilon = 1e-8
+    """AdamW's epsilon."""
     weight_decay: Weight = 0.01
     """Decoupled weight decay; none on biases, norms and the temperature."""
     clip_norm: Weight = 1.0
@@ -335,9 +337,9 @@ class TaskConfig(Section):
 class Config(Section):
     """A run."""
 
-    name: MayChange[str]
+    name: MayChange[_Name]
     """Name of the run."""
-    run_dir: MayChange[str] = "runs/${name}"
+    run_dir: MayChange[_Name] = "runs/${name}"
     """Folder that holds everything the run writes."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Keys every draw: order, crops, masks, negatives, initial weights, dropout."""

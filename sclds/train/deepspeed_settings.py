@@ -9,7 +9,7 @@ import torch
 from deepspeed.accelerator import get_accelerator
 from deepspeed.monitor.config import CometConfig, CSVConfig, TensorBoardConfig, WandbConfig
 from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sclds.batch.split import Split
 from sclds.config import Config, EngineConfig
@@ -19,6 +19,7 @@ from sclds.costs.communication import bucket_size
 PREFIX = "engine.deepspeed"
 _OTHER_PARALLELISM = "the model is run by ZeRO alone; remove it"
 _OTHER_TRAINING = "it changes what a step computes; remove it"
+_OTHER_DIVISION = "losses are already shares of the global batch; remove it"
 _OTHER_OPTIMIZER = "it needs an optimizer of DeepSpeed's own; remove it"
 REFUSED = MappingProxyType(
     {
@@ -40,6 +41,8 @@ REFUSED = MappingProxyType(
         "activation_checkpointing": "set engine.activation_checkpointing",
         "gradient_allreduce_op": _OTHER_TRAINING,
         "sparse_gradients": _OTHER_TRAINING,
+        "prescale_gradients": _OTHER_DIVISION,
+        "gradient_predivide_factor": _OTHER_DIVISION,
         "data_efficiency": _OTHER_TRAINING,
         "curriculum_learning": _OTHER_TRAINING,
         "progressive_layer_drop": _OTHER_TRAINING,
@@ -129,13 +132,11 @@ class DeepSpeedKeys(_Part):
     comet: CometConfig = CometConfig()
     flops_profiler: FlopsProfiler = FlopsProfiler()
     checkpoint: CheckpointFiles = CheckpointFiles()
-    steps_per_print: int = 1
+    steps_per_print: int = Field(1, ge=1)
     wall_clock_breakdown: bool = False
     memory_breakdown: bool = False
     dump_state: bool = False
     disable_python_gc: bool = False
-    prescale_gradients: bool = False
-    gradient_predivide_factor: float = 1.0
 
 
 def deepspeed_settings(config: Config, split: Split, largest_block: int) -> dict[str, Any]:

@@ -60,6 +60,7 @@ def checked_start(
     checks: list[Callable[[], list[str]]] = [
         lambda: _split_problems(config.batch, world_size),
         lambda: _data_problems(config.data) if config.task is None else _task_data_problems(config),
+        lambda: _word_problems(config),
         lambda: RunFolder(config.run_dir).problems(),
         lambda: _optimizer_problems(config.optimizer) if trains else [],
         lambda: _backend_problems(config.engine, config.model) if trains else [],
@@ -164,6 +165,30 @@ def _tokenizer_problems(data: DataConfig) -> list[str]:
     except UserError as fault:
         return [f"data.tokenizer={data.tokenizer}: {fault}"]
     return []
+
+
+def _word_problems(config: Config) -> list[str]:
+    """Return what the text tower lacks for the tokenizer: rows for its words or for the places of a text."""
+    from sclds.data.tokenizer import load_tokenizer
+
+    try:
+        tokenizer = load_tokenizer(config.data.tokenizer)
+    except UserError:  # told elsewhere
+        return []
+    text, problems = config.model.text, []
+    if 0 < text.vocab_size < tokenizer.vocab_size:
+        problems.append(
+            f"model.text.vocab_size={text.vocab_size} has fewer rows than data.tokenizer={tokenizer.name} has ids, "
+            f"{tokenizer.vocab_size}; use 0, which takes the tokenizer's"
+        )
+    positions = config.data.max_text_tokens + tokenizer.pad_id + 1
+    if positions > text.max_positions:
+        problems.append(
+            f"model.text.max_positions={text.max_positions} has no row for every position of "
+            f"data.max_text_tokens={config.data.max_text_tokens}, which takes {positions}; raise the one or "
+            f"lower the other"
+        )
+    return problems
 
 
 def _task_data_problems(config: Config) -> list[str]:

@@ -316,6 +316,7 @@ CLIPS: dict[str, Callable[[], list[Sample]]] = {
     "frames that an edit list hides, negative times": lambda: clips(
         video_kinds.made(video_kinds.KINDS["H.264, negative times"])
     ),
+    "several video streams": lambda: clips(video_kinds.together([video_kinds.KINDS["H.264 in matroska"]] * 2, 1)),
     "rotation or mirror in the container": lambda: clips(*(video_kinds.made(kind) for kind in video_kinds.turned())),
     "frames of more than `data.max_pixels`": lambda: clips(clip(1, "libvpx", side=1100)),
     "unknown codec": lambda: clips(patched(clip(4), b"V_VP9", b"V_XYZ")),

@@ -123,7 +123,7 @@ def cc3m(root: Path) -> Expected:
 
 def cc12m(root: Path) -> Expected:
     """The address comes first; images bear the number of the row, from 0, and one row's caption holds a tab."""
-    lines = [f"http://example.org/{n}.jpg\ta bridge\tover river {n}\r\n" for n in range(3)]
+    lines = [f"http://example.org/{n}.jpg\ta bridge{mark}over river {n}\r\n" for n, mark in enumerate("  \t")]
     put(root / "cc12m.tsv", "".join(lines))
     for n in (0, 2):
         put(root / "images" / f"{n:09d}.jpg", photo(n))

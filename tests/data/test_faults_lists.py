@@ -5,6 +5,7 @@ entries must stand in the row.
 """
 
 import gzip
+import hashlib
 import json
 import re
 import zlib
@@ -88,8 +89,25 @@ def sbu_texts(urls: str, captions: str) -> Case:
     return Case("sbu", files | {"images/4_cd.jpg": image(), "images/5_ab.jpg": image()})
 
 
-def internvid_line(caption: str) -> str:
-    entry = {"YoutubeID": "a", "Start_timestamp": "1", "End_timestamp": "2", "Caption": caption}
+def several(named: dict[str, str], images: list[str] | None = None, captions: list[str] | None = None) -> Case:
+    """A JSON of captions by file name, and the images that are there; all of them if nothing is said."""
+    files = {f"images/{name}": image() for name in images or named}
+    return Case("sbu", {"annot.json": named} | files, [[caption] for caption in captions or named.values()])
+
+
+def table(text: str, captions: str) -> Case:
+    """A TSV with an address at each {}, and images that are named by its checksum."""
+    count = text.count("{}")
+    images = {f"training/{n}_{zlib.crc32(URLS[n].encode())}": image() for n in range(count)}
+    return Case("cc3m", {TSV: text.format(*URLS)} | images, [[caption] for caption in captions.split("|")])
+
+
+def regions(*numbers: int) -> str:
+    return json.dumps([{"id": n, "regions": [{"phrase": str(n)}]} for n in numbers])
+
+
+def internvid_line(caption: str, video: str = "a") -> str:
+    entry = {"YoutubeID": video, "Start_timestamp": "1", "End_timestamp": "2", "Caption": caption}
     return json.dumps(entry, ensure_ascii=False)
 
 
@@ -107,6 +125,8 @@ SIDECARS = {
     for n in range(2)
     for ending, content in (("jpg", photo(1)), ("json", {"caption": f"own {n}", "url": "http://x"}))
 }
+PARTS = {f"videos/{name}_1_2.mp4": video() for name in "ab"}
+REGIONS = {"VG_100K/1.jpg": image(), "VG_100K_2/2.jpg": image()}
 LISTS: dict[str, list[Case]] = {
     "header line or none, last line feed or none, images missing, counted from 0 or 1": [
         *(cc3m({f"{n}.jpg": n for n in range(6)}, head=head, tail=tail) for head in ("", HEAD) for tail in ("", "\n")),
@@ -218,6 +238,28 @@ LISTS: dict[str, list[Case]] = {
         webvid('1,u,P,000001,fog\n2,u,P,000001,"Boats\n', "fog"),
         webvid('1,u,P,000001,fog\n2,u,P,000001,"Boats" at sea\n3,u,P,000001,5" pipe\n', "fog", '5" pipe'),
     ],
+    "table that a tool wrote again, with quotation marks or columns of its own": [
+        table('a\t{}\n"he said ""hi"""\t{}\n"two\nlines"\t{}\n"quoted"\t{}\n', 'a|he said "hi"|two lines|"quoted"'),
+        table("\tcaption\turl\n0\ta\t{}\n1\tb\t{}\n", "a|b"),
+        table("URL\tText\tscore\n{}\ta\t0.9\n{}\tb\t0.8\n", "a|b"),
+        table('"not\n"closed\t{}\nc\t{}\n', '"closed|c'),
+        refused(table("a\t{}\t0.9\nb\t{}\t0.8\n", "")),
+        refused(table("Bild\tAdresse\tWert\na\t{}\t0.9\nb\t{}\t0.8\n", "")),
+    ],
+    "quotation mark that is never closed, images named by number": [
+        refused(cc3m({"0.jpg": 0}), files={TSV: f'a\t{URLS[0]}\n"b\t{URLS[1]}\nc\t{URLS[2]}\n'}),
+        Case(
+            "cc3m",
+            {TSV: f'a\t{URLS[0]}\n"b" c\t{URLS[1]}\n', "training/1.jpg": image()},
+            [['"b" c']],
+            options={"first_image": 0},
+        ),
+    ],
+    "images of which no name can be a row's": [
+        refused(cc3m({"building.jpg": 0, "b/1x.png": 0})),
+        cc3m({f"{n:012d}.jpg": n for n in range(6)}),
+        cc3m({f"{hashlib.md5(URLS[n].encode()).hexdigest().upper()}.jpg": n for n in (1, 2)}),
+    ],
     "null, empty text, number or list among an entry's captions": [
         karpathy({"raw": "one"}, {"raw": None}, {"raw": ""}, {"raw": 7}, {"raw": "two"}, {}, captions=["one", "two"]),
         karpathy({"raw": "\u200b"}, {"raw": ["x"]}, None, "three", captions=["three"]),
@@ -264,9 +306,28 @@ LISTS: dict[str, list[Case]] = {
         refused(sbu({"urls": []}, "sbu-captions-all.json")),
         refused(sbu(7)),
     ],
+    "JSON lists one behind the other, and what else lies behind a list": [
+        *(
+            Case("internvid", {"InternVid-10M-flt.jsonl": text} | PARTS, [["x"], ["y"]])
+            for text in ("[{}][{}]", "[{}]\n[{}]\n", "\n[{},\n{}]")
+            for text in [text.format(internvid_line("x"), internvid_line("y", "b"))]
+        ),
+        Case("visual_genome", {"region_descriptions.json": regions(1) + "\n" + regions(2)} | REGIONS, [["1"], ["2"]]),
+        refused(Case("visual_genome", {"region_descriptions.json": regions(1, 2) + "{}"} | REGIONS)),
+    ],
     "lists of unequal length": [
         refused(sbu_texts("http://x/4_cd.jpg\nhttp://x/5_ab.jpg\n", "five cats\n")),
         refused(sbu({"image_urls": ["http://x/5_ab.jpg"], "captions": []}, "sbu-captions-all.json")),
+    ],
+    "names that differ where keys do not": [
+        several({"犬1.jpg": "a dog", "猫1.jpg": "a cat"}),
+        several({"a b.jpg": "a dog", "a-b.jpg": "a cat"}),
+        several({"a.jpg": "a dog", "a.png": "a cat"}),
+    ],
+    "image that lies in another folder than the list names": [
+        several({"0001/000.jpg": "a dog", "0002/000.jpg": "a cat"}, ["0002/000.jpg"], ["a cat"]),
+        several({"a/x.jpg": "a dog", "b/x.jpg": "a cat", "y.jpg": "fog"}, ["x.jpg", "y.jpg"], ["fog"]),
+        several({"sbu/x.jpg": "a dog", "/images/b/y.jpg": "a cat"}, ["x.jpg", "c/y.jpg"]),
     ],
     "two rows of one id": [
         webvid("1,u,P,000001,fog\n1,u,P,000001,rain\n2,u,P,000001,sun\n", "fog", "sun"),
@@ -306,6 +367,19 @@ LISTS: dict[str, list[Case]] = {
             )
         )
         for row in ("ret1,msr1\n", 'ret1,msr1,video1,"open\n')
+    ],
+    "1k-A whose list names other videos than the annotations": [
+        refused(
+            Case(
+                "msrvtt_1ka",
+                {
+                    "MSRVTT_JSFUSION_test.csv": f"key,vid_key,video_id,sentence\nret0,msr0,{name},a\n",
+                    "MSRVTT_data.json": {"videos": [{"video_id": "video0"}], "sentences": []},
+                    "videos/video0.mp4": video(),
+                },
+            )
+        )
+        for name in ("video0.mp4", "Video0", "0", "video1")
     ],
     "MSR-VTT whose list marks all videos alike": [
         msrvtt(["train"] * 2, "train", [["it is video6512"]]),

@@ -77,7 +77,7 @@ SHARDS = {
     "last member cut": [lambda folder: sound("ab", folder)[:2000]],
     "cut where a member ends": [cut_between],
     "header damaged": [damaged],
-    "gzip, bzip2, xz, zstd or lz4 by the name of a tar": [
+    "gzip, bzip2, xz, zstd, lz4 or an older compression by the name of a tar": [
         *(lambda folder, pack=pack: pack(sound("a", folder)) for pack in (gzip.compress, bz2.compress, lzma.compress)),
         *(lambda folder, magic=magic: magic + bytes(99) for magic in (b"\x28\xb5\x2f\xfd", b"\x04\x22\x4d\x18")),
     ],

@@ -19,6 +19,40 @@ NO_LOSS = [f"losses.{name}=0" for name in LOSS_WEIGHTS]
 ZERO = "engine.deepspeed.zero_optimization"
 REFUSALS = {
     "no_loss": (NO_LOSS, "losses: all weights are 0"),
+    "no_masked_words": (["masking.mlm_ratio=0"], "losses.mlm=1.0 has nothing to learn from with masking.mlm_ratio=0.0"),
+    "no_hidden_patches": (["masking.scl_vision_ratio=0"], "losses.mvsc=1.0 has nothing to learn from"),
+    "no_replaced_patches": (
+        ["losses.mltc_image=1", "masking.mltc_vision_ratio=0.05"],
+        "losses.mltc_image=1.0 has nothing to learn from with masking.mltc_vision_ratio=0.05, which hides none of 16",
+    ),
+    "batch_of_one": (
+        [*NO_LOSS[1:], "losses.contrastive=1", "batch.global_size=1", "batch.group_size=1"],
+        "losses.contrastive=1.0 compares the samples of a batch, and batch.global_size=1 leaves one",
+    ),
+    "micro_batch_of_one": (
+        ["losses.itm=0", "losses.negatives=micro_batch", "batch.group_size=1", "batch.max_micro_size=1"],
+        "losses.mlsc=1.0 compares the samples of a batch, and batch.max_micro_size=1 with",
+    ),
+    "positions_too_few": (
+        ["model.text.max_positions=33"],
+        "model.text.max_positions=33 has no row for every position of data.max_text_tokens=32, which takes 34",
+    ),
+    "words_too_few": (
+        ["model.text.vocab_size=4095"],
+        "model.text.vocab_size=4095 has fewer rows than data.tokenizer=embedded has ids, 4096",
+    ),
+    "token_types_too_few": (["model.fusion.token_types=1"], "model.fusion.token_types=1: input should be greater"),
+    "set_too_often": (["data.train.0.weight=1e308"], "data.train.0.weight='1e308': input should be less than"),
+    "pixels_up_to_255": (
+        ["data.mean=[123.7,116.3,103.5]"],
+        "data.mean.0=123.7: input should be less than or equal to 1",
+    ),
+    "deviation_of_0": (["data.std=[0,0.2,0.2]"], "data.std.0=0: input should be greater than 0"),
+    "deviation_below_0": (["data.std=[0.2,-0.2,0.2]"], "data.std.1=-0.2: input should be greater than 0"),
+    "norm_without_eps": (["model.fusion.layer_norm_eps=-1"], "model.fusion.layer_norm_eps=-1: input should be greater"),
+    "crop_backwards": (["data.crop_area=[0.9,0.2]"], "data.crop_area=[0.9, 0.2] is no range of shares"),
+    "heldout_weight": (["data.heldout.0.weight=2"], "data.heldout: weight=2.0 of 'pictures-heldout' has no effect"),
+    "empty_name": (["data.train=[{name: '', shards: a}]"], "data.train.0.name='': string should have at least 1"),
     "rate_of_0": (["optimizer.learning_rate=0"], "optimizer.learning_rate=0: input should be greater than 0"),
     "rate_of_inf": (["optimizer.learning_rate=inf"], "optimizer.learning_rate='inf': input should be a finite number"),
     "rate_of_nan": (["optimizer.learning_rate=nan"], "optimizer.learning_rate='nan': input should be"),
@@ -61,6 +95,14 @@ REFUSALS = {
     "deepspeed_without_effect": (
         ["engine.zero_stage=0", f"{ZERO}.reduce_bucket_size=5"],
         f"{ZERO} has no effect with engine.zero_stage=0",
+    ),
+    "deepspeed_never_prints": (
+        ["engine.deepspeed.steps_per_print=0"],
+        "engine.deepspeed.steps_per_print=0: input should",
+    ),
+    "deepspeed_divides": (
+        ["engine.deepspeed.gradient_predivide_factor=2"],
+        "engine.deepspeed.gradient_predivide_factor is refused: losses are already shares of the global batch",
     ),
     "deepspeed_monitor": (["engine.deepspeed.comet.enabled=true"], "engine.deepspeed.comet needs comet_ml, which is"),
 }

@@ -8,19 +8,32 @@ from av.container import InputContainer
 
 from sclds.data.storage.shards import BadSampleError
 
+_DEFAULT_STREAM = 5_000_000
+"""What the mark of being its container's default counts for, in pixels (`map_auto_video` of ffmpeg_mux_init.c)."""
+
 
 def video_stream(container: InputContainer) -> Any:
-    """Return the stream whose frames are taken: the first that is no cover image.
+    """Return the stream whose frames are taken: of those that are no cover image the one that `ffmpeg` takes.
+
+    That is the largest, where the container's default counts as larger by 5 million pixels; the first of equal ones.
 
     Raises:
         BadSampleError: There is none, or nobody knows its codec.
     """
+    moving: list[Any] = []
     for stream in container.streams.video:
-        if stream.codec_context is None:  # PyAV's sign that FFmpeg has no decoder for it
+        if stream.codec_context is None and not moving:  # PyAV's sign that FFmpeg has no decoder for it
             raise BadSampleError("its video has a codec that is not known")
-        if not stream.disposition & av.stream.Disposition.attached_pic:
-            return stream
-    raise BadSampleError("its video has no video stream")
+        if stream.codec_context is not None and not stream.disposition & av.stream.Disposition.attached_pic:
+            moving.append(stream)
+    if not moving:
+        raise BadSampleError("its video has no video stream")
+    return max(moving, key=_preference)
+
+
+def _preference(stream: Any) -> int:
+    context, default = stream.codec_context, bool(stream.disposition & av.stream.Disposition.default)
+    return int(context.width * context.height + default * _DEFAULT_STREAM)
 
 
 def check_size(what: str, width: int, height: int, max_pixels: int) -> None:
@@ -33,23 +46,24 @@ def check_size(what: str, width: int, height: int, max_pixels: int) -> None:
         raise BadSampleError(f"its {what} has more pixels than data.max_pixels={max_pixels}: {width} × {height}")
 
 
-def check_claim(content: bytes, context: av.VideoCodecContext) -> None:
+def check_claim(content: bytes, stream: Any) -> None:
     """Refuse a VP8 or VP9 video whose container claims another size than its frames have.
 
     DALI scales every frame from the claimed size: of smaller frames it reads past the end, and larger ones it refuses.
 
     Args:
         content: The video.
-        context: The codec as FFmpeg knows it from the first frames.
+        stream: Its stream, whose codec FFmpeg knows from the first frames.
 
     Raises:
         BadSampleError: The sizes differ.
     """
+    context = stream.codec_context
     if context.name not in _KEYFRAMES:
         return
     # where FFmpeg may not use a codec to look at the frames, it says what the container claims
     with av.open(io.BytesIO(content), mode="r", options={"codec_whitelist": "none"}) as container:
-        claimed = video_stream(container).codec_context
+        claimed: Any = container.streams[stream.index].codec_context
         if claimed.width and (claimed.width, claimed.height) != (context.width, context.height):
             raise BadSampleError(
                 f"its video claims {claimed.width} × {claimed.height} pixels and has {context.width} × {context.height}"

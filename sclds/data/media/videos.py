@@ -66,10 +66,12 @@ def inspect_video(content: bytes, max_pixels: int = MAX_PIXELS) -> MediaInfo:
             context = stream.codec_context
             context.thread_count = 1
             check_size("video", context.width, context.height, max_pixels)
-            check_claim(content, context)
+            check_claim(content, stream)
             video = _opened(container, stream)
             moments, end = _times_of_packets(video.track) if video.track else _times_of_frames(video)
-            name, unit, nvdec = context.name, stream.time_base, context.codec.canonical_name in _NVDEC_CODECS
+            name, unit = context.name, stream.time_base
+            # of several streams NVDEC's reader takes one by a rule of its own
+            nvdec = context.codec.canonical_name in _NVDEC_CODECS and len(container.streams.video) == 1
     except (FFmpegError, ValueError) as fault:
         raise BadSampleError(_UNREADABLE) from fault
     times = tuple(float((time - moments[0]) * unit) for time in (*moments, end))

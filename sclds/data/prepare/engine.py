@@ -11,6 +11,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from sclds.config.errors import DataError
 from sclds.data.prepare.expected import found
 from sclds.data.prepare.progress import counting
 from sclds.data.prepare.records import Dropped, Record
-from sclds.data.prepare.shard_job import ACCOUNTS, Account, ShardJob, load_account, write_json, write_one
+from sclds.data.prepare.shard_job import ACCOUNTS, Account, ShardJob, load_account, text_hash, write_json, write_one
 from sclds.data.prepare.sources import Source
 from sclds.data.prepare.workers import start_worker
 from sclds.run.files import replacing
@@ -59,7 +60,7 @@ def prepare(
     """
     records = source.read(root, split, **(options or {}))
     _claim(out)
-    items = _without_repeats(_within(root, records.items))
+    items = _without_repeats(root, _within(root, records.items))
     jobs = _jobs(items, out, source, shard_samples)
     accounts = []
     try:
@@ -108,13 +109,19 @@ def _within(root: Path, items: Iterator[Record | Dropped]) -> Iterator[Record | 
         yield item
 
 
-def _without_repeats(items: Iterator[Record | Dropped]) -> Iterator[Record | Dropped]:
-    seen: set[str] = set()
+def _without_repeats(root: Path, items: Iterator[Record | Dropped]) -> Iterator[Record | Dropped]:
+    """Drop what is listed twice; of two files whose keys only come out alike, the later one gets a key of its own."""
+    files: dict[int, int] = {}  # by key, both as hashes, which take less memory
     for item in items:
-        if isinstance(item, Record) and item.key in seen:
-            yield Dropped(item.key, item.files[0][1], "its key repeats that of an earlier sample", item.place)
-            continue
-        seen.add(item.key)
+        if isinstance(item, Record):
+            file = text_hash("\0".join(os.path.relpath(path, root) for _, path in item.files))
+            if files.get(text_hash(item.key), file) != file:
+                item = replace(item, key=f"{item.key}-{file:016x}")
+            key = text_hash(item.key)
+            if key in files:
+                yield Dropped(item.key, item.files[0][1], "its key repeats that of an earlier sample", item.place)
+                continue
+            files[key] = file
         yield item
 
 

@@ -4,14 +4,13 @@ Owners distribute only the list. Images are found by what download tools name th
 their captions beside them (`sidecars`).
 """
 
-import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from sclds.config.errors import DataError
-from sclds.data.prepare.lists import Numbered, Pairs, first_file, lines, parsed, read_text, table_rows
+from sclds.data.prepare.address_tables import Row, address_table, is_url, names_columns
+from sclds.data.prepare.lists import Numbered, Pairs, first_file, lines, parsed, read_text
 from sclds.data.prepare.matching import Images, Names, Numbering
 from sclds.data.prepare.records import Dropped, Record, Records, each, key_of
 from sclds.data.prepare.sidecars import has_sidecars, read_sidecars
@@ -25,18 +24,18 @@ SBU_LISTS = ("sbu-captions-all.json", "SBU_captioned_photo_dataset_urls.txt", "a
 OPTIONS = ("first_image", "folder_rows")
 """What a user may have to say about images that are named by number."""
 _SBU_CAPTIONS = "SBU_captioned_photo_dataset_captions.txt"
-_URL = re.compile(r"\s*[A-Za-z][0-9A-Za-z+.-]*://\S")
 _FILE_KEYS, _CAPTION_KEYS = ("image", "file", "filename", "image_url", "url"), ("caption", "captions", "text")
+_BLANK = (
+    "line {} of the list is blank, so it cannot be told whether that line was counted: remove it if not, or write a - "
+    "there if so"
+)
+_OPENS = (
+    "line {} of the list opens a quotation mark and does not close it, so it cannot be told whether the rows behind it "
+    "were counted, or taken for a part of this one: remove that mark if they were counted, as by tools that take it "
+    "for text, or else the rows up to the next such mark"
+)
 _SBU_FORM = "SBU's 'image_urls' and 'captions'"
 _MAPPED_FORM = "pairs of file name and caption"
-
-
-@dataclass(frozen=True, slots=True)
-class _Row:
-    """One row of a list; the address is "" where there is none."""
-
-    caption: Any
-    url: str
 
 
 _Rows = Callable[[], Iterator[Numbered]]
@@ -61,7 +60,7 @@ def _read_table(
         _no_numbers("captions lie beside the images", first_image, folder_rows)
         return read_sidecars(folder, "image")
     images = Images(folder, folder_rows)
-    return _matched(path, lambda: _table(path, url_first), images, first_image, named_by_url=False)
+    return _matched(path, lambda: address_table(path, url_first), images, first_image, named_by_url=False)
 
 
 def _no_numbers(why: str, first_image: int | None, folder_rows: int | None) -> None:
@@ -87,30 +86,8 @@ def read_sbu(root: Path, split: str, first_image: int | None = None, folder_rows
     return _matched(path, rows, Images(folder, folder_rows), first_image, named_by_url=True)
 
 
-def _table(path: Path, url_first: bool) -> Iterator[Numbered]:
-    """Yield rows of a TSV; addresses come first or last, as the first row shows, and a caption may hold tabs."""
-    known = False
-    for line, cells in table_rows(path, "\t", quoting=False):
-        if not cells:
-            yield Numbered(line, None)
-            continue
-        addresses = [k for k, cell in enumerate(cells) if _is_url(cell)]
-        if not known and len(addresses) == 1 and len(cells) > 1:
-            known, url_first = True, addresses == [0]
-        if not addresses or (url_first and addresses[0] != 0):
-            yield Numbered(line, _Row("\t".join(cells), ""))
-        elif url_first:
-            yield Numbered(line, _Row("\t".join(cells[1:]), cells[0].strip()))
-        else:
-            yield Numbered(line, _Row("\t".join(cells[: addresses[-1]]), cells[addresses[-1]].strip()))
-
-
-def _row(caption: Any, url: Any) -> _Row:
-    return _Row(caption, url.strip() if _is_url(url) else "")
-
-
-def _is_url(text: Any) -> bool:
-    return isinstance(text, str) and _URL.match(text) is not None
+def _row(caption: Any, url: Any) -> Row:
+    return Row(caption, url.strip() if is_url(url) else "")
 
 
 def _two_files(urls: Path, captions: Path) -> _Rows:
@@ -171,10 +148,12 @@ def _matched(path: Path, rows: _Rows, images: Images, first_image: int | None, n
         first_image: Number of the first row's image, if the user said.
         named_by_url: Whether a file may bear the URL's own file name, which only some sites keep unique.
     """
+    if not named_by_url:
+        images.refuse_other_names()
     numbering = _survey(rows)
     notes = (images.settle(numbering, first_image), "the list has a header line" if numbering.header else "")
 
-    def make(numbered: tuple[int, _Row]) -> Record | Dropped:
+    def make(numbered: tuple[int, Row]) -> Record | Dropped:
         position, row = numbered
         key = f"{position - numbering.header:09d}"
         if not row.url:
@@ -195,24 +174,20 @@ def _matched(path: Path, rows: _Rows, images: Images, first_image: int | None, n
 
 def _survey(rows: _Rows) -> Numbering:
     """Return how a list's rows can be counted; a first row without an address before one that has it is a header."""
-    addressed, blank, gap = bytearray(), 0, 0
+    addressed, waiting, doubt = bytearray(), "", ""
     for line, row in rows():
         if row is None:
-            blank = blank or line
+            waiting = waiting or _BLANK.format(line)
             continue
-        gap = gap or blank
+        doubt = doubt or waiting  # at a last row nothing could be counted otherwise
         addressed.append(bool(row.url))
+        if row.opens:
+            waiting = waiting or _OPENS.format(line)
     header = False
     if len(addressed) > 1 and not addressed[0] and addressed[1]:
         line, first = next(row for row in rows() if row.value is not None)
-        header = line > 0 and _names_columns(first.caption)
-    return Numbering(addressed, header, gap)
-
-
-def _names_columns(text: Any) -> bool:
-    """Say whether a row without an address names columns, as in "caption, tab, url"."""
-    named = [cell.strip().lower() for cell in str(text).split("\t")]
-    return len(named) > 1 or named[0] in ("caption", "captions", "text", "title")
+        header = line > 0 and names_columns(first.caption)
+    return Numbering(addressed, header, doubt)
 
 
 def _mapped(path: Path, folder: Path) -> Records:
@@ -220,7 +195,8 @@ def _mapped(path: Path, folder: Path) -> Records:
     tree = parsed(read_text(path), path, _MAPPED_FORM, pairs=True)
     if not isinstance(tree, list):
         raise DataError(f"{path} is neither a list nor an object: expected {_MAPPED_FORM}")
-    names = Names(folder)
+    pairs = (_pair(entry) for entry in tree)
+    names = Names(folder, (pair[0] for pair in pairs if pair and isinstance(pair[0], str)))
 
     def make(entry: Any) -> Record | Dropped:
         pair = _pair(entry)

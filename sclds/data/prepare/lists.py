@@ -258,8 +258,10 @@ def parsed(text: str, path: Path, expected: str, pairs: bool = False) -> Any:
 def json_entries(text: str, path: Path, expected: str) -> Iterator[Any]:
     """Yield the entries of a JSON array one at a time, for files whose objects would not fit into memory at once.
 
+    Of several arrays one behind the other those of all.
+
     Raises:
-        DataError: It is not an array, or breaks off.
+        DataError: It is not an array, breaks off, or has something else behind its end.
     """
     decoder, blank = json.JSONDecoder(), re.compile(r"[\s,]*")
     at = text.find("[") + 1
@@ -268,7 +270,13 @@ def json_entries(text: str, path: Path, expected: str) -> Iterator[Any]:
     while True:
         at = blank.match(text, at).end()  # type: ignore[union-attr]  # matches even nothing
         if text[at : at + 1] == "]":
-            return
+            at = blank.match(text, at + 1).end()  # type: ignore[union-attr]
+            if at == len(text):
+                return
+            if text[at] != "[":
+                raise DataError(f"{path} goes on behind the end of its array, at character {at}: download it again")
+            at += 1  # another array, as `cat` leaves it
+            continue
         try:
             entry, at = decoder.raw_decode(text, at)
         except (ValueError, RecursionError) as fault:
@@ -284,16 +292,18 @@ def json_lines(path: Path, expected: str) -> Iterator[Numbered]:
     Raises:
         DataError: The file cannot be read, or its first line is not JSON.
     """
+    begun = False
     for number, text in lines(path):
         if not text.strip():
             continue
-        if number == 1 and text.lstrip().startswith("["):
+        first, begun = not begun, True
+        if first and text.lstrip().startswith("["):
             yield from (Numbered(0, entry) for entry in json_entries(read_text(path), path, expected))
             return
         try:
             entry = json.loads(text)
         except (ValueError, RecursionError) as fault:
-            if number == 1:
-                raise DataError(f"{path}, line 1 is not JSON ({fault}): expected {expected}") from fault
+            if first:
+                raise DataError(f"{path}, line {number} is not JSON ({fault}): expected {expected}") from fault
             entry = ValueError("a line that is not JSON")
         yield Numbered(number, entry)

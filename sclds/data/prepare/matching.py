@@ -9,7 +9,8 @@ than one, the user is asked, since the wrong one would give every image its neig
 import os
 import re
 import zlib
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import md5, sha1, sha256
 from pathlib import Path, PurePosixPath
@@ -30,12 +31,13 @@ class Numbering:
     Attributes:
         addressed: (rows,) whether each row has an address, the header line, which has none, included.
         header: Whether the first row is a header line.
-        gap: Line of the first blank line that has rows behind it; 0 if there is none.
+        doubt: A clause about the first line of which tools think differently, whether it or what follows is a row, and
+            what to do; "" if there is none.
     """
 
     addressed: bytearray
     header: bool
-    gap: int
+    doubt: str
 
     @property
     def rows(self) -> int:
@@ -82,6 +84,8 @@ class Images:
                 self._checksums.setdefault(int(found[2]), []).append((int(found[1]), image))
             elif _is_number(stem):
                 local.append(("" if above == str(folder) else os.path.basename(above), stem, image))
+        if not self.paths:
+            raise DataError(f"{folder} holds no image: download the images of the list into it")
         self._lengths = {len(stem) for stem in self._stems} & _HASHES.keys()
         self._count(local, folder_rows)
 
@@ -111,6 +115,19 @@ class Images:
                 raise DataError(_one_name(self.paths[self._numbers[number]], self.paths[image]))
             self._numbers[number] = image
 
+    def refuse_other_names(self) -> None:
+        """Refuse images of which no name can be that of a row.
+
+        Raises:
+            DataError: With one of the names.
+        """
+        if not (self._numbers or self._checksums or self._lengths):
+            raise DataError(
+                f"{self.folder} holds {len(self.paths)} images, such as {self._relative(0)}, of which no name says "
+                f"to which row of the list it belongs: expected the row's number, ROW_CRC32, or a hash of the address "
+                f"(MD5, SHA-1, SHA-256)"
+            )
+
     def settle(self, numbering: Numbering, first_image: int | None) -> str:
         """Decide which number is which row; return that as a clause, "" where no image is named by number.
 
@@ -125,11 +142,8 @@ class Images:
             if first_image is not None:
                 raise DataError(f"--first-image has no effect: {self.folder} holds no image named by number alone")
             return ""
-        if numbering.gap:
-            raise DataError(
-                f"{self.folder} holds images named by number, but line {numbering.gap} of the list is blank, so it "
-                f"cannot be told whether that line was counted: remove it if not, or write a - there if so"
-            )
+        if numbering.doubt:
+            raise DataError(f"{self.folder} holds images named by number, but {numbering.doubt}")
         addressed = numbering.addressed
         unsure = bool(addressed) and not addressed[0]  # whether the first line was counted
         shifts: Sequence[int]
@@ -184,7 +198,9 @@ class Images:
         return None if number is None else self.paths[number]
 
     def _names(self, content: bytes, url: str, named_by_url: bool) -> Iterator[str]:
-        yield from (_HASHES[length](content).hexdigest() for length in sorted(self._lengths))
+        for length in sorted(self._lengths):
+            digest = _HASHES[length](content).hexdigest()
+            yield from (digest, digest.upper())
         if named_by_url:
             yield PurePosixPath(url).stem
 
@@ -199,28 +215,65 @@ class Images:
 
 
 class Names:
-    """The images below a folder by the ends of their paths, for lists that name files."""
+    """The images below a folder by the ends of their paths, for lists that name files.
 
-    def __init__(self, folder: Path):
+    Lists name folders that are not there, and images lie in folders that lists do not name; where both name one, it is
+    the same, or else the images' names have to tell them apart.
+
+    Args:
+        folder: They lie anywhere below it.
+        listed: All names of the list.
+    """
+
+    def __init__(self, folder: Path, listed: Iterable[str]):
         self._named: dict[str, list[str]] = {}
         for path in _image_files(folder):
-            self._named.setdefault(os.path.basename(path), []).append(path)
+            self._named.setdefault(os.path.basename(path), []).append(os.path.relpath(path, folder))
+        self._folder = folder
+        asked = {_parts(name): name for name in listed}
+        self._listed = Counter(parts[-1] for parts in asked if parts)
+        self._claims: dict[str, str] = {}
+        self._disputed: dict[str, tuple[str, str]] = {}
+        for parts, name in asked.items():
+            for path in self._fitting(parts):
+                other = self._claims.setdefault(path, name)
+                if other != name:
+                    self._disputed[path] = (other, name)
 
     def of(self, name: str) -> str | None:
         """Return the path that ends in a name, folders in it as far as need be; None if there is no such image.
 
         Raises:
-            DataError: Several do, and the folders in the name do not tell them apart.
+            DataError: Several do, or one does for several names, and the folders do not tell them apart.
         """
-        asked = PurePosixPath(name).parts
-        found = self._named.get(asked[-1] if asked else "", [])
-        for depth in range(2, len(asked) + 1):
-            if len(found) < 2:
-                break
-            found = [path for path in found if Path(path).parts[-depth:] == asked[-depth:]] or found
+        found = self._fitting(_parts(name))
         if len(found) > 1:
-            raise DataError(f"{_one_name(found[0], found[1])}, or keep in the list's names ({name}) the folders")
-        return found[0] if found else None
+            one, other = (str(self._folder / path) for path in found[:2])
+            raise DataError(f"{_one_name(one, other)}, or keep in the list's names ({name}) the folders")
+        if found and found[0] in self._disputed:
+            one, other = self._disputed[found[0]]
+            raise DataError(
+                f"{self._folder / found[0]} could be the image of {one} and of {other}: keep images in the folders "
+                f"that the list names"
+            )
+        return str(self._folder / found[0]) if found else None
+
+    def _fitting(self, asked: tuple[str, ...]) -> list[str]:
+        """Return the paths that agree with a name in most folders, of those that contradict it in none."""
+        paths = self._named.get(asked[-1], []) if asked else []
+        deepest: dict[int, list[str]] = {}
+        for path in paths:
+            parts = PurePosixPath(path).parts
+            depth = min(len(parts), len(asked))
+            if parts[-depth:] == asked[-depth:]:
+                deepest.setdefault(depth, []).append(path)
+        if deepest:
+            return deepest[max(deepest)]
+        return paths if len(paths) == 1 == self._listed[asked[-1]] else []
+
+
+def _parts(name: str) -> tuple[str, ...]:
+    return tuple(part for part in PurePosixPath(name).parts if part != "/")
 
 
 def _one_name(one: str, other: str) -> str:
@@ -228,7 +281,7 @@ def _one_name(one: str, other: str) -> str:
 
 
 def _is_number(name: str) -> bool:
-    return name.isascii() and name.isdigit() and len(name) < 10
+    return name.isascii() and name.isdigit() and len(name.lstrip("0")) < 10 and len(name) not in _HASHES
 
 
 def _image_files(folder: Path) -> Iterator[str]:

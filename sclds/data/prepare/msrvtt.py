@@ -18,6 +18,10 @@ _OFFICIAL = {"train": range(6513), "val": range(6513, 7010), "test": range(7010,
 """Numbers of the videos of each split, `video0` to `video9999`."""
 _MARKS = {"train": "train", "val": "validate", "test": "test"}
 _TEST_1KA = "MSRVTT_JSFUSION_test.csv"
+_HELD_1KA = 1000
+_OTHER_1KA = (
+    "{} names {} videos, and the split of papers holds out 1000, so results compare with theirs only if it is whole"
+)
 _FORM = "MSR-VTT's videodatainfo with 'videos' and 'sentences'"
 
 MSRVTT = {
@@ -66,7 +70,7 @@ def read_msrvtt_1ka(root: Path, split: str) -> Records:
     """Read 1k-A: the 1000 videos of MSRVTT_JSFUSION_test.csv, one sentence each, and all others to train on.
 
     Raises:
-        DataError: The list is not whole.
+        DataError: The list is not whole, or names videos that the annotations do not know.
     """
     path = root / _TEST_1KA
     rows = list(named_rows(path, ("video_id", "sentence"), "the list of 1k-A"))
@@ -75,12 +79,14 @@ def read_msrvtt_1ka(root: Path, split: str) -> Records:
         where = f"{path}, line {broken.line} is no row ({broken.value})" if broken else f"{path} holds no row"
         raise DataError(f"{where}: a video that it lacks would be trained on, so it must be whole; download it again")
     held = {row["video_id"].strip() for _, row in rows}
+    notes = (_OTHER_1KA.format(path.name, len(held)),) if len(held) != _HELD_1KA else ()
     if split == "test":
 
         def tested(row: dict[str, str]) -> Record:
             return _record(root, {"video_id": row["video_id"].strip()}, [row["sentence"]])
 
-        return Records(each(path, rows, tested), len(rows), (f"the split 1k-A: the {len(held)} videos of {path.name}",))
+        note = f"the split 1k-A: the {len(held)} videos of {path.name}"
+        return Records(each(path, rows, tested), len(rows), (note, *notes))
     together = root / _TOGETHER
     paths = [together] if together.is_file() else [root / _TRAIN_VAL, root / _TEST]
     trees = [read_json(one, _FORM, "videos", "sentences") for one in paths]
@@ -91,8 +97,15 @@ def read_msrvtt_1ka(root: Path, split: str) -> Records:
         return None if video in held else _record(root, entry, captions[video])
 
     videos = [video for tree in trees for video in tree["videos"]]
+    unknown = sorted(held - {str(video.get("video_id")) for video in videos if isinstance(video, dict)})
+    if unknown:
+        raise DataError(
+            f"{path} names {unknown[0]}, as {len(unknown)} in all, which is no video of "
+            f"{' and '.join(one.name for one in paths)}: it cannot be told which would be trained on that should be "
+            f"held out; take all of these files from one release"
+        )
     note = f"the split 1k-A: all videos but the {len(held)} of {path.name}"
-    return Records(each(paths[0], videos, make), max(0, len(videos) - len(held)), (note,))
+    return Records(each(paths[0], videos, make), max(0, len(videos) - len(held)), (note, *notes))
 
 
 def _number(video: str) -> int:

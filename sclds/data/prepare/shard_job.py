@@ -155,7 +155,7 @@ def _members(job: ShardJob, account: Account, media: list[int], texts: list[int]
         account.left_out.update((*left_out, *item.left_out))
         account.words.update(len(caption.split()) for caption in captions)
         media.append(_hash(b"".join(content for *_, content in opened)))
-        texts += [_hash(caption.encode()) for caption in captions]
+        texts += [text_hash(caption) for caption in captions]
         for role, ending, content in opened:
             yield ".".join(filter(None, (item.key, role, ending))), content
         yield f"{item.key}.{job.member}", member
@@ -194,6 +194,11 @@ def _json(member: str, captions: list[str], fields: dict[str, Any]) -> bytes:
     if member == "json":
         said = {"caption": captions[0]} | ({"captions": captions} if len(captions) > 1 else {})
     return sample_json(fields | said)
+
+
+def text_hash(text: str) -> int:
+    """Return 64 bits that stand for a text."""
+    return _hash(text.encode("utf-8", "surrogatepass"))
 
 
 def _hash(content: bytes) -> int:

@@ -4,6 +4,7 @@ A tar that is not whole is no reason for `tarfile` to complain: a damaged header
 tars that `cat` joined, is the end for it. Here the one is an error and the other is read past.
 """
 
+import codecs
 import tarfile
 from typing import IO, Self
 
@@ -16,13 +17,22 @@ _CONTENTS = (
     (b"BZh", "is bzip2-compressed", _UNPACK.format("bzip2")),
     (b"\xfd7zXZ\0", "is xz-compressed", _UNPACK.format("xz")),
     (b"\x28\xb5\x2f\xfd", "is zstd-compressed", _UNPACK.format("zstd")),
+    *((bytes([kind]) + b"\x2a\x4d\x18", "is zstd-compressed", _UNPACK.format("zstd")) for kind in range(0x50, 0x60)),
     (b"\x04\x22\x4d\x18", "is lz4-compressed", _UNPACK.format("lz4")),
+    (b"\x1f\x9d", "is compressed by `compress`", _UNPACK.format("gzip")),
+    (b"\x5d\0\0", "is lzma-compressed", _UNPACK.format("xz --format=lzma")),
+    (b"LZIP", "is lzip-compressed", _UNPACK.format("lzip")),
+    (b"\x89LZO", "is lzop-compressed", _UNPACK.format("lzop")),
     (b"PK\x03\x04", "is a zip file", _REPACK),
     (b"PK\x05\x06", "is a zip file", _REPACK),
     (b"7z\xbc\xaf\x27\x1c", "is a 7z file", _REPACK),
     (b"Rar!\x1a\x07", "is a rar file", _REPACK),
+    (b"070701", "is a cpio archive", _REPACK),
+    (b"070707", "is a cpio archive", _REPACK),
+    (b"PAR1", "is a Parquet file", "write its rows as the files of a tar"),
     (b"<!doctype html", "is a web page", AGAIN),
     (b"<html", "is a web page", AGAIN),
+    (b"<?xml", "is an XML page, such as the error of a storage", AGAIN),
     (b"version https://git-lfs", "is a pointer of Git LFS", "get its content: `git lfs pull`"),
 )
 """How files that go by the name of a tar begin, what they are, and what to do."""
@@ -65,7 +75,8 @@ class _Header(tarfile.TarInfo):
         try:
             return super().frombuf(buf, encoding, errors)
         except (tarfile.InvalidHeaderError, tarfile.TruncatedHeaderError):  # type: ignore[attr-defined]
-            begin = bytes(buf).lstrip().lower() if buf[:1] in b" \r\n\t<" else bytes(buf)
+            begin = bytes(buf).removeprefix(codecs.BOM_UTF8)
+            begin = begin.lstrip().lower() if begin[:1] in b" \r\n\t<" else begin
             for magic, what, remedy in _CONTENTS:
                 if begin.startswith(magic):
                     raise _ContentError(what, remedy) from None

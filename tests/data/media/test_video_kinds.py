@@ -31,6 +31,7 @@ from .video_kinds import (
     made,
     packed,
     pixels_of,
+    together,
 )
 
 
@@ -102,6 +103,28 @@ def test_packed_frames_of_avi_are_in_the_order_of_being_shown():
     assert np.diff(info.times) == pytest.approx(np.full(N, 1 / 25))
     assert [number_of(frame) for frame in read_frames(content, range(N))] == [*range(N)]
     assert [number_of(frame) for frame in read_frames(content, [17, 4])] == [17, 4]
+
+
+SMALL, LARGE = Kind("libx264", "matroska", X264, size=(48, 32)), Kind("libx264", "matroska", X264)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "default", "taken"),
+    [
+        ((SMALL, LARGE), 9, 1),
+        ((LARGE, SMALL), 9, 0),
+        ((LARGE, LARGE), 9, 0),
+        ((LARGE, LARGE), 1, 1),
+        ((LARGE, SMALL), 1, 1),
+    ],
+)
+def test_of_several_streams_that_of_ffmpeg_is_taken(kinds, default, taken):
+    """ffmpeg_mux_init.c: the largest, where the default counts for 5 million pixels more; the first of equal ones."""
+    content = together(kinds, default)
+    info = inspect("video", content)
+    assert (info.width, info.height, info.frames) == (*kinds[taken].size, N)
+    assert not info.plain  # other readers have rules of their own
+    assert [number_of(frame) for frame in read_frames(content, [3, 20])] == [100 * taken + 3, 100 * taken + 20]
 
 
 @pytest.mark.parametrize("container", ["mp4", "mov"])

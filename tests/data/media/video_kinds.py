@@ -183,6 +183,28 @@ def packed() -> bytes:
     return buffer.getvalue()
 
 
+def together(kinds: Sequence[Kind], default: int) -> bytes:
+    """Several videos as the streams of one file; stream k shows numbers from 100 · k on, and one is the default."""
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format=kinds[0].container, options=REPEATABLE) as output:
+        streams: list[Any] = []
+        for number, kind in enumerate(kinds):
+            stream: Any = output.add_stream(kind.codec, rate=25, options=kind.options)
+            stream.width, stream.height = kind.size
+            stream.pix_fmt = kind.format
+            stream.time_base = stream.codec_context.time_base = Fraction(1, 25)
+            stream.disposition = av.stream.Disposition.default if number == default else 0
+            streams.append(stream)
+        for place in range(N):
+            for number, (stream, kind) in enumerate(zip(streams, kinds, strict=True)):
+                frame = av.VideoFrame.from_ndarray(pixels_of(kind, 100 * number + place), format="rgb24")
+                frame.pts, frame.time_base = place, Fraction(1, 25)
+                output.mux(stream.encode(frame.reformat(format=kind.format)))
+        for stream in streams:
+            output.mux(stream.encode())
+    return buffer.getvalue()
+
+
 def turned() -> list[Kind]:
     """A video of each display matrix."""
     return [Kind("libx264", "mp4", X264, matrix=matrix) for matrix, _ in TURNS.values()]
