@@ -57,7 +57,7 @@ def resident(engine: Any) -> dict[Part, list[Tensor]]:
 
 
 def kept_twice(engine: Any) -> bool:
-    """Return whether the weights that are computed with are those of the optimizer, bit for bit, in memory of their own.
+    """Return whether weights are kept twice: those that are computed with are the optimizer's, bit for bit.
 
     So it is under ZeRO-3 in fp32: the one half of `resident`'s weights is a copy of the other.
     """
@@ -103,7 +103,6 @@ class MemoryCheck:
 
     def __init__(self, engine: Any, group: ProcessGroup):
         self._engine, self._group = engine, group
-        self._pairs = kept_twice(engine)
         self._taken: dict[Part, Tensor] = {}
         self._changed: dict[Part, Tensor] = {}
         self._since = 0
@@ -173,7 +172,7 @@ class MemoryCheck:
             self._taken.pop("gradients", None)
 
     def _in_pairs(self, part: Part) -> bool:
-        return self._pairs and part == "weights"
+        return part == "weights" and kept_twice(self._engine)
 
     def _tensors(self, parts: tuple[Part, ...]) -> Iterator[tuple[Part, list[Tensor]]]:
         held = resident(self._engine)

@@ -42,7 +42,7 @@ def inspect_image(content: bytes, max_pixels: int = MAX_PIXELS) -> MediaInfo:
         BadSampleError: It is truncated, too large, or of a format that is not decoded.
     """
     try:
-        with _opened(content) as image:
+        with opened(content) as image:
             codec = image.format or "unknown"
             if image.mode not in _MODES + _DEEP_MODES:
                 raise BadSampleError(f"its image is a {codec} with pixels of mode {image.mode}, which is not decoded")
@@ -65,6 +65,15 @@ def inspect_image(content: bytes, max_pixels: int = MAX_PIXELS) -> MediaInfo:
     return MediaInfo(width, height, 1, codec, plain=plain)
 
 
+def opened(content: bytes) -> Image.Image:
+    """Open an image of a format that is decoded: Pillow would ask forty others too, by bytes that they may not check.
+
+    Raises:
+        UnidentifiedImageError: It is none; damaged bytes may raise other errors too.
+    """
+    return Image.open(io.BytesIO(content), formats=_FORMATS)
+
+
 def upright_image(content: bytes) -> Image.Image:
     """Decode an image that `inspect_image` accepts.
 
@@ -75,7 +84,7 @@ def upright_image(content: bytes) -> Image.Image:
         BadSampleError: It cannot be decoded.
     """
     try:
-        with _opened(content) as image:
+        with opened(content) as image:
             image.load()
             turn = turn_of(image, content)
             upright = image if turn is None else image.transpose(turn)
@@ -96,15 +105,6 @@ def read_image(content: bytes) -> NDArray[np.uint8]:
         BadSampleError: It cannot be decoded.
     """
     return np.array(upright_image(content).convert("RGB"), np.uint8)
-
-
-def _opened(content: bytes) -> Image.Image:
-    """Open an image of a format that is decoded: Pillow would ask forty others too, by bytes that they may not check.
-
-    Raises:
-        UnidentifiedImageError: It is none; damaged bytes may raise other errors too.
-    """
-    return Image.open(io.BytesIO(content), formats=_FORMATS)
 
 
 def _known_to_pillow(content: bytes) -> str | None:

@@ -8,7 +8,6 @@ from av.container import InputContainer
 
 from sclds.data.storage.shards import BadSampleError
 
-
 _NAMES_IN_MATROSKA = (b"V_VP8", b"V_VP9")
 _HEAD = 4096
 """Bytes in which Matroska names its tracks, as a rule."""
