@@ -120,7 +120,7 @@ def test_a_flip_in_either_copy_of_the_weights_is_found(which, dtype, monkeypatch
         memory.step()
         assert memory.found(step) is None
     assert sum(read) == (16 if dtype == torch.float32 else 28), (
-        "in fp32 the copies are compared, and read half as often"
+        "in fp32 both are read half as often"
     )
     tensor = getattr(memory.optimizer, which)[1]
     tensor.view(torch.int32 if tensor.element_size() == 4 else torch.int16)[2] ^= 1
