@@ -119,9 +119,7 @@ def test_a_flip_in_either_copy_of_the_weights_is_found(which, dtype, monkeypatch
     for step in (1, 2):
         memory.step()
         assert memory.found(step) is None
-    assert sum(read) == (16 if dtype == torch.float32 else 28), (
-        "in fp32 both are read half as often"
-    )
+    assert sum(read) == (16 if dtype == torch.float32 else 28), "in fp32 both are read half as often"
     tensor = getattr(memory.optimizer, which)[1]
     tensor.view(torch.int32 if tensor.element_size() == 4 else torch.int16)[2] ^= 1
     memory.step()

@@ -149,7 +149,7 @@ def test_a_run_that_was_stopped_anywhere_goes_on_to_the_same_weight(tmp_path, mo
 
 @pytest.mark.parametrize(("stop_at", "processes"), [(21, (2, 1)), (22, (1, 4)), (33, (4, 2))])
 def test_a_run_that_goes_on_over_other_processes_leaves_out_the_same(tmp_path, monkeypatch, stop_at, processes):
-    """Before the spike, at it, and behind it; what the shards of other processes hold is read in `test_elastic.py`."""
+    """Before the spike, at it, and behind it; what the shards of other processes hold is read in `test_zero.py`."""
     said, read, weight = run(tmp_path / "untouched", monkeypatch, {22, 23}, processes=processes[0])
     before, *_ = run(tmp_path / "moved", monkeypatch, {22, 23}, stop_at, processes=processes[0])
     sharded_again = []
