@@ -1,9 +1,11 @@
 """What a run watches itself by, all of it together, beside the bare step: in turns, in one process.
 
 What is due in every step is done in the turns that have it; what is due at checkpoints is timed beside them and charged
-to a step by its interval, what threads do by the seconds that a step takes.
+to a step by its interval, what threads do by the seconds that a step takes. A step is to read and decode its samples,
+and to compute with them. Of samples the CRC-32 is charged, and what looking at their headers takes beyond opening them.
 """
 
+import io
 import json
 import os
 import tempfile
@@ -15,12 +17,15 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import av
+
 from sclds.batch import Batch
 from sclds.batch.split import split_batch
 from sclds.benchmarks.rows import Row, quantiles, write
 from sclds.config import Config
 from sclds.config.reading import load_config
 from sclds.data.loader import TrainingBatches
+from sclds.data.media.images import opened
 from sclds.data.media.inspection import inspect
 from sclds.data.storage.shards import Kind, ShardReader
 from sclds.data.tokenizer import load_tokenizer
@@ -75,7 +80,7 @@ def timed(part: Any, clock: Clock) -> Iterator[None]:
     part.seconds += clock() - begun
 
 
-def compare_guards(rounds: int, folder: Path) -> list[Row]:
+def compare_guards(rounds: int, folder: Path, image_size: int, samples: int) -> list[Row]:
     """Take steps with and without everything that watches them, in turns, and write guards.csv and guards.png.
 
     The clock is the processor's time of all threads of this process on a CPU, so that other work on the machine counts
@@ -84,16 +89,20 @@ def compare_guards(rounds: int, folder: Path) -> list[Row]:
     Args:
         rounds: Steps of each.
         folder: For the files.
+        image_size: Side of an image in pixels.
+        samples: Of a step.
     """
     with tempfile.TemporaryDirectory() as scratch:
         given = ["data.heldout=[]", "guards.spike_deviations=8", "log.tensorboard=false", f"run_dir={scratch}/run"]
+        given += [f"data.image_size={image_size}", f"batch.global_size={samples}"]
         config = load_config("quickstart", given)
         group = ProcessGroup()
         try:
             found = _Comparison(config, group).run(rounds)
         finally:
             group.close()
-    told = json.dumps({"config": "quickstart", "checkpoint.every": config.checkpoint.every})
+    data = {"data.image_size": image_size, "batch.global_size": samples}
+    told = json.dumps({"config": "quickstart", "checkpoint.every": config.checkpoint.every} | data)
     where = f"{group.device}, {os.cpu_count()} cores"
     versions = ", ".join(f"{name} {installed_version(name)}" for name in ("torch", "deepspeed"))
 
@@ -122,9 +131,8 @@ class _Comparison:
         tokenizer = load_tokenizer(config.data.tokenizer)
         self._engine = build_engine(config, tokenizer, self._split, group)
         training = TrainingBatches(config, tokenizer, 0, 1, self._split.micro, self._split.accumulation)
-        batches = iter(training)
-        self._batches: list[Batch] = next(batches)
-        batches.close()  # type: ignore[attr-defined]  # a generator
+        self._maker = training.made_here()
+        self._batches: list[Batch] = [next(self._maker) for _ in range(self._split.accumulation)]
         self._samples = _samples(training, config.batch.global_size)
         folder = RunFolder(config.run_dir)
         self._guards = Guards(config, folder, Reporter(1, config.schedule.steps))
@@ -148,13 +156,42 @@ class _Comparison:
             taken: dict[str, float] = {}
             for name in (BARE, WATCHED) if turn % 2 else (WATCHED, BARE):
                 taken |= self._bare(turn) if name == BARE else self._watched(turn)
+            checks, made = self._checks_of_samples(), self._making()
+            taken[WATCHED] += made or sum(checks.values())
+            taken[BARE] += made - sum(checks.values()) if made else 0.0
+            taken |= checks
             taken["threads"] = threads * taken[BARE]
             taken |= self._at_checkpoints(turn)
             taken[WATCHED] += sum(taken[name] for name in ("threads", "looks", "finite", "manifest"))
             for name, seconds in taken.items():
                 found.setdefault(name, []).append(seconds)
         self._saver.close()
+        self._maker.close()
         return found
+
+    def _making(self) -> float:
+        """Return the seconds of reading and decoding a step's samples; 0 beside a GPU, where another process does."""
+        if self._group.device.type != "cpu":
+            return 0.0
+        made = _Part()
+        with timed(made, self._clock):
+            for _ in self._batches:
+                next(self._maker)
+        return made.seconds
+
+    def _checks_of_samples(self) -> dict[str, float]:
+        """Return the seconds that a step's samples are checked for: of looks at headers what opening does not take."""
+        checksums, headers, bare = _Part(), _Part(), _Part()
+        with timed(checksums, self._clock):
+            for _, content in self._samples:
+                zlib.crc32(content)
+        with timed(headers, self._clock):
+            for kind, content in self._samples:
+                inspect(kind, content, self._config.data.max_pixels)
+        with timed(bare, self._clock):
+            for kind, content in self._samples:
+                _open(kind, content)
+        return {"checksums of samples": checksums.seconds, "headers of samples": headers.seconds - bare.seconds}
 
     def _step(self, engine: Any, step: int) -> Any:
         return train_step(engine, self._batches, step, self._config, self._split, self._group)
@@ -168,14 +205,8 @@ class _Comparison:
     def _watched(self, step: int) -> dict[str, float]:
         """Take a step as a run does; the order of its parts is not that of a run, where samples are read ahead."""
         self._check.begin(step)
-        self._check.seconds, whole, checksums, headers, rest = 0.0, *(_Part() for _ in range(4))
+        self._check.seconds, whole, rest = 0.0, _Part(), _Part()
         with timed(whole, self._clock):
-            with timed(checksums, self._clock):
-                for _, content in self._samples:
-                    zlib.crc32(content)
-            with timed(headers, self._clock):  # which also tell what crops and the choice of frames go by
-                for kind, content in self._samples:
-                    inspect(kind, content, self._config.data.max_pixels)
             with timed(rest, self._clock):
                 with self._guards.limit("data", "step"):
                     self._group.any(False, self._guards.fault() is not None)
@@ -186,9 +217,7 @@ class _Comparison:
                 self._skips.count(step, report.applied)
                 self._spikes.judge(step, {"loss": {"total": 1.0 + step % 7}})
                 self._skips.stop_if_stuck(step)
-        of_samples = {"checksums of samples": checksums.seconds, "headers of samples": headers.seconds}
-        parts = {"bits": self._check.seconds} | of_samples | {"limits, signals, spikes": rest.seconds}
-        return {WATCHED: whole.seconds} | parts
+        return {WATCHED: whole.seconds, "bits": self._check.seconds, "limits, signals, spikes": rest.seconds}
 
     def _at_checkpoints(self, step: int) -> dict[str, float]:
         """Return a step's part of what is due now and then; of hashing too, which another process does."""
@@ -215,6 +244,16 @@ class _Comparison:
         begun = time.process_time()
         time.sleep(IDLE_SECONDS)
         return time.process_time() - begun
+
+
+def _open(kind: Kind, content: bytes) -> None:
+    """Open an image or video as a loader has to that believes all of it: a video's packets have the frames' times."""
+    if kind == "image":
+        opened(content).close()
+        return
+    with av.open(io.BytesIO(content), mode="r") as container:
+        for _ in container.demux(video=0):
+            pass
 
 
 def _samples(training: TrainingBatches, count: int) -> list[tuple[Kind, bytes]]:

@@ -111,15 +111,15 @@ class TrainingBatches:
 
     def _pinned(self) -> Iterator[Batch]:
         """Yield micro-batches from which a GPU copies while it computes, made here or in a process of its own."""
-        batches = made_apart(self._batches) if self._own_process else self._batches()
+        batches = made_apart(self.made_here) if self._own_process else self.made_here()
         try:
             for batch in batches:
                 yield pinned(batch)
         finally:
             batches.close()  # type: ignore[attr-defined]
 
-    def _batches(self) -> Iterator[Batch]:
-        """Yield this process's micro-batches one by one."""
+    def made_here(self) -> Iterator[Batch]:
+        """Yield this process's micro-batches one by one, made in this very thread."""
         assembler = self._assembler()
         fetches = FetchAhead(self.index.shards)
         try:

@@ -19,7 +19,8 @@ from sclds.data.media.inspection import inspect
 from sclds.data.storage.shards import BadSampleError, open_index
 from sclds.data.tokenizer import load_tokenizer
 
-from .faults import CAPTIONS, PICTURES, TABLES, bomb, write_shard
+from .faults import CAPTIONS, PICTURES, TABLES, write_shard
+from .faulty_media import bomb
 from .media.test_decode import FIRST, SIZE, pixels
 from .media.test_images import defined
 from .synthetic import picture

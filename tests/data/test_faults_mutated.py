@@ -16,7 +16,8 @@ from sclds.data.loader import Quarantine, TrainingBatches, heldout_batches
 from sclds.data.storage.shards import open_index
 from sclds.data.tokenizer import load_tokenizer
 
-from .faults import WORDS, Sample, photo, saved, write_shard
+from .faults import WORDS, Sample, write_shard
+from .faulty_media import photo, saved
 from .synthetic import clip, picture
 from .test_faults import config_over
 

@@ -4,14 +4,20 @@ They hang on a bridge that has no other way out. A node is started and stopped l
 processes go with it at once. Needs root, Linux namespaces, iproute2, OpenSSH's server and client, and pdsh.
 """
 
+import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 NAMES = ("node-a", "node-b", "node-c", "node-d")
+_TURN = 0.2
+"""Seconds in which a slow node goes and stands still once."""
 _TOOLS = ("ip", "unshare", "nsenter", "ssh", "ssh-keygen", "pdsh", "/usr/sbin/sshd")
 _SERVER = """Port 22
 HostKey /etc/ssh/key
@@ -95,6 +101,39 @@ class Nodes:
         """Let a node send and receive only so much, as `10mbit`."""
         limit = ("root", "tbf", "rate", rate, "burst", "64kb", "latency", "400ms")
         self._run("ip", "netns", "exec", self._mark, "tc", "qdisc", "replace", "dev", f"to-{name}", *limit)
+
+    @contextmanager
+    def slowed(self, name, times):
+        """Let a node run for one part in `times` alone, all of its processes, as on a processor that is so much slower.
+
+        It stands still for the rest of each fifth of a second, which no message and no heartbeat notices as more than
+        slowness.
+        """
+        over = threading.Event()
+
+        def stop_and_go():
+            while not over.wait(_TURN / times):
+                self._signal(name, signal.SIGSTOP)
+                over.wait(_TURN * (1 - 1 / times))
+                self._signal(name, signal.SIGCONT)
+
+        beat = threading.Thread(target=stop_and_go)
+        beat.start()
+        try:
+            yield
+        finally:
+            over.set()
+            beat.join()
+
+    def _signal(self, name, number):
+        """Send a signal to every process of a node."""
+        target = self._roots[name].pid
+        first = Path(f"/proc/{target}/task/{target}/children").read_text(encoding="utf-8").split()[0]
+        node = os.readlink(f"/proc/{first}/ns/pid")
+        for process in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):  # it has ended meanwhile
+                if os.readlink(process / "ns" / "pid") == node:
+                    os.kill(int(process.name), number)
 
     def stop(self, name):
         """Take a node's power."""

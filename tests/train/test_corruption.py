@@ -1,8 +1,11 @@
 """Bits that change by themselves; the real engine's are flipped in `test_zero.py`, in all stages and precisions."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
+from sclds.train import corruption
 from sclds.train.corruption import PARTS, CorruptionError, MemoryCheck, Probe, bit_sums
 from tests.train import test_spikes
 from tests.train.one_process import OneProcess
@@ -82,6 +85,45 @@ def test_a_flip_between_writes_is_found_and_named(part):
     assert f"{part} of rank 0 on " in told
     steps(memory, 2)
     assert memory.found(7) is None, "what is found is found once"
+
+
+class Sharded:
+    """What of ZeRO-3's engine in fp32 holds weights: two copies of two flat tensors, and no state yet."""
+
+    def __init__(self, dtype=torch.float32):
+        computed = [torch.arange(5, dtype=dtype), torch.arange(3, dtype=dtype)]
+        self.optimizer = SimpleNamespace(
+            fp16_partitioned_groups_flat=computed,
+            fp32_partitioned_groups_flat=[each.float().clone() for each in computed],
+            grad_partitions_flat_buffer=torch.empty(0),
+            optimizer=SimpleNamespace(state={}),
+        )
+
+    def is_gradient_accumulation_boundary(self):
+        return True
+
+    def step(self):
+        computed, kept = self.optimizer.fp16_partitioned_groups_flat, self.optimizer.fp32_partitioned_groups_flat
+        for one, other in zip(computed, kept, strict=True):
+            other += 1
+            one.copy_(other)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("which", ["fp16_partitioned_groups_flat", "fp32_partitioned_groups_flat"])
+def test_a_flip_in_either_copy_of_the_weights_is_found(which, dtype, monkeypatch):
+    read = []
+    monkeypatch.setattr(corruption, "bit_sums", lambda tensors: read.append(len(tensors)) or bit_sums(tensors))
+    memory = MemoryCheck(Sharded(dtype), OneProcess())
+    memory.begin(0)
+    for step in (1, 2):
+        memory.step()
+        assert memory.found(step) is None
+    assert sum(read) == (16 if dtype == torch.float32 else 28), "in fp32 both are read half as often"
+    tensor = getattr(memory.optimizer, which)[1]
+    tensor.view(torch.int32 if tensor.element_size() == 4 else torch.int16)[2] ^= 1
+    memory.step()
+    assert "weights of rank 0 on " in memory.found(3)
 
 
 def test_ten_thousand_clean_passes_raise_no_alarm_and_change_nothing():

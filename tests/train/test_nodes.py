@@ -1,8 +1,8 @@
 """Runs over two nodes with a network, a host name and an ssh server each: what README.md says of clusters, as it is.
 
 Launches: one node as the reference; two nodes that are stopped and go on to the same weights; a node with other code,
-another configuration, or no data; four nodes of which one has another clock and one a slow link; a node whose cable is
-pulled; a node that loses power, after which the run ends, or goes on without it. `make nodes` adds two and four nodes
+another configuration, or no data; four nodes of which one has another clock and one a slow link; a node that is ten
+times slower; a node whose cable is pulled; a node that loses power, after which the run ends, or goes on without it. `make nodes` adds two and four nodes
 at every stage, for which a build has no time.
 """
 
@@ -22,6 +22,7 @@ import torch
 
 from sclds.config.overrides import replaced
 from sclds.run.checkpoints import newest_checkpoint
+from sclds.run.events import read_events
 from sclds.run.folder import RunFolder, read_metrics
 from sclds.train.consolidate import consolidated_weights
 from tests.data.synthetic import image_members, write_tar
@@ -204,6 +205,29 @@ def test_four_nodes_train_and_say_whose_clock_and_whose_link_is_off(tmp_path):
     assert not re.search("clock of node-[acd]|every link of node-[abd]", job.said())
     (start,) = RunFolder(tmp_path / "run").read_starts()
     assert sorted(host.name for host in start.hosts) == sorted(nodes.NAMES)
+
+
+@LONG
+def test_a_node_that_is_ten_times_slower_is_named_with_the_phase(pair, tmp_path):
+    folder = tmp_path / "run"
+    settings = replaced(SHORT, ["schedule.steps=100000", "checkpoint.every=100000", f"run_dir={folder}"])
+    job = Job(pair, tmp_path, launch(*settings))
+    job.until_step(folder, 5)
+    begun, end = read_metrics(folder / "metrics.jsonl")[-1]["step"], time.monotonic() + LIMIT
+    with pair.slowed("node-b", 10):
+        while not re.search("Slow: rank 1 on host node-b", job.said()):
+            assert job.process.poll() is None, job.said()
+            assert time.monotonic() < end, job.said()
+            time.sleep(0.1)
+        job.until_step(folder, read_metrics(folder / "metrics.jsonl")[-1]["step"] + 2)
+    job.stop()
+    assert job.ended() == 0, job.said()
+    told = [event for event in read_events(folder / "events.jsonl") if event.kind == "slow_rank" and event.step > begun]
+    assert told[0].facts["host"] == "node-b"
+    assert told[0].cause.startswith("Slow: rank 1 on host node-b: ")
+    assert f"most of it in {told[0].facts['phase']}. All other ranks wait for it in every step" in told[0].cause
+    assert told[0].facts["max"] > 2 * told[0].facts["median"]
+    assert "no sign of life" not in job.said(), "slow is not gone"
 
 
 def test_a_run_goes_on_without_a_node_that_lost_power(pair, tmp_path):

@@ -2,18 +2,20 @@
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
 from sclds.config.errors import ConfigError, UserError
 from sclds.data.skips import batch_of_step
-from sclds.run.checkpoints import complete_checkpoints, newest_checkpoint
+from sclds.run.checkpoints import ENGINE_TAG, complete_checkpoints, newest_checkpoint
 from sclds.run.events import read_events
 from sclds.run.folder import RunFolder, read_metrics
-from sclds.train import loop
+from sclds.train import checkpoint, loop
 from sclds.train.spikes import MOST_RETURNS, SpikeGuard
 from sclds.train.step import StepReport
 from tests.train import test_guard
+from tests.train.one_process import OneProcess
 from tests.train.synthetic import tiny_config
 
 UNSEEN = {"memory_every": 0}
@@ -21,7 +23,32 @@ UNSEEN = {"memory_every": 0}
 GUARDS = UNSEEN | {"spike_deviations": 6.0, "spike_window": 8, "spike_skip": 5}
 
 
-def losses(monkeypatch, spiking, stop_at=None):
+class FirstOf(OneProcess):
+    """The first of some processes that all find the same."""
+
+    def __init__(self, count):
+        self.world_size = count
+
+    def all_gather(self, tensor):
+        return torch.stack([tensor] * self.world_size)
+
+    def start_all_gather(self, tensor):
+        return lambda: self.all_gather(tensor)
+
+    def all_reduce_sum(self, tensor):
+        return tensor * self.world_size
+
+    def gather_counts(self, counts):
+        return np.array([counts] * self.world_size, np.int64)
+
+    def gather_objects(self, value):
+        return [value] * self.world_size
+
+    def exchange(self, to, source, size):
+        return 1e-3
+
+
+def losses(monkeypatch, spiking, stop_at, group):
     """Let the loss of a step depend on the batch that it reads and on the weight so far; note the batches read."""
     read = []
 
@@ -37,7 +64,7 @@ def losses(monkeypatch, spiking, stop_at=None):
         if step == stop_at:
             raise UserError("killed")
         total = torch.tensor((10.0 if batch in spiking else 1.0) + 0.001 * (batch % 3)) + weight.abs().sum()
-        return StepReport({"total": total}, rates={"encoders": 1e-3})
+        return StepReport({"total": total / group.world_size}, rates={"encoders": 1e-3})
 
     monkeypatch.setattr(loop.Run, "_batches", batches)
     monkeypatch.setattr(loop, "train_step", train_step)
@@ -61,13 +88,14 @@ class Engine(test_guard.Engine):
         return folder, saved["client"]
 
 
-def run(folder, monkeypatch, spiking, stop_at=None, steps=40, guards=GUARDS, **changes):
+def run(folder, monkeypatch, spiking, stop_at=None, steps=40, guards=GUARDS, processes=1, **changes):
     """Train through the real loop; return what was said, the batches read, and the weight at the end."""
-    engine = Engine()
+    engine, group = Engine(), FirstOf(processes)
     given = test_guard.tiny_config
     settings = {"log": {"every": 1, "tensorboard": False}, "checkpoint": {"every": 4, "keep": 3}, "guards": guards}
     monkeypatch.setattr(test_guard, "tiny_config", lambda **own: given(**own | settings | changes))
     monkeypatch.setattr(test_guard, "Engine", lambda: engine)
+    monkeypatch.setattr(test_guard, "OneProcess", lambda: group)
     monkeypatch.setattr(loop.HeldoutMeasurements, "measure_start", lambda self: None)
     # the stub of `test_guard` is replaced by ours after it has put its own in place
     original = loop.Run.__init__
@@ -75,7 +103,7 @@ def run(folder, monkeypatch, spiking, stop_at=None, steps=40, guards=GUARDS, **c
 
     def start(self, *given):
         original(self, *given)
-        read.append(losses(monkeypatch, spiking, stop_at))
+        read.append(losses(monkeypatch, spiking, stop_at, group))
 
     monkeypatch.setattr(loop.Run, "__init__", start)
     said = test_guard.run(folder, lambda step: True, monkeypatch, steps=steps)
@@ -116,6 +144,29 @@ def test_a_run_that_was_stopped_anywhere_goes_on_to_the_same_weight(tmp_path, mo
     *_, again = run(tmp_path / "stopped", monkeypatch, {22, 23})
     assert again == weight
     lines, wanted = (read_metrics(tmp_path / name / "metrics.jsonl") for name in ("stopped", "untouched"))
+    assert [line["loss"] for line in lines] == [line["loss"] for line in wanted]
+
+
+@pytest.mark.parametrize(("stop_at", "processes"), [(21, (2, 1)), (22, (1, 4)), (33, (4, 2))])
+def test_a_run_that_goes_on_over_other_processes_leaves_out_the_same(tmp_path, monkeypatch, stop_at, processes):
+    """Before the spike, at it, and behind it; what the shards of other processes hold is read in `test_zero.py`."""
+    said, read, weight = run(tmp_path / "untouched", monkeypatch, {22, 23}, processes=processes[0])
+    before, *_ = run(tmp_path / "moved", monkeypatch, {22, 23}, stop_at, processes=processes[0])
+    sharded_again = []
+
+    def load_across(engine, checkpoint, rank):
+        sharded_again.append(checkpoint.world_size)
+        return engine.load_checkpoint(str(checkpoint.folder), ENGINE_TAG)[1]
+
+    monkeypatch.setattr(checkpoint, "_load_across", load_across)
+    after, read_then, again = run(tmp_path / "moved", monkeypatch, {22, 23}, processes=processes[1])
+    assert sharded_again[0] == processes[0]
+    assert again == weight
+    assert read_then[-5:] == read[-5:] == [(step, step + 5) for step in range(35, 40)]
+    returns = [line for line in said if "The run goes back" in line]
+    assert [line for line in (*before, *after) if "The run goes back" in line] == returns
+    assert kinds(tmp_path / "moved").count("spike") == kinds(tmp_path / "untouched").count("spike") == len(returns) == 1
+    lines, wanted = (read_metrics(tmp_path / name / "metrics.jsonl") for name in ("moved", "untouched"))
     assert [line["loss"] for line in lines] == [line["loss"] for line in wanted]
 
 

@@ -27,12 +27,15 @@ from sclds.train.optimizer import build_optimizer
 from sclds.train.saved_state import SavedState
 from sclds.train.saver import CheckpointSaver
 from sclds.train.slow_ranks import SlowRanks
+from sclds.train.spikes import CLIENT_STATE
 from sclds.train.step import train_step
 from tests.train.deepspeed_waits import waits_that_run
 from tests.train.flat import split_flat
 from tests.train.synthetic import MAKE_UPS, batch_of, tiny_config
 
 STEPS = 3
+SPIKED = {CLIENT_STATE: {"values": [3.5, 3.25], "last_good": 2, "windows": [[1, 200]]}}
+"""What a guard of spikes leaves in a checkpoint, for whichever processes go on."""
 
 
 def run_case(case, group):
@@ -98,7 +101,7 @@ def train_case(case, group, stack):
     saver = CheckpointSaver(engine, folder, config, group) if folder else None
     if checkpoint is not None:
         try:
-            load_checkpoint(engine, checkpoint, config, group)
+            client = load_checkpoint(engine, checkpoint, config, group)
         except CheckpointError as fault:
             engine.destroy()
             return {"refused": str(fault)}
@@ -123,7 +126,7 @@ def train_case(case, group, stack):
         terms = {name: group.all_reduce_sum(value.float()).item() for name, value in sorted(report.terms.items())}
         history.append({"terms": terms, "norm": float(engine.get_global_grad_norm()), "applied": report.applied})
     if folder and checkpoint is None:
-        saver.save(case["steps"])
+        saver.save(case["steps"], SPIKED)
         saver.wait()
     gradient = gradient_of(engine, config) if case.get("gradient") else None
     weights = {name: weight.float() for name, weight in held_weights(engine).items()}
@@ -136,7 +139,8 @@ def train_case(case, group, stack):
         saver.close()
     engine.destroy()
     results = {"history": history, "weights": weights, "start": started, "gradient": gradient, "messages": messages}
-    results |= {"restored": restored, "found": found, "waits": sorted(waits)}
+    kept = checkpoint and all(client[key] == value for key, value in SPIKED.items())
+    results |= {"restored": restored, "kept": kept, "found": found, "waits": sorted(waits)}
     return results | {"state": state, "split": list(vars(split).values())}
 
 

@@ -12,8 +12,8 @@ from sclds.data.media.routing import dali_decodes
 from sclds.data.media.video_faults import check_size
 from sclds.data.storage.shards import BadSampleError
 
-_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "TIFF")
-"""What is decoded, by Pillow's names. Not JPEG 2000: damaged files of it crash decoders, and with them the run."""
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
+"""What is decoded, by Pillow's names; its JPEG opens MPO too. Not JPEG 2000: damaged files of it crash decoders."""
 _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBX", "RGBA", "CMYK", "YCbCr")
 _DEEP_MODES = ("I;16", "I;16L", "I;16B", "I;16N")
 """Grey of 16 bits, of which the upper 8 are taken; Pillow's own conversion would cut values off at 255."""
@@ -42,10 +42,8 @@ def inspect_image(content: bytes, max_pixels: int = MAX_PIXELS) -> MediaInfo:
         BadSampleError: It is truncated, too large, or of a format that is not decoded.
     """
     try:
-        with Image.open(io.BytesIO(content)) as image:
+        with opened(content) as image:
             codec = image.format or "unknown"
-            if codec not in _FORMATS:
-                raise BadSampleError(_not_decoded(codec))
             if image.mode not in _MODES + _DEEP_MODES:
                 raise BadSampleError(f"its image is a {codec} with pixels of mode {image.mode}, which is not decoded")
             check_size("image", *image.size, max_pixels)
@@ -57,7 +55,7 @@ def inspect_image(content: bytes, max_pixels: int = MAX_PIXELS) -> MediaInfo:
     except BadSampleError:
         raise
     except Image.UnidentifiedImageError as fault:
-        stranger = _stranger(content)
+        stranger = _known_to_pillow(content) or _stranger(content)
         raise BadSampleError(_not_decoded(stranger) if stranger else "its image cannot be decoded") from fault
     except Image.DecompressionBombError as fault:
         raise BadSampleError(f"its image has more pixels than data.max_pixels={max_pixels}") from fault
@@ -65,6 +63,15 @@ def inspect_image(content: bytes, max_pixels: int = MAX_PIXELS) -> MediaInfo:
         reason = "is truncated" if "truncated" in str(fault) else "cannot be decoded"
         raise BadSampleError(f"its image {reason}") from fault
     return MediaInfo(width, height, 1, codec, plain=plain)
+
+
+def opened(content: bytes) -> Image.Image:
+    """Open an image of a format that is decoded: Pillow would ask forty others too, by bytes that they may not check.
+
+    Raises:
+        UnidentifiedImageError: It is none; damaged bytes may raise other errors too.
+    """
+    return Image.open(io.BytesIO(content), formats=_FORMATS)
 
 
 def upright_image(content: bytes) -> Image.Image:
@@ -77,7 +84,7 @@ def upright_image(content: bytes) -> Image.Image:
         BadSampleError: It cannot be decoded.
     """
     try:
-        with Image.open(io.BytesIO(content)) as image:
+        with opened(content) as image:
             image.load()
             turn = turn_of(image, content)
             upright = image if turn is None else image.transpose(turn)
@@ -98,6 +105,15 @@ def read_image(content: bytes) -> NDArray[np.uint8]:
         BadSampleError: It cannot be decoded.
     """
     return np.array(upright_image(content).convert("RGB"), np.uint8)
+
+
+def _known_to_pillow(content: bytes) -> str | None:
+    """Return the name of a format that Pillow knows and we do not decode."""
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            return image.format
+    except Exception:  # as in `inspect_image`
+        return None
 
 
 def _not_decoded(codec: str) -> str:

@@ -1,4 +1,4 @@
-"""What makes a video unusable although it can be opened: no moving images, too many pixels, a size that is a lie."""
+"""How videos are opened, and what makes one unusable then: no moving images, too many pixels, a size that is a lie."""
 
 import io
 from typing import Any
@@ -10,6 +10,27 @@ from sclds.data.storage.shards import BadSampleError
 
 _DEFAULT_STREAM = 5_000_000
 """What the mark of being its container's default counts for, in pixels (`map_auto_video` of ffmpeg_mux_init.c)."""
+_NAMES_IN_MATROSKA = (b"V_VP8", b"V_VP9")
+_HEAD = 4096
+"""Bytes in which Matroska names its tracks, as a rule."""
+_UNSEEN = {"codec_whitelist": "none"}
+"""Has FFmpeg know a video by its container alone, without decoding frames."""
+
+
+def open_video(content: bytes) -> InputContainer:
+    """Open a video: VP8 and VP9 of Matroska and WebM, which say all that is needed, in a third of the usual time.
+
+    Raises:
+        FFmpegError: It cannot be opened.
+        BadSampleError: As `video_stream`.
+    """
+    if any(name in content[:_HEAD] for name in _NAMES_IN_MATROSKA):
+        container = av.open(io.BytesIO(content), mode="r", options=_UNSEEN)
+        context = video_stream(container).codec_context
+        if context.name in _KEYFRAMES and context.width:
+            return container
+        container.close()
+    return av.open(io.BytesIO(content), mode="r")
 
 
 def video_stream(container: InputContainer) -> Any:
@@ -46,41 +67,60 @@ def check_size(what: str, width: int, height: int, max_pixels: int) -> None:
         raise BadSampleError(f"its {what} has more pixels than data.max_pixels={max_pixels}: {width} × {height}")
 
 
-def check_claim(content: bytes, stream: Any) -> None:
+def check_claim(content: bytes, container: InputContainer, stream: Any) -> None:
     """Refuse a VP8 or VP9 video whose container claims another size than its frames have.
 
     DALI scales every frame from the claimed size: of smaller frames it reads past the end, and larger ones it refuses.
+    Where `open_video` saw no frames, `check_keyframe` and `check_frame` compare them with the claim.
 
     Args:
         content: The video.
-        stream: Its stream, whose codec FFmpeg knows from the first frames.
+        container: It, as opened by `open_video`.
+        stream: Of the container, that is taken.
 
     Raises:
         BadSampleError: The sizes differ.
     """
     context = stream.codec_context
-    if context.name not in _KEYFRAMES:
+    if context.name not in _KEYFRAMES or container.options == _UNSEEN:
         return
-    # where FFmpeg may not use a codec to look at the frames, it says what the container claims
-    with av.open(io.BytesIO(content), mode="r", options={"codec_whitelist": "none"}) as container:
-        claimed: Any = container.streams[stream.index].codec_context
-        if claimed.width and (claimed.width, claimed.height) != (context.width, context.height):
-            raise BadSampleError(
-                f"its video claims {claimed.width} × {claimed.height} pixels and has {context.width} × {context.height}"
-            )
+    with av.open(io.BytesIO(content), mode="r", options=_UNSEEN) as unseen:
+        claimed: Any = unseen.streams[stream.index].codec_context
+        if claimed.width:
+            _compare((claimed.width, claimed.height), (context.width, context.height))
 
 
 def check_keyframe(packet: av.Packet) -> None:
-    """Refuse a VP8 or VP9 video that changes its size midway, for the reason that `check_claim` gives.
+    """Refuse a VP8 or VP9 video whose key frame has another size than the video, for the reason of `check_claim`.
 
     Raises:
-        BadSampleError: This key frame has another size than the video.
+        BadSampleError: This key frame has another size.
     """
     context = packet.stream.codec_context
     found = _KEYFRAMES[context.name](bytes(packet)) if packet.is_keyframe and context.name in _KEYFRAMES else None
-    if found is not None and found != (context.width, context.height):
+    if found is not None:
+        _compare((context.width, context.height), found)
+
+
+def check_frame(frame: Any, container: InputContainer, claimed: tuple[int, int]) -> None:
+    """Refuse a video whose first frame, as decoded, has another size than its container claims.
+
+    Args:
+        frame: The first.
+        container: As `check_claim` takes it.
+        claimed: Width and height of its codec's context before a frame was decoded.
+
+    Raises:
+        BadSampleError: The sizes differ.
+    """
+    if container.options == _UNSEEN:
+        _compare(claimed, (frame.width, frame.height))
+
+
+def _compare(claimed: tuple[int, int], found: tuple[int, int]) -> None:
+    if claimed != found:
         raise BadSampleError(
-            f"its video has {context.width} × {context.height} pixels and a frame of {found[0]} × {found[1]}"
+            f"its video claims {claimed[0]} × {claimed[1]} pixels and has a frame of {found[0]} × {found[1]}"
         )
 
 

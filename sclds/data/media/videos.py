@@ -4,7 +4,6 @@ A frame is known by what the decoder puts out, never by what packets claim, unle
 The frames of a video are those from its first key frame on, in the order in which they are shown.
 """
 
-import io
 import statistics
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
@@ -12,7 +11,6 @@ from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Any
 
-import av
 import numpy as np
 from av.error import FFmpegError
 from numpy.typing import NDArray
@@ -20,7 +18,7 @@ from numpy.typing import NDArray
 from sclds.data.media.media_info import MAX_PIXELS, MediaInfo
 from sclds.data.media.packets import Track, believed, decode_stretch, stored_packets
 from sclds.data.media.shown import Look, look_of, rgb_of
-from sclds.data.media.video_faults import check_claim, check_size, video_stream
+from sclds.data.media.video_faults import check_claim, check_frame, check_size, open_video, video_stream
 from sclds.data.storage.shards import BadSampleError
 
 _UNREADABLE = "its video cannot be opened or is truncated"
@@ -61,12 +59,12 @@ def inspect_video(content: bytes, max_pixels: int = MAX_PIXELS) -> MediaInfo:
         BadSampleError: The video cannot be opened, is too large, or has no frame that can be decoded.
     """
     try:
-        with av.open(io.BytesIO(content), mode="r") as container:
+        with open_video(content) as container:
             stream = video_stream(container)
             context = stream.codec_context
             context.thread_count = 1
             check_size("video", context.width, context.height, max_pixels)
-            check_claim(content, stream)
+            check_claim(content, container, stream)
             video = _opened(container, stream)
             moments, end = _times_of_packets(video.track) if video.track else _times_of_frames(video)
             name, unit = context.name, stream.time_base
@@ -74,7 +72,7 @@ def inspect_video(content: bytes, max_pixels: int = MAX_PIXELS) -> MediaInfo:
             nvdec = context.codec.canonical_name in _NVDEC_CODECS and len(container.streams.video) == 1
     except (FFmpegError, ValueError) as fault:
         raise BadSampleError(_UNREADABLE) from fault
-    times = tuple(float((time - moments[0]) * unit) for time in (*moments, end))
+    times = tuple((time - moments[0]) * unit.numerator / unit.denominator for time in (*moments, end))
     plain = video.track is not None and nvdec and video.look.plain
     return MediaInfo(*video.look.size, len(moments), name, times, plain)
 
@@ -112,7 +110,7 @@ def read_frames(content: bytes, numbers: Sequence[int]) -> NDArray[np.uint8]:
         BadSampleError: One of the frames cannot be decoded.
     """
     try:
-        with av.open(io.BytesIO(content), mode="r") as container:
+        with open_video(content) as container:
             stream = video_stream(container)
             stream.codec_context.thread_count = 1
             video = _opened(container, stream)
@@ -134,15 +132,18 @@ def _opened(container: Any, stream: Any) -> _Video:
         BadSampleError: No frame can be decoded.
     """
     context, packets = stream.codec_context, stored_packets(container, stream)
+    claimed = context.width, context.height
     track = believed(container, stream, packets)
     first = _first_of(track, context) if track else None
     if first is not None and first.key_frame:
+        check_frame(first, container, claimed)
         return _Video(context, packets, track, look_of(first))
     for unmarked in (False, True):
         if unmarked and not packets[0].is_keyframe:  # the last witness
             continue
         first = next(_frames(context, packets, unmarked), None)
         if first is not None:
+            check_frame(first, container, claimed)
             return _Video(context, packets, None, look_of(first), unmarked)
     if any(packet.is_keyframe for packet in packets):
         raise BadSampleError("its video has no frames")
