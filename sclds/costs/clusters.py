@@ -1,6 +1,7 @@
 """Clusters that a plan is made for: the figures of clusters.yaml, and those of a user's file over them."""
 
 import difflib
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,9 +134,8 @@ def known_kinds(file: Path | None = None) -> dict[str, Kind]:
     Raises:
         ConfigError: The user's file cannot be read, or says something wrong.
     """
-    tree = yaml.safe_load(TABLE.read_text(encoding="utf-8"))
     if file is None:
-        return _validated(tree["kinds"], str(TABLE))
+        return dict(_own_kinds())
     try:
         own = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as fault:
@@ -143,7 +143,17 @@ def known_kinds(file: Path | None = None) -> dict[str, Kind]:
     rows = own.get("kinds") if isinstance(own, dict) and set(own) == {"kinds"} else None
     if not isinstance(rows, dict) or not all(isinstance(row, dict) for row in rows.values()):
         raise ConfigError([f"--clusters {file}: expected `kinds:`, and below it a name with its figures"])
-    return _validated(merged(tree["kinds"], rows, f"--clusters {file}"), f"--clusters {file}")
+    return _validated(merged(_own_tree(), rows, f"--clusters {file}"), f"--clusters {file}")
+
+
+def _own_tree() -> dict[str, Any]:
+    tree: dict[str, Any] = yaml.safe_load(TABLE.read_text(encoding="utf-8"))["kinds"]
+    return tree
+
+
+@functools.cache
+def _own_kinds() -> dict[str, Kind]:
+    return _validated(_own_tree(), str(TABLE))
 
 
 def merged(known: dict[str, Any], rows: dict[str, Any], where: str) -> dict[str, Any]:

@@ -12,6 +12,7 @@ DRAWN_STRETCHES = 150
 SMOOTHING_SHARE = 0.05
 """Of the points of a measured curve: the window of its running mean."""
 TICKS = 4
+_NUMBERS = (int, float)
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ class Series:
             smoothing: Window of the running mean as a share of the points; 0 draws the values.
             even: Places at even distances, over which means are taken; empty where all are.
         """
-        known = [(x, float(y)) for x, y in points if isinstance(y, int | float) and math.isfinite(y)]
+        known = [(x, float(y)) for x, y in points if isinstance(y, _NUMBERS) and math.isfinite(y)]
         kept = thinned([y for _, y in known])
         means: tuple[float, ...] = ()
         if smoothing:

@@ -6,10 +6,9 @@ from typing import Any
 
 from sclds.report.chart import Mark
 from sclds.report.run_contents import Run
+from sclds.report.sampled import STALL_SHARE
 from sclds.run.events import Event
 
-STALL_SHARE = 0.5
-"""Of the median rate: what is slower is a stall."""
 DATA_SHARE = 0.5
 """Of a step's time: from there on its stall is one of data."""
 TROUBLE = ("failure", "watchdog", "launcher", "corruption", "spike", "skipped_step", "gave_up", "slow_rank", "stop")

@@ -2,7 +2,7 @@
 
 import statistics
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from html import escape
 from typing import Any
@@ -42,6 +42,7 @@ FIGURES = {
 RANKS = ("min", "median", "max")
 PHASE_COLORS = 8
 MARKS_LISTED = 40
+_NUMBERS = (int, float)
 OPEN = 8
 """Marks up to so many are listed without a click."""
 
@@ -78,10 +79,11 @@ def throughput_charts(runs: Mapping[str, Run]) -> list[Chart]:
     charts = []
     for entry, (title, unit) in FIGURES.items():
         series: list[Series] = []
-        parts = _parts(runs, entry)
+        columns = {name: _columns(run.metrics, entry) for name, run in runs.items()}
+        parts = _parts_in(columns.values())
         for part in parts:
             points = {
-                name: [(line["step"], parts_of(line, entry).get(part)) for line in run.metrics]
+                name: list(zip((line["step"] for line in run.metrics), columns[name].get(part, ()), strict=False))
                 for name, run in runs.items()
             }
             series += [_named(one, part, len(parts) > 1) for one in overlaid(runs, points)]
@@ -101,21 +103,31 @@ def _named(series: Series, part: str, several: bool) -> Series:
 
 def parts_of(line: Mapping[str, Any], entry: str) -> dict[str, float]:
     """Return the numbers of an entry of a line: itself, or those of its table; none where it is missing or other."""
-    value = line.get(entry)
-    found = value if isinstance(value, dict) else {"": value}
+    found = line.get(entry)
+    if not isinstance(found, dict):
+        return {"": float(found)} if isinstance(found, _NUMBERS) and not isinstance(found, bool) else {}
     if entry == "ranks":  # beside their times it names the slowest one
         found = {part: found[part] for part in RANKS if part in found}
     return {
         str(part): float(number)
         for part, number in found.items()
-        if isinstance(number, int | float) and not isinstance(number, bool)
+        if isinstance(number, _NUMBERS) and not isinstance(number, bool)
     }
 
 
-def _parts(runs: Mapping[str, Run], entry: str) -> list[str]:
-    """Return the names of an entry's numbers over all lines; one without a name where it is a number."""
-    lines = (line for run in runs.values() for line in run.metrics)
-    return list(dict.fromkeys(part for line in lines for part in parts_of(line, entry)))
+def _columns(lines: Sequence[Mapping[str, Any]], entry: str) -> dict[str, list[float | None]]:
+    """Return an entry's numbers by part, each as long as the lines; one without a name where it is a number."""
+    columns: dict[str, list[float | None]] = {}
+    for place, line in enumerate(lines):
+        if line.get(entry) is not None:
+            for part, number in parts_of(line, entry).items():
+                columns.setdefault(part, [None] * len(lines))[place] = number
+    return columns
+
+
+def _parts_in(columns: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return the names of an entry's numbers over all runs."""
+    return list(dict.fromkeys(part for of_run in columns for part in of_run))
 
 
 def _wait(line: Mapping[str, Any]) -> float | None:
@@ -160,13 +172,11 @@ def _medians(runs: Mapping[str, Run]) -> str:
     """Return a table of what was logged: median, and between which values nine of ten lines lie."""
     rows = []
     for entry, (title, unit) in FIGURES.items():
-        parts = _parts(runs, entry)
-        for part in parts:
+        found = [_columns(run.evenly[1:] or run.evenly, entry) for run in runs.values()]
+        for part in _parts_in(found):
             cells = []
-            for run in runs.values():
-                values = sorted(
-                    v for line in run.evenly[1:] or run.evenly if (v := parts_of(line, entry).get(part)) is not None
-                )
+            for columns in found:
+                values = sorted(value for value in columns.get(part, ()) if value is not None)
                 cells += [""] * 2 if not values else _spread(values, unit)
             rows.append((f"{title}{f': {part}' if part else ''}", cells))
     columns = [

@@ -65,7 +65,6 @@ def _data_uri(kind: str, content: bytes) -> str:
             duration=CLIP_MILLISECONDS,
             loop=0,
             quality=65,
-            method=6,
         )
     return webp_uri(buffer.getvalue())
 

@@ -2,7 +2,7 @@
 
 import contextlib
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from sclds.machine.description import git_state, this_process, versions
 from sclds.machine.implementations import choose, compute_dtype, use
 from sclds.machine.phase_clock import PhaseClock, phase
 from sclds.train.agreement import refuse_strangers
+from sclds.train.board import Board
 from sclds.train.distributed import ProcessGroup, synchronize
 from sclds.train.engine import build_engine
 from sclds.train.measures import NANO, StepMeasures
@@ -29,6 +30,9 @@ WARM_UP = 2
 """Steps that do not count: kernels are compiled, and ZeRO-3 looks on before it fetches ahead."""
 TRACED = 2
 """Steps of a trace, behind those that count: what a profiler sees takes longer."""
+TRACE = "rank{}.json.gz"
+LONGEST = 25
+"""Operators that the text beside a trace lists."""
 TakeStep = Callable[..., Any]
 """As `train_step`."""
 
@@ -75,7 +79,7 @@ def profile_steps(
 
             found = _measured(take, steps, measures, group, config)
             if traces is not None:
-                _trace(lambda step: take(step, PhaseClock(group.device, traced=True)), steps, traces, group.rank)
+                _trace(lambda step: take(step, PhaseClock(group.device, traced=True)), steps, traces, group)
         environment = {
             "versions": versions(),
             "git": git_state(),
@@ -131,8 +135,8 @@ def _by_step(measures: StepMeasures, group: ProcessGroup) -> Any:
     return (gathered * NANO).mean(axis=0).reshape(len(table), -1)
 
 
-def _trace(take: Callable[[int], Any], first: int, folder: Path, rank: int) -> None:
-    """Write what torch's profiler sees of some steps."""
+def _trace(take: Callable[[int], Any], first: int, folder: Path, group: ProcessGroup) -> None:
+    """Write what torch's profiler sees of some steps, and a text for TensorBoard that tells of it."""
     activities = [torch.profiler.ProfilerActivity.CPU]
     if torch.cuda.is_available():
         activities.append(torch.profiler.ProfilerActivity.CUDA)
@@ -141,7 +145,36 @@ def _trace(take: Callable[[int], Any], first: int, folder: Path, rank: int) -> N
         for step in range(first, first + TRACED):
             take(step)
         synchronize()
-    profiler.export_chrome_trace(str(folder / f"rank{rank}.json.gz"))
+    profiler.export_chrome_trace(str(folder / TRACE.format(group.rank)))
+    if group.rank == 0:
+        board = Board(folder, 0, print)
+        board.text("trace", _about_trace(profiler.key_averages(), folder, group.world_size))
+        board.close()
+
+
+def _about_trace(operators: Iterable[Any], folder: Path, processes: int) -> str:
+    """Return in Markdown where traces lie, what opens them, and what took longest on the first rank.
+
+    Args:
+        operators: Rows of torch's profiler, in microseconds.
+        folder: Of the traces.
+        processes: How many there are.
+    """
+    rows = [(one.self_device_time_total, one.self_cpu_time_total, one.key, one.count) for one in operators]
+    rows = sorted((row for row in rows if row[0] or row[1]), reverse=True)[:LONGEST]
+    last = f" to `{TRACE.format(processes - 1)}`" if processes > 1 else ""
+    return "\n".join(
+        (
+            f"{TRACED} steps, a file a rank on the machine of its rank: `{folder / TRACE.format(0)}`{last}. Open one "
+            f"at [ui.perfetto.dev](https://ui.perfetto.dev) (*Open trace file*) or chrome://tracing.",
+            "",
+            "Rank 0, time of its own:",
+            "",
+            "| operator | on the GPU, ms | on the host, ms | calls |",
+            "|---|---|---|---|",
+            *(f"| `{name}` | {gpu / 1e3:.3f} | {host / 1e3:.3f} | {calls:,} |" for gpu, host, name, calls in rows),
+        )
+    )
 
 
 @contextlib.contextmanager

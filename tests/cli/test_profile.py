@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from sclds.cli.main import main
 from tests.benchmarks.test_variants import KEYS
@@ -40,6 +41,10 @@ def test_measures_any_configuration(tmp_path: Path) -> None:
     with gzip.open(tmp_path / "traces" / "rank0.json.gz") as trace:
         names = {event.get("name") for event in json.load(trace)["traceEvents"]}
     assert {"phase:fusion", "phase:backward", "phase:optimizer"} <= names
+    [text] = EventAccumulator(str(tmp_path / "traces")).Reload().Tensors("trace/text_summary")
+    [shown] = text.tensor_proto.string_val
+    assert str(tmp_path / "traces" / "rank0.json.gz").encode() in shown
+    assert b"| `aten::addmm` | 0.000 | " in shown
     assert f"Written to {tmp_path / 'profile.json'}" in " ".join(done.stdout.split())
 
 

@@ -1,10 +1,12 @@
 """Trackers: what their libraries are told, that a run goes on in the same run of theirs, and that no fault ends it."""
 
+import importlib
 import json
 import sys
 import threading
 import time
 import types
+from pathlib import Path
 
 import pytest
 import torch
@@ -191,18 +193,27 @@ def test_trackers_that_begin_at_once_are_all_remembered(tmp_path, monkeypatch):
     assert sorted(json.loads(folder.trackers.read_text())) == [f"t{number}" for number in range(8)]
 
 
-NEEDS = "pip install --target FOLDER {0}, and FOLDER on PYTHONPATH: 100 to 170 MB each, so the environment has none"
+LIBRARIES = Path(sys.prefix) / "trackers"
+"""Where `make test` installs them, beside the environment."""
+NEEDS = f"{{}} is neither in the environment nor in {LIBRARIES}; make test installs it (requirements/trackers.txt)"
 
 
 @pytest.fixture
-def library(request):
-    return pytest.importorskip(request.param, reason=NEEDS.format(request.param))
+def library(request, tmp_path, monkeypatch):
+    """The real library; what its import added is gone afterwards, so that other tests find none."""
+    known = set(sys.modules)
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))  # read by the import
+    monkeypatch.setattr(sys, "path", [*sys.path, str(LIBRARIES)])
+    yield pytest.importorskip(request.param, reason=NEEDS.format(request.param))
+    for name in set(sys.modules) - known:
+        del sys.modules[name]
 
 
 @pytest.mark.parametrize("library", [PACKAGES["wandb"]], indirect=True)
 def test_the_real_wandb_writes_offline(library, tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     assert follow(settings(wandb="scl"), tmp_path) == []
+    library.teardown()  # its own process writes on after the end of a run
     [written] = (tmp_path / "wandb").glob("offline-run-*/run-*.wandb")
     assert b"loss/mlm" in written.read_bytes()
     assert list((tmp_path / "wandb").rglob("*.png"))
@@ -222,6 +233,10 @@ def test_the_real_mlflow_keeps_a_local_store_and_goes_on_in_it(library, tmp_path
 
 
 @pytest.mark.parametrize("library", [PACKAGES["trackio"]], indirect=True)
-def test_the_real_trackio_keeps_runs_here(library, tmp_path, monkeypatch):
-    monkeypatch.setattr("trackio.utils.TRACKIO_DIR", tmp_path / "trackio", raising=False)
-    assert follow(settings(trackio="scl"), tmp_path) == []
+def test_the_real_trackio_keeps_runs_here_and_goes_on_in_them(library, tmp_path):
+    for step in (5, 10):
+        assert follow(settings(trackio="scl"), tmp_path, step) == []
+    [run] = library.Api().runs("scl")
+    assert run.name.startswith("quickstart-")
+    logged = importlib.import_module("trackio.sqlite_storage").SQLiteStorage.get_logs("scl", run.name)
+    assert [(entry["step"], entry["loss/mlm"]) for entry in logged if "loss/mlm" in entry] == [(5, 1.5), (10, 1.5)]
