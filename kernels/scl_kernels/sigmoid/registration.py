@@ -58,8 +58,10 @@ CASES = (
 """One sample; no local rows; primes; more than one tile in every direction; a width without masks; duplicates."""
 
 
-PRODUCTS = {"forward": 1, "backward": 4}
-"""Of (n, N) with D in either pass."""
+D_LOSS = 0.8125
+"""Gradient of the loss in the comparisons: no power of two, and no dtype rounds it."""
+PRODUCTS = {"forward": 4, "backward": 0}
+"""Of (n, N) with D in either pass, where gradients are asked for."""
 
 
 PUBLISHED = published_remark(65536, 1, 768, PRODUCTS, "siglip-kernel 0.1.1: 0.64 GB at 54.3 ms, or 1.4 GB at 48.8 ms")
@@ -85,9 +87,9 @@ def _whole(problem: SigmoidProblem, dtype: torch.dtype) -> list[Tensor]:
     a, b, scale, bias = (x.detach().to(dtype).requires_grad_() for x in given)
     each = plain_sigmoid(a, b, scale, bias, *all_pairs(problem.duplicates, a.shape[0])) * problem.weight_all.to(dtype)
     part = slice(problem.offset, problem.offset + problem.a.shape[0])
-    d_a, d_b = torch.autograd.grad(each.sum(), (a, b), retain_graph=True)
-    share = each[part].sum()
-    return [share.detach(), d_a[part], d_b[part], *torch.autograd.grad(share, (scale, bias))]
+    share, d_loss = each[part].sum(), torch.full_like(each.sum(), D_LOSS)
+    d_a, d_b = torch.autograd.grad(each.sum(), (a, b), d_loss, retain_graph=True)
+    return [share.detach(), d_a[part], d_b[part], *torch.autograd.grad(share, (scale, bias), d_loss)]
 
 
 def compare_case(case: Case, dtype: torch.dtype, device: str, backend: Backend) -> list[Comparison]:
@@ -98,7 +100,7 @@ def compare_case(case: Case, dtype: torch.dtype, device: str, backend: Backend) 
     problem = draw(case, dtype, device)
     value = sigmoid_loss(problem, backend=backend)
     leaves = (problem.a, problem.b, problem.scale, problem.bias)
-    got = [value.detach(), *torch.autograd.grad(value, leaves)]
+    got = [value.detach(), *torch.autograd.grad(value, leaves, torch.full_like(value, D_LOSS))]
     names = ("loss", "a", "b", "scale", "bias")
     noise = 4 * torch.finfo(torch.float32).eps * case.scale
     plain, exact = _whole(problem, dtype), _whole(problem, torch.float64)
@@ -108,7 +110,8 @@ def compare_case(case: Case, dtype: torch.dtype, device: str, backend: Backend) 
 def variants(name: str, architecture: int) -> Iterator[Variant]:
     """Yield the loss's own kernels; `infonce` has those that they share."""
     types = {"temperatures": "*fp32", "biases": "*fp32"}
-    yield from loss_variants("sigmoid", name, architecture, forward_kernel, d_similarity_kernel, types)
+    sums = {"sums": "*fp32", "plane": "i32"}
+    yield from loss_variants("sigmoid", name, architecture, forward_kernel, d_similarity_kernel, types, sums)
 
 
 def accounts() -> Iterator[Account]:
