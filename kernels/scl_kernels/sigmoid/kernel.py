@@ -31,9 +31,8 @@ from scl_kernels.pairwise.kernel import (
     workspace_rows,
 )
 
-
 PARTS = tl.constexpr(4)
-"""Of a tile in `d_similarity_kernel`, one after another."""
+"""Of a tile in `d_similarity_kernel`, one after another: both results of a half would not fit into the registers."""
 
 
 @triton.jit
@@ -57,10 +56,10 @@ def _log1p(x):
 def _signed(
     tile, scale_x, inverse_y, bias, column, own, total, first, second, first_x, second_x, DUPLICATES: tl.constexpr
 ):  # fmt: skip
-    """Return -z S of half a tile, S, but -S for a pair that belongs together, and which do.
+    """Return -z S of part of a tile, S, but -S for a pair that belongs together, and which do.
 
     What is ignored, and columns beyond the last, have a z S so large that all terms are 0; `own` and `total` count from
-    the half's first column.
+    the part's first column.
     """
     inside = (column < total)[None, :]
     is_own = column[None, :] == own[:, None]
@@ -75,7 +74,7 @@ def _signed(
 
 @triton.jit
 def _sums(signed, is_own):
-    """Return half a tile's sums over columns of softplus(-z S), of its derivative dS by S, and of dS S."""
+    """Return the sums over columns of softplus(-z S), of its derivative dS by S, and of dS S."""
     decay = tl.exp(-tl.abs(signed))
     slope = tl.where(signed >= 0, 1.0, decay) / (1.0 + decay)
     slopes = tl.sum(tl.where(is_own, -slope, slope), 1)
@@ -145,13 +144,9 @@ def forward_kernel(
 
 
 @triton.jit
-def _add_sums(out, plane, signed, is_own, block_column):
-    """Go on with sums that the same program of the blocks before has begun."""
-    losses, slopes, products = _sums(signed, is_own)
-    again = block_column > 0
-    tl.store(out, losses + tl.load(out, mask=again, other=0.0))
-    tl.store(out + plane, slopes + tl.load(out + plane, mask=again, other=0.0))
-    tl.store(out + 2 * plane, products + tl.load(out + 2 * plane, mask=again, other=0.0))
+def _add(out, values, block_column):
+    """Go on with what the same program of the blocks before has begun."""
+    tl.store(out, values + tl.load(out, mask=block_column > 0, other=0.0))
 
 
 @triton.jit(do_not_specialize=["block_row", "block_column", "plane"])
@@ -162,7 +157,7 @@ def d_similarity_kernel(
     block_row,  # which block of every task
     block_column,
     biases,  # (problems,) fp32
-    sums,  # (3, plane) fp32, (2 tiles across, ROWS) of the row direction, the first task: what `_sums` returns
+    sums,  # (3, plane) fp32, (tiles across, ROWS) of the row direction, the first task: what `_sums` returns
     plane,
     DUPLICATES: tl.constexpr,
     DTYPE: tl.constexpr,
@@ -195,21 +190,26 @@ def d_similarity_kernel(
     first, second, own, total = first + start.to(tl.int64), second + start.to(tl.int64), own - start, total - start
     inverse_y, weight_y = of_columns(task, INVERSE_Y, start), of_columns(task, VECTOR_Y, start)
     out = workspace_rows(task, workspace, tile_row, tile_column, BLOCK_M)
-    block_rows = tl.load(task + ROWS).to(tl.int32)
     part: tl.constexpr = BLOCK_N // PARTS
-    sums += (tile_column // part) * block_rows.to(tl.int64) + tile_row + tl.arange(0, BLOCK_M)
+    losses = tl.zeros((BLOCK_M,), dtype=tl.float32)
+    slopes, products = losses, losses
     column = tl.arange(0, part)  # compared within a part: constants of the code instead of registers
-    # a whole half's terms of both results would not fit into the registers
     parts = halves(left, BLOCK_M, BLOCK_N // 2) + halves(right, BLOCK_M, BLOCK_N // 2)
     for k in tl.static_range(PARTS):
         inverse = tl.load(inverse_y + column)
         signed, is_own = _signed(
             parts[k], scale_x, inverse, bias, column, own, total, first, second, first_x, second_x, DUPLICATES
         )  # fmt: skip
+        if tl.program_id(1) == 0:
+            of_part = _sums(signed, is_own)
+            losses, slopes, products = losses + of_part[0], slopes + of_part[1], products + of_part[2]
         slope = 1.0 / (1.0 + tl.exp(-signed))  # exp may be infinite: then 0
         slope = tl.where(is_own, -slope, slope) * weight_x[:, None] * (tl.load(weight_y + column) * inverse)[None, :]
         tl.store(out + column[None, :], slope.to(workspace.dtype.element_ty))
-        if tl.program_id(1) == 0:
-            _add_sums(sums, plane, signed, is_own, block_column)
         inverse_y, weight_y, own, total = inverse_y + part, weight_y + part, own - part, total - part
-        first, second, out, sums = first + part, second + part, out + part, sums + block_rows
+        first, second, out = first + part, second + part, out + part
+    if tl.program_id(1) == 0:
+        at = tile_column // BLOCK_N * tl.load(task + ROWS) + tile_row + tl.arange(0, BLOCK_M)
+        _add(sums + at, losses, block_column)
+        _add(sums + plane + at, slopes, block_column)
+        _add(sums + 2 * plane + at, products, block_column)

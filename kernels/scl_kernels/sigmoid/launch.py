@@ -7,7 +7,7 @@ from torch import Tensor
 
 from scl_kernels.pairwise import launch as shared
 from scl_kernels.pairwise.cuts import backward_cuts, forward_cuts
-from scl_kernels.sigmoid.kernel import PARTS, d_similarity_kernel, forward_kernel
+from scl_kernels.sigmoid.kernel import d_similarity_kernel, forward_kernel
 from scl_kernels.sizes import cdiv
 
 
@@ -62,11 +62,11 @@ def sums_and_gradients(
     local, total, _ = tasks.sizes[0]
     sums = temperature.new_empty(3, local)
     (cut, _), _ = backward_cuts(tasks.sizes, tasks.dtype, tasks.even)
-    parts = sums_parts(min(cut.span, total), shared.square_tiles(tasks).block_n)
-    of_block = temperature.new_empty(3, parts, cut.rows)
+    across = cdiv(min(cut.span, total), shared.square_tiles(tasks).block_n)
+    of_block = temperature.new_empty(3, across, cut.rows)
 
     def write_d_similarity(grid: tuple[int, int], *arguments: Any, **options: Any) -> None:
-        d_similarity_kernel[grid](*arguments, bias, of_block, parts * cut.rows, **options)
+        d_similarity_kernel[grid](*arguments, bias, of_block, across * cut.rows, **options)
 
     def finish_rows(block_row: int) -> None:
         rows = sums[:, block_row * cut.rows : (block_row + 1) * cut.rows]
@@ -74,8 +74,3 @@ def sums_and_gradients(
 
     launches = shared.BlockLaunches(write_d_similarity, finish_rows)
     return sums, shared.gradients(tasks, temperature, d_loss, addresses, "weights", launches)
-
-
-def sums_parts(columns: int, block_n: int) -> int:
-    """Return into how many parts the sums over a block's columns are cut, for tiles of `block_n` columns."""
-    return cdiv(columns, block_n) * PARTS.value

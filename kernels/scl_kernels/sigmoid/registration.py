@@ -26,9 +26,9 @@ from scl_kernels.pairwise.variants import loss_variants
 from scl_kernels.registry import Operation, Variant, register
 from scl_kernels.roofline import Account, Term
 from scl_kernels.sigmoid.kernel import d_similarity_kernel, forward_kernel
-from scl_kernels.sigmoid.launch import sums_parts
 from scl_kernels.sigmoid.operation import SigmoidProblem, sigmoid_loss
 from scl_kernels.sigmoid.reference import plain_sigmoid
+from scl_kernels.sizes import cdiv
 from scl_kernels.threeway import Comparison, compare
 
 
@@ -71,12 +71,12 @@ def memory(local: int, ranks: int, width: int) -> list[Term]:
     """Return bytes of a rank's loss with its gradients, see `memory_terms`."""
     everything = local * ranks
     (cut, _), _ = backward_cuts([(local, everything, width)] * 2, torch.bfloat16, even=True)
-    parts = sums_parts(min(cut.span, everything), similarity_tiles(torch.bfloat16, True, 90).block_n)
+    across = cdiv(min(cut.span, everything), similarity_tiles(torch.bfloat16, True, 90).block_n)
     return memory_terms(
         local,
         ranks,
         width,
-        Term("partial sums of a row of blocks, 3 fp32 planes", 4 * 3 * parts * cut.rows),
+        Term("partial sums of a row of blocks, 3 fp32 planes", 4 * 3 * across * cut.rows),
         Term("sums of every row, fp32", 4 * 3 * local),
     )
 
