@@ -9,6 +9,8 @@ from sclds.objectives.table import Objective, Stream
 
 DUPLICATE_LAUNCHES = 24
 """Launches of finding the duplicates of one comparison."""
+COMPARISON_LAUNCHES = {"nce": (31, 1), "sigmoid": (22, 9)}
+"""Launches of one comparison over the global batch, forward and backward."""
 
 
 def count_heads(work: Work, counted: Counted) -> None:
@@ -98,11 +100,14 @@ def count_losses(work: Work, counted: Counted) -> None:
         width = model.fusion.width if objective.reads else model.projection
         terms = most_frames if objective.per_frame else 1
         count = rows.completed if objective.count == "completed" else rows.frames if terms > 1 else rows.samples
-        work.forward.run(v * 20 * count * width, terms * (31 + 12 * objective.per_frame + treated))
-        work.backward.run(v * 8 * count * width, terms * (1 + 2 * objective.per_frame))
+        forward, backward = COMPARISON_LAUNCHES[objective.loss]
+        work.forward.run(v * 20 * count * width, terms * (forward + 12 * objective.per_frame + treated))
+        work.backward.run(v * 8 * count * width, terms * (backward + 2 * objective.per_frame))
         work.kept += v * 4 * count * width + 2 * v * count * width * objective.per_frame
     if compared:
-        work.forward.run(0, 20)
+        work.forward.run(0, 5)
+    if any(o.loss == "nce" for o in compared):
+        work.forward.run(0, 15)
         work.backward.run(0, 10)
     for objective in objectives:
         if objective.loss == "group_nce":

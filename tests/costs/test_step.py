@@ -36,6 +36,12 @@ CASES = {
     "images beside videos": (FEW_LAYERS, ["image"] * 16 + VIDEOS, True),
     "economy": (("losses.mlm_view=t2", *FEW_LAYERS), IMAGES, True),
     "contrastive alone": (tuple(f"losses.{n}=0" for n in ("mlm", "itm", "mvsc", "mlsc")) + FEW_LAYERS, IMAGES, True),
+    "sigmoid alone": (
+        tuple(f"losses.{n}=0" for n in ("mlm", "itm", "mvsc", "mlsc", "contrastive"))
+        + ("losses.sigmoid=1", *FEW_LAYERS),
+        IMAGES,
+        True,
+    ),
     "matching alone": (
         tuple(f"losses.{n}=0" for n in ("mlm", "contrastive", "mvsc", "mlsc")) + FEW_LAYERS,
         IMAGES,

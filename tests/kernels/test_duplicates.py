@@ -158,7 +158,7 @@ def test_operators_follow_the_rules_of_custom_operators():
         torch.library.opcheck(ops.infonce_backward.default, (torch.ones(1, **DOUBLE), *given, *rest))
         torch.library.opcheck(ops.sigmoid_statistics.default, (a, b_all, scale, bias, 2, "torch", numbers, treatment))
         given = (scale, a, b, a_all, b_all, scale, bias, weight, 2, "torch", numbers, treatment)
-        torch.library.opcheck(ops.sigmoid_backward.default, given)
+        torch.library.opcheck(ops.sigmoid_gradients.default, given)
 
 
 def test_bad_input_is_named():

@@ -3,11 +3,12 @@
 import pytest
 import torch
 
+from scl_kernels.infonce.registration import memory as infonce_memory
 from scl_kernels.pairwise import cuts as cutting
-from scl_kernels.pairwise.accounts import memory_terms
 from scl_kernels.pairwise.kernel import PADDING
 from scl_kernels.pairwise.tiles import WIDE, Tiles, similarity_tiles, workspace_dtype
 from scl_kernels.roofline import total as summed
+from scl_kernels.sigmoid.registration import memory as sigmoid_memory
 
 SIZES = (
     [(1, 1, 512)],
@@ -45,10 +46,10 @@ def test_blocks_of_the_backward_pass_are_whole_tiles_within_the_memory_bounds(si
 
 def test_large_losses_of_one_process_stay_within_their_memory():
     """65,536 rows of 768 in bf16: beside the gradients, a row of blocks' fp32 sums and a block of dS."""
-    terms = memory_terms(65536, 1, 768, directions=1, planes=3)
+    terms = sigmoid_memory(65536, 1, 768)
     assert summed(terms) <= 0.25e9
     by_what = {term.what: term.amount for term in terms}
     assert by_what["gradients of a and b, bf16"] == 2 * 65536 * 768 * 2
     for width in (512, 768, 1024, 4096):
-        terms = {term.what: term.amount for term in memory_terms(2**20, 1, width, directions=2, planes=4)}
+        terms = {term.what: term.amount for term in infonce_memory(2**20, 1, width)}
         assert terms["partial gradients of a row of blocks, fp32"] < 36e6, "whatever the number of rows"

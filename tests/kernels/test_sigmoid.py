@@ -88,13 +88,95 @@ def test_sums_are_in_fp32(dtype):
     assert (a.grad.dtype, scale.grad.dtype) == (dtype, torch.float32)
 
 
-def test_compiles_whole_and_counts_its_flops():
+def test_compiles_whole():
     given = draw(8)
     compiled = torch.compile(lambda *args: 2 * one_process(*args), backend="aot_eager", fullgraph=True)
-    torch.testing.assert_close(compiled(*given), 2 * one_process(*given))
+    values = [compiled(*given), 2 * one_process(*given)]
+    torch.testing.assert_close(*values)
+    torch.testing.assert_close(*(torch.autograd.grad(value, given[:4]) for value in values))
+
+
+PRODUCT = 2 * 8 * 8 * 5
+
+
+@pytest.mark.parametrize(
+    ("learned", "forward", "backward"),
+    [("a b scale bias", 4, 0), ("b", 4, 0), ("scale bias", 1, 0), ("", 1, 0), ("fp16", 1, 4)],
+)
+def test_gradients_are_computed_with_the_loss_and_only_where_they_are_asked_for(learned, forward, backward):
+    given = dict(zip(("a", "b", "scale", "bias", "weight"), (x.detach() for x in draw(8)), strict=True))
+    if learned == "fp16":
+        learned, given["a"], given["b"] = "a b", given["a"].half(), given["b"].half()
+    leaves = [given[name].requires_grad_() for name in learned.split()]
     with FlopCounterMode(display=False) as counter:
-        one_process(*given).backward()
-    assert counter.get_total_flops() == 5 * 2 * 8 * 8 * 5
+        loss = one_process(**given)
+        assert counter.get_total_flops() == forward * PRODUCT
+        if leaves:
+            torch.autograd.grad(loss, leaves)
+    assert counter.get_total_flops() == (forward + backward) * PRODUCT
+
+
+@pytest.mark.parametrize("without", [torch.no_grad, torch.inference_mode])
+def test_a_pass_without_gradients_computes_none(without):
+    with FlopCounterMode(display=False) as counter, without():
+        one_process(*draw(8))
+    assert counter.get_total_flops() == PRODUCT
+
+
+def in_bf16(count=40, width=16):
+    a, b, scale, bias, weight = draw(count, width)
+    a, b = (x.detach().bfloat16().requires_grad_() for x in (a, b))
+    return a, b, scale.detach().float().requires_grad_(), bias.detach().float().requires_grad_(), weight.float()
+
+
+def test_what_is_kept_is_the_gradients_which_the_backward_pass_scales_in_place():
+    a, b, *rest = in_bf16()
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x) or x, lambda x: x):
+        loss = one_process(a, b, *rest)
+    large = [x for x in kept if x.numel() > 1]
+    assert sum(x.nbytes for x in large) == a.nbytes + b.nbytes
+    assert [x.data_ptr() for x in torch.autograd.grad(0.3 * loss, (a, b))] == [x.data_ptr() for x in large]
+
+
+def test_a_kept_graph_gives_the_same_gradients_again():
+    a, b, *rest = in_bf16()
+    loss = one_process(a, b, *rest)
+    first, second = (torch.autograd.grad(0.3 * loss, (a, b), retain_graph=True) for _ in range(2))
+    other = torch.autograd.grad(-7 * loss, (a, b), retain_graph=True)
+    last = torch.autograd.grad(0.3 * loss, (a, b))
+    for x, *again in zip(first, second, last, strict=True):
+        assert all(torch.equal(x, y) for y in again)
+    torch.testing.assert_close(torch.autograd.grad(-7 * one_process(a, b, *rest), (a, b)), other, rtol=0, atol=0)
+
+
+def test_the_gradient_of_the_loss_is_not_rounded_to_the_rows_dtype():
+    """0.3 in bf16 is 0.30078, an error that all rows would share."""
+    a, b, scale, bias, weight = in_bf16()
+    loss = one_process(a, b, scale, bias, weight)
+    got = torch.autograd.grad(0.3 * loss, (a, b))
+    wide = [x.detach().double().requires_grad_() for x in (a, b)]
+    exact = torch.autograd.grad(0.3 * plain(*wide, scale.double(), bias.double(), weight.double()), wide)
+    for x, y in zip(got, exact, strict=True):
+        assert abs(float((x.double() * y).sum() / (y * y).sum()) - 1) < 3e-4
+
+
+def test_gradients_of_fp16_rows_are_enlarged_before_they_are_rounded():
+    """Of a mean over many rows they are below what fp16 holds; a scaled loss makes up for that."""
+    a, b, scale, bias, weight = draw(40, 16)
+    a, b = (x.detach().half().requires_grad_() for x in (a, b))
+    weight = weight * 1e-6
+    got = torch.autograd.grad(2**15 * one_process(a, b, scale.float(), bias.float(), weight.float()), (a, b))
+    wide = [x.detach().double().requires_grad_() for x in (a, b)]
+    for x, y in zip(got, torch.autograd.grad(2**15 * plain(*wide, scale, bias, weight), wide), strict=True):
+        torch.testing.assert_close(x.double(), y, rtol=2e-3, atol=1e-3 * float(y.abs().max()))
+
+
+def test_second_derivatives_are_refused():
+    """Kept gradients are constants to autograd: what depends on them would be left out without a word."""
+    a, b, *rest = draw(5)
+    with pytest.raises(NotImplementedError, match="no second derivatives; go backward without create_graph=True"):
+        torch.autograd.grad(one_process(a, b, *rest), a, create_graph=True)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -105,7 +187,7 @@ def test_operators_follow_the_rules_of_custom_operators(dtype):
     ops = torch.ops.scl_kernels
     torch.library.opcheck(ops.sigmoid_statistics.default, (a, b_all, scale, bias, 2, "torch"))
     given = (torch.tensor(1.5), a, b, a_all, b_all, scale, bias, torch.rand(7), 2, "torch")
-    torch.library.opcheck(ops.sigmoid_backward.default, given)
+    torch.library.opcheck(ops.sigmoid_gradients.default, given)
 
 
 def test_checkpointing_and_repeating_give_the_same_bits():

@@ -298,7 +298,7 @@ def test_the_operators_of_the_sigmoid_loss_follow_the_rules():
     ops, checks = torch.ops.scl_kernels, ("test_schema", "test_faketensor")
     torch.library.opcheck(ops.sigmoid_statistics.default, (a, b_all, scale, bias, offset, "triton"), test_utils=checks)
     given = (torch.tensor(1.5, device=DEVICE), a, b, a_all, b_all, scale, bias, weight, offset, "triton")
-    torch.library.opcheck(ops.sigmoid_backward.default, given, test_utils=checks)
+    torch.library.opcheck(ops.sigmoid_gradients.default, given, test_utils=checks)
 
 
 @pytest.mark.parametrize("count", [1, 3, 24])

@@ -80,7 +80,7 @@ def gradients(
         weights,
         [share.data_ptr() for share in share_all] if share_all else [0] * len(weights),
     )
-    return shared.gradients(tasks, temperature, d_loss, addresses, "shifts", _write_d_similarity)
+    return shared.gradients(tasks, temperature, d_loss, addresses, "shifts", shared.BlockLaunches(_write_d_similarity))
 
 
 def _write_d_similarity(grid: tuple[int, int], *arguments: Any, **options: Any) -> None:

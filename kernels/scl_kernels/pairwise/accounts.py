@@ -1,12 +1,11 @@
 """Bytes and FLOPs that the pairwise losses share."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
-from scl_kernels.pairwise.cuts import backward_cuts, forward_cuts
-from scl_kernels.pairwise.tiles import similarity_tiles
+from scl_kernels.pairwise.cuts import backward_cuts
 from scl_kernels.roofline import DEVICES, Term, Work, total
 
 LOCAL, RANKS = 1024, 64
@@ -15,25 +14,19 @@ WIDTHS = {"base": 512, "large": 768}
 """Widths of the projections in the published models."""
 
 
-def memory_terms(local: int, ranks: int, width: int, directions: int, planes: int) -> list[Term]:
-    """Return bytes of bf16 rows' loss on top of its inputs, without what it keeps between the passes.
+def memory_terms(local: int, ranks: int, width: int, *more: Term) -> list[Term]:
+    """Return bytes of bf16 rows' loss and gradients on top of its inputs.
 
     Args:
         local: n.
         ranks: N / n.
         width: D.
-        directions: Of the forward pass.
-        planes: Of its partial results.
+        more: What the loss itself needs.
     """
     everything = local * ranks
-    sizes = [(local, everything, width)] * 2
-    forward = forward_cuts(sizes[:directions], similarity_tiles(torch.bfloat16, True, 90))
-    cuts, _ = backward_cuts(sizes, torch.bfloat16, even=True)
+    cuts, _ = backward_cuts([(local, everything, width)] * 2, torch.bfloat16, even=True)
     return [
-        Term(
-            f"partial results of the forward pass, {planes} fp32 planes",
-            4 * planes * sum(c.splits for c in forward) * local,
-        ),
+        *more,
         Term("a block of dS of either direction, bf16", 2 * sum(cut.rows * cut.span for cut in cuts)),
         Term("partial gradients of a row of blocks, fp32", 4 * sum(cut.splits * cut.rows * width for cut in cuts)),
         Term("inverse norms, fp32", 4 * 2 * (local + everything)),
@@ -63,21 +56,23 @@ REACHED = 0.66
 """Share of an H100's bf16 peak that the tiles can reach (kernels/README.md)."""
 
 
-def published_remark(local: int, ranks: int, width: int, products: Mapping[str, int], theirs: str) -> str:
+def published_remark(
+    local: int, ranks: int, width: int, memory: Sequence[Term], products: Mapping[str, int], theirs: str
+) -> str:
     """Return memory and time at the shape at which another package publishes its own, by arithmetic.
 
     Args:
         local: n.
         ranks: N / n.
         width: D.
+        memory: At that shape.
         products: Of the forward and of the backward pass.
         theirs: The package and its figures.
     """
-    terms = memory_terms(local, ranks, width, directions=products["forward"], planes=4)
     flops = 2 * local * local * ranks * width * (products["forward"] + products["backward"])
     least = 1e3 * flops / DEVICES[90].flops
     return (
-        f"n = {local:,}, N = {local * ranks:,}, D = {width}: {total(terms) / 1e9:.2f} GB, {flops / 1e12:.1f} TFLOP, "
+        f"n = {local:,}, N = {local * ranks:,}, D = {width}: {total(memory) / 1e9:.3f} GB, {flops / 1e12:.1f} TFLOP, "
         f"{least:.1f} ms at {DEVICES[90].name}'s peak, {least / REACHED:.1f} ms at {REACHED:.0%} of it; {theirs}"
     )
 

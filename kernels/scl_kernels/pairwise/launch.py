@@ -168,15 +168,25 @@ def prepare(tasks: Sides, planned: Plan, vectors: str) -> None:
     )
 
 
+class BlockLaunches(NamedTuple):
+    """What a loss launches itself on every block of dS."""
+
+    write_d_similarity: Callable[..., None]
+    """Takes a grid, the table, the temperatures, the workspace, the block's row and column and options: launches the
+    loss's own kernel that writes dS_ij / |y_j| of a block."""
+    finish_rows: Callable[[int], None] = lambda block_row: None
+    """Takes a row of blocks whose last one is written."""
+
+
 def gradients(
     tasks: Sides,
     temperature: Tensor,
     d_loss: Tensor,
     addresses: Addresses,
     vectors: str,
-    write_d_similarity: Callable[..., None],
+    launches: BlockLaunches,
 ) -> list[Tensor]:
-    """Launch the backward kernels.
+    """Launch the kernels of the gradients.
 
     Args:
         tasks: Both directions of all problems; all tensors of one dtype.
@@ -184,8 +194,7 @@ def gradients(
         d_loss: (problems,) fp32 gradient of each loss.
         addresses: What the backward pass reads.
         vectors: What `prepare_kernel` makes of it.
-        write_d_similarity: Takes a grid, the table, the temperatures, the workspace, the block's row and column and
-            options: launches the loss's own kernel that writes dS_ij / |y_j| of a block.
+        launches: Of the loss.
 
     Returns:
         The gradient of every task's x.
@@ -198,12 +207,13 @@ def gradients(
     planned = plan(tasks, cuts, addresses, d_x)
     partial = temperature.new_empty(planned.partial)
     prepare(tasks, planned, vectors)
-    multiply = _block_products(tasks, planned, cuts, tiles, temperature, partial, write_d_similarity)
+    multiply = _block_products(tasks, planned, cuts, tiles, temperature, partial, launches.write_d_similarity)
     groups = cdiv(max(min(n, cut.rows) for cut, (n, *_) in zip(cuts, sizes, strict=True)), COMBINE_ROWS)
     down, across = (max(counts) for counts in zip(*map(Cut.blocks, cuts, sizes), strict=True))
     for block_row in range(down):
         for block_column in range(across):
             multiply(block_row, block_column)
+        launches.finish_rows(block_row)
         kernels.backward_combine_kernel[(groups, len(sizes))](
             planned.table,
             temperature,

@@ -31,7 +31,13 @@ def _block_types(name: str) -> dict[str, str]:
 
 
 def loss_variants(
-    loss: str, name: str, architecture: int, forward: Any, d_similarity: Any, types: dict[str, str]
+    loss: str,
+    name: str,
+    architecture: int,
+    forward: Any,
+    d_similarity: Any,
+    types: dict[str, str],
+    of_d_similarity: dict[str, str] | None = None,
 ) -> Iterator[Variant]:
     """Yield a loss's own two tile kernels.
 
@@ -42,13 +48,14 @@ def loss_variants(
         forward: The kernel of the forward pass.
         d_similarity: The kernel that writes dS.
         types: What both take beside the table.
+        of_d_similarity: What that kernel takes on top.
     """
     for (kind, even), (suffix, duplicates) in itertools.product(KINDS.items(), TREATMENTS.items()):
         tiles = similarity_tiles(DTYPES[name], even, architecture, duplicates)
         constants = similarity_constants(DTYPES[name], tiles, even=even, duplicates=duplicates)
         given = {"table": "*i64", **types, "partial": "*fp32", "plane": "i32"}
         yield Variant(f"{loss}_forward/{name}/{kind}{suffix}", forward, given, constants, **tiles.options)
-        given = {**_block_types(name), **types}
+        given = {**_block_types(name), **types, **(of_d_similarity or {})}
         yield Variant(f"{loss}_d_similarity/{name}/{kind}{suffix}", d_similarity, given, constants, **tiles.options)
 
 

@@ -15,10 +15,12 @@ from scl_kernels.pairwise.kernel import (
     OFFSET,
     PARTIAL,
     PROBLEM,
+    ROWS,
     SPAN,
     SPLITS,
     VECTOR_X,
     VECTOR_Y,
+    halves,
     inner_products,
     numbers_of,
     of_columns,
@@ -28,6 +30,9 @@ from scl_kernels.pairwise.kernel import (
     tile_of_block,
     workspace_rows,
 )
+
+PARTS = tl.constexpr(4)
+"""Of a tile in `d_similarity_kernel`, one after another: both results of a half would not fit into the registers."""
 
 
 @triton.jit
@@ -49,39 +54,32 @@ def _log1p(x):
 
 @triton.jit
 def _signed(
-    tile, scale_x, inverse_y, bias, column, own, first, second, first_x, second_x, DUPLICATES: tl.constexpr
+    tile, scale_x, inverse_y, bias, column, own, total, first, second, first_x, second_x, DUPLICATES: tl.constexpr
 ):  # fmt: skip
-    """Return -z S of half a tile, S, but -S for a pair that belongs together, and which do.
+    """Return -z S of part of a tile, S, but -S for a pair that belongs together, and which do.
 
-    What is ignored has a z S so large that all terms are 0; `own` counts from its first column.
+    What is ignored, and columns beyond the last, have a z S so large that all terms are 0; `own` and `total` count from
+    the part's first column.
     """
+    inside = (column < total)[None, :]
     is_own = column[None, :] == own[:, None]
     logits = tile * scale_x[:, None] * inverse_y[None, :] + bias
     if DUPLICATES == "negatives":
-        return tl.where(is_own, -logits, logits), is_own
+        return tl.where(inside, tl.where(is_own, -logits, logits), -1e30), is_own
     same = same_as(first, second, column, first_x, second_x)
     if DUPLICATES == "ignore":
-        return tl.where(is_own, -logits, tl.where(same, -1e30, logits)), is_own
-    return tl.where(same, -logits, logits), same
+        return tl.where(is_own, -logits, tl.where(same | ~inside, -1e30, logits)), is_own
+    return tl.where(inside, tl.where(same, -logits, logits), -1e30), same
 
 
 @triton.jit
-def _add(
-    tile, scale_x, inverse_y, bias, column, own, total, first, second, first_x, second_x, losses, slopes, products,
-    DUPLICATES: tl.constexpr,
-):  # fmt: skip
-    """Go on with a row's sums over half a tile; `own` and `total` count from its first column."""
-    inverse = tl.load(inverse_y + column)
-    signed, is_own = _signed(
-        tile, scale_x, inverse, bias, column, own, first, second, first_x, second_x, DUPLICATES
-    )  # fmt: skip
-    signed = tl.where((column < total)[None, :], signed, -1e30)  # all terms are then 0
+def _sums(signed, is_own):
+    """Return the sums over columns of softplus(-z S), of its derivative dS by S, and of dS S."""
     decay = tl.exp(-tl.abs(signed))
     slope = tl.where(signed >= 0, 1.0, decay) / (1.0 + decay)
-    slopes += tl.sum(tl.where(is_own, -slope, slope), 1)
-    products += tl.sum(slope * signed, 1)
-    losses += tl.sum(tl.maximum(signed, 0.0) + _log1p(decay), 1)
-    return losses, slopes, products
+    slopes = tl.sum(tl.where(is_own, -slope, slope), 1)
+    products = tl.sum(slope * signed, 1)
+    return tl.sum(tl.maximum(signed, 0.0) + _log1p(decay), 1), slopes, products
 
 
 @triton.jit(do_not_specialize=["plane"])
@@ -89,7 +87,7 @@ def forward_kernel(
     table,  # (tasks, FIELDS) int64
     temperatures,  # (problems,) fp32: 1 / scale
     biases,  # (problems,) fp32
-    partial,  # (3, plane) fp32, per task (splits, n): sums of softplus(-z S), of its derivative dS by S, of dS S
+    partial,  # (3, plane) fp32, per task (splits, n): what `_sums` returns
     plane,
     DUPLICATES: tl.constexpr,
     DTYPE: tl.constexpr,
@@ -126,15 +124,19 @@ def forward_kernel(
         left, right = inner_products(
             task, rows, start + tl.arange(0, BLOCK_N), DTYPE, EVEN, PRECISION, WIDEN, BLOCK_M, BLOCK_N, BLOCK_K
         )  # fmt: skip
-        losses, slopes, products = _add(
-            left, scale_x, inverse_y + start, bias, column, own - start, total - start,
-            first + start, second + start, first_x, second_x, losses, slopes, products, DUPLICATES,
+        signed, is_own = _signed(
+            left, scale_x, tl.load(inverse_y + start + column), bias, column, own - start, total - start,
+            first + start, second + start, first_x, second_x, DUPLICATES,
         )  # fmt: skip
+        loss, slope, product = _sums(signed, is_own)
+        losses, slopes, products = losses + loss, slopes + slope, products + product
         middle = start + half
-        losses, slopes, products = _add(
-            right, scale_x, inverse_y + middle, bias, column, own - middle, total - middle,
-            first + middle, second + middle, first_x, second_x, losses, slopes, products, DUPLICATES,
+        signed, is_own = _signed(
+            right, scale_x, tl.load(inverse_y + middle + column), bias, column, own - middle, total - middle,
+            first + middle, second + middle, first_x, second_x, DUPLICATES,
         )  # fmt: skip
+        loss, slope, product = _sums(signed, is_own)
+        losses, slopes, products = losses + loss, slopes + slope, products + product
     out = partial + tl.load(task + PARTIAL) + split.to(tl.int64) * count + rows
     tl.store(out, losses, mask=rows < count)
     tl.store(out + plane, slopes, mask=rows < count)
@@ -142,20 +144,12 @@ def forward_kernel(
 
 
 @triton.jit
-def _d_similarity(
-    tile, scale_x, weight_x, bias, inverse_y, weight_y, column, own, first, second, first_x, second_x,
-    DUPLICATES: tl.constexpr,
-):  # fmt: skip
-    """Return dS_ij / |y_j| of half a tile; `own` counts from its first column."""
-    inverse = tl.load(inverse_y + column)
-    signed, is_own = _signed(
-        tile, scale_x, inverse, bias, column, own, first, second, first_x, second_x, DUPLICATES
-    )  # fmt: skip
-    slope = 1.0 / (1.0 + tl.exp(-signed))  # exp may be infinite: then 0
-    return tl.where(is_own, -slope, slope) * weight_x[:, None] * (tl.load(weight_y + column) * inverse)[None, :]
+def _add(out, values, block_column):
+    """Go on with what the same program of the blocks before has begun."""
+    tl.store(out, values + tl.load(out, mask=block_column > 0, other=0.0))
 
 
-@triton.jit(do_not_specialize=["block_row", "block_column"])
+@triton.jit(do_not_specialize=["block_row", "block_column", "plane"])
 def d_similarity_kernel(
     table,  # (tasks, FIELDS) int64
     temperatures,  # (problems,) fp32: 1 / scale
@@ -163,6 +157,8 @@ def d_similarity_kernel(
     block_row,  # which block of every task
     block_column,
     biases,  # (problems,) fp32
+    sums,  # (3, plane) fp32, (tiles across, ROWS) of the row direction, the first task: what `_sums` returns
+    plane,
     DUPLICATES: tl.constexpr,
     DTYPE: tl.constexpr,
     EVEN: tl.constexpr,
@@ -172,7 +168,10 @@ def d_similarity_kernel(
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    """Write one tile of a block; columns up to the next multiple of BLOCK_N get 0; grid (tiles of a block, tasks)."""
+    """Write one tile of a block and, of rows, go on with its columns' sums; grid (tiles of a block, tasks).
+
+    Columns up to the next multiple of BLOCK_N get 0.
+    """
     task = table + tl.program_id(1) * FIELDS
     row, start, tile_row, tile_column, real = tile_of_block(task, block_row, block_column, BLOCK_M, BLOCK_N)
     if not real:
@@ -185,21 +184,32 @@ def d_similarity_kernel(
     bias = tl.load(biases + tl.load(task + PROBLEM))
     weight_x = tl.load(tl.load(task + VECTOR_X).to(tl.pointer_type(tl.float32)) + rows)
     own = rows + tl.load(task + OFFSET).to(tl.int32)
+    total = tl.load(task + GLOBAL).to(tl.int32)
     first, second = numbers_of(task, DUPLICATES)
     first_x, second_x = of_rows(first, own, DUPLICATES), of_rows(second, own, DUPLICATES)
-    first, second, own = first + start.to(tl.int64), second + start.to(tl.int64), own - start
+    first, second, own, total = first + start.to(tl.int64), second + start.to(tl.int64), own - start, total - start
     inverse_y, weight_y = of_columns(task, INVERSE_Y, start), of_columns(task, VECTOR_Y, start)
     out = workspace_rows(task, workspace, tile_row, tile_column, BLOCK_M)
-    half: tl.constexpr = BLOCK_N // 2
-    column = tl.arange(0, half)  # compared within a half: constants of the code instead of registers
-    left = _d_similarity(
-        left, scale_x, weight_x, bias, inverse_y, weight_y, column, own,
-        first, second, first_x, second_x, DUPLICATES,
-    )  # fmt: skip
-    tl.store(out + column[None, :], left.to(workspace.dtype.element_ty))
-    inverse_y, weight_y, own = inverse_y + half, weight_y + half, own - half
-    right = _d_similarity(
-        right, scale_x, weight_x, bias, inverse_y, weight_y, column, own,
-        first + half, second + half, first_x, second_x, DUPLICATES,
-    )  # fmt: skip
-    tl.store(out + (half + column)[None, :], right.to(workspace.dtype.element_ty))
+    part: tl.constexpr = BLOCK_N // PARTS
+    losses = tl.zeros((BLOCK_M,), dtype=tl.float32)
+    slopes, products = losses, losses
+    column = tl.arange(0, part)  # compared within a part: constants of the code instead of registers
+    parts = halves(left, BLOCK_M, BLOCK_N // 2) + halves(right, BLOCK_M, BLOCK_N // 2)
+    for k in tl.static_range(PARTS):
+        inverse = tl.load(inverse_y + column)
+        signed, is_own = _signed(
+            parts[k], scale_x, inverse, bias, column, own, total, first, second, first_x, second_x, DUPLICATES
+        )  # fmt: skip
+        if tl.program_id(1) == 0:
+            of_part = _sums(signed, is_own)
+            losses, slopes, products = losses + of_part[0], slopes + of_part[1], products + of_part[2]
+        slope = 1.0 / (1.0 + tl.exp(-signed))  # exp may be infinite: then 0
+        slope = tl.where(is_own, -slope, slope) * weight_x[:, None] * (tl.load(weight_y + column) * inverse)[None, :]
+        tl.store(out + column[None, :], slope.to(workspace.dtype.element_ty))
+        inverse_y, weight_y, own, total = inverse_y + part, weight_y + part, own - part, total - part
+        first, second, out = first + part, second + part, out + part
+    if tl.program_id(1) == 0:
+        at = tile_column // BLOCK_N * tl.load(task + ROWS) + tile_row + tl.arange(0, BLOCK_M)
+        _add(sums + at, losses, block_column)
+        _add(sums + plane + at, slopes, block_column)
+        _add(sums + 2 * plane + at, products, block_column)

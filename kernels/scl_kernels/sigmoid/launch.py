@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from scl_kernels.pairwise import launch as shared
-from scl_kernels.pairwise.cuts import forward_cuts
+from scl_kernels.pairwise.cuts import backward_cuts, forward_cuts
 from scl_kernels.sigmoid.kernel import d_similarity_kernel, forward_kernel
 from scl_kernels.sizes import cdiv
 
@@ -40,10 +40,10 @@ def row_sums(tasks: shared.Sides, temperature: Tensor, bias: Tensor) -> Tensor:
     return partial.sum(1)
 
 
-def gradients(
+def sums_and_gradients(
     tasks: shared.Sides, temperature: Tensor, bias: Tensor, d_loss: Tensor, weight_all: Tensor
-) -> list[Tensor]:
-    """Launch the backward kernels on both directions of one problem.
+) -> tuple[Tensor, list[Tensor]]:
+    """Launch the kernels of the gradients on both directions of one problem; the row direction's sums are by-products.
 
     Args:
         tasks: The row direction and the column direction.
@@ -53,14 +53,24 @@ def gradients(
         weight_all: (N,) fp32 weight of each global row of the row direction.
 
     Returns:
-        The gradients of both sides' local rows.
+        What `row_sums` returns, and the gradients of both sides' local rows.
     """
     one = torch.ones_like(weight_all)
     weight, ones = weight_all.data_ptr(), one.data_ptr()
     own = weight + 4 * tasks.offset[0]
     addresses = shared.Addresses([0, 0], [0, 0], weight_x=[own, ones], weight_y=[ones, weight], share=[0, 0])
+    local, total, _ = tasks.sizes[0]
+    sums = temperature.new_empty(3, local)
+    (cut, _), _ = backward_cuts(tasks.sizes, tasks.dtype, tasks.even)
+    across = cdiv(min(cut.span, total), shared.square_tiles(tasks).block_n)
+    of_block = temperature.new_empty(3, across, cut.rows)
 
     def write_d_similarity(grid: tuple[int, int], *arguments: Any, **options: Any) -> None:
-        d_similarity_kernel[grid](*arguments, bias, **options)
+        d_similarity_kernel[grid](*arguments, bias, of_block, across * cut.rows, **options)
 
-    return shared.gradients(tasks, temperature, d_loss, addresses, "weights", write_d_similarity)
+    def finish_rows(block_row: int) -> None:
+        rows = sums[:, block_row * cut.rows : (block_row + 1) * cut.rows]
+        torch.sum(of_block[:, :, : rows.shape[1]], 1, out=rows)
+
+    launches = shared.BlockLaunches(write_d_similarity, finish_rows)
+    return sums, shared.gradients(tasks, temperature, d_loss, addresses, "weights", launches)

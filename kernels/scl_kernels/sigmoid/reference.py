@@ -47,15 +47,25 @@ def row_sums(x: Tensor, y_all: Tensor, logits: Logits) -> Tensor:
     x, y = normalized(x, dtype), normalized(y_all, dtype)
     out = x.new_empty(3, x.shape[0])
     for part in chunks(x.shape[0], y.shape[0], x.element_size()):
-        signed, own = _signed(x[part], y, logits, part)
-        out[0, part] = F.softplus(signed).sum(1)
-        slope = signed.sigmoid()  # times a sign, as S is of -z S: their product has none
-        out[2, part] = signed.mul_(slope).sum(1)
-        out[1, part] = _flip(slope, own).sum(1)
+        out[:, part] = _sums(*_signed(x[part], y, logits, part))
     return out
 
 
-def side_gradient(x: Tensor, y_all: Tensor, logits: Logits, weight_x: Tensor | None, weight_y: Tensor | None) -> Tensor:
+def _sums(signed: Tensor, own: Tensor) -> Tensor:
+    """Return (3, rows of a chunk): the sums over columns of what `_signed` returned."""
+    slope = signed.sigmoid()  # times a sign, as S is of -z S: their product has none
+    products = (signed * slope).sum(1)
+    return torch.stack([F.softplus(signed).sum(1), _flip(slope, own).sum(1), products])
+
+
+def side_gradient(
+    x: Tensor,
+    y_all: Tensor,
+    logits: Logits,
+    weight_x: Tensor | None,
+    weight_y: Tensor | None,
+    sums: Tensor | None = None,
+) -> Tensor:
     """Return the gradient of the global loss with respect to the local rows.
 
     dS_ij = w (sigmoid(S_ij) - [i = j]), with w that of the row of `a`: local rows of `a` have it themselves, for local
@@ -67,6 +77,7 @@ def side_gradient(x: Tensor, y_all: Tensor, logits: Logits, weight_x: Tensor | N
         logits: Scale, bias and offset.
         weight_x: (n,) weights of the local rows, or None where all are 1.
         weight_y: (N,) weights of the global rows, or None where all are 1.
+        sums: (3, n) that takes what `row_sums` returns, out of the same logits; None where nobody asks.
 
     Returns:
         (n, D) in the local rows' dtype.
@@ -76,6 +87,8 @@ def side_gradient(x: Tensor, y_all: Tensor, logits: Logits, weight_x: Tensor | N
     gradient = torch.empty_like(unit)
     for part in chunks(unit.shape[0], y.shape[0], unit.element_size()):
         signed, own = _signed(unit[part], y, logits, part)
+        if sums is not None:
+            sums[:, part] = _sums(signed, own)
         d_logits = _flip(signed.sigmoid_(), own)
         if weight_x is not None:
             d_logits *= weight_x[part, None].to(dtype)

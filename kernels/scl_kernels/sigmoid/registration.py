@@ -19,13 +19,16 @@ from scl_kernels.pairwise.accounts import (
     work,
 )
 from scl_kernels.pairwise.cases import all_pairs, draw_duplicates
+from scl_kernels.pairwise.cuts import backward_cuts
 from scl_kernels.pairwise.duplicates import Treatment
+from scl_kernels.pairwise.tiles import similarity_tiles
 from scl_kernels.pairwise.variants import loss_variants
 from scl_kernels.registry import Operation, Variant, register
 from scl_kernels.roofline import Account, Term
 from scl_kernels.sigmoid.kernel import d_similarity_kernel, forward_kernel
 from scl_kernels.sigmoid.operation import SigmoidProblem, sigmoid_loss
 from scl_kernels.sigmoid.reference import plain_sigmoid
+from scl_kernels.sizes import cdiv
 from scl_kernels.threeway import Comparison, compare
 
 
@@ -58,11 +61,34 @@ CASES = (
 """One sample; no local rows; primes; more than one tile in every direction; a width without masks; duplicates."""
 
 
-PRODUCTS = {"forward": 1, "backward": 4}
-"""Of (n, N) with D in either pass."""
+D_LOSS = 0.8125
+"""Gradient of the loss in the comparisons: no power of two, and no dtype rounds it."""
+PRODUCTS = {"forward": 4, "backward": 0}
+"""Of (n, N) with D in either pass, where gradients are asked for."""
 
 
-PUBLISHED = published_remark(65536, 1, 768, PRODUCTS, "siglip-kernel 0.1.1: 0.64 GB at 54.3 ms, or 1.4 GB at 48.8 ms")
+def memory(local: int, ranks: int, width: int) -> list[Term]:
+    """Return bytes of a rank's loss with its gradients, see `memory_terms`."""
+    everything = local * ranks
+    (cut, _), _ = backward_cuts([(local, everything, width)] * 2, torch.bfloat16, even=True)
+    across = cdiv(min(cut.span, everything), similarity_tiles(torch.bfloat16, True, 90).block_n)
+    return memory_terms(
+        local,
+        ranks,
+        width,
+        Term("partial sums of a row of blocks, 3 fp32 planes", 4 * 3 * across * cut.rows),
+        Term("sums of every row, fp32", 4 * 3 * local),
+    )
+
+
+PUBLISHED = published_remark(
+    65536,
+    1,
+    768,
+    memory(65536, 1, 768),
+    PRODUCTS,
+    "siglip-kernel 0.1.2: 0.64 GB at 54.3 ms, or 1.4 GB at 48.8 ms",
+)
 
 
 def draw(case: Case, dtype: torch.dtype, device: str) -> SigmoidProblem:
@@ -85,9 +111,9 @@ def _whole(problem: SigmoidProblem, dtype: torch.dtype) -> list[Tensor]:
     a, b, scale, bias = (x.detach().to(dtype).requires_grad_() for x in given)
     each = plain_sigmoid(a, b, scale, bias, *all_pairs(problem.duplicates, a.shape[0])) * problem.weight_all.to(dtype)
     part = slice(problem.offset, problem.offset + problem.a.shape[0])
-    d_a, d_b = torch.autograd.grad(each.sum(), (a, b), retain_graph=True)
-    share = each[part].sum()
-    return [share.detach(), d_a[part], d_b[part], *torch.autograd.grad(share, (scale, bias))]
+    share, d_loss = each[part].sum(), torch.full_like(each.sum(), D_LOSS)
+    d_a, d_b = torch.autograd.grad(each.sum(), (a, b), d_loss, retain_graph=True)
+    return [share.detach(), d_a[part], d_b[part], *torch.autograd.grad(share, (scale, bias), d_loss)]
 
 
 def compare_case(case: Case, dtype: torch.dtype, device: str, backend: Backend) -> list[Comparison]:
@@ -98,7 +124,7 @@ def compare_case(case: Case, dtype: torch.dtype, device: str, backend: Backend) 
     problem = draw(case, dtype, device)
     value = sigmoid_loss(problem, backend=backend)
     leaves = (problem.a, problem.b, problem.scale, problem.bias)
-    got = [value.detach(), *torch.autograd.grad(value, leaves)]
+    got = [value.detach(), *torch.autograd.grad(value, leaves, torch.full_like(value, D_LOSS))]
     names = ("loss", "a", "b", "scale", "bias")
     noise = 4 * torch.finfo(torch.float32).eps * case.scale
     plain, exact = _whole(problem, dtype), _whole(problem, torch.float64)
@@ -108,14 +134,15 @@ def compare_case(case: Case, dtype: torch.dtype, device: str, backend: Backend) 
 def variants(name: str, architecture: int) -> Iterator[Variant]:
     """Yield the loss's own kernels; `infonce` has those that they share."""
     types = {"temperatures": "*fp32", "biases": "*fp32"}
-    yield from loss_variants("sigmoid", name, architecture, forward_kernel, d_similarity_kernel, types)
+    sums = {"sums": "*fp32", "plane": "i32"}
+    yield from loss_variants("sigmoid", name, architecture, forward_kernel, d_similarity_kernel, types, sums)
 
 
 def accounts() -> Iterator[Account]:
     """Yield the memory of a rank's loss; eager code forms the logits of its rows of `a` with all rows of `b`."""
     everything, matrix = LOCAL * RANKS, LOCAL * LOCAL * RANKS
     for size, width in WIDTHS.items():
-        ours = memory_terms(LOCAL, RANKS, width, directions=1, planes=3)
+        ours = memory(LOCAL, RANKS, width)
         eager = [
             Term("normalized global rows, bf16", everything * width * 2),
             Term("logits kept for backward, fp32", matrix * 4),
@@ -128,7 +155,7 @@ def accounts() -> Iterator[Account]:
         title = f"sigmoid, {size}: n = {LOCAL:,}, N = {everything:,}, D = {width}, bf16, {RANKS} ranks"
         remarks = [
             duplicates_remark(everything, matrix),
-            *flops_remarks(product, 4 * product),
+            *flops_remarks(*(product * PRODUCTS[one] for one in ("forward", "backward"))),
             PUBLISHED,
         ]
         yield Account(title, "needs", ours, eager, target=40, remarks=remarks)
