@@ -29,12 +29,15 @@ setup: $(VENV)/.ready
 quickstart: $(VENV)/.ready
 	@$(RUN) launchers/quickstart.py
 
-## finetune      fine-tune for questions about shapes (easy-VQA) on this CPU, with the accuracy on held-out images
-finetune: $(VENV)/.ready
+## finetune      fine-tune the quickstart's model for questions about shapes (easy-VQA), with the accuracy on held-out images
+finetune: quickstart
 	@test -d runs/data/package/easy_vqa || $(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps \
 		--require-hashes --target runs/data/package -r requirements/easy_vqa.txt
 	@$(RUN) -m sclds prepare easy_vqa --root runs/data/package --out runs/data/easy_vqa
-	@$(VENV)/bin/deepspeed --num_gpus 2 launchers/finetune.py --config configs/finetune/easy_vqa.yaml
+	@rm -rf runs/quickstart-weights
+	@$(RUN) -m sclds convert run runs/quickstart runs/quickstart-weights
+	@$(VENV)/bin/deepspeed --num_gpus 2 launchers/finetune.py --config configs/finetune/easy_vqa.yaml \
+		model.init_from=runs/quickstart-weights
 
 # nothing but tests needs these; where they cannot be fetched, those tests are skipped and say so
 $(VENV)/.trackers: requirements/trackers.txt | $(VENV)/.ready
