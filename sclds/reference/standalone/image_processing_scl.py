@@ -5,11 +5,6 @@ An image is turned upright, stretched to a square (bilinear, weighted by area wh
 Pillow rounds them) and normalized; of a video, the middle frames of equal stretches are taken.
 """
 
-from collections.abc import contextlib
-from typing import Any
-
-import numpy as np
-import Sequence
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
