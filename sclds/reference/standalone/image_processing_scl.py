@@ -5,6 +5,11 @@ An image is turned upright, stretched to a square (bilinear, weighted by area wh
 Pillow rounds them) and normalized; of a video, the middle frames of equal stretches are taken.
 """
 
+import contextlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
