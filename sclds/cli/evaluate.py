@@ -73,6 +73,7 @@ def command(
     def work() -> int:
         rank = this_place().rank
         drop_banners(rank)
+        from sclds.data.heldout_apart import shared_shards
         from sclds.evaluation.answers import PREDICTIONS
         from sclds.interop.measure import find_target, measure
         from sclds.train.distributed import ProcessGroup
@@ -82,6 +83,8 @@ def command(
         results_file = out or weights / RESULTS
         reporter = Reporter(rank, 0)
         reporter.say(f"Measuring {target.folder} on {', '.join(one.name for one in target.config.data.heldout)}")
+        for sentence in shared_shards(target.config.data) if rank == 0 else ():
+            reporter.say(sentence)
         group = ProcessGroup()
         try:
             results = measure(target, group, reporter.count)

@@ -1,15 +1,23 @@
 """Whether held-out data sets are what their name says: shards that training does not read."""
 
+import contextlib
 import os
 
 from sclds.config import DataConfig
+from sclds.config.errors import DataError
 from sclds.data.storage.files import as_text, is_url
 from sclds.data.storage.shards import shard_files
 
 
 def shared_shards(data: DataConfig) -> list[str]:
-    """Return a sentence for each held-out set of which training reads shards too, by whatever name it knows them."""
-    trained = {_one_name(file.place): dataset.name for dataset in data.train for file in shard_files(dataset)}
+    """Return a sentence for each held-out set of which training reads shards too, by whatever name it knows them.
+
+    Training sets that cannot be reached any more, as when a run is measured elsewhere, are passed over.
+    """
+    trained: dict[str, str] = {}
+    for dataset in data.train:
+        with contextlib.suppress(DataError, OSError):
+            trained |= {_one_name(file.place): dataset.name for file in shard_files(dataset)}
     sentences = []
     for dataset in data.heldout:
         found = [file.place for file in shard_files(dataset) if _one_name(file.place) in trained]
