@@ -69,6 +69,7 @@ def command(
     def work() -> int:
         rank = this_place().rank
         drop_banners(rank)
+        from sclds.data.heldout_apart import shared_shards
         from sclds.evaluation.answers import PREDICTIONS
         from sclds.interop.measure import find_target, measure
         from sclds.train.distributed import ProcessGroup
@@ -80,6 +81,8 @@ def command(
         own = target.config.evaluation.align_bench
         names = [one.name for one in target.config.data.heldout] + ([own] if own else [])
         reporter.say(f"Measuring {target.folder} on {', '.join(names)}")
+        for sentence in shared_shards(target.config.data) if rank == 0 else ():
+            reporter.say(sentence)
         group = ProcessGroup()
         try:
             results = measure(target, group, reporter.count)

@@ -156,7 +156,7 @@ class LossesConfig(Section):
 class BatchConfig(Section):
     """One global batch; micro-batch and accumulation follow from the number of processes."""
 
-    global_size: Positive = 4096
+    global_size: Annotated[int, Field(ge=1, le=2**24)] = 4096
     """Samples per optimizer step, over all processes and accumulation steps."""
     max_micro_size: MayChange[Positive] = 64
     """Most samples that one process runs at once."""

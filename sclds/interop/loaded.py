@@ -346,7 +346,8 @@ def _decoding(folder: ModelFolder) -> Config:
     """Return settings of which decoding reads sizes and normalization."""
     tree = settings_of(folder)
     # nothing is hidden, so that no image is too small for it
-    return parse_config(tree | {"data": tree["data"] | {"tokenizer": "embedded"}, "masking": {"scl_vision_ratio": 0}})
+    whole = {"masking": {"scl_vision_ratio": 0}, "losses": {"mvsc": 0}}
+    return parse_config(tree | whole | {"data": tree["data"] | {"tokenizer": "embedded"}})
 
 
 def _several(media: Media, single: int) -> list[Media]:

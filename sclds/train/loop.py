@@ -11,6 +11,7 @@ from sclds.config.errors import SharedError, UserError
 from sclds.costs.counts import parameter_counts
 from sclds.costs.peak import machine_profile
 from sclds.costs.plan import faster_stage
+from sclds.data.heldout_apart import shared_shards
 from sclds.data.quarantine import Quarantine
 from sclds.data.storage.shards import left_out_sentences
 from sclds.data.tokenizer import Tokenizer, load_tokenizer
@@ -290,7 +291,8 @@ class Run:
             windows=self.spikes.all_windows,
         )
         told = training.sentences() if isinstance(training, TaskBatches) else left_out_sentences(training.index)
-        for sentence in (*told, *training.order.crowding()):
+        shared = shared_shards(self.config.data) if self.group.rank == 0 else []
+        for sentence in (*told, *training.order.crowding(), *shared):
             self.reporter.say(sentence)
         return iter(training)
 

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from sclds.config import BatchConfig, Config, DataConfig, EngineConfig, ModelConfig, OptimizerConfig, Section
 from sclds.config.errors import ConfigError, SharedError, UserError
+from sclds.config.model import TextConfig
 from sclds.config.reading import parse_config, read_settings
 from sclds.config.weights import TOKENIZER, architecture_problems
 from sclds.run.checkpoints import Checkpoint, newest_checkpoint, resume_problems
@@ -59,8 +60,7 @@ def checked_start(
     checkpoint = newest_checkpoint(RunFolder(config.run_dir).checkpoints)
     checks: list[Callable[[], list[str]]] = [
         lambda: _split_problems(config.batch, world_size),
-        lambda: _data_problems(config.data) if config.task is None else _task_data_problems(config),
-        lambda: _word_problems(config),
+        lambda: _data_problems(config.data, config.model.text) if config.task is None else _task_data_problems(config),
         lambda: RunFolder(config.run_dir).problems(),
         lambda: _optimizer_problems(config.optimizer) if trains else [],
         lambda: _backend_problems(config.engine, config.model) if trains else [],
@@ -151,42 +151,33 @@ def _split_problems(batch: BatchConfig, world_size: int) -> list[str]:
     return []
 
 
-def _data_problems(data: DataConfig) -> list[str]:
+def _data_problems(data: DataConfig, text: TextConfig | None = None) -> list[str]:
     from sclds.data.storage.shards import data_problems
 
-    return data_problems(data) + _tokenizer_problems(data)
+    return data_problems(data) + _tokenizer_problems(data, text)
 
 
-def _tokenizer_problems(data: DataConfig) -> list[str]:
+def _tokenizer_problems(data: DataConfig, text: TextConfig | None) -> list[str]:
+    """Return why the tokenizer cannot be loaded, or what the text tower lacks for it: rows for words or for places."""
     from sclds.data.tokenizer import load_tokenizer
 
     try:
-        load_tokenizer(data.tokenizer)
+        tokenizer = load_tokenizer(data.tokenizer)
     except UserError as fault:
         return [f"data.tokenizer={data.tokenizer}: {fault}"]
-    return []
-
-
-def _word_problems(config: Config) -> list[str]:
-    """Return what the text tower lacks for the tokenizer: rows for its words or for the places of a text."""
-    from sclds.data.tokenizer import load_tokenizer
-
-    try:
-        tokenizer = load_tokenizer(config.data.tokenizer)
-    except UserError:  # told elsewhere
+    if text is None:
         return []
-    text, problems = config.model.text, []
+    problems = []
     if 0 < text.vocab_size < tokenizer.vocab_size:
         problems.append(
             f"model.text.vocab_size={text.vocab_size} has fewer rows than data.tokenizer={tokenizer.name} has ids, "
             f"{tokenizer.vocab_size}; use 0, which takes the tokenizer's"
         )
-    positions = config.data.max_text_tokens + tokenizer.pad_id + 1
+    positions = data.max_text_tokens + tokenizer.pad_id + 1
     if positions > text.max_positions:
         problems.append(
             f"model.text.max_positions={text.max_positions} has no row for every position of "
-            f"data.max_text_tokens={config.data.max_text_tokens}, which takes {positions}; raise the one or "
-            f"lower the other"
+            f"data.max_text_tokens={data.max_text_tokens}, which takes {positions}; raise the one or lower the other"
         )
     return problems
 
@@ -195,8 +186,9 @@ def _task_data_problems(config: Config) -> list[str]:
     from sclds.tasks.annotations import annotation_problems
 
     if config.task is not None and config.task.name == "retrieval":
-        return _data_problems(config.data)
-    return annotation_problems(config, (*config.data.train, *config.data.heldout)) + _tokenizer_problems(config.data)
+        return _data_problems(config.data, config.model.text)
+    problems = annotation_problems(config, (*config.data.train, *config.data.heldout))
+    return problems + _tokenizer_problems(config.data, config.model.text)
 
 
 def _best_problems(config: Config) -> list[str]:

@@ -1,6 +1,7 @@
 """Exported folders: where this package is not installed they give the features and figures of held-out evaluation."""
 
 import ast
+import io
 import json
 import os
 import shutil
@@ -14,11 +15,13 @@ import pytest
 import tokenizers
 import torch
 import yaml
+from PIL import Image
 from torch.nn.functional import normalize
 from transformers import AutoModel, AutoProcessor, AutoTokenizer, PreTrainedTokenizerFast
 
 import sclds
 from sclds.cli.main import main
+from sclds.data.media.images import read_image
 from sclds.data.media.pipeline import build_pipeline, feeds, source_of
 from sclds.data.media.videos import read_frames
 from sclds.data.samples import HELDOUT, SampleMaker
@@ -29,6 +32,7 @@ from sclds.interop.folder import read_folder
 from sclds.interop.huggingface import read_exported
 from sclds.reference import standalone
 from sclds.reference.standalone import image_processing_scl
+from tests.data.media.more_image_kinds import KINDS
 from tests.interop.runs import trained_run
 
 ELSEWHERE = Path(__file__).with_name("elsewhere.py")
@@ -190,6 +194,12 @@ def test_the_files_that_go_along_import_nothing_of_this_package(exported):
 def test_images_that_are_none_are_sentences(image):
     with pytest.raises(ValueError, match="expected an image of uint8"):
         image_processing_scl.SCLImageProcessor()(image)
+
+
+def test_an_orientation_that_nobody_can_read_turns_nothing():
+    content = KINDS["PNG: damaged EXIF in a text"]()
+    shown = image_processing_scl.rgb(Image.open(io.BytesIO(content)))
+    assert np.array_equal(shown, read_image(content))
 
 
 def lower_casing(folder):

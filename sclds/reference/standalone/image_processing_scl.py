@@ -5,6 +5,7 @@ An image is turned upright, stretched to a square (bilinear, weighted by area wh
 Pillow rounds them) and normalized; of a video, the middle frames of equal stretches are taken.
 """
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -90,7 +91,8 @@ class SCLImageProcessor(ImageProcessingMixin):
 def rgb(image: Any) -> np.ndarray:
     """Return an image as (H, W, 3) uint8, upright, without alpha."""
     if isinstance(image, Image.Image):
-        image = ImageOps.exif_transpose(image)
+        with contextlib.suppress(ValueError):  # an orientation that nobody can read
+            image = ImageOps.exif_transpose(image)
         if image.mode.startswith("I;16"):
             image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
         return np.array(image.convert("RGB"))
