@@ -7,6 +7,7 @@ launchers at its start, and asks for a stop as soon as one of them is gone: the 
 import contextlib
 import itertools
 import os
+import select
 import signal
 import sys
 import threading
@@ -42,9 +43,24 @@ def watched_launchers(chain: Sequence[Process]) -> list[Process]:
     names = [_launcher_name(one) for one in chain]
     topmost = max((place for place, name in enumerate(names) if name in _LAUNCHERS), default=-1)
     if topmost < 0 and ON_HOST in names:
-        servers = (place for place, one in enumerate(chain) if one.command and "sshd" in one.command[0])
+        servers = (place for place, one in enumerate(chain) if _is_ssh_server(one))
         topmost = next(servers, names.index(ON_HOST))
     return list(chain[: topmost + 1])
+
+
+def output_is_closed() -> bool:
+    """Return whether nobody can read this process's output any more.
+
+    A killed pdsh leaves its `ssh` behind, which keeps the connection; it is told of nothing until something is printed,
+    as rank 0 does, and then closes this end.
+    """
+    look = select.poll()
+    look.register(1, 0)  # errors are told of without asking
+    return any(event & select.POLLERR for _, event in look.poll(0))
+
+
+def _is_ssh_server(one: Process) -> bool:
+    return bool(one.command) and "sshd" in one.command[0]
 
 
 def _launcher_name(one: Process) -> str:
@@ -79,6 +95,7 @@ class LauncherWatch:
     def __init__(self, events: Events | None = None, grace: float = GRACE) -> None:
         self._events, self._grace = events, grace
         self._watched = watched_launchers(ancestors(os.getpid()))
+        self._over_ssh = bool(self._watched) and _is_ssh_server(self._watched[-1])
         self._ended = threading.Event()
 
     def __enter__(self) -> "LauncherWatch":
@@ -92,9 +109,11 @@ class LauncherWatch:
     def _watch(self) -> None:
         while not self._ended.wait(INTERVAL):
             gone = [one for one in self._watched if not is_running(one.number, one.started)]
-            if gone:
-                name = PurePath(_launcher_name(gone[0]) or gone[0].command[0]).name
-                reason = f"the launcher ({name}, process {gone[0].number}) is gone"
+            if gone or (self._over_ssh and output_is_closed()):
+                reason = "the launcher is gone: nobody reads what this remote shell prints"
+                if gone:
+                    name = PurePath(_launcher_name(gone[0]) or gone[0].command[0]).name
+                    reason = f"the launcher ({name}, process {gone[0].number}) is gone"
                 _tell(f"error: {reason}; this run saves and stops")
                 if self._events is not None:
                     self._events.write("launcher", reason)

@@ -1,9 +1,11 @@
 """DeepSpeed's runner with an exit code that tells how the run ended: `python -m sclds.train.runner [RUN_FOLDER] …`.
 
 DeepSpeed's own leaves 0 when the program that it started (its launcher on this host, or pdsh) dies of a signal, leaves
-1 without waiting when it is told to stop, and lets pdsh live on when it is killed.
+1 without waiting when it is told to stop, and lets pdsh live on when it is killed. And pdsh, when a signal ends it,
+leaves its remote shells behind, whose ends on the hosts then train on: they are this process's to end.
 """
 
+import contextlib
 import ctypes
 import re
 import signal
@@ -14,6 +16,7 @@ import time
 from types import FrameType
 from typing import Any
 
+import psutil
 from deepspeed.launcher import runner
 
 from sclds.run.folder import RunFolder
@@ -26,8 +29,8 @@ FAILED = 1
 _TOLD = (0, FAILED, 2)
 """Exit codes that say something; a worker's signal comes through ssh as another one."""
 _HOST_ENDED = re.compile(rb"pdsh@\S+: (\S+): ssh exited with exit code (\d+)")
-_DIE_WITH_PARENT = 1
-"""PR_SET_PDEATHSIG of Linux, `man 2 prctl`."""
+_DIE_WITH_PARENT, _ADOPT = 1, 36
+"""PR_SET_PDEATHSIG and PR_SET_CHILD_SUBREAPER of Linux, `man 2 prctl`: what loses its parent becomes our child."""
 
 
 class Launched(subprocess.Popen[Any]):
@@ -38,11 +41,11 @@ class Launched(subprocess.Popen[Any]):
     handles_signals = False
 
     def __init__(self, words: Any, **settings: Any):
-        if Launched.handles_signals:
-            settings |= {"stdin": subprocess.DEVNULL, "process_group": 0, "preexec_fn": _die_with_parent}
         if not isinstance(words, str):
             words = [ON_HOST if word == DEEPSPEED_ON_HOST else word for word in words]
-        over_hosts = Launched.handles_signals and words[0] == "pdsh"
+        self._over_hosts = over_hosts = Launched.handles_signals and words[0] == "pdsh"
+        if Launched.handles_signals:
+            settings |= {"stdin": subprocess.DEVNULL, "process_group": 0, "preexec_fn": _die_with_parent}
         super().__init__(words, **settings | ({"stderr": subprocess.PIPE} if over_hosts else {}))
         self._failed: tuple[str, int] | None = None
         if over_hosts:
@@ -55,6 +58,8 @@ class Launched(subprocess.Popen[Any]):
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, self._stop)
         code = super().wait(timeout)
+        if self._over_hosts:
+            _end_remote_shells()
         if self._failed is not None:
             self._reader.join()
             self.returncode = code = self._failed[1]
@@ -100,6 +105,8 @@ def main(words: list[str]) -> int:
     folder = RunFolder(words.pop(0)) if words and not words[0].startswith("-") else None
     before = len(folder.read_starts()) if folder is not None else 0
     Launched.handles_signals = folder is not None
+    if folder is not None:
+        ctypes.CDLL(None).prctl(_ADOPT, 1)
     runner.subprocess.Popen = Launched  # nothing else runs in this process
     try:
         runner.main(words)
@@ -124,6 +131,13 @@ def _ended_orderly(folder: RunFolder, before: int) -> bool:
         return True
     _tell(f"error: the run was stopped before its first step, or did not save; {folder.environment} says what is known")
     return False
+
+
+def _end_remote_shells() -> None:
+    """End what pdsh left behind; with a remote shell its connection ends, which the workers of that host see."""
+    for left in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            left.terminate()
 
 
 def _die_with_parent() -> None:

@@ -78,3 +78,29 @@ def test_a_worker_stops_and_saves_when_its_launcher_is_killed(tmp_path, number):
     assert (tmp_path / "done").read_text() == "saved"
     said = started.stderr.read()
     assert f"error: the launcher (torchrun, process {started.pid}) is gone; this run saves and stops" in said
+
+
+OVER_SSH = """
+import os, sys
+from sclds.run.processes import process
+from sclds.train import launcher
+own = process(os.getpid())
+chain = [own._replace(command=words) for words in (("-m", "sclds.train.on_host"), ("sshd: someone@notty",))]
+launcher.ancestors = lambda number: chain
+"""
+
+
+def test_a_worker_stops_and_saves_when_nobody_reads_its_remote_shell(tmp_path):
+    """As where pdsh was killed and left `ssh` behind: processes live on, and the connection too."""
+    (tmp_path / "worker.py").write_text(OVER_SSH + WORKER, encoding="utf-8")
+    command = [sys.executable, str(tmp_path / "worker.py"), str(tmp_path / "done")]
+    worker = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert worker.stdout.readline() == "ready\n"
+    time.sleep(1.5)
+    assert worker.poll() is None, "its output is read"
+    worker.stdout.close()
+    assert worker.wait(60) == 0
+    assert (tmp_path / "done").read_text() == "saved"
+    assert "error: the launcher is gone: nobody reads what this remote shell prints; this run saves" in (
+        worker.stderr.read()
+    )

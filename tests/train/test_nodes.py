@@ -2,8 +2,8 @@
 
 Launches: one node as the reference; two nodes that are stopped and go on to the same weights; a node with other code,
 another configuration, or no data; four nodes of which one has another clock and one a slow link; a node that is ten
-times slower; a node whose cable is pulled; a node that loses power, after which the run ends, or goes on without it. `make nodes` adds two and four nodes
-at every stage, for which a build has no time.
+times slower; a node whose cable is pulled; a node that loses power, after which the run ends, or goes on without it.
+`make nodes` adds the slow ones, and two and four nodes at every stage, for which a build has no time.
 """
 
 import contextlib

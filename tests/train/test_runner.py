@@ -3,11 +3,13 @@
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 
+import psutil
 import pytest
 
 from sclds.run.environment import Start
@@ -117,3 +119,39 @@ def test_what_it_started_does_not_outlive_it(tmp_path):
     while (alive := running(int(number.read_text()))) and time.monotonic() < end:
         time.sleep(0.05)
     assert not alive
+
+
+def pdsh_of(process):
+    """Return the pdsh that a launcher started, once both of its remote shells are there."""
+    while True:
+        found = [one for one in psutil.Process(process.pid).children() if one.name().startswith("pdsh")]
+        if found and len(found[0].children()) == 2:
+            return found[0]
+        time.sleep(0.05)
+
+
+ENDS = {
+    "the launcher is told to stop": lambda process, pdsh: process.terminate(),
+    "pdsh is told to stop": lambda process, pdsh: pdsh.terminate(),
+    "pdsh is killed": lambda process, pdsh: pdsh.kill(),
+}
+
+
+@pytest.mark.skipif(shutil.which("pdsh") is None, reason="pdsh is not installed")
+@pytest.mark.parametrize("end", ENDS)
+def test_no_remote_shell_is_left_behind(tmp_path, monkeypatch, end):
+    """They end with the real pdsh, however that comes about; commands of this host stand in for ssh."""
+    shells = []
+    monkeypatch.setattr(runner, "stop_seconds", lambda: 0.0)
+
+    def act(process):
+        pdsh = pdsh_of(process)
+        shells.extend(pdsh.children())
+        ENDS[end](process, pdsh)
+
+    found, said = run(tmp_path, ["pdsh", "-R", "exec", "-w", "node-a,node-b", "sleep", "600"], while_it_runs=act)
+    _, alive = psutil.wait_procs(shells, timeout=20)
+    for shell in alive:
+        shell.kill()
+    assert not alive
+    assert found == 1, said
