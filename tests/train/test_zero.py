@@ -114,6 +114,14 @@ MESSAGES = {
         stage3_max_reuse_distance=0, stage3_prefetch_bucket_size=0, reduce_bucket_size=50_000
     ),
 }
+PARTLY_KEPT = {
+    f"messages_{name}": with_messages(stage3_prefetch_bucket_size=20_000, **zero)
+    for name, zero in (
+        ("reused_within_half", {"stage3_max_reuse_distance": 66_805}),
+        ("half_there", {"stage3_max_reuse_distance": 133_611, "stage3_max_live_parameters": 66_805}),
+    )
+}
+"""As models of more weights than may stay gathered; this one has 133,611."""
 
 AS_COUNTED = ("zero3_accumulated", "zero3_recompute", *STAGES, *BF16)
 """Cases whose messages and state are those of `sclds.costs`."""
@@ -173,7 +181,7 @@ def two_processes(tmp_path_factory):
         n: c | dict.fromkeys(("flip", "waits"), n in FLIPPED) | {"count": n in AS_COUNTED}
         for n, c in (SAME_AS_PLAIN | POISONED | BF16 | GRADIENTS).items()
     }
-    return processes(2, flipped | MESSAGES | BENCHMARK | MEASURED, tmp_path_factory.mktemp("zero"))
+    return processes(2, flipped | MESSAGES | PARTLY_KEPT | BENCHMARK | MEASURED, tmp_path_factory.mktemp("zero"))
 
 
 @functools.cache
@@ -360,6 +368,13 @@ def assert_as_counted(case, found):
 @pytest.mark.parametrize("name", AS_COUNTED)
 def test_two_processes_send_what_is_counted(two_processes, name):
     assert_as_counted((SAME_AS_PLAIN | BF16)[name], two_processes[name])
+
+
+@pytest.mark.multiprocess
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PARTLY_KEPT)
+def test_what_is_gathered_twice_is_counted(two_processes, name):
+    assert_as_counted(PARTLY_KEPT[name], two_processes[name])
 
 
 @pytest.mark.multiprocess
