@@ -32,7 +32,8 @@ class Measurement(NamedTuple):
             ValueError: Something is no number.
         """
         numbers = {"x": int, "median": float, "q20": float, "q80": float}
-        return cls(**{name: numbers.get(name, _text)(line[name]) for name in cls._fields})
+        values: dict[str, Any] = {name: numbers.get(name, _text)(line[name]) for name in cls._fields}
+        return cls(**values)
 
     @property
     def shape(self) -> dict[str, Any]:
