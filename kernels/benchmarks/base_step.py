@@ -73,7 +73,7 @@ def flops_of(loss_of: Callable[[], Tensor]) -> int:
     return counter.get_total_flops()
 
 
-def rows(repeats: int = REPEATS) -> Iterator[harness.Row]:
+def rows(repeats: int = REPEATS) -> Iterator[harness.Measurement]:
     """Yield the rows of one provider after another; one that runs out of memory has none."""
     harness.refuse_interpreter()
     gpu = harness.device() == "cuda"
@@ -94,9 +94,11 @@ def rows(repeats: int = REPEATS) -> Iterator[harness.Row]:
             continue
         fifths = statistics.quantiles([1e3 * second for second in seconds], n=5)
         times = (1e3 * statistics.median(seconds), fifths[0], fifths[3])
-        yield harness.Row("base_step", name, "full", "milliseconds", sizes["batch"], *times, *common)
+        yield harness.Measurement("base_step", name, "full", "milliseconds", sizes["batch"], *times, *common)
         if peak is not None:
-            yield harness.Row("base_step", name, "full", "peak_bytes", sizes["batch"], peak, peak, peak, *common)
+            yield harness.Measurement(
+                "base_step", name, "full", "peak_bytes", sizes["batch"], peak, peak, peak, *common
+            )
 
 
 def _measured(loss_of: Callable[[], Tensor], model: nn.Module, repeats: int) -> tuple[list[float], float | None]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from harness import Row, read
+from harness import Measurement, read
 
 NOISE = 0.03
 """By how much a median may exceed eager code's before it counts as slower: what one program's two runs differ by."""
@@ -61,7 +61,7 @@ class Found:
 def has_rows(path: Path) -> bool:
     """Return whether a CSV holds rows of benchmarks."""
     with path.open(encoding="utf-8") as file:
-        return file.readline().strip() == ",".join(Row._fields)
+        return file.readline().strip() == ",".join(Measurement._fields)
 
 
 def _flag(name: str, column: str, bad: Callable[[str], bool], expected: int) -> Callable[[Found], float | None]:

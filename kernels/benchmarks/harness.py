@@ -16,30 +16,12 @@ import triton.testing
 from torch._functorch import config as functorch_config
 
 from scl_kernels.backend import Backend, interpreting
+from scl_kernels.measurement import Measurement
 
 functorch_config.donated_buffer = False  # lets a compiled backward run again on the same graph
 
 IMPLEMENTATIONS: dict[str, Backend] = {"triton": "triton", "reference": "torch"}
 """Provider: the backend that stands for it on a GPU."""
-
-
-class Row(NamedTuple):
-    """One line of the CSV."""
-
-    kernel: str
-    provider: str
-    mode: str
-    metric: str
-    """`milliseconds` or `peak_bytes` (above the inputs; GPU only)."""
-    x: int
-    median: float
-    q20: float
-    q80: float
-    config: str
-    """JSON."""
-    device: str
-    versions: str
-    commit: str
 
 
 class Workload(NamedTuple):
@@ -137,7 +119,7 @@ def _calls(forward: Callable[[], torch.Tensor], inputs: list[torch.Tensor]) -> d
 
 def measure(
     kernel: str, workload: Workload, providers: Sequence[str], seconds: float, left_out: list[str]
-) -> Iterator[Row]:
+) -> Iterator[Measurement]:
     """Measure one workload with its providers in every mode.
 
     A provider that runs out of memory, or that torch.compile cannot serve, has no rows, which is itself a result; the
@@ -162,10 +144,10 @@ def measure(
         try:
             for mode, call in _calls(forward, workload.inputs).items():
                 times = _milliseconds(call, seconds)
-                yield Row(name, provider, mode, "milliseconds", workload.x, *times, *common, commit())
+                yield Measurement(name, provider, mode, "milliseconds", workload.x, *times, *common, commit())
                 if device() == "cuda":
-                    peak = float(_peak_bytes(call))
-                    yield Row(name, provider, mode, "peak_bytes", workload.x, peak, peak, peak, *common, commit())
+                    peaks = (float(_peak_bytes(call)),) * 3
+                    yield Measurement(name, provider, mode, "peak_bytes", workload.x, *peaks, *common, commit())
         except torch.OutOfMemoryError:
             left_out.append(f"{name} x={workload.x} {provider}: out of memory")
             torch.cuda.empty_cache()
@@ -182,7 +164,7 @@ class RowFile:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = path.open("w", newline="", encoding="utf-8")
         self._writer = csv.writer(self._file)
-        self._writer.writerow(Row._fields)
+        self._writer.writerow(Measurement._fields)
 
     def __enter__(self) -> Self:
         return self
@@ -190,15 +172,14 @@ class RowFile:
     def __exit__(self, *_: object) -> None:
         self._file.close()
 
-    def keep(self, row: Row) -> None:
+    def keep(self, row: Measurement) -> None:
         """Write a row to the disk."""
         self._writer.writerow(row)
         self._file.flush()
 
 
-def read(path: Path) -> list[Row]:
+def read(path: Path) -> list[Measurement]:
     """Return the rows of a CSV; a last line that a kill cut short is left out."""
-    numbers = {"x": int, "median": float, "q20": float, "q80": float}
     with path.open(newline="", encoding="utf-8") as file:
         lines = [line for line in csv.DictReader(file) if None not in line.values() and None not in line]
-    return [Row(**{name: numbers.get(name, str)(line[name]) for name in Row._fields}) for line in lines]
+    return [Measurement.of_line(line) for line in lines]

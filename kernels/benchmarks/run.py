@@ -29,8 +29,8 @@ def run(
     seconds: float,
     limit: float,
     without: Sequence[str] = (),
-    keep: Callable[[harness.Row], None] = lambda row: None,
-) -> tuple[list[harness.Row], list[str]]:
+    keep: Callable[[harness.Measurement], None] = lambda row: None,
+) -> tuple[list[harness.Measurement], list[str]]:
     """Measure kernels and print every row.
 
     Args:
@@ -44,7 +44,7 @@ def run(
     Returns:
         The rows, and a sentence for everything that was left out.
     """
-    rows: list[harness.Row] = []
+    rows: list[harness.Measurement] = []
     left_out: list[str] = []
     end = time.monotonic() + limit
     print(f"{'kernel':16} {'x':>8} {'provider':12} {'mode':8} {'metric':12} {'median':>12} {'q20':>12} {'q80':>12}")

@@ -4,8 +4,9 @@ A collective over W GPUs on tensors of N bytes together brings each GPU N·(W - 
 and twice that where it leaves the sum on all of them (a reduction and a gather, as a ring does it). Which collectives
 there are follows from DeepSpeed 0.19's code, the tensors of `sclds.costs.tensors`, and what our losses exchange:
 
-* stage 3: tensors are padded to W equal parts. A forward gathers them in buckets ahead of their use; what fits into
-  `stage3_max_reuse_distance` stays until backward, the rest is gathered again. Every micro-batch scatters gradients.
+* stage 3: tensors are padded to W equal parts. A forward gathers them in buckets ahead of their use; what is used again
+  within `stage3_max_reuse_distance` stays until backward, the rest is gathered again (`sclds.costs.fetching`). Every
+  micro-batch scatters gradients.
 * stage 2: every micro-batch sums all gradients on all GPUs, in buckets (`use_multi_rank_bucket_allreduce`), of which
   each keeps its part; stages 1 and 2 gather the stepped weights, one message a group of the optimizer.
 * stage 1 sums once a step, and so does stage 0 in our own optimizer, by 500 million values.
@@ -21,13 +22,15 @@ from typing import Any, Literal
 from sclds.batch.split import Split
 from sclds.config import Config
 from sclds.costs.counts import Kind, Views, views_of
+from sclds.costs.fetching import gathers_of
 from sclds.costs.stages import gradient_bytes, value_bytes
 from sclds.costs.tensors import ParameterTensor, largest_block, parameter_tensors
 from sclds.objectives import compares_globally, objectives_in_use
 
 Collective = Literal["all_gather", "reduce_scatter", "all_reduce"]
-REUSE_DISTANCE = 1_000_000_000
-"""Parameters that stage 3 keeps between two uses (DeepSpeed's `stage3_max_reuse_distance`)."""
+KEPT = 1_000_000_000
+"""Parameters that stage 3 keeps between two uses, and that may be there for others to be fetched ahead (DeepSpeed's
+`stage3_max_reuse_distance` and `stage3_max_live_parameters`)."""
 WITHOUT_ZERO = 500_000_000
 """Values that DeepSpeed reduces in one message at stage 0."""
 IDENTITY_BYTES = 16
@@ -147,24 +150,18 @@ def _summed(sizes: Sequence[int], world: int) -> Messages:
 def _gathers(config: Config, split: Split, tensors: Sequence[ParameterTensor], fetched: int) -> tuple[int, int]:
     """Return how many gathers a step has at stage 3, and the values of them all, padding included.
 
-    What lies further from the end of the forward than the reuse distance is released there, and gathered again: an
-    upper bound, since what was looked for ahead stays too. Passes without gradients spoil DeepSpeed's trace: then every
-    forward releases all, and backward fetches module by module.
+    Passes without gradients spoil DeepSpeed's trace: then every forward releases all, and backward fetches module by
+    module.
     """
-    reuse = zero_setting(config, "stage3_max_reuse_distance", REUSE_DISTANCE)
     whole, world, passes = [t.numel for t in tensors], split.world_size, split.accumulation
-    modules = len({t.module for t in tensors})
-    ahead = len(_buckets(whole, fetched, after=True)) if fetched else modules
     if features_pass(config, split.accumulation):
+        modules = len({t.module for t in tensors})
+        ahead = len(_buckets(whole, fetched, after=True)) if fetched else modules
         return passes * (2 * ahead + modules), 3 * passes * _padded(whole, world)
-    behind, again = 0, []
-    for tensor in reversed(tensors):
-        if behind >= reuse:
-            again.append(tensor)
-        behind += tensor.numel
-    sizes = [t.numel for t in again]
-    later = len(_buckets(sizes, fetched, after=True)) if fetched else len({t.module for t in again})
-    return passes * (ahead + later), passes * (_padded(whole, world) + _padded(sizes, world))
+    reuse = zero_setting(config, "stage3_max_reuse_distance", KEPT)
+    live = zero_setting(config, "stage3_max_live_parameters", KEPT)
+    found = gathers_of(tuple(tensors), fetched, reuse, live)
+    return passes * found.count, passes * _padded(found.sizes, world)
 
 
 def features_pass(config: Config, accumulation: int) -> bool:

@@ -7,7 +7,7 @@ import math
 
 from sclds.config import Config
 from sclds.costs.communication import (
-    REUSE_DISTANCE,
+    KEPT,
     bucket_size,
     flat_groups,
     steps_in_bf16_optimizer,
@@ -45,7 +45,7 @@ def exact_state(config: Config, vocab_size: int, world_size: int) -> dict[str, i
     if stage == 3:
         own = sum(_part(t.numel, world_size) for t in tensors)
         stepped = 4 * (1 + MOMENTS) * own + COUNTER_BYTES * len(groups)
-        gathered = min(whole, zero_setting(config, "stage3_max_reuse_distance", REUSE_DISTANCE)) * value
+        gathered = min(whole, zero_setting(config, "stage3_max_reuse_distance", KEPT)) * value
         return _parts(value * own, gathered if world_size > 1 else 0, gradient * own, stepped, gradient * bucket)
     own = sum(groups) // world_size
     stepped = 4 * (1 + MOMENTS) * own + COUNTER_BYTES * len(groups)

@@ -5,6 +5,7 @@ one that does not (`sclds.model.blocks`, `sclds.train.flat_blocks`). They are re
 memory.
 """
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -55,6 +56,8 @@ class ParameterTensor:
     """Whether the objectives in use compute with it, so that it is gathered."""
     learned: bool
     """Whether it has a gradient."""
+    leaf: bool
+    """Whether DeepSpeed takes the module that owns it, with others inside, for one."""
 
 
 @dataclass(frozen=True)
@@ -72,8 +75,8 @@ class Weight:
 @lru_cache(maxsize=16)
 def _weights(
     model_config: ModelConfig, vocab_size: int, sigmoid: bool
-) -> tuple[tuple[Weight, ...], frozenset[str], frozenset[str]]:
-    """Return all weights, and the names of the transformer layers and of all blocks."""
+) -> tuple[tuple[Weight, ...], frozenset[str], Mapping[str, bool]]:
+    """Return all weights, the names of the transformer layers, and of blocks, with whether they are leaf modules."""
     with torch.device("meta"):
         model = SCLModel(model_config, vocab_size, sigmoid=sigmoid)
     layers = {
@@ -87,7 +90,8 @@ def _weights(
         group = parameter_group(model, name)
         part = _ENCODERS.get(name.split(".")[0], "fusion" if group == "fusion" else "heads")
         weights.append(Weight(name, part, group, weight_decays(name, parameter.dim()), parameter.numel()))
-    return tuple(weights), frozenset(layers), frozenset(name for name, _ in blocks_of(model))
+    blocks = {name: next(block.children(), None) is not None for name, block in blocks_of(model)}
+    return tuple(weights), frozenset(layers), blocks
 
 
 def model_weights(config: Config, vocab_size: int) -> tuple[Weight, ...]:
@@ -140,13 +144,14 @@ def _tensors(
             sum(weight.numel for weight in inside),
             module.split(".")[0] not in unused,
             module.split(".")[0] not in unused | unlearned,
+            flat and blocks.get(module, False),
         )
         for (module, _), inside in found.items()
     ]
     return tuple(sorted(tensors, key=_place))
 
 
-def _inside(name: str, modules: frozenset[str]) -> str | None:
+def _inside(name: str, modules: Collection[str]) -> str | None:
     """Return which of the modules a weight lies in."""
     parts = name.split(".")
     return next((module for end in range(1, len(parts)) if (module := ".".join(parts[:end])) in modules), None)

@@ -6,22 +6,20 @@ known, as on a CPU, times are held against eager code instead.
 """
 
 import csv
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from html import escape
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+from scl_kernels.measurement import Measurement
 from scl_kernels.registry import operations
 from scl_kernels.roofline import DEVICES, Device
 from sclds.report.chart import Chart, Level, Series, drawable, shown
 from sclds.report.charts import cards
 from sclds.report.parts import folded, listed, note, section, table
 
-WORDS = ("kernel", "provider", "mode", "metric", "device", "versions", "commit")
-COLUMNS = (*WORDS, "x", "median", "q20", "q80", "config")
 EAGER = "eager"
 SHAPES = {"attention": "samples", "packed": "samples", "base": "samples"}
 """What x counts, by the first word of the kernel's name; rows elsewhere."""
@@ -29,29 +27,12 @@ MODE = "full"
 """Forward and backward: of what the roofline is drawn."""
 
 
-class Row(NamedTuple):
-    """One line of the CSV."""
-
-    kernel: str
-    provider: str
-    mode: str
-    metric: str
-    x: int
-    median: float
-    q20: float
-    q80: float
-    config: dict[str, Any]
-    device: str
-    versions: str
-    commit: str
-
-
 @dataclass
 class Kernels:
     """The rows of some CSVs."""
 
     files: list[Path] = field(default_factory=list)
-    rows: list[Row] = field(default_factory=list)
+    rows: list[Measurement] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
 
@@ -66,7 +47,7 @@ def benchmark_files(path: Path) -> list[Path]:
 def _is_benchmark(path: Path) -> bool:
     try:
         with path.open(encoding="utf-8", errors="replace") as file:
-            return set(COLUMNS) <= set(file.readline().strip().split(","))
+            return set(Measurement._fields) <= set(file.readline().strip().split(","))
     except OSError:
         return False
 
@@ -79,7 +60,7 @@ def read_kernels(paths: Iterable[Path]) -> Kernels:
         damaged = 0
         with path.open(newline="", encoding="utf-8", errors="replace") as file:
             for line in csv.DictReader(file):
-                row = _row(line)
+                row = _measurement(line)
                 damaged += row is None
                 found.rows += [row] if row is not None else []
         if damaged:
@@ -87,15 +68,12 @@ def read_kernels(paths: Iterable[Path]) -> Kernels:
     return found
 
 
-def _row(line: dict[str, Any]) -> Row | None:
+def _measurement(line: dict[str, Any]) -> Measurement | None:
     try:
-        config = json.loads(line["config"])
-        kernel, provider, mode, metric, device, versions, commit = (line[name] for name in WORDS)
-        median, q20, q80 = (float(line[name]) for name in ("median", "q20", "q80"))
-        row = Row(kernel, provider, mode, metric, int(line["x"]), median, q20, q80, config, device, versions, commit)
+        found = Measurement.of_line(line)
+        return found if found.shape is not None else None
     except (KeyError, TypeError, ValueError):
         return None
-    return None if not isinstance(config, dict) or None in row else row
 
 
 def kernels_section(found: Kernels) -> str:
@@ -141,7 +119,7 @@ def kernel_charts(found: Kernels) -> list[Chart]:
     return drawable(charts)
 
 
-def _curves(rows: Sequence[Row], value: Callable[[Row], float | None], several: bool) -> list[Series]:
+def _curves(rows: Sequence[Measurement], value: Callable[[Measurement], float | None], several: bool) -> list[Series]:
     """Return a curve per provider, and per device where there are several; points are medians of what was measured."""
     series = []
     for provider, device in dict.fromkeys((row.provider, row.device) for row in rows):
@@ -154,13 +132,13 @@ def _curves(rows: Sequence[Row], value: Callable[[Row], float | None], several: 
     return series
 
 
-def share_of_roofline(row: Row, work: Callable[..., Any] | None) -> float | None:
+def share_of_roofline(row: Measurement, work: Callable[..., Any] | None) -> float | None:
     """Return which share of its device's peak a row reaches; None where peak or work are not known."""
     device = device_of(row.device)
     if device is None or work is None:
         return None
     try:
-        needed = work(row.x, row.config, row.mode)
+        needed = work(row.x, row.shape, row.mode)
     except (KeyError, TypeError, ValueError):  # a CSV of another version
         return None
     if needed is None:
@@ -174,13 +152,13 @@ def device_of(name: str) -> Device | None:
     return next((device for device in DEVICES.values() if device.name.split()[0].lower() in name.lower()), None)
 
 
-def _against(eager: Mapping[tuple[str, int], float], row: Row) -> float | None:
+def _against(eager: Mapping[tuple[str, int], float], row: Measurement) -> float | None:
     """Return how many times as fast as eager code on the same device and shape a row is; None where that is missing."""
     own = eager.get((row.device, row.x))
     return own / row.median if own else None
 
 
-def _measured(rows: Sequence[Row]) -> str:
+def _measured(rows: Sequence[Measurement]) -> str:
     """Return what was measured where: devices, versions, commits, and how much of what."""
     told = []
     for device, versions, commit in dict.fromkeys((row.device, row.versions, row.commit) for row in rows):
@@ -197,7 +175,7 @@ def _measured(rows: Sequence[Row]) -> str:
     return table("What was measured where", columns, told, kind="words")
 
 
-def _all_rows(rows: Sequence[Row]) -> str:
+def _all_rows(rows: Sequence[Measurement]) -> str:
     """Return every time with its quantiles and shape, folded."""
     work = {operation.name: operation.work for operation in operations()}
     told = []
@@ -205,7 +183,7 @@ def _all_rows(rows: Sequence[Row]) -> str:
         if row.metric != "milliseconds":
             continue
         share = share_of_roofline(row, work.get(row.kernel))
-        shape = ", ".join(f"{key} {value}" for key, value in row.config.items())
+        shape = ", ".join(f"{key} {value}" for key, value in row.shape.items())
         spread = f"{shown(row.q20, 'ms')} to {shown(row.q80, 'ms')}"
         cells = [
             row.provider,

@@ -183,9 +183,9 @@ def _stalled(rates: np.ndarray, name: str, problems: list[str]) -> set[int]:
     if not np.isfinite(rates).any():
         return set()
     slow = np.concatenate(([False], rates < STALL_SHARE * np.nanmedian(rates), [False]))
-    begins, ends = np.flatnonzero(~slow[:-1] & slow[1:]), np.flatnonzero(slow[:-1] & ~slow[1:])
+    begins, ends = np.flatnonzero(~slow[:-1] & slow[1:]).tolist(), np.flatnonzero(slow[:-1] & ~slow[1:]).tolist()
     stalls = [(first, first + int(np.argmin(rates[first:end])), end) for first, end in zip(begins, ends, strict=True)]
     if len(stalls) > STRETCHES:
         problems.append(f"{name}: of {len(stalls):,} stalls the {STRETCHES} slowest are surely shown")
         stalls = sorted(stalls, key=lambda stall: float(rates[stall[1]]))[:STRETCHES]
-    return {int(n) for first, slowest, end in stalls for n in (first, slowest, end - 1, min(end, len(rates) - 1))}
+    return {n for first, slowest, end in stalls for n in (first, slowest, end - 1, min(end, len(rates) - 1))}

@@ -200,7 +200,7 @@ def test_every_target_has_a_verdict_or_is_said_to_be_missing(monkeypatch, tmp_pa
 
     def row(kernel, provider, x, median, metric="milliseconds", **config):
         config = json.dumps({"size": 512 * x**2, "rows": x * 324 // 390, "width": 768} | config)
-        return harness.Row(kernel, provider, "full", metric, x, median, median, median, config, "H100", "", "")
+        return harness.Measurement(kernel, provider, "full", metric, x, median, median, median, config, "H100", "", "")
 
     with harness.RowFile(tmp_path / "some.csv") as file:
         for one in (

@@ -138,7 +138,7 @@ def test_the_gpu_check_compares_a_new_operation_and_reads_its_share(toy, tmp_pat
     with (tmp_path / "correctness.csv").open(newline="") as file:
         lines = [(line["kernel"], line["case"]) for line in csv.DictReader(file)]
     assert lines == [("toy", str(case)) for _ in range(3) for case in (3, 5, 7)]
-    row = harness.Row(
+    row = harness.Measurement(
         "toy", "triton", "full", "milliseconds", 4, 8.0, 8.0, 8.0, json.dumps({"size": 4}), "H100", "", ""
     )
     with harness.RowFile(tmp_path / "toy.csv") as file:

@@ -31,6 +31,7 @@ from tests.train.zero_cases import (
     MEASURED,
     MESSAGES,
     OLD,
+    PARTLY_KEPT,
     POISONED,
     SAME_AS_PLAIN,
     STAGES,
@@ -38,14 +39,13 @@ from tests.train.zero_cases import (
 )
 from tests.train.zero_worker import STEPS
 
-
 @pytest.fixture(scope="module")
 def two_processes(tmp_path_factory):
     flipped = {
         n: c | dict.fromkeys(("flip", "waits"), n in FLIPPED) | {"count": n in AS_COUNTED}
         for n, c in (SAME_AS_PLAIN | POISONED | BF16 | GRADIENTS).items()
     }
-    return processes(2, flipped | MESSAGES | BENCHMARK | MEASURED, tmp_path_factory.mktemp("zero"))
+    return processes(2, flipped | MESSAGES | PARTLY_KEPT | BENCHMARK | MEASURED, tmp_path_factory.mktemp("zero"))
 
 
 @functools.cache
@@ -232,6 +232,13 @@ def assert_as_counted(case, found):
 @pytest.mark.parametrize("name", AS_COUNTED)
 def test_two_processes_send_what_is_counted(two_processes, name):
     assert_as_counted((SAME_AS_PLAIN | BF16)[name], two_processes[name])
+
+
+@pytest.mark.multiprocess
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PARTLY_KEPT)
+def test_what_is_gathered_twice_is_counted(two_processes, name):
+    assert_as_counted(PARTLY_KEPT[name], two_processes[name])
 
 
 @pytest.mark.multiprocess

@@ -97,6 +97,14 @@ MESSAGES = {
         stage3_max_reuse_distance=0, stage3_prefetch_bucket_size=0, reduce_bucket_size=50_000
     ),
 }
+PARTLY_KEPT = {
+    f"messages_{name}": with_messages(stage3_prefetch_bucket_size=20_000, **zero)
+    for name, zero in (
+        ("reused_within_half", {"stage3_max_reuse_distance": 66_805}),
+        ("half_there", {"stage3_max_reuse_distance": 133_611, "stage3_max_live_parameters": 66_805}),
+    )
+}
+"""As models of more weights than may stay gathered; this one has 133,611."""
 
 AS_COUNTED = ("zero3_accumulated", "zero3_recompute", *STAGES, *BF16)
 """Cases whose messages and state are those of `sclds.costs`."""
