@@ -1,7 +1,7 @@
 """Losses of other packages beside ours, where they and a GPU are there; both refuse tensors of the CPU.
 
 `inf_cl` (github.com/DAMO-NLP-SG/Inf-CLIP, arXiv 2410.17243): `cal_flash_loss(q, k, labels=None, scale=None)`, the
-cross-entropy of every row of normalized q among all rows of k. `siglip_kernel` (PyPI siglip-kernel 0.1.1):
+cross-entropy of every row of normalized q among all rows of k. `siglip_kernel` (PyPI siglip-kernel 0.1.2):
 `fused_siglip_loss(image, text, log_temperature, bias)` of normalized rows, the mean over the rows of the image.
 """
 

@@ -37,8 +37,7 @@ CASES = {
     "economy": (("losses.mlm_view=t2", *FEW_LAYERS), IMAGES, True),
     "contrastive alone": (tuple(f"losses.{n}=0" for n in ("mlm", "itm", "mvsc", "mlsc")) + FEW_LAYERS, IMAGES, True),
     "sigmoid alone": (
-        tuple(f"losses.{n}=0" for n in ("mlm", "itm", "mvsc", "mlsc", "contrastive"))
-        + ("losses.sigmoid=1", *FEW_LAYERS),
+        ("losses.sigmoid=1", *(f"losses.{n}=0" for n in ("mlm", "itm", "mvsc", "mlsc", "contrastive")), *FEW_LAYERS),
         IMAGES,
         True,
     ),

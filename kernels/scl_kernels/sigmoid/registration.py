@@ -117,18 +117,20 @@ def _whole(problem: SigmoidProblem, dtype: torch.dtype) -> list[Tensor]:
 
 
 def compare_case(case: Case, dtype: torch.dtype, device: str, backend: Backend) -> list[Comparison]:
-    """Compare the local share and all gradients.
+    """Compare the local share, with gradients and without, and all gradients.
 
     What is projected out of a row's gradient cancels, so a few roundings of the terms are allowed.
     """
     problem = draw(case, dtype, device)
     value = sigmoid_loss(problem, backend=backend)
+    with torch.no_grad():
+        alone = sigmoid_loss(problem, backend=backend)
     leaves = (problem.a, problem.b, problem.scale, problem.bias)
-    got = [value.detach(), *torch.autograd.grad(value, leaves, torch.full_like(value, D_LOSS))]
-    names = ("loss", "a", "b", "scale", "bias")
+    got = [value.detach(), *torch.autograd.grad(value, leaves, torch.full_like(value, D_LOSS)), alone]
+    names = ("loss", "a", "b", "scale", "bias", "loss without gradients")
     noise = 4 * torch.finfo(torch.float32).eps * case.scale
     plain, exact = _whole(problem, dtype), _whole(problem, torch.float64)
-    return [compare(*four, noise) for four in zip(names, got, plain, exact, strict=True)]
+    return [compare(*four, noise) for four in zip(names, got, [*plain, plain[0]], [*exact, exact[0]], strict=True)]
 
 
 def variants(name: str, architecture: int) -> Iterator[Variant]:
