@@ -39,6 +39,7 @@ from tests.train.zero_cases import (
 )
 from tests.train.zero_worker import STEPS
 
+
 @pytest.fixture(scope="module")
 def two_processes(tmp_path_factory):
     flipped = {
