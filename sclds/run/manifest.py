@@ -69,6 +69,8 @@ def manifest_of(folder: Path) -> dict[str, FileRecord] | None:
         return None
     except OSError as fault:
         raise ValueError(f"its {MANIFEST_FILE} cannot be read ({fault.strerror})") from fault
+    except UnicodeDecodeError as fault:
+        raise ValueError(f"its {MANIFEST_FILE} is damaged (it is no text)") from fault
     try:
         tree = json.loads(text)
         if tree["format"] != _FORMAT:

@@ -20,6 +20,7 @@ def pretrain(config: Config, checkpoint: Checkpoint | None) -> int:
         checkpoint: The run's newest complete one.
     """
     from sclds.train.distributed import ProcessGroup, launched_rank
+    from sclds.train.resume import checkpoint_problems
 
     drop_banners(launched_rank())
     reporter = Reporter(launched_rank(), config.schedule.steps)
@@ -27,6 +28,11 @@ def pretrain(config: Config, checkpoint: Checkpoint | None) -> int:
     if is_finished(folder, config, checkpoint, reporter):
         reporter.say(f"This run is done ({config.schedule.steps} steps); its results:")
         reporter.show_results(folder.read_results())
+        if launched_rank() == 0 and checkpoint and (damage := checkpoint_problems(checkpoint)):
+            reporter.say(
+                f"{checkpoint.folder} is damaged: {'; '.join(damage[:3])}; remove it, and the same command trains its "
+                f"steps again"
+            )
         if not folder.report.is_file() and launched_rank() == 0:
             write_page_of(folder, reporter)
         _name_files(reporter, folder)

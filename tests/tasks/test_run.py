@@ -16,6 +16,8 @@ from sclds.data.tokenizer import load_tokenizer
 from sclds.evaluation.tasks import evaluate, figure_names, higher_is_better
 from sclds.interop.folder import ModelFolder, Origin, build_model, write_folder
 from sclds.losses.communicator import SingleProcess
+from sclds.run.checkpoints import newest_checkpoint
+from sclds.run.manifest import MANIFEST_FILE
 from sclds.tasks import TASKS
 from sclds.tasks.annotations import classes_of, write_classes
 from sclds.tasks.model import TaskModel
@@ -84,6 +86,10 @@ def test_from_shards_to_results(settings, tmp_path, capsys):
     assert main(["evaluate", str(run), "--out", str(out)]) == 0
     assert json.loads(out.read_text())["sets"] == results["sets"]
     assert json.loads((tmp_path / "predictions-easy_vqa-test.json").read_text()) == predictions
+    newest_checkpoint(run / "checkpoints").folder.joinpath(MANIFEST_FILE).unlink()
+    capsys.readouterr()
+    assert main(line) == 0
+    assert "step-0000003 is damaged: its manifest.json is missing; remove it, and the same" in capsys.readouterr().out
 
 
 def assert_answers_from_python(run, root, predictions):

@@ -282,7 +282,8 @@ class Soak:
 
     def _damaged(self, change):
         found = complete_checkpoints(self.run / "checkpoints")
-        if len(found) < 2:  # one stays sound, as the run ends where none is
+        # one stays sound, as the run ends where none is; a finished one only says that its last is damaged
+        if len(found) < 2 or found[0].step == STEPS:
             return False
         files = sorted(file for file in found[0].folder.rglob("*") if file.is_file() and file.stat().st_size)
         if not files:

@@ -155,6 +155,10 @@ DAMAGE = {
     "a state that cannot be read": (lambda path: (path.parents[1] / STATE_FILE).write_text("{"), "cannot be read"),
     "no state": (lambda path: (path.parents[1] / STATE_FILE).unlink(), "is missing"),
     "no manifest": (lambda path: (path.parents[1] / MANIFEST_FILE).unlink(), r"its manifest\.json is missing"),
+    "a manifest of other bytes": (
+        lambda path: (path.parents[1] / MANIFEST_FILE).write_bytes(b"\xff\xfe\x00"),
+        r"its manifest\.json is damaged \(it is no text\)",
+    ),
     "a damaged manifest": (
         lambda path: (path.parents[1] / MANIFEST_FILE).write_text("{"),
         "its manifest.json is damaged",
