@@ -166,7 +166,7 @@ class _Comparison:
             for name, seconds in taken.items():
                 found.setdefault(name, []).append(seconds)
         self._saver.close()
-        self._maker.close()
+        self._maker.close()  # type: ignore[attr-defined]  # a generator
         return found
 
     def _making(self) -> float:

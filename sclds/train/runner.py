@@ -46,6 +46,8 @@ class Launched(subprocess.Popen[Any]):
         self._over_hosts = over_hosts = Launched.handles_signals and words[0] == "pdsh"
         if Launched.handles_signals:
             settings |= {"stdin": subprocess.DEVNULL, "process_group": 0, "preexec_fn": _die_with_parent}
+        if over_hosts:
+            ctypes.CDLL(None).prctl(_ADOPT, 1)
         super().__init__(words, **settings | ({"stderr": subprocess.PIPE} if over_hosts else {}))
         self._failed: tuple[str, int] | None = None
         if over_hosts:
@@ -105,8 +107,6 @@ def main(words: list[str]) -> int:
     folder = RunFolder(words.pop(0)) if words and not words[0].startswith("-") else None
     before = len(folder.read_starts()) if folder is not None else 0
     Launched.handles_signals = folder is not None
-    if folder is not None:
-        ctypes.CDLL(None).prctl(_ADOPT, 1)
     runner.subprocess.Popen = Launched  # nothing else runs in this process
     try:
         runner.main(words)

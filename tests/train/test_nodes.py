@@ -228,6 +228,7 @@ def test_a_node_that_is_ten_times_slower_is_named_with_the_phase(pair, tmp_path)
     assert f"most of it in {told[0].facts['phase']}. All other ranks wait for it in every step" in told[0].cause
     assert told[0].facts["max"] > 2 * told[0].facts["median"]
     assert "no sign of life" not in job.said(), "slow is not gone"
+    assert RunFolder(folder).read_starts()[-1].outcome == "stopped"
 
 
 def test_a_run_goes_on_without_a_node_that_lost_power(pair, tmp_path):
