@@ -15,7 +15,7 @@ from sclds.batch.duplicates import wrong_partners
 from sclds.config import Config, DatasetConfig
 from sclds.data.keys import generator
 from sclds.data.loader_process import made_apart
-from sclds.data.media.decode import Decoder, joined
+from sclds.data.media.decode import Decoder, decoding_device, joined
 from sclds.data.order import Order, Place, itm_partners, positions_of, weights_of
 from sclds.data.prefetch import Prefetch, pinned
 from sclds.data.quarantine import Quarantine
@@ -83,7 +83,7 @@ class TrainingBatches:
             self.index, weights_of(config.data.train), config.seed, config.batch.global_size, config.data.shuffle_block
         )
         # a new thread would start on device 0, whatever this process has been given
-        self._device_id = torch.cuda.current_device() if config.data.device == "mixed" else None
+        self._device_id = decoding_device(config.data)
 
     def _open_index(self) -> SampleIndex:
         return open_index(self._config.data.train, cache_of(self._config.data))
@@ -284,7 +284,7 @@ class HeldoutReader:
     def __init__(self, config: Config, tokenizer: Tokenizer, size: int, quarantine: Quarantine | None = None):
         self._config, self._tokenizer, self._size = config, tokenizer, size
         self._quarantine = quarantine or Quarantine()
-        self._device_id = torch.cuda.current_device() if config.data.device == "mixed" else None
+        self._device_id = decoding_device(config.data)
         self._open: tuple[DatasetConfig, Assembler] | None = None
 
     def __call__(self, chunk: HeldoutChunk) -> Batch | None:

@@ -66,7 +66,7 @@ def checked_start(
         lambda: _backend_problems(config.engine, config.model) if trains else [],
         lambda: _accelerator_problems(this_place(), hostfile) if trains else [],
         lambda: _driver_problems(this_place()) if trains else [],
-        lambda: _decoder_problems() if trains else [],
+        lambda: _decoder_problems(config.data) if trains else [],
         lambda: [
             f"engine.env: {name} is not set here; export it where the run is launched, and use sclds launch, which "
             f"hands it on (DeepSpeed's own launcher does not)"
@@ -250,15 +250,21 @@ def _driver_problems(place: Place) -> list[str]:
     return [] if problem is None else [f"{place.host}: {problem}; or export DS_ACCELERATOR=cpu to train on the CPU"]
 
 
-def _decoder_problems() -> list[str]:
+def _decoder_problems(data: DataConfig) -> list[str]:
     from sclds.machine.packages import DISTRIBUTIONS, installed_version
 
-    if any(map(installed_version, DISTRIBUTIONS["dali"])):
-        return []
-    return [
-        f"NVIDIA DALI, which decodes images and videos, is not installed (none of {', '.join(DISTRIBUTIONS['dali'])}): "
-        f"install this package with one of its extras cpu, gpu-cu12, gpu-cu13"
-    ]
+    if not any(map(installed_version, DISTRIBUTIONS["dali"])):
+        return [
+            f"NVIDIA DALI, which decodes images and videos, is not installed (none of "
+            f"{', '.join(DISTRIBUTIONS['dali'])}): install this package with one of its extras cpu, gpu-cu12, gpu-cu13"
+        ]
+    from sclds.data.media.decode import check_device
+
+    try:
+        check_device(data)
+    except ConfigError as fault:
+        return fault.problems
+    return []
 
 
 def _deepspeed_problems(engine: EngineConfig) -> list[str]:

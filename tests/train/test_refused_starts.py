@@ -107,6 +107,8 @@ REFUSALS = {
     "deepspeed_monitor": (["engine.deepspeed.comet.enabled=true"], "engine.deepspeed.comet needs comet_ml, which is"),
 }
 """Overrides of the quickstart, and the beginning of what is told."""
+if not torch.cuda.is_available():
+    REFUSALS["decoding_without_gpu"] = (["data.device=mixed"], "data.device=mixed decodes on a CUDA device and this")
 
 
 def refusal(overrides, world_size):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from sclds.batch.patches import patchify
-from sclds.config import Config
+from sclds.config import Config, DataConfig
 from sclds.config.errors import ConfigError
 from sclds.data.media.buffers import Buffers
 from sclds.data.media.encoded import Encoded
@@ -44,6 +44,26 @@ class BadMediaError(Exception):
         self.rows = rows
 
 
+def check_device(data: DataConfig) -> None:
+    """Refuse `data.device: mixed` on a machine without a GPU.
+
+    Raises:
+        ConfigError: It has none.
+    """
+    if data.device == "mixed" and not torch.cuda.is_available():
+        raise ConfigError(["data.device=mixed decodes on a CUDA device and this machine has none; use cpu"])
+
+
+def decoding_device(data: DataConfig) -> int | None:
+    """Return the number of this process's CUDA device where images are decoded on one, else None.
+
+    Raises:
+        ConfigError: They are to be, and there is none.
+    """
+    check_device(data)
+    return torch.cuda.current_device() if data.device == "mixed" else None
+
+
 class Decoder:
     """Decodes micro-batches of mixed images and videos. For one thread; `close` ends its own.
 
@@ -57,8 +77,7 @@ class Decoder:
     """
 
     def __init__(self, config: Config, batch_size: int, device_id: int | None = None):
-        if config.data.device == "mixed" and not torch.cuda.is_available():
-            raise ConfigError(["data.device=mixed decodes on a CUDA device and this machine has none; use cpu"])
+        check_device(config.data)
         self._data, self._patch, self._batch_size = config.data, config.model.vision.patch_size, batch_size
         self._device_id = (device_id or 0) if config.data.device == "mixed" else None
         self._handover = None if self._device_id is None else Handover(self._device_id)
