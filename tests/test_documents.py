@@ -25,6 +25,12 @@ def test_what_a_page_names_exists(page: Path) -> None:
     assert missing == []
 
 
+@pytest.mark.parametrize("page", LINKING, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_no_paragraph_stands_twice_on_a_page(page: Path) -> None:
+    paragraphs = [part.strip() for part in page.read_text().split("\n\n") if len(part.strip()) > 60]
+    assert [part for part in set(paragraphs) if paragraphs.count(part) > 1] == []
+
+
 @pytest.mark.parametrize("name", SOURCES)
 def test_the_files_that_a_source_needs_are_named(name: str) -> None:
     (row,) = re.findall(rf"^\| `{name}` \|.*$", PAGES[2].read_text(), re.MULTILINE)

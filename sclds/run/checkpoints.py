@@ -10,9 +10,12 @@ from typing import Any
 from pydantic import ValidationError
 
 from sclds.config import Config, keys_that_may_change
+from sclds.run.manifest import MANIFEST_FILE, FileRecord, manifest_of
 
 STATE_FILE = "state.json"
 """Written last; a folder without it is not a checkpoint."""
+HAS_MANIFEST = "manifest"
+"""Key of the state: without it, a lost manifest would look like a checkpoint of the version that wrote none."""
 ENGINE_TAG = "engine"
 """DeepSpeed's own files lie in this folder of a checkpoint."""
 _ABSENT = "absent"
@@ -36,6 +39,19 @@ class Checkpoint:
     layout: dict[str, dict[str, list[int]]] = field(default_factory=dict)
     """By the name of a parameter that holds several weights those weights: name and shape, in order. Empty where each
     weight was a parameter, as in checkpoints of versions before flat blocks."""
+    has_manifest: bool = False
+    """Whether it was written with a manifest, as all are but those of the first version."""
+
+    def files(self) -> dict[str, FileRecord] | None:
+        """Return the files that its manifest lists; None for one that was written without.
+
+        Raises:
+            ValueError: The manifest is missing, or cannot be understood.
+        """
+        listed = manifest_of(self.folder)
+        if listed is None and self.has_manifest:
+            raise ValueError(f"its {MANIFEST_FILE} is missing")
+        return listed
 
 
 def newest_checkpoint(checkpoints: Path) -> Checkpoint | None:
@@ -69,7 +85,8 @@ def read_checkpoint(folder: Path) -> Checkpoint | None:
     try:
         state = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
         layout = dict(state.get("layout", {}))
-        return Checkpoint(folder, int(state["step"]), int(state["world_size"]), state["config"], layout)
+        known = bool(state.get(HAS_MANIFEST, False))
+        return Checkpoint(folder, int(state["step"]), int(state["world_size"]), state["config"], layout, known)
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

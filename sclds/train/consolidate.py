@@ -7,8 +7,8 @@ from pathlib import Path
 from torch import Tensor
 
 from sclds.config.errors import CheckpointError
-from sclds.run.checkpoints import STATE_FILE, read_checkpoint
-from sclds.run.manifest import file_problems, manifest_of
+from sclds.run.checkpoints import STATE_FILE, Checkpoint, read_checkpoint
+from sclds.run.manifest import file_problems
 from sclds.train.saved_state import SavedState
 
 
@@ -33,7 +33,7 @@ class SavedWeights(Mapping[str, Tensor]):
                 f"{folder} is not a complete checkpoint: its {STATE_FILE} is missing or cannot be read; name a folder "
                 f"`step-…`"
             )
-        _refuse_damage(folder)
+        _refuse_damage(checkpoint)
         self._saved = SavedState(folder, checkpoint.layout)
         self._names = list(self._saved.shapes)
 
@@ -65,10 +65,11 @@ def consolidated_weights(folder: str | Path) -> dict[str, Tensor]:
     return dict(SavedWeights(folder))
 
 
-def _refuse_damage(folder: Path) -> None:
+def _refuse_damage(checkpoint: Checkpoint) -> None:
     """Compare a checkpoint with its manifest; one of a version that wrote none is taken as it is."""
+    folder = checkpoint.folder
     try:
-        listed = manifest_of(folder) or {}
+        listed = checkpoint.files() or {}
     except ValueError as fault:
         raise CheckpointError(f"{folder}: {fault}; take an older checkpoint") from fault
     if problems := file_problems(folder, listed, listed):

@@ -12,7 +12,7 @@ from sclds.run.checkpoints import (
     complete_checkpoints,
     incomplete_checkpoints,
 )
-from sclds.run.manifest import file_problems, manifest_of, share_of
+from sclds.run.manifest import file_problems, share_of
 from sclds.train.distributed import ProcessGroup
 from sclds.train.saved_state import refuse_foreign_code
 
@@ -90,7 +90,7 @@ def checkpoint_problems(checkpoint: Checkpoint, rank: int = 0, world_size: int =
     if rank == 0 and checkpoint.folder.name != checkpoint_name(checkpoint.step):
         problems.append(f"it says that it is of step {checkpoint.step}")
     try:
-        files = manifest_of(checkpoint.folder)
+        files = checkpoint.files()
     except ValueError as fault:
         return [str(fault)] if rank == 0 else []
     engine = checkpoint.folder / ENGINE_TAG

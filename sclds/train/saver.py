@@ -18,7 +18,7 @@ from sclds.config import CheckpointConfig, Config
 from sclds.config.errors import CheckpointError, SharedCheckpointError
 from sclds.config.reading import config_sha256
 from sclds.machine.packages import installed_version
-from sclds.run.checkpoints import ENGINE_TAG, STATE_FILE, checkpoint_name, is_checkpoint_name, step_of
+from sclds.run.checkpoints import ENGINE_TAG, HAS_MANIFEST, STATE_FILE, checkpoint_name, is_checkpoint_name, step_of
 from sclds.run.files import free_space, remedy
 from sclds.run.writer_process import WriterProcess
 from sclds.train.copying import Copy, MemoryCheckpointEngine, UpdateAfterCopy
@@ -200,6 +200,7 @@ class CheckpointSaver:
             "world_size": self._group.world_size,
             "config": config.model_dump(mode="json"),
             "layout": layout_of(self._engine.module),
+            HAS_MANIFEST: True,
         }
         facts = {
             "step": flight.step,

@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from scl_kernels import CLASS_ROW, MASK_ROW
-from sclds.batch import Recipe, pack, packing
+from sclds.batch import Recipe, pack, packing, recipe_of
 from sclds.batch.attention_plan import Planner
 from sclds.config import LossesConfig
+from sclds.config.reading import load_config
 from sclds.machine.attention import AttentionBackends
 from sclds.objectives import objectives_in_use, pairs_in_use
 from tests.model.samples import GRIDS, PAD, pack_samples, pixels, sample
@@ -91,6 +92,15 @@ def test_call_sites_of_different_backends_have_plans_of_their_own():
     assert {stream.self_attention.backend for stream in streams} == {"torch_varlen"}
     assert {stream.cross_attention.backend for stream in streams} == {"sdpa"}
     assert (batch.vision.attention.backend, batch.text.attention.backend) == ("flash_attn_3", "flash_attn")
+
+
+@pytest.mark.parametrize(("tower", "pools"), [("clip", False), ("siglip2", True), ("perception_encoder", False)])
+def test_the_recipe_of_a_run_is_its_configuration(tower, pools):
+    config = load_config("quickstart", [f"model.vision.type={tower}", "batch.group_size=4", "losses.itm=0.5"])
+    recipe = recipe_of(config, 7)
+    assert (recipe.pad_id, recipe.losses, recipe.group_size) == (7, config.losses, 4)
+    assert (recipe.fusion_layers, recipe.max_frames) == (config.model.fusion.layers, config.model.vision.max_frames)
+    assert recipe.pools_frames == pools
 
 
 def test_frames_pool_over_the_patches_of_their_image_or_clip():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sclds.batch.duplicates import wrong_partners
-from sclds.batch.pairs import hard_candidates, itm_rows
+from sclds.batch.pairs import StreamReads, hard_candidates, itm_rows
 from sclds.batch.views import pack_vision
 from tests.model.samples import sample
 
@@ -92,3 +92,21 @@ def test_itm_rows_are_those_of_the_partners_image(seed):
         for place in range(views[views[i].itm_partner].frames * (views[views[i].itm_partner].grid ** 2 + 1))
     ]
     assert list(zip(samples.tolist(), places.tolist(), strict=True)) == wanted
+
+
+@pytest.mark.parametrize("samples", [1, 7, 67])
+def test_rows_that_are_read_keep_their_order_in_every_sample(samples):
+    """Many rows, since sorts that are not stable are so for few."""
+    rng = np.random.default_rng(samples)
+    order = rng.permutation(samples)
+    reads = StreamReads(order)
+    wanted = {}
+    for read in ("one", "other"):
+        counts = rng.integers(0, 4, samples)
+        wanted[read] = (rng.permutation(counts.sum()).astype(np.int64), counts)
+    reads.add_pair("pair", wanted)
+    for read, (rows, counts) in wanted.items():
+        ends = np.cumsum(counts)
+        by_packed = [rows[end - count : end] for end, count in zip(ends, counts, strict=True)]
+        expected = [row for member in np.argsort(order) for row in by_packed[member]]
+        assert reads.rows[reads.places[read]].tolist() == expected

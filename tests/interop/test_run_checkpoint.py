@@ -1,5 +1,6 @@
 """A run's checkpoint of every ZeRO stage, written by two real processes, → our folder."""
 
+import json
 import os
 import shutil
 import socket
@@ -13,6 +14,7 @@ import torch
 from sclds.cli.main import main
 from sclds.config.errors import CheckpointError
 from sclds.interop.folder import build_model, read_folder
+from sclds.run.checkpoints import HAS_MANIFEST, STATE_FILE
 from sclds.run.manifest import MANIFEST_FILE
 from sclds.train.consolidate import consolidated_weights
 from tests.interop.checkpoint_worker import CASES
@@ -63,6 +65,9 @@ def unvouched(source, folder):
     """Copy a checkpoint as a version would have written it that had no manifest, which would find all damage first."""
     shutil.copytree(source, folder)
     (folder / MANIFEST_FILE).unlink()
+    state = json.loads((folder / STATE_FILE).read_text())
+    del state[HAS_MANIFEST]
+    (folder / STATE_FILE).write_text(json.dumps(state))
     return folder
 
 

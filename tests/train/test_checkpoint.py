@@ -7,7 +7,7 @@ import torch
 
 from sclds.config.errors import CheckpointError, ConfigError
 from sclds.config.reading import parse_config
-from sclds.run.checkpoints import STATE_FILE, checkpoint_name, newest_checkpoint
+from sclds.run.checkpoints import HAS_MANIFEST, STATE_FILE, checkpoint_name, newest_checkpoint
 from sclds.run.manifest import MANIFEST_FILE, manifest_of, record_files, write_manifest
 from sclds.train.consolidate import consolidated_weights
 from sclds.train.resume import sound_checkpoint
@@ -154,6 +154,7 @@ DAMAGE = {
     "code in a shard": (with_code, "names code that no checkpoint of a run contains"),
     "a state that cannot be read": (lambda path: (path.parents[1] / STATE_FILE).write_text("{"), "cannot be read"),
     "no state": (lambda path: (path.parents[1] / STATE_FILE).unlink(), "is missing"),
+    "no manifest": (lambda path: (path.parents[1] / MANIFEST_FILE).unlink(), r"its manifest\.json is missing"),
     "a damaged manifest": (
         lambda path: (path.parents[1] / MANIFEST_FILE).write_text("{"),
         "its manifest.json is damaged",
@@ -195,7 +196,11 @@ def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_over(tmp_path):
 
 def test_a_checkpoint_of_a_version_without_manifests_is_taken(tmp_path):
     save(tmp_path, 5)
-    (tmp_path / checkpoint_name(5) / MANIFEST_FILE).unlink()
+    folder = tmp_path / checkpoint_name(5)
+    (folder / MANIFEST_FILE).unlink()
+    state = json.loads((folder / STATE_FILE).read_text())
+    assert state.pop(HAS_MANIFEST)
+    (folder / STATE_FILE).write_text(json.dumps(state))
     assert resumed(tmp_path) == 5
 
 
@@ -210,6 +215,13 @@ def test_ranks_that_see_different_folders_are_refused(tmp_path):
 
     with pytest.raises(CheckpointError, match=r"rank 1 sees checkpoints of steps none in .*, rank 0 those of .*share"):
         sound_checkpoint(tmp_path, Two(), Said())
+
+
+def test_weights_are_not_read_where_the_manifest_is_missing(tmp_path):
+    save(tmp_path, 5)
+    (tmp_path / checkpoint_name(5) / MANIFEST_FILE).unlink()
+    with pytest.raises(CheckpointError, match=r"step-0000005: its manifest\.json is missing; take an older checkpoint"):
+        consolidated_weights(tmp_path / checkpoint_name(5))
 
 
 def test_weights_are_not_read_out_of_a_damaged_checkpoint(tmp_path):
