@@ -80,7 +80,7 @@ def profile_body(found: Profile, kernels: str) -> str:
     done = [variant for variant in found.variants if not variant.get("failed")]
     sections = "".join(
         (
-            section("Variants", _variants(found.variants)),
+            section("Variants", _variants(done)),
             section("Phases of a step", _phases(done)),
             section("Variants that failed", _failed(found.variants)),
             kernels,
@@ -90,8 +90,8 @@ def profile_body(found: Profile, kernels: str) -> str:
         )
     )
     lead = "Where the time of a step goes."
-    if len(found.variants) > 1:
-        lead = f"Where the time of a step goes, in {len(found.variants)} variants that were measured in turn."
+    if len(done) > 1:
+        lead = f"Where the time of a step goes, in {len(done)} variants that were measured in turn."
     return (
         f"<header><h1>{escape(found.name)}: profile</h1><p class=lead>{escape(lead)}</p></header>{contents(sections)}"
         f"{listed(found.problems)}{tiles(_headline(done))}{sections}"
@@ -132,7 +132,7 @@ def _headline(done: Sequence[Mapping[str, Any]]) -> list[Tile]:
 def _variants(variants: Sequence[Mapping[str, Any]]) -> str:
     """Return a table of all figures, a column for each variant, with the ratio of speeds to the first one's."""
     if not variants:
-        return note("This profile holds no variant yet.")
+        return note("This profile holds no variant yet that was measured.")
     first = next((rate for v in variants if (rate := number_of(v, "samples_per_second"))), None)
     rows = [("Settings", [_overrides(variant) for variant in variants])]
     for entry, (title, unit) in NUMBERS.items():
@@ -190,7 +190,7 @@ def _median(variant: Mapping[str, Any], seconds: Mapping[str, float], phase: str
     ends = quantiles.get(phase) if isinstance(quantiles, dict) else None
     text = shown(1e3 * seconds[phase], "ms")
     if isinstance(ends, list) and len(ends) == 2 and all(isinstance(end, int | float) for end in ends):
-        return f"{text} ({1e3 * ends[0]:.3g} to {1e3 * ends[1]:.3g})"
+        return f"{text} ({shown(1e3 * ends[0])} to {shown(1e3 * ends[1])})"
     return text
 
 

@@ -68,6 +68,7 @@ font-variant-numeric:tabular-nums}.tip div{display:flex;gap:7px;align-items:cent
 table.words td{white-space:normal;overflow-wrap:break-word;text-align:left;vertical-align:top}
 table.wrap td{white-space:normal;
 overflow-wrap:anywhere}
+@media(min-width:561px){table.wrap td{min-width:7em}table.wrap td:first-child{min-width:10em}}
 table.words th{text-align:left}
 ul.card:not(.warn){padding-left:36px;margin:0}table.words td:first-child{min-width:150px}
 .queries{display:grid;grid-template-columns:repeat(auto-fill,minmax(470px,1fr));gap:12px}

@@ -175,8 +175,8 @@ def _medians(runs: Mapping[str, Run]) -> str:
         found = [_columns(run.evenly[1:] or run.evenly, entry) for run in runs.values()]
         for part in _parts_in(found):
             cells = []
-            for columns in found:
-                values = sorted(value for value in columns.get(part, ()) if value is not None)
+            for of_run in found:
+                values = sorted(value for value in of_run.get(part, ()) if value is not None)
                 cells += [""] * 2 if not values else _spread(values, unit)
             rows.append((f"{title}{f': {part}' if part else ''}", cells))
     columns = [

@@ -16,6 +16,7 @@ from sclds.costs.communication import (
     steps_in_bf16_optimizer,
 )
 from sclds.costs.counts import parameter_counts
+from sclds.costs.fetching import gathers_of
 from sclds.costs.stages import state_bytes
 from sclds.costs.state import exact_state
 from sclds.costs.tensors import largest_block, parameter_tensors
@@ -23,6 +24,7 @@ from sclds.losses.objectives import FeatureGather, StepSizes, step_loss
 from sclds.model.scl import SCLModel
 from tests.costs.measured import packed
 from tests.costs.test_step import small
+from tests.train.synthetic import VOCABULARY, tiny_config
 
 BASE = Path(__file__).parents[2] / "configs" / "pretrain" / "scl_base_image.yaml"
 WORDS, TOKENS = 1000, 12
@@ -120,6 +122,24 @@ def test_what_lies_beyond_the_reuse_distance_is_gathered_again():
     assert found.count == 2 * len({tensor.module for tensor in tensors})
     kept = step_messages(load_config(BASE), Split(64, 1, 64), ["image"], TOKENS, 50265)["parameters"]
     assert found.tensor_bytes == 2 * kept.tensor_bytes
+
+
+@pytest.mark.parametrize(
+    ("fetched", "reuse", "live", "gathers", "own_bytes"),
+    [
+        (20_000, 66_805, 10**9, 7, 322_328),
+        (20_000, 33_402, 66_805, 12, 423_132),
+        (20_000, 0, 44_537, 14, 457_116),
+        (0, 66_805, 10**9, 34, 389_148),
+        (20_000, 133_611, 66_805, 15, 331_740),
+    ],
+)
+def test_gathers_are_those_that_deepspeed_logged(fetched, reuse, live, gathers, own_bytes):
+    """Of DeepSpeed 0.19.8 in two processes, fp32; tests/train/test_zero.py runs the first and the last of them."""
+    tensors = tuple(tensor for tensor in parameter_tensors(tiny_config(), VOCABULARY) if tensor.used)
+    assert sum(tensor.numel for tensor in tensors) == 133_611
+    found = gathers_of(tensors, fetched, reuse, live)
+    assert (found.count, sum(4 * -(-size // 2) for size in found.sizes)) == (gathers, own_bytes)
 
 
 @pytest.mark.parametrize("stage", range(4))

@@ -162,6 +162,7 @@ def test_a_profile_has_a_page(tmp_path):
     assert "engine.zero_stage=3" in text
     assert re.search(r"Times as fast as the first</td>.*?>1.00<.*?>0.50<", text)
     assert "out of memory: 81 of 80 GB" in text
+    assert '<th scope="col">large</th>' not in text, "what could not be measured takes no column"
     assert "variant 4 is damaged and left out" in text
     assert "600 ms" in text
     assert written(tmp_path, tmp_path, name="out.png").startswith(b"\x89PNG")
