@@ -101,7 +101,7 @@ def test_options_and_settings_stand_in_any_order(words, monkeypatch, tmp_path):
 
     monkeypatch.setattr(measure, "find_target", noted)
     assert main(["evaluate", *(str(tmp_path) if word == "RUN" else word for word in words)]) == 2
-    assert given == [(tmp_path, "quickstart", (CLIPS, "b=c"), ("name=a", "seed=3"))]
+    assert given == [(tmp_path, "quickstart", (CLIPS, "b=c"), ("name=a", "seed=3"), None)]
 
 
 def test_the_settings_of_a_run_are_those_of_its_config_where_it_is_there(run):
