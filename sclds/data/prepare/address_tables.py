@@ -44,12 +44,12 @@ class _Columns(NamedTuple):
 
     Attributes:
         url_first: Addresses come before captions.
-        count: Columns of a table that names them all; 0 where there are captions and addresses alone.
+        several: Columns of a table that names them all; 0 where there are captions and addresses alone.
         caption: Number of the captions' column in such a table.
     """
 
     url_first: bool
-    count: int = 0
+    several: int = 0
     caption: int = 0
 
 
@@ -84,7 +84,7 @@ def names_columns(text: Any) -> bool:
 
 def _row(cells: list[str], columns: _Columns, opens: bool) -> Row:
     addresses = [k for k, cell in enumerate(cells) if is_url(cell)]
-    if columns.count and len(cells) == columns.count:
+    if columns.several and len(cells) == columns.several:
         found = [k for k in addresses if k != columns.caption]
         return Row(cells[columns.caption], cells[found[0]].strip() if found else "", opens)
     if not addresses or (columns.url_first and addresses[0] != 0):
