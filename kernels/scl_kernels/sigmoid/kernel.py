@@ -153,7 +153,7 @@ def _add(out, values, block_column):
 def d_similarity_kernel(
     table,  # (tasks, FIELDS) int64
     temperatures,  # (problems,) fp32: 1 / scale
-    workspace,  # per task (ROWS, SPAN): dS_ij / |y_j| of this block, in the precision of the product that follows
+    workspace,  # per task (ROWS, SPAN): dS_ij / |y_j| of this block in the next product's precision; padding gets 0
     block_row,  # which block of every task
     block_column,
     biases,  # (problems,) fp32
@@ -168,10 +168,7 @@ def d_similarity_kernel(
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):
-    """Write one tile of a block and, of rows, go on with its columns' sums; grid (tiles of a block, tasks).
-
-    Columns up to the next multiple of BLOCK_N get 0.
-    """
+    """Write one tile of a block and, of rows, go on with its columns' sums; grid (tiles of a block, tasks)."""
     task = table + tl.program_id(1) * FIELDS
     row, start, tile_row, tile_column, real = tile_of_block(task, block_row, block_column, BLOCK_M, BLOCK_N)
     if not real:
