@@ -225,6 +225,43 @@ def test_several_faults_come_at_once() -> None:
     assert len(fault.value.problems) == 3
 
 
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("schedule: {steps: 010}", "line 2: 010 is 8 to YAML; write the number in full, or quote"),
+        ("schedule: {steps: 1:40}", "line 2: 1:40 is 100 to YAML"),
+        ("run_dir: 2024_01_15", "line 2: 2024_01_15 is 20240115 to YAML"),
+        ("schedule: {steps: true}", "schedule.steps=True: expected a number, got a switch"),
+        ("engine: {zero_stage: on}", "engine.zero_stage=True: expected a number, got a switch"),
+        ("losses: {itm: no}", "losses.itm=False: expected a number, got a switch"),
+    ],
+)
+def test_what_yaml_takes_for_another_value_is_refused(tmp_path: Path, line: str, told: str) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text(f"name: a\n{line}\n")
+    with pytest.raises(ConfigError) as fault:
+        load_config(file)
+    assert told in str(fault.value)
+
+
+@pytest.mark.parametrize("line", ["data: {max_pixels: 1_000_000}", "name: '007'", "# 010\nname: a-010", "seed: 0"])
+def test_what_yaml_takes_for_what_it_says_is_not_refused(tmp_path: Path, line: str) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text(line if "name" in line else f"name: a\n{line}\n")
+    with pytest.raises(ConfigError) as fault:
+        load_config(file)
+    assert fault.value.problems == ["data: is required and missing"] or "max_pixels" in line
+    assert "to YAML" not in str(fault.value)
+
+
+def test_a_file_without_a_name_is_told_so(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("seed: 1\n")
+    with pytest.raises(ConfigError) as fault:
+        load_config(file)
+    assert "name: is required and missing" in fault.value.problems
+
+
 def test_missing_file_and_broken_yaml(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="does not exist"):
         load_config(tmp_path / "none.yaml")

@@ -7,6 +7,7 @@ neither gives is at its default, and the result is validated in one go.
 import copy
 import difflib
 import hashlib
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,8 @@ from sclds.config.overrides import apply_overrides, literal
 from sclds.config.shipped import config_file
 from sclds.config.weights import complete_from_weights
 
+_MISREAD = re.compile(r"[-+]?(0[0-9_]+|[0-9][0-9_]*(:[0-9]+)+(\.[0-9_]*)?|(?![0-9]{1,3}(_[0-9]{3})+$)[0-9]+_[0-9_.]*)")
+"""Octal numbers, those to the base of 60, and underscores elsewhere than between thousands."""
 DATA_SETS = Path(__file__).parents[1] / "data" / "data_sets.yaml"
 """Catalogue of the data sets that `sclds prepare` writes, a row each."""
 
@@ -48,6 +51,7 @@ def read_settings(path: str | Path, overrides: list[str] | None = None) -> Any:
     """
     path = config_file(path)
     with _faults_of(path):
+        _refuse_misread_numbers(path)
         tree = OmegaConf.to_container(OmegaConf.load(path))
         if not isinstance(tree, dict):
             raise ConfigError([f"{path} holds a list; expected sections and settings, such as `name: first`"])
@@ -55,7 +59,8 @@ def read_settings(path: str | Path, overrides: list[str] | None = None) -> Any:
     apply_overrides(tree, overrides or [], Config)
     with _faults_of(path):
         _complete_data_sets(tree)
-        tree.setdefault("run_dir", Config.model_fields["run_dir"].default)
+        if "name" in tree:  # in which the default is written; without it the missing name is told
+            tree.setdefault("run_dir", Config.model_fields["run_dir"].default)
         resolved: Any = OmegaConf.to_container(OmegaConf.create(tree), resolve=True)
     complete_from_weights(resolved)
     return resolved
@@ -72,6 +77,21 @@ def _faults_of(path: Path) -> Iterator[None]:
         raise ConfigError([f"{path} cannot be read as YAML settings: {fault}"]) from fault
     except yaml.YAMLError as fault:
         raise ConfigError([f"{path} is not valid YAML: {' '.join(str(fault).split())}"]) from fault
+
+
+def _refuse_misread_numbers(path: Path) -> None:
+    """Refuse what YAML 1.1 takes for another number than people do: 010 is 8, 1:40 is 100, 2024_01 is 202401."""
+    told = []
+    for token in yaml.scan(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader):
+        if isinstance(token, yaml.ScalarToken) and token.plain and _MISREAD.fullmatch(token.value):
+            value = yaml.safe_load(token.value)
+            if not isinstance(value, str):
+                told.append(
+                    f"{path}, line {token.start_mark.line + 1}: {token.value} is {value} to YAML; write the number in "
+                    f"full, or quote the text"
+                )
+    if told:
+        raise ConfigError(told)
 
 
 def _complete_data_sets(tree: dict[Any, Any]) -> None:
