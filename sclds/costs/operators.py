@@ -172,8 +172,8 @@ class Work:
             self.add_gradients(table, width)
 
     def part_of(self, table: int, rows: int, width: int) -> None:
-        """Read a range of rows: a view, whose gradient is copied into zeros; nothing where they are all."""
-        if 0 < rows < table:
+        """Read a range of rows: a view, whose gradient is copied into zeros."""
+        if rows:
             self.backward.run(self.value * (rows + table) * width)
 
     def add(self, rows: int, width: int) -> None:

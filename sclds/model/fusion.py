@@ -49,11 +49,6 @@ class StreamPlan:
     """The same of the rows behind cross-attention."""
 
 
-def _part(x: Tensor, rows: slice) -> Tensor:
-    """Return rows of x, or x itself: the backward pass of a slice fills a gradient of all rows with 0, then copies."""
-    return x if rows.indices(len(x)) == (0, len(x), 1) else x[rows]
-
-
 class CrossAttention(nn.Module):
     """Queries from the own stream, keys and values from the other."""
 
@@ -72,7 +67,7 @@ class CrossAttention(nn.Module):
         if plan.expand_own is not None:
             q = gather_rows(q, plan.expand_own)
         if plan.expand_other is None:
-            kv = self.kv(_part(other_MC, attention.other))
+            kv = self.kv(other_MC[attention.other])
         else:
             kv = gather_rows(self.kv(other_MC), plan.expand_other[attention.other])
         q_NHD, kv_M2HD = q.unflatten(-1, (self.heads, -1)), kv.unflatten(-1, (2, self.heads, -1))
@@ -100,7 +95,7 @@ class FusionLayer(nn.Module):
 
     def forward(self, x_NC: Tensor, other_MC: Tensor, plan: StreamPlan, attended: Attended | None = None) -> Tensor:
         """Return the rows that `plan` asks for, (rows, C)."""
-        x = _part(x_NC, plan.attention.own)
+        x = x_NC[plan.attention.own]
         residual = x if plan.query_rows is None else x[plan.query_rows]
         mixed = self.self_attention(x, plan.attention.self_attention, plan.query_rows)
         x = self.self_norm(mixed, residual, plan.self_keys)
