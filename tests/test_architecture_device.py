@@ -269,7 +269,7 @@ KNOWS_CUDA = {
     "sclds/benchmarks": "measure",
     "sclds/costs/matmul.py": "measures",
     "sclds/costs/utilization.py": "the name of the card, which decides on its data sheet",
-    "sclds/data/loader.py": "which device `data.device: mixed` decodes on",
+    "sclds/data/media/decode.py": "which device `data.device: mixed` decodes on",
     "sclds/machine": "what there is",
     "sclds/train/copying.py": "the stream on which a checkpoint is copied beside the step",
     "sclds/train/distributed.py": "memory of the process's device",

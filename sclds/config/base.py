@@ -1,9 +1,8 @@
 """What every section of the configuration is made of: its base, the bounds of its fields, and what may change."""
 
-from typing import Annotated, Any, TypeVar, get_args
+from typing import Annotated, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
-from pydantic_core import PydanticCustomError
+from pydantic import BaseModel, ConfigDict, Field
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Probability = Annotated[float, Field(ge=0.0, lt=1.0)]
@@ -30,23 +29,4 @@ class Section(BaseModel):
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True, allow_inf_nan=False
-    )
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _switches_are_no_numbers(cls, value: Any, info: ValidationInfo) -> Any:
-        """Refuse `true` where a number is expected: Python counts it as 1."""
-        kinds = _kinds(cls.model_fields[str(info.field_name)].annotation)
-        if isinstance(value, bool) and kinds & {int, float} and bool not in kinds:
-            raise PydanticCustomError("number_expected", "expected a number, got a switch")
-        return value
-
-
-def _kinds(annotation: Any) -> set[Any]:
-    """Return the types that an annotation is made of, those of literal values too."""
-    inner = get_args(annotation)
-    return (
-        set().union(*map(_kinds, inner))
-        if inner
-        else {annotation if isinstance(annotation, type) else type(annotation)}
     )

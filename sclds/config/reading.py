@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import yaml
 from omegaconf import OmegaConf
@@ -117,16 +117,38 @@ def parse_config(tree: Any) -> Config:
     Raises:
         ConfigError: With one sentence for every fault found.
     """
+    switches = list(_switches_for_numbers(tree, Config))
     try:
         config = Config.model_validate(tree)
     except ValidationError as fault:
-        raise ConfigError(
-            [_sentence(error, Config) for error in fault.errors()] + _other_problems(tree, fault)
-        ) from fault
-    problems = cross_field_problems(config)
+        told = [_sentence(error, Config) for error in fault.errors()]
+        raise ConfigError(switches + told + _other_problems(tree, fault)) from fault
+    problems = switches + cross_field_problems(config)
     if problems:
         raise ConfigError(problems)
     return config
+
+
+def _switches_for_numbers(tree: Any, section: type[Section], prefix: str = "") -> Iterator[str]:
+    """Say where `true` stands for a number, which Python would count as 1."""
+    for name, field in section.model_fields.items():
+        value = tree.get(name) if isinstance(tree, dict) else None
+        kinds = _kinds(field.annotation)
+        if isinstance(value, bool) and kinds & {int, float} and bool not in kinds:
+            yield f"{prefix}{name}={value}: expected a number, got a switch"
+        for kind in kinds:
+            if issubclass(kind, Section):
+                rows = enumerate(value) if isinstance(value, list) else [(None, value)]
+                for i, row in rows:
+                    yield from _switches_for_numbers(row, kind, f"{prefix}{name}." + ("" if i is None else f"{i}."))
+
+
+def _kinds(annotation: Any) -> set[type]:
+    """Return the types that an annotation is made of, those of literal values too."""
+    inner = get_args(annotation)
+    if not inner:
+        return {annotation if isinstance(annotation, type) else type(annotation)}
+    return {kind for one in inner for kind in _kinds(one)}
 
 
 S = TypeVar("S", bound=Section)

@@ -38,7 +38,7 @@ def test_json_names_what_people_rely_on(path: Path, capsys: pytest.CaptureFixtur
     assert result["fits"]
     assert result["gpu_hours"] == pytest.approx(result["days_with_failures"] * 24 * 64)
     assert set(result["assumptions"]["estimated"]) >= {"samples_per_second", "days", "memory.bytes_per_gpu"}
-    assert result["assumptions"]["sources"]["memory_bandwidth"] == "NVIDIA H100 SXM data sheet"
+    assert result["assumptions"]["sources"]["memory_bandwidth"] == "NVIDIA H100 Tensor Core GPU data sheet, SXM"
 
 
 def test_tables_fit_a_terminal_and_the_answer_comes_first(capsys: pytest.CaptureFixture[str]) -> None:

@@ -36,4 +36,5 @@ def test_flops_of_a_batch_are_those_of_its_kinds_and_texts() -> None:
 )
 def test_a_rate_is_of_the_card_itself_or_unknown(name: str, rate: float | None) -> None:
     assert data_sheet_flops(name, "bf16") == rate
-    assert data_sheet_flops(name, "fp32") == (rate and rate / 2)
+    # TF32 of H100's white paper is a little more than half
+    assert data_sheet_flops(name, "fp32") == (rate and pytest.approx(rate / 2, rel=1e-3))

@@ -82,7 +82,7 @@ def settings_of(folder, tmp_path, *overrides, **sections):
     tree = OmegaConf.to_container(OmegaConf.load("configs/quickstart.yaml"))
     tree = {key: tree[key] for key in ("name", "data", "batch")} | sections | {"run_dir": str(tmp_path / "run")}
     tree["data"] = {key: value for key, value in tree["data"].items() if key not in ("mean", "std", "tokenizer")}
-    tree["data"] |= {"image_size": 16, "video_size": 16}
+    tree["data"] |= {"image_size": 16, "video_size": 16, "max_text_tokens": 20}
     (tmp_path / "c.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(tree)))
     return tmp_path / "c.yaml", [f"model.init_from={folder}", *overrides]
 

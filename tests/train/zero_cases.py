@@ -139,14 +139,14 @@ def processes(count, cases, folder):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    (folder / "cases.json").write_text(json.dumps(cases))
+    (folder / "cases.json").write_text(json.dumps(cases), encoding="utf-8")
     command = [sys.executable, "-m", "tests.train.zero_worker", folder / "cases.json", folder / "out.pt"]
     shared = {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     logs = [folder / f"rank{rank}.log" for rank in range(count)]
     children = []
     for rank, log in enumerate(logs):
         own = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count)}
-        with log.open("w") as file:
+        with log.open("w", encoding="utf-8") as file:
             environment = os.environ | shared | own
             children.append(subprocess.Popen(command, cwd=ROOT, env=environment, stdout=file, stderr=file))
     try:
@@ -154,5 +154,5 @@ def processes(count, cases, folder):
     finally:
         for child in children:
             child.kill()
-    assert codes == [0] * count, "\n".join(log.read_text()[-3000:] for log in logs)
+    assert codes == [0] * count, "\n".join(log.read_text(encoding="utf-8")[-3000:] for log in logs)
     return torch.load(folder / "out.pt", weights_only=True)

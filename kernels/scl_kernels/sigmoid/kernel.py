@@ -208,5 +208,5 @@ def d_similarity_kernel(
     if tl.program_id(1) == 0:
         at = tile_column // BLOCK_N * tl.load(task + ROWS) + tile_row + tl.arange(0, BLOCK_M)
         _add(sums + at, losses, block_column)
-        _add(sums + plane + at, slopes, block_column)
-        _add(sums + 2 * plane + at, products, block_column)
+        _add(sums + (at + plane), slopes, block_column)
+        _add(sums + (at + 2 * plane), products, block_column)
