@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from scl_kernels.bias_activation.reference import bias_activation_reference
 from scl_kernels.dropout_norm.draws import (
     CHUNK_ELEMENTS,
     GOLDEN_32,
@@ -14,6 +15,7 @@ from scl_kernels.dropout_norm.draws import (
     counter_dropout,
     kept,
 )
+from scl_kernels.dropout_norm.reference import dropout_add_norm_reference
 
 KEYS = [0, 1, -1, 2**63 - 1, -(2**63), 0x1234567812345678, -987654321]
 
@@ -82,3 +84,24 @@ def test_what_is_kept_is_scaled_and_gradients_take_the_same_way():
     assert counter_dropout(x, None, 1, 0.0) is x
     with pytest.raises(ValueError, match="needs the rows' keys"):
         counter_dropout(x, None, 1, 0.1)
+
+
+def test_the_reference_drops_before_it_adds():
+    generator = torch.Generator().manual_seed(3)
+    branch, residual = (torch.randn(5, 7, generator=generator, dtype=torch.float64) for _ in range(2))
+    ones, zeros, keys = torch.ones(7).double(), torch.zeros(7).double(), torch.arange(5)
+    out, total = dropout_add_norm_reference(branch, residual, ones, zeros, keys, 4, 0.5, 1e-5)
+    dropped = torch.where(kept(keys, 4, 7, 0.5), 2 * branch, 0)
+    assert not torch.equal(dropped, 2 * branch)
+    torch.testing.assert_close(total, dropped + residual, rtol=1e-12, atol=1e-12)
+    centered = total - total.mean(1, keepdim=True)
+    wanted = centered / (centered.square().mean(1, keepdim=True) + 1e-5).sqrt()
+    torch.testing.assert_close(out, wanted, rtol=1e-12, atol=1e-12)
+
+
+def test_the_activation_of_clip_is_its_formula():
+    values = [-30.0, -2.5, -1e-3, 0.0, 0.7, 4.0, 30.0]
+    bias = torch.tensor([0.25], dtype=torch.float64)
+    found = bias_activation_reference(torch.tensor(values, dtype=torch.float64)[:, None], bias, "quick_gelu")
+    wanted = [(x + 0.25) / (1 + math.exp(-1.702 * (x + 0.25))) for x in values]
+    torch.testing.assert_close(found[:, 0], torch.tensor(wanted, dtype=torch.float64), rtol=1e-12, atol=1e-15)
