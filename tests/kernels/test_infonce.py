@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from scl_kernels import InfoNCEProblem, infonce, infonce_statistics
+from scl_kernels import InfoNCEProblem, duplicates_of, infonce, infonce_statistics
 from scl_kernels.infonce.reference import plain_infonce
 from scl_kernels.pairwise import reference
 from tests.kernels.one_process import infonce_of_one
@@ -79,8 +79,26 @@ def test_no_sample_and_one_sample_are_a_zero_loss_with_zero_gradients(count):
 def test_a_row_of_zeros_is_finite_and_equals_plain():
     a, b, temperature, weight = draw(4)
     a.data[2] = 0
-    got = torch.autograd.grad(one_process(a, b, temperature, weight), (b, temperature))
-    torch.testing.assert_close(got, torch.autograd.grad(plain_infonce(a, b, temperature, weight), (b, temperature)))
+    got = torch.autograd.grad(one_process(a, b, temperature, weight), (a, b, temperature))
+    torch.testing.assert_close(got, torch.autograd.grad(plain_infonce(a, b, temperature, weight), (a, b, temperature)))
+
+
+def test_no_similarity_of_another_row_keeps_a_row_from_being_summed():
+    """Exponents are taken from the row's own largest: from that of all rows, those of a far one would all be 0."""
+    a, b = torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([[1.0, 0.0], [-1.0, -1e-3]])
+    (statistics,) = infonce_statistics([InfoNCEProblem(a, b, a, b, 1e-3, 0, torch.ones(2))])
+    exact = (a.double() @ torch.nn.functional.normalize(b.double()).T / 1e-3).logsumexp(1)
+    torch.testing.assert_close(statistics.row_lse.double(), exact, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("treatment", ["negatives", "ignore", "positives"])
+def test_a_tie_with_a_row_that_is_no_duplicate_is_not_right(treatment):
+    """Rows 0 and 2 are duplicates; row 1 is as near to row 0 as its partner."""
+    a = torch.eye(3)
+    b = torch.tensor([[1.0, 0, 0], [1.0, 0, 0], [1.0, 0, 0]])
+    numbers = None if treatment == "negatives" else duplicates_of(torch.tensor([[1, 2, 1]] * 2), treatment)
+    (statistics,) = infonce_statistics([InfoNCEProblem(a, b, a, b, 0.1, 0, torch.ones(3), numbers)])
+    assert not statistics.row_correct[0]
 
 
 def test_accuracy_counts_rows_whose_own_partner_is_nearest():
