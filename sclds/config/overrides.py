@@ -117,22 +117,22 @@ def _twice(place: Path, earlier: Path, first: str, second: str) -> str:
     )
 
 
-def _bare(annotation: Any) -> tuple[Any, bool]:
+def bare_type(annotation: Any) -> tuple[Any, bool]:
     """Return a type without its marks and without None, and whether it may be None."""
     while get_origin(annotation) is Annotated:
         annotation = get_args(annotation)[0]
     if get_origin(annotation) not in (Union, types.UnionType):
         return annotation, False
     (inner,) = (arg for arg in get_args(annotation) if arg is not type(None))
-    return _bare(inner)[0], True
+    return bare_type(inner)[0], True
 
 
-def _inner(annotation: Any, part: str) -> Any:
+def inner_type(annotation: Any, part: str) -> Any:
     """Return the type of a setting of a section, or of an element of a list; None where there is no such.
 
     What lies in a dictionary, whose keys are another library's, is Any, and so is all below it.
     """
-    kind, _ = _bare(annotation)
+    kind, _ = bare_type(annotation)
     if kind is Any or get_origin(kind) is dict:
         return Any
     if isinstance(kind, type) and issubclass(kind, Section):
@@ -146,7 +146,7 @@ def _inner(annotation: Any, part: str) -> Any:
 
 def _type_at(schema: Any, path: Path) -> Any:
     for part in path:
-        schema = _inner(schema, part)
+        schema = inner_type(schema, part)
     return schema
 
 
@@ -161,7 +161,7 @@ def _is_section(kind: Any) -> bool:
 
 def _typed(annotation: Any, text: str, override: str) -> Any:
     """Return the value of a text by the type of its setting."""
-    kind, optional = _bare(annotation)
+    kind, optional = bare_type(annotation)
     if optional and text == _NONE:
         return None
     if _is_structure(kind) and text.lstrip()[:1] in ("[", "{"):
@@ -227,9 +227,9 @@ def _node(text: str, override: str) -> yaml.Node:
 
 def _from_node(annotation: Any, node: yaml.Node, override: str) -> Any:
     """Return the value of a YAML node by the type of its setting."""
-    kind, optional = _bare(annotation)
+    kind, optional = bare_type(annotation)
     if isinstance(node, yaml.SequenceNode):
-        return [_from_node(_inner(annotation, str(i)), one, override) for i, one in enumerate(node.value)]
+        return [_from_node(inner_type(annotation, str(i)), one, override) for i, one in enumerate(node.value)]
     if isinstance(node, yaml.MappingNode):
         values: dict[str, Any] = {}
         for key, value in node.value:
@@ -238,7 +238,7 @@ def _from_node(annotation: Any, node: yaml.Node, override: str) -> Any:
             name = key.value.translate(_SHOWN)
             if name in values:
                 raise ConfigError([f"{override}: '{name}' is given twice; give it once"])
-            values[name] = _from_node(_inner(annotation, name), value, override)
+            values[name] = _from_node(inner_type(annotation, name), value, override)
         return values
     plain, text = getattr(node, "style", None) is None, str(node.value).translate(_SHOWN)
     if plain and not text:
@@ -282,7 +282,7 @@ def _put(tree: dict[Any, Any], path: Path, value: Any, schema: type[Section], ov
 
 def _default(schema: type[Section], path: Path) -> Any:
     """Return what a missing section or list starts from when a setting inside it is given."""
-    section, _ = _bare(_type_at(schema, path[:-1]))
+    section, _ = bare_type(_type_at(schema, path[:-1]))
     field = section.model_fields.get(path[-1]) if _is_section(section) else None
     default = None if field is None else field.default
     if not isinstance(default, list | tuple):

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import yaml
 from omegaconf import OmegaConf
@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from sclds.config import Config, Section, cross_field_problems
 from sclds.config.errors import ConfigError
-from sclds.config.overrides import apply_overrides, literal
+from sclds.config.overrides import apply_overrides, bare_type, inner_type, literal
 from sclds.config.shipped import config_file
 from sclds.config.weights import complete_from_weights
 
@@ -129,26 +129,15 @@ def parse_config(tree: Any) -> Config:
     return config
 
 
-def _switches_for_numbers(tree: Any, section: type[Section], prefix: str = "") -> Iterator[str]:
+def _switches_for_numbers(value: Any, annotation: Any, key: str = "") -> Iterator[str]:
     """Say where `true` stands for a number, which Python would count as 1."""
-    for name, field in section.model_fields.items():
-        value = tree.get(name) if isinstance(tree, dict) else None
-        kinds = _kinds(field.annotation)
-        if isinstance(value, bool) and kinds & {int, float} and bool not in kinds:
-            yield f"{prefix}{name}={value}: expected a number, got a switch"
-        for kind in kinds:
-            if issubclass(kind, Section):
-                rows = enumerate(value) if isinstance(value, list) else [(None, value)]
-                for i, row in rows:
-                    yield from _switches_for_numbers(row, kind, f"{prefix}{name}." + ("" if i is None else f"{i}."))
-
-
-def _kinds(annotation: Any) -> set[type]:
-    """Return the types that an annotation is made of, those of literal values too."""
-    inner = get_args(annotation)
-    if not inner:
-        return {annotation if isinstance(annotation, type) else type(annotation)}
-    return {kind for one in inner for kind in _kinds(one)}
+    kind, _ = bare_type(annotation)
+    numbers = {type(one) for one in get_args(kind)} if get_origin(kind) is Literal else {kind}
+    if isinstance(value, bool) and numbers & {int, float}:
+        yield f"{key}={value}: expected a number, got a switch"
+    elif isinstance(value, dict | list):
+        for part, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _switches_for_numbers(inner, inner_type(annotation, str(part)), f"{key}.{part}".lstrip("."))
 
 
 S = TypeVar("S", bound=Section)

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from sclds.config import Config, DataConfig, ModelConfig, Section
 from sclds.config.errors import ConfigError
-from sclds.config.overrides import _bare, apply_overrides, literal, replaced
+from sclds.config.overrides import apply_overrides, bare_type, literal, replaced
 from sclds.config.reading import dump_config, load_config, override_section
 
 NASTY = (
@@ -70,7 +70,7 @@ def text_settings(section: type[Section], prefix: str = "") -> list[str]:
     """Return the keys of all settings of a section that are text, in the first element of lists too."""
     keys = []
     for name, field in section.model_fields.items():
-        kind, _ = _bare(field.annotation)
+        kind, _ = bare_type(field.annotation)
         kind, key = (get_args(kind)[0], f"{prefix}{name}.0") if get_origin(kind) is list else (kind, f"{prefix}{name}")
         if kind is str:
             keys.append(key)
