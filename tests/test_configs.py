@@ -234,7 +234,10 @@ def test_several_faults_come_at_once() -> None:
         ("schedule: {steps: true}", "schedule.steps=True: expected a number, got a switch"),
         ("engine: {zero_stage: on}", "engine.zero_stage=True: expected a number, got a switch"),
         ("losses: {itm: no}", "losses.itm=False: expected a number, got a switch"),
-        ("data: {train: [{name: a, shards: b, weight: on}]}", "data.train.0.weight=True: expected a number, got a switch"),
+        (
+            "data: {train: [{name: a, shards: b, weight: on}]}",
+            "data.train.0.weight=True: expected a number, got a switch",
+        ),
         ("data: {crop_area: [true, 1]}", "data.crop_area.0=True: expected a number, got a switch"),
     ],
 )
