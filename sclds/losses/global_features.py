@@ -100,12 +100,23 @@ class StepSizes:
     @classmethod
     def gather(cls, batches: Sequence[Batch], communicator: Communicator) -> "StepSizes":
         """Exchange the sizes of all micro-batches of a step, from host to host."""
-        own = [
-            (c.samples, c.words, c.completed, c.replaced, *c.samples_with_frame)
-            for c in (batch.counts for batch in batches)
-        ]
-        flat = communicator.gather_counts([number for step in own for number in step])
-        return cls(flat.reshape(communicator.world_size, len(own), -1))
+        return cls.of(communicator.gather_counts(cls.numbers(batches)), len(batches))
+
+    @classmethod
+    def of(cls, told: Ints, steps: int) -> "StepSizes":
+        """Return the sizes of (W, numbers) that every rank told of as many accumulation steps."""
+        return cls(told.reshape(len(told), steps, -1))
+
+    @staticmethod
+    def numbers(batches: Sequence[Batch]) -> list[int]:
+        """Return what a rank tells the others of its micro-batches of a step."""
+        counts = (batch.counts for batch in batches)
+        return [n for c in counts for n in (c.samples, c.words, c.completed, c.replaced, *c.samples_with_frame)]
+
+    @staticmethod
+    def length(steps: int, most_frames: int) -> int:
+        """Return how many `numbers` there are."""
+        return steps * (4 + most_frames)
 
     def rows(self, term: Term, step: int) -> Ints:
         """Return (W,) rows that each rank brings to a comparison at an accumulation step; equal ones are one array."""

@@ -101,11 +101,20 @@ class ProcessGroup:
 
     def gather_counts(self, counts: Sequence[int]) -> Ints:
         """Return (W, k) from as many numbers on every rank, from host to host: no device takes part or waits."""
+        with phase("exchange"):
+            return self.start_gather_counts(counts)()
+
+    def start_gather_counts(self, counts: Sequence[int]) -> Callable[[], Ints]:
+        """Start `gather_counts` and return what waits for it."""
         own = torch.tensor(counts, dtype=torch.int64)
         gathered = own.new_empty(self.world_size * len(own))
-        with phase("exchange"):
-            dist.all_gather_into_tensor(gathered, own, group=self._hosts)
-        return gathered.view(self.world_size, len(own)).numpy()
+        work = dist.all_gather_into_tensor(gathered, own, group=self._hosts, async_op=True)
+
+        def wait(own: Tensor = own) -> Ints:  # held with the work, as above
+            work.wait()
+            return gathered.view(self.world_size, len(own)).numpy()
+
+        return wait
 
     def all_reduce_sum(self, tensor: Tensor) -> Tensor:
         """Return the sum over ranks; `tensor` itself is left alone."""

@@ -18,11 +18,11 @@ from sclds.data.tokenizer import Tokenizer, load_tokenizer
 from sclds.data.words import word_entropy
 from sclds.evaluation.losses import loss_titles
 from sclds.machine.implementations import choose, compute_dtype, use
-from sclds.machine.phase_clock import phase
 from sclds.run.folder import RunFolder
 from sclds.run.health import Health, health_of
 from sclds.run.metrics import read_metrics
 from sclds.train.agreement import refuse_strangers
+from sclds.train.ahead import Ahead, NextStep
 from sclds.train.best import BestCheckpoint
 from sclds.train.checkpoint import fits, load_checkpoint
 from sclds.train.corruption import CorruptionError, SelfCheck
@@ -45,7 +45,7 @@ from sclds.train.resume import checkpoint_before, remove_after, sound_checkpoint
 from sclds.train.saver import CheckpointSaver
 from sclds.train.slow_ranks import SlowRanks
 from sclds.train.spikes import Spike, SpikeGuard
-from sclds.train.step import train_step
+from sclds.train.step import StepReport, train_step
 from sclds.train.task import prepare_task
 
 
@@ -135,30 +135,18 @@ class Run:
         metrics = MetricsWriter(
             self.folder, self.config, self.group, self.step, measures, self.reporter.say, self._word_entropy()
         )
-        batches = self._batches()
         waits = DataWait()
         self.reporter.start(self.step)
         try:
             with StopRequest() as stop:
+                ahead = self._ahead(stop)
                 while self.step < self.config.schedule.steps:
-                    begun = time.perf_counter()
-                    measures.clock.begin()
-                    with self.guards.limit("data", "step"):
-                        micro_batches = self._fetch(batches, stop)
-                    if micro_batches is None:
+                    taken = self._step(ahead, measures, waits)
+                    if taken is None:
                         self._save()
                         self._finish_saving()
                         return "stopped"
-                    fetched = time.perf_counter()
-                    self.saver.poll()
-                    with self.guards.limit("the step", "step"):
-                        report = train_step(engine, micro_batches, self.step, self.config, self.split, self.group)
-                    measures.clock.end()
-                    measures.add(micro_batches)
-                    self.step += 1
-                    self.journal.at(self.step)
-                    self.guard.count(self.step, report.applied)
-                    self._charge(fetched - begun, time.perf_counter() - fetched, waits)
+                    micro_batches, report = taken
                     measured = self._measure_between(metrics)
                     line = metrics.record(engine, self.step, report, self.guard.total, micro_batches, measured, spent)
                     metrics.show_inputs(self.step, micro_batches[0], self.tokenizer)
@@ -181,6 +169,30 @@ class Run:
             measures.clock.drop()
             self.reporter.stop()
             metrics.close()
+
+    def _step(self, ahead: Ahead, measures: StepMeasures, waits: DataWait) -> tuple[list[Batch], StepReport] | None:
+        """Take a step, or none where any rank was asked to stop; return its micro-batches and what it did."""
+        begun = time.perf_counter()
+        measures.clock.begin()
+        agreed = self._next_step(ahead)
+        if agreed is None:
+            return None
+        batches, sizes, taken = agreed.micro_batches, agreed.sizes, time.perf_counter()
+        self.saver.poll()
+        with self.guards.limit("the step", "step"):
+            engine = self.self_check.engine
+            report = train_step(engine, batches, self.step, self.config, self.split, self.group, sizes)
+        stepped = time.perf_counter()
+        self.step += 1
+        if self.step < self.config.schedule.steps:  # while a device computes this one
+            with self.guards.limit("data", "step"):
+                ahead.fetch()
+        measures.clock.end()
+        measures.add(batches)
+        self.journal.at(self.step)
+        self.guard.count(self.step, report.applied)
+        self._charge(taken - begun + time.perf_counter() - stepped, stepped - taken, waits)
+        return batches, report
 
     def _charge(self, data: float, step: float, waits: DataWait) -> None:
         """Charge the seconds of a step to its data and to itself; say so where data is what it waits for."""
@@ -296,24 +308,23 @@ class Run:
             self.reporter.say(sentence)
         return iter(training)
 
-    def _fetch(self, batches: Iterator[list[Batch]], stop: StopRequest) -> list[Batch] | None:
-        """Return the next step's micro-batches, or nothing if any rank was asked to stop.
+    def _ahead(self, stop: StopRequest) -> Ahead:
+        """Return what fetches and agrees on a step while the one before runs."""
+        accumulation, most_frames = self.split.accumulation, self.config.model.vision.max_frames
+        return Ahead(self._batches(), accumulation, most_frames, self.group, lambda: stop.requested, self.guards.fault)
+
+    def _next_step(self, ahead: Ahead) -> NextStep | None:
+        """Return what the next step begins with, or nothing if any rank was asked to stop.
 
         Raises:
             UserError: On every rank, if any rank's data cannot be used.
         """
-        fault = self.guards.fault()
-        micro_batches: list[Batch] = []
         try:
-            with phase("data"):
-                micro_batches = next(batches)
-        except UserError as error:
-            fault = error
-        stopping, failing = self.group.any(stop.requested, fault is not None)
-        if failing:
+            with self.guards.limit("data", "step"):
+                return ahead.take()
+        except UserError:  # on all ranks
             self._finish_saving()
-            raise fault or SharedError("Another process's data cannot be used; its message says why")
-        return None if stopping else micro_batches
+            raise
 
     def _save(self) -> None:
         """Have a checkpoint written, unless this step has one."""

@@ -38,15 +38,24 @@ class StepReport:
 
 
 def train_step(
-    engine: Any, batches: list[Batch], step: int, config: Config, split: Split, group: "ProcessGroup"
+    engine: Any,
+    batches: list[Batch],
+    step: int,
+    config: Config,
+    split: Split,
+    group: "ProcessGroup",
+    sizes: StepSizes | None = None,
 ) -> StepReport:
-    """Run optimizer step `step` (from 0) on this rank's micro-batches; without a finite gradient it changes nothing."""
+    """Run optimizer step `step` (from 0) on this rank's micro-batches; without a finite gradient it changes nothing.
+
+    `sizes` are those of all ranks' micro-batches, where they were exchanged before.
+    """
     report = StepReport()
     with phase("data"):
         micro_batches = [batch.to(group.device, compute_dtype(config)) for batch in batches]
     set_learning_rate(engine.optimizer, learning_rate_factor(step, config.schedule))
 
-    sizes = StepSizes.gather(micro_batches, group)
+    sizes = sizes or StepSizes.gather(micro_batches, group)
     global_negatives = config.losses.negatives == "global_batch" and compares_globally(config.losses)
     two_passes = split.accumulation > 1 and global_negatives
     features = features_of_step(engine, micro_batches, sizes, step, config, group) if two_passes else None

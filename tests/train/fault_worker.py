@@ -1,9 +1,7 @@
 """One of two processes that fetch half bad data: `python -m tests.train.fault_worker CONFIG.yaml QUARANTINE.jsonl`."""
 
 import sys
-from contextlib import nullcontext
 from pathlib import Path
-from types import SimpleNamespace
 
 import torch
 import torch.distributed as dist
@@ -11,9 +9,8 @@ import torch.distributed as dist
 from sclds.config.reading import load_config
 from sclds.data.loader import Quarantine, TrainingBatches
 from sclds.data.tokenizer import load_tokenizer
+from sclds.train.ahead import Ahead
 from sclds.train.distributed import ProcessGroup
-from sclds.train.interrupt import StopRequest
-from sclds.train.loop import Run
 from sclds.train.startup import exit_code
 
 
@@ -30,14 +27,10 @@ def work() -> int:
     quarantine = Quarantine(Path(sys.argv[2]))
     tokenizer = load_tokenizer(config.data.tokenizer)
     batches = iter(TrainingBatches(config, tokenizer, group.rank, group.world_size, micro, 1, 0, quarantine))
-    run = object.__new__(Run)
-    guards = SimpleNamespace(fault=lambda: None, limit=lambda *_: nullcontext())
-    run.group, run.guards, run.saver, step = group, guards, SimpleNamespace(wait=lambda: None), 0
-    run.journal = SimpleNamespace(spending=lambda *_: nullcontext())
+    ahead, step = Ahead(batches, 1, config.model.vision.max_frames, group, lambda: False, lambda: None), 0
     try:
-        with StopRequest() as stop:
-            while run._fetch(batches, stop):
-                step += 1
+        while ahead.take():
+            step += 1
     finally:
         print(f"stopped at step {step}", flush=True)
         batches.close()

@@ -15,6 +15,9 @@ class OneProcess(SingleProcess):
     def any(self, *flags):
         return list(flags)
 
+    def start_gather_counts(self, counts):
+        return lambda: self.gather_counts(counts)
+
     def gather_objects(self, value):
         return [value]
 

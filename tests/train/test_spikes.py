@@ -8,6 +8,7 @@ import torch
 
 from sclds.config.errors import ConfigError, UserError
 from sclds.data.skips import batch_of_step
+from sclds.losses.objectives import StepSizes
 from sclds.run.checkpoints import ENGINE_TAG, complete_checkpoints, newest_checkpoint
 from sclds.run.events import read_events
 from sclds.run.folder import RunFolder, read_metrics
@@ -41,6 +42,9 @@ class FirstOf(OneProcess):
     def gather_counts(self, counts):
         return np.array([counts] * self.world_size, np.int64)
 
+    def start_gather_counts(self, counts):
+        return lambda: self.gather_counts(counts)
+
     def gather_objects(self, value):
         return [value] * self.world_size
 
@@ -68,6 +72,7 @@ def losses(monkeypatch, spiking, stop_at, group):
 
     monkeypatch.setattr(loop.Run, "_batches", batches)
     monkeypatch.setattr(loop, "train_step", train_step)
+    monkeypatch.setattr(StepSizes, "numbers", lambda batches: [1] * 20)
     return read
 
 
