@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -90,6 +91,9 @@ class StepSizes:
             and by frame number the samples that have it.
     """
 
+    FIXED: ClassVar[int] = 4
+    """Columns before those of frame numbers."""
+
     def __init__(self, table: Ints):
         by_rank = np.ascontiguousarray(table.transpose(1, 2, 0))  # ranks side by side: sums over them read memory once
         samples, words, completed, replaced, *with_frame = by_rank.sum(axis=2).sum(axis=0).tolist()
@@ -113,15 +117,10 @@ class StepSizes:
         counts = (batch.counts for batch in batches)
         return [n for c in counts for n in (c.samples, c.words, c.completed, c.replaced, *c.samples_with_frame)]
 
-    @staticmethod
-    def length(steps: int, most_frames: int) -> int:
-        """Return how many `numbers` there are."""
-        return steps * (4 + most_frames)
-
     def rows(self, term: Term, step: int) -> Ints:
         """Return (W,) rows that each rank brings to a comparison at an accumulation step; equal ones are one array."""
         if term.frame is not None:
-            return self.of_all[step][4 + term.frame]
+            return self.of_all[step][self.FIXED + term.frame]
         return self.of_all[step][{"samples": 0, "words": 1, "completed": 2, "replaced": 3}[term.objective.count]]
 
 

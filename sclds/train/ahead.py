@@ -45,7 +45,7 @@ class Ahead:
     ):
         self._batches = batches
         self._accumulation = accumulation
-        self._nothing = [0] * StepSizes.length(accumulation, most_frames)
+        self._nothing = [0] * (accumulation * (StepSizes.FIXED + most_frames))
         self._group = group
         self._asked_to_stop = asked_to_stop
         self._fault_now = fault
