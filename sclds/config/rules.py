@@ -213,6 +213,8 @@ def _task_problems(config: Config) -> list[str]:
         problems.append(f"batch.layout={config.batch.layout} has no effect with task.name={task.name}; remove it")
     if task.name == "retrieval" and config.batch.group_size < 2:
         problems.append("batch.group_size=1 leaves task.name=retrieval no other caption to rank; published is 16")
+    if task.name == "retrieval" and task.questions_per_image != 1:
+        problems.append("task.questions_per_image has no effect with task.name=retrieval, which asks none; remove it")
     if task.name != "vqa" and task.min_answer_count != TaskConfig.model_fields["min_answer_count"].default:
         problems.append(f"task.min_answer_count has no effect with task.name={task.name}; remove it")
     return problems

@@ -330,6 +330,9 @@ class TaskConfig(Section):
     two images is true, `retrieval` ranks the captions of a group."""
     min_answer_count: Positive = 9
     """`vqa`: an answer is one of the classes if it is given to so many training questions."""
+    questions_per_image: Positive = 1
+    """Most questions, or statements, about an image that make a sample: it is encoded once for all of them. Batches are
+    counted in samples. 1, as published, asks each by itself; not of `retrieval`."""
     use_image: bool = True
     """Off: the same model with a blank image, as a measure of what the text alone tells."""
 

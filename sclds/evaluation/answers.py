@@ -48,8 +48,9 @@ class AnswersPass(HeldoutPass):
 
     def _empty(self, dataset: DatasetConfig) -> Encoded:
         if dataset.name not in self._truths:
-            examples = self._examples.examples(dataset).examples
-            self._truths[dataset.name] = {example.example_id: example.truth for example in examples}
+            samples = self._examples.examples(dataset).examples
+            truths = {example.example_id: example.truth for examples in samples for example in examples}
+            self._truths[dataset.name] = truths
         return Answered(dataset.kind, dataset=dataset.name)
 
     def _all_chunks(self, dataset: DatasetConfig) -> list[HeldoutChunk]:

@@ -1,4 +1,4 @@
-"""The examples of annotated shards as an index of samples: one sample a question or statement.
+"""The examples of annotated shards as an index of samples: one sample an image and what is asked about it together.
 
 An annotated shard holds, for each image, `KEY.png` (or for a pair `KEY.left.png` and `KEY.right.png`) and one JSON
 member with all that is asked or said about it (docs/data_sets.md). All of these are read when a run starts, since the
@@ -80,6 +80,7 @@ class ExampleIndex:
         cache: For sets behind a URL.
         classes: Number of each class.
         learns: Whether they are learned from, so that an example without a score is left out.
+        together: Most examples of a sample.
 
     Raises:
         DataError: A shard is missing, unreadable or of another task, or nothing of a set can be used.
@@ -92,9 +93,10 @@ class ExampleIndex:
         cache: ShardCache | None,
         classes: Mapping[str, int],
         learns: bool,
+        together: int,
     ):
-        self.examples: list[Example] = []
-        """By number."""
+        self.examples: list[tuple[Example, ...]] = []
+        """By number of the sample."""
         self.left_out: dict[str, LeftOut] = {}
         """By data set."""
         self.images: dict[str, set[str]] = {}
@@ -104,18 +106,21 @@ class ExampleIndex:
             before, left_out = len(self.examples), self.left_out.setdefault(dataset.name, LeftOut())
             keys, seen = self.images.setdefault(dataset.name, set()), set[str]()
             for file in shard_files(dataset):
-                rows: list[tuple[str, Example, _Annotated]] = []
+                rows: list[tuple[str, tuple[Example, ...], _Annotated]] = []
                 for key, annotated in annotations(task, dataset, file, cache):
+                    usable = []
                     for example in _usable(task, key, annotated, classes, learns, left_out):
                         if example.example_id in seen:
                             left_out.add("its id stands there twice", example.example_id)
                             continue
                         seen.add(example.example_id)
                         keys.add(key)
-                        rows.append((key, example, annotated))
+                        usable.append(example)
+                    starts = range(0, len(usable), together)
+                    rows += [(key, tuple(usable[start : start + together]), annotated) for start in starts]
                 if rows:
                     shards.append(_shard(dataset, file, rows, cache))
-                    self.examples += [example for _, example, _ in rows]
+                    self.examples += [examples for _, examples, _ in rows]
             if len(self.examples) == before:
                 raise DataError(
                     f"nothing of data set '{dataset.name}' ({dataset.shards}) can be used for {task.title.lower()}: "
@@ -131,7 +136,9 @@ class ExampleIndex:
 def open_examples(config: Config, datasets: Sequence[DatasetConfig], learns: bool) -> ExampleIndex:
     """Return the examples of sets of a run; see `ExampleIndex`."""
     numbers = {name: number for number, name in enumerate(classes_of(config))}
-    return ExampleIndex(task_of(config), datasets, cache_of(config.data), numbers, learns)
+    assert config.task is not None
+    together = config.task.questions_per_image
+    return ExampleIndex(task_of(config), datasets, cache_of(config.data), numbers, learns, together)
 
 
 def shared_images(train: ExampleIndex, heldout: ExampleIndex) -> list[str]:
@@ -248,15 +255,18 @@ def _usable(
 
 
 def _shard(
-    dataset: DatasetConfig, file: StoredFile, rows: Sequence[tuple[str, Example, _Annotated]], cache: ShardCache | None
+    dataset: DatasetConfig,
+    file: StoredFile,
+    rows: Sequence[tuple[str, tuple[Example, ...], _Annotated]],
+    cache: ShardCache | None,
 ) -> Shard:
-    """Return a shard whose samples are examples, each with the place of its images."""
+    """Return a shard whose samples are named after their first example, each with the place of its images."""
     offset, size = np.zeros((len(rows), 3), "<i8"), np.full((len(rows), 3), ABSENT, "<u4")
     for row, (_, _, annotated) in enumerate(rows):
         for role, place in zip((MEDIA, SECOND), annotated.media, strict=False):
             assert place is not None
             offset[row, role], size[row, role] = place
-    keys = columns_of_keys([f"{key}:{example.example_id}" for key, example, _ in rows])
+    keys = columns_of_keys([f"{key}:{first.example_id}" for key, (first, *_), _ in rows])
     name = file.name.removesuffix(".tar")
     columns = {"offset": offset, "size": size, **keys}
     return Shard(dataset.name, dataset.kind, file, name, columns, 0, len(rows), cache if is_url(file.place) else None)

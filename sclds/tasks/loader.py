@@ -3,7 +3,6 @@
 All of the way of pre-training's samples is taken: order, crops, RandAugment, decoding, quarantine, replacement.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -20,20 +19,23 @@ from sclds.data.keys import seed_of
 from sclds.data.loader import Assembler, HeldoutReader, TrainingBatches
 from sclds.data.media.decode import Decoder
 from sclds.data.quarantine import Quarantine
-from sclds.data.samples import Loaded, Occasion, SampleMaker
+from sclds.data.samples import Loaded, Occasion, SampleMaker, Shown
 from sclds.data.storage.shards import SampleIndex, left_out_sentences
 from sclds.data.tokenizer import Tokenizer
 from sclds.objectives import objectives_in_use
 from sclds.tasks import task_of
 from sclds.tasks.annotations import SECOND, ExampleIndex, classes_of, open_examples, shared_images
-from sclds.tasks.definition import Scores
+from sclds.tasks.definition import Example, Scores
 
 TENTHS = 10
 
 
 @dataclass(frozen=True)
 class TaskBatch(Batch):
-    """A micro-batch of n examples, packed by `pack_matches`; the pairs of an example are neighbors."""
+    """A micro-batch of n examples, packed by `pack_matches`; the pairs of an example are neighbors.
+
+    `samples` are the images, of which each is encoded once for all examples that ask about it.
+    """
 
     scores: Tensor
     """(n, classes) uint8, how right every class is, in tenths."""
@@ -45,11 +47,12 @@ class TaskBatch(Batch):
 
 @dataclass(frozen=True)
 class ExampleViews(SampleViews):
-    """One example."""
+    """One example, and the others that ask about the same image with it."""
 
     example_id: str = ""
     scores: Scores = ()
     images: int = 1
+    others: tuple["ExampleViews", ...] = ()
 
 
 class ExampleMaker(SampleMaker):
@@ -66,18 +69,20 @@ class ExampleMaker(SampleMaker):
         self._examples, self._images = examples.examples, task_of(config).images
 
     def __call__(self, sample: int, occasion: Occasion) -> Loaded:
-        """Read an example, see `SampleMaker`."""
-        example, shown = self._examples[sample], self.shown(sample)
+        """Read an image and all that a sample asks about it, see `SampleMaker`."""
+        first, *others = (self._views(example, self.shown(sample), occasion) for example in self._examples[sample])
+        second = self.encoded(sample, occasion, SECOND) if self._images == 2 else None
+        return Loaded(replace(first, others=tuple(others)), self.encoded(sample, occasion), second)
+
+    def _views(self, example: Example, shown: Shown, occasion: Occasion) -> ExampleViews:
         ids = self.token_ids(example.text)
         key = seed_of(self._config.seed, "dropout", *occasion, example.example_id)
-        views = ExampleViews(
+        return ExampleViews(
             **empty_views(shown.sample_id, example.text, shown.kind, shown.frames, shown.grid, ids, key),
             example_id=example.example_id,
             scores=example.target or (),
             images=self._images,
         )
-        second = self.encoded(sample, occasion, SECOND) if self._images == 2 else None
-        return Loaded(views, self.encoded(sample, occasion), second)
 
 
 class TaskAssembler(Assembler):
@@ -95,17 +100,19 @@ class TaskAssembler(Assembler):
             patches = torch.zeros_like(patches)
         if task_of(self._config).reads_captions:
             return self._ranked(views, patches)
-        examples = [view for view in views if isinstance(view, ExampleViews)]
-        images = examples[0].images
-        media = [view for view in views for _ in range(images)]
-        number = np.arange(len(media))
-        batch = pack_matches(views, media, np.stack((number // images, number), axis=1), patches, self._recipe)
+        shown = [view for view in views if isinstance(view, ExampleViews)]
+        examples = [example for view in shown for example in (view, *view.others)]
+        images = shown[0].images
+        of_example = np.repeat(np.arange(len(shown)), [1 + len(view.others) for view in shown])
+        pairs = [(text, images * row + image) for text, row in enumerate(of_example) for image in range(images)]
+        media = [view for view in shown for _ in range(images)]
+        batch = pack_matches(examples, media, np.array(pairs), patches, self._recipe)
         scores = torch.zeros(len(examples), self.classes, dtype=torch.uint8)
         for row, example in enumerate(examples):
             for name, tenths in example.scores:
                 scores[row, name] = tenths
-        ids = tuple(example.example_id for example in examples)
-        return _task_batch(batch, views, scores, ids, images)
+        captions = tuple(" ".join(example.caption for example in (view, *view.others)) for view in shown)
+        return _task_batch(batch, captions, scores, tuple(example.example_id for example in examples), images)
 
     def _ranked(self, views: list[SampleViews], patches: Tensor) -> TaskBatch:
         """Pack every image of a group beside every caption of it; its own is the right one."""
@@ -119,17 +126,18 @@ class TaskAssembler(Assembler):
             objectives=objectives_in_use(self._recipe.losses),
         )
         scores = TENTHS * torch.eye(group, dtype=torch.uint8).repeat(count // group, 1)
-        return _task_batch(batch, views, scores, tuple(view.sample_id for view in views), group)
+        captions = tuple(view.caption for view in views)
+        return _task_batch(batch, captions, scores, tuple(view.sample_id for view in views), group)
 
 
 def _task_batch(
-    batch: Batch, views: Sequence[SampleViews], scores: Tensor, example_ids: tuple[str, ...], pairs: int
+    batch: Batch, captions: tuple[str, ...], scores: Tensor, example_ids: tuple[str, ...], pairs: int
 ) -> TaskBatch:
-    samples = replace(batch.samples, captions=tuple(view.caption for view in views))
-    counts = replace(batch.counts, samples=len(views))
+    samples = replace(batch.samples, captions=captions)
+    counts = replace(batch.counts, samples=len(example_ids))
     lengths = batch.lengths.vision_cu_seqlens.diff().numpy()
     second: Ints = np.repeat(np.array(batch.samples.order) % 2 == 1, lengths)
-    if len(batch.samples.order) != 2 * len(views):
+    if len(batch.samples.order) != 2 * len(captions):
         second = np.zeros_like(second)
     fields = vars(batch) | {"samples": samples, "counts": counts}
     return TaskBatch(
