@@ -59,6 +59,28 @@ def test_classes_are_the_frequent_answers_of_training(tmp_path):
         classes_of(config)
 
 
+@pytest.mark.parametrize(
+    ("together", "expected"),
+    [
+        (1, [[1], [2], [3], [5], [6]]),
+        (2, [[1, 2], [3], [5], [6]]),
+        (3, [[1, 2, 3], [5], [6]]),
+        (9, [[1, 2, 3], [5], [6]]),
+    ],
+)
+def test_a_sample_is_an_image_with_some_of_its_questions(tmp_path, together, expected):
+    """Only usable ones are asked: the fourth has no class."""
+    rare = question(4, answers=("fish",) * 10)
+    images = {"a": [question(1), question(2), rare, question(3)], "b": [rare], "c": [question(5)], "d": [question(6)]}
+    write_tar(tmp_path / "train" / "0.tar", vqa_members(images))
+    config = config_of(tmp_path, min_answer_count=3, questions_per_image=together)
+    write_classes(config)
+    found = open_examples(config, config.data.train, learns=True)
+    assert [[int(one.example_id) for one in examples] for examples in found.examples] == expected
+    names = [found.index.locate(number)[0].sample_id(row) for number, row in enumerate(range(len(found.index)))]
+    assert [name.rpartition(":")[2] for name in names] == [str(first) for first, *_ in expected]
+
+
 def test_what_cannot_be_used_is_counted_and_named(tmp_path):
     members = vqa_members(
         {

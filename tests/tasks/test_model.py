@@ -1,5 +1,7 @@
 """The packed fine-tuning step against its plain definition, one pair at a time: fp64, the loss in fp32 as always."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -162,8 +164,34 @@ CASES = [
 def test_loss_and_gradients_are_those_of_the_definition(name, lengths, kinds):
     model, views = model_for(name), examples(name, lengths, kinds)
     patches = pixels(views, TASKS[name].images)
-    total, _, logits = packed(name, model, views, patches)
-    expected, plain_logits = plain(name, model, views, patches)
+    assert_equal(model, packed(name, model, views, patches), plain(name, model, views, patches))
+
+
+ASKED = [("vqa", [3], None), ("vqa", [1, 4, 2], MIXED[:3]), ("snli_ve", [2, 1], None), ("nlvr2", [2, 3], None)]
+
+
+@pytest.mark.parametrize(("name", "numbers", "kinds"), ASKED)
+def test_what_is_asked_about_an_image_together_encodes_it_once(name, numbers, kinds):
+    """By how many examples ask about each image: as if each were asked by itself."""
+    model, images = model_for(name), TASKS[name].images
+    kinds = kinds or [("image", 1)] * len(numbers)
+    flat = examples(
+        name, [5, 0, 7, 1, 3, 9, 2][: sum(numbers)], [kinds[k] for k, n in enumerate(numbers) for _ in range(n)]
+    )
+    own = [[flat[sum(numbers[:k]) + j] for j in range(n)] for k, n in enumerate(numbers)]
+    together = [replace(first, others=tuple(others)) for first, *others in own]
+    patches = pixels(together, images)
+    parts = patches.split([view.frames * view.grid**2 * images for view in together])
+    batch = assembler(name)._pack(together, patches)
+    assert len(batch.scores) == sum(numbers)
+    assert len(batch.vision.patches) == len(patches)
+    repeated = torch.cat([part for part, n in zip(parts, numbers, strict=True) for _ in range(n)])
+    assert_equal(model, packed(name, model, together, patches), plain(name, model, flat, repeated))
+
+
+def assert_equal(model, ours, expected):
+    """Compare losses, logits and all gradients."""
+    (total, _, logits), (expected, plain_logits) = ours, expected
     assert torch.allclose(logits, plain_logits, atol=1e-9)
     assert float(total.detach()) == pytest.approx(float(expected.detach()), rel=1e-5)
     parameters = dict(model.named_parameters())

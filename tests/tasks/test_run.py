@@ -64,6 +64,7 @@ def settings(tmp_path):
 
 @pytest.mark.usefixtures("as_one_process")
 def test_from_shards_to_results(settings, tmp_path, capsys):
+    settings += ["task.questions_per_image=2"]
     run, line = tmp_path / "run", ["finetune", "--config", str(CONFIG), *settings]
     assert main(line) == 0
     results = json.loads((run / "results.json").read_text())
