@@ -17,6 +17,8 @@ class Sizes:
     images: int = 0
     """Samples with an image."""
     videos: int = 0
+    texts: int = 0
+    """Complete texts: one a sample, other than that in downstream tasks alone."""
     image_text: int = 0
     """Tokens of the complete texts beside images."""
     video_text: int = 0
@@ -43,7 +45,8 @@ def sizes_of(batch: Batch) -> Sizes:
     views = len(batch.vision.names)
     blocks = [texts, visions[: len(visions) - len(videos)].reshape(views, -1), videos.reshape(views, -1)]
     return Sizes(
-        *_by_kind(batch, texts[0]),
+        **_by_kind(batch, texts[0]),
+        texts=texts.shape[1],
         tokens=sum(int(block.sum()) for block in blocks),
         padded=sum(int(block.max(axis=1, initial=0).sum()) * block.shape[1] for block in blocks),
     )
@@ -54,7 +57,7 @@ def sizes_of_all(batches: Iterable[Batch]) -> Sizes:
     return sum(map(sizes_of, batches), start=Sizes())
 
 
-def _by_kind(batch: Batch, complete: Ints) -> tuple[int, int, int, int]:
+def _by_kind(batch: Batch, complete: Ints) -> dict[str, int]:
     """Return images and videos, and the tokens of the complete texts beside them."""
     kinds = np.array([batch.samples.kinds[row] for row in batch.samples.order])
     video = kinds == "video"
@@ -62,7 +65,8 @@ def _by_kind(batch: Batch, complete: Ints) -> tuple[int, int, int, int]:
         beside = int(complete[video].sum())
     else:  # of a downstream task with several texts a sample
         beside = round(int(complete.sum()) * float(video.mean()))
-    return int((~video).sum()), int(video.sum()), int(complete.sum()) - beside, beside
+    kinds_of = {"images": int((~video).sum()), "videos": int(video.sum())}
+    return kinds_of | {"image_text": int(complete.sum()) - beside, "video_text": beside}
 
 
 def _lengths(cu_seqlens: Tensor) -> Ints:

@@ -96,22 +96,27 @@ def pairs_of(config: Config, views: Views) -> dict[str, Pair]:
     }
 
 
-def task_pairs(config: Config, views: Views) -> dict[str, Pair]:
-    """Return the fusion pairs of one example of a downstream task; images are the views v0.0, v0.1, …"""
+def task_pairs(config: Config, views: Views, asked: int = 1) -> dict[str, Pair]:
+    """Return the fusion pairs of a sample of a downstream task that asks so much about its images.
+
+    Images are the views v0.0, v0.1, …, further questions the views t0.1, t0.2, …
+    """
     task = task_of(config)
     shown = [f"v0.{number}" for number in range(task.images)]
     shown *= config.batch.group_size if task.reads_captions else 1
-    return {str(number): Pair("t0", view, 1, views.frames) for number, view in enumerate(shown)}
+    texts = [f"t0.{number}" if number else "t0" for number in range(asked)]
+    pairs = [Pair(text, view, 1, views.frames) for text in texts for view in shown]
+    return {str(number): pair for number, pair in enumerate(pairs)}
 
 
-def packed_forward(config: Config, kind: Kind, text_tokens: int, vocab_size: int) -> Flops:
-    """Return the forward FLOPs of one sample in the packed step, by part.
+def packed_forward(config: Config, kind: Kind, text_tokens: int, vocab_size: int, asked: int = 1) -> Flops:
+    """Return the forward FLOPs of one sample in the packed step, by part; `asked` is of `task_pairs`.
 
     Every view is encoded once; the first fusion self-attention and the first layer's projections run once per view; the
     last fusion layer computes the rows that are read, and keys and values of all rows that they attend to.
     """
     if config.task is not None:
-        return _task_forward(config, kind, text_tokens)
+        return _task_forward(config, kind, text_tokens, asked)
     views = views_of(config, kind, text_tokens)
     pairs, objectives = pairs_of(config, views), objectives_in_use(config.losses)
     text_views, vision_views = view_names(objectives)
@@ -127,22 +132,23 @@ def packed_forward(config: Config, kind: Kind, text_tokens: int, vocab_size: int
     }
 
 
-def _task_forward(config: Config, kind: Kind, text_tokens: int) -> Flops:
-    """Return the forward FLOPs of one example of a downstream task: one text beside an image or two, or a group's.
+def _task_forward(config: Config, kind: Kind, text_tokens: int, asked: int) -> Flops:
+    """Return the forward FLOPs of one sample of a downstream task: texts beside an image or two, or beside a group's.
 
     The heads are counted without the classes, whose number annotations tell.
     """
     views, task = views_of(config, kind, text_tokens), task_of(config)
-    pairs = task_pairs(config, views)
+    pairs = task_pairs(config, views, asked)
+    text_tokens_of = dict.fromkeys((pair.text for pair in pairs.values()), views.text)
     vision_tokens = dict.fromkeys((pair.vision for pair in pairs.values()), views.vision("v0"))
     width = config.model.fusion.width
     hidden = flops.linear(1, 2 * width * task.images, int(task.hidden * width)) if task.hidden else 0
     return {
         "vision encoder": task.images * _vision(config, views, ["v0"]),
-        "text encoder": _text(config, views.text),
-        "transforms": _transforms(config, views.text, sum(vision_tokens.values())),
-        "fusion": _packed_fusion(config, pairs, {"t0": views.text}, vision_tokens),
-        "heads": 2 * Pooler.flops(len(pairs), width) + hidden,
+        "text encoder": asked * _text(config, views.text),
+        "transforms": _transforms(config, asked * views.text, sum(vision_tokens.values())),
+        "fusion": _packed_fusion(config, pairs, text_tokens_of, vision_tokens),
+        "heads": 2 * Pooler.flops(len(pairs), width) + asked * hidden,
     }
 
 

@@ -14,6 +14,7 @@ from sclds.costs.clusters import known_kinds
 from sclds.costs.counts import Kind, packed_forward
 from sclds.costs.plan import DEFAULT_TEXT_TOKENS, vocabulary_size
 from sclds.costs.step import step_factor
+from sclds.tasks import TASKS
 
 MODEL_FORWARDS = 3
 """Forwards that training costs: itself, and backward, which is two."""
@@ -42,20 +43,29 @@ class FlopCounter:
     def __init__(self, config: Config, accumulation: int):
         self._config, self._factor = config, step_factor(config, accumulation)
         self._vocabulary = vocabulary_size(config)
-        self._known: dict[tuple[Kind, int], int] = {}
+        self._known: dict[tuple[Kind, int, int], int] = {}
 
     def of(self, sizes: Sizes) -> StepFlops:
-        """Return the FLOPs of training on samples, each with the mean text of its kind."""
-        forward = sizes.images * self._forward("image", sizes.image_text, sizes.images)
-        forward += sizes.videos * self._forward("video", sizes.video_text, sizes.videos)
+        """Return the FLOPs of training on samples, each with the mean text of its kind, and the mean number of them."""
+        asked = sizes.texts / max(1, sizes.images + sizes.videos)
+        forward = sizes.images * self._forward("image", sizes.image_text, sizes.images * asked, asked)
+        forward += sizes.videos * self._forward("video", sizes.video_text, sizes.videos * asked, asked)
         return StepFlops(MODEL_FORWARDS * forward, self._factor * forward)
 
-    def _forward(self, kind: Kind, tokens: int, samples: int) -> int:
-        if not samples:
+    def _forward(self, kind: Kind, tokens: int, texts: float, asked: float) -> float:
+        """Return the FLOPs of one sample; what further texts about an image add is the same for each of them."""
+        if not texts:
             return 0
-        key = kind, round(tokens / samples) or DEFAULT_TEXT_TOKENS
+        length, task = round(tokens / texts) or DEFAULT_TEXT_TOKENS, self._config.task
+        one = self._known_forward(kind, length, 1)
+        further = 0.0 if task is None else asked * TASKS[task.name].images - 1
+        return one + further * (self._known_forward(kind, length, 2) - one) if further else one
+
+    def _known_forward(self, kind: Kind, length: int, asked: int) -> int:
+        key = kind, length, asked
         if key not in self._known:
-            self._known[key] = sum(packed_forward(self._config, *key, self._vocabulary).values())
+            parts = packed_forward(self._config, kind, length, self._vocabulary, asked)
+            self._known[key] = sum(parts.values())
         return self._known[key]
 
 

@@ -152,6 +152,7 @@ def test_weights_that_do_not_fit_are_sentences(settings, tmp_path, capsys):
         ("task.min_count=3", "did you mean 'min_answer_count'"),
         ("losses.mlm=1", "losses.mlm=1.0 has no effect with task.name=vqa"),
         ("losses.contrastive=1", "losses.contrastive=1.0 has no effect with task.name=vqa"),
+        ("task={name: retrieval, questions_per_image: 2}", "task.questions_per_image has no effect with task.name=ret"),
         ("task={name: snli_ve, min_answer_count: 3}", "task.min_answer_count has no effect with task.name=snli_ve"),
         (
             "task={name: retrieval, min_answer_count: 9} batch.group_size=1",
