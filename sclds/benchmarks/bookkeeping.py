@@ -7,7 +7,7 @@ training process's own work, the second the loader's, which is ahead of the step
 
 import csv
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import mean, median
@@ -36,6 +36,7 @@ _COMPARED = (0, 0, 2)
 _TENSORS = 3
 """Of a comparison: both sides, and identities."""
 _TURNS = 15
+_EPOCHS = 8
 
 
 class BookkeepingRow(NamedTuple):
@@ -51,7 +52,8 @@ class BookkeepingRow(NamedTuple):
     order_most_ms: float
     """The same in the slowest of them, which shuffles a block."""
     epoch_ms: float
-    """The same in the step in which the next epoch begins, whose samples are kept apart from the last ones before."""
+    """The same in the slowest step in which an epoch begins, one of eight: its samples are kept apart from the last ones
+    of the epoch before, if they come from the same shards."""
 
 
 class _Simulated:
@@ -112,8 +114,8 @@ def measure(ranks: int, samples: int) -> BookkeepingRow:
     order = synthetic_order(-(-samples // SHARD_SAMPLES), SHARD_SAMPLES, block, batch)
     own = partial(_own_samples, order, ranks)
     listing = _seconds(own, range(max(_TURNS, block * SHARD_SAMPLES // batch)))
-    (beginning,) = _seconds(own, range(order.epoch_size // batch, order.epoch_size // batch + 1))
-    times = (gathering, unevenly, mean(listing), max(listing), beginning)
+    beginnings = _seconds(own, [epoch * order.epoch_size // batch for epoch in range(1, _EPOCHS + 1)])
+    times = (gathering, unevenly, mean(listing), max(listing), max(beginnings))
     return BookkeepingRow(ranks, *(1e3 * seconds for seconds in times))
 
 
@@ -132,7 +134,7 @@ def _books(table: Ints, communicator: _Simulated, step: int) -> None:
     gather_rows(tensors, [of_term for of_term in lengths for _ in range(_TENSORS)], communicator)
 
 
-def _seconds(work: Callable[[int], object], steps: range) -> list[float]:
+def _seconds(work: Callable[[int], object], steps: Iterable[int]) -> list[float]:
     """Return the processor time of every step."""
     turns = []
     for step in steps:

@@ -7,7 +7,8 @@ what a process computes does not grow with the global batch.
 
 A data set that is seen more than once an epoch, and the end of every epoch, could bring a sample into one global batch
 twice, as its own negative. Such repetitions change places nearby (`sclds.data.apart`), as far as an epoch has some
-global batches and a data set is larger than its share of one (`Order.crowded`).
+global batches and a data set is larger than its share of one (`Order.crowded`). Whoever reads there computes all of the
+stretch in which they are moved.
 """
 
 from collections import OrderedDict
@@ -22,7 +23,7 @@ from sclds.data.apart import Stretch, apart_from, apart_within
 from sclds.data.keys import generator
 from sclds.data.storage.sample_index import SampleIndex
 
-_EPOCHS_KEPT = 2
+_EPOCHS_KEPT = 3
 _BLOCKS_KEPT = 4
 _STRETCHES_KEPT = 4
 _STRETCH_BATCHES = 4
@@ -170,13 +171,23 @@ class Order:
         """Return the samples of an epoch from a row on, to the end of its block, or of its stretch if that is changed."""
         pieces = self._pieces(epoch)
         number = int(np.searchsorted(pieces.stretch_end, row, side="right"))
-        # without repetitions only epochs can meet in a batch
-        if self._repeating or (number == 0 and epoch * self.epoch_size % self._global_size):
+        if self._repeating or (number == 0 and self._meets_the_last(epoch)):
             stretch = self._stretch(epoch, number)
             return stretch.numbers[epoch * self.epoch_size + row - stretch.start :]
         block = int(np.searchsorted(pieces.block_end, row, side="right"))
         shuffled = self._shuffled(epoch, block)
         return shuffled[row - int(pieces.block_end[block]) :]
+
+    def _meets_the_last(self, epoch: int) -> bool:
+        """Return whether an epoch and the one before read any shard in common in the batch that they share."""
+        of_last = epoch * self.epoch_size % self._global_size
+        if not of_last:
+            return False
+        last, own = self._pieces(epoch - 1), self._pieces(epoch)
+        first_block = int(np.searchsorted(last.block_end, self.epoch_size - of_last, side="right"))
+        end_block = int(np.searchsorted(own.block_end, self._global_size - of_last)) + 1
+        shards = set(last.shard[first_block * self._block :].tolist())
+        return not shards.isdisjoint(own.shard[: end_block * self._block].tolist())
 
     def _stretch(self, epoch: int, number: int) -> Stretch:
         """Return a stretch as it is read: apart from itself and from the one before."""
