@@ -67,8 +67,9 @@ def test_bf16_is_the_cpus_bit_for_bit_where_attention_is(monkeypatch):
 
 @pytest.mark.parametrize("seed", [1, 2])
 def test_both_are_as_far_from_fp32_as_rounding_goes(seed):
-    """A loss of cosines is between two logits, the right one and the sum of all, and a rounding of a cosine moves a logit
-    by 1/temperature of it; other losses move by a rounding of their own.
+    """A loss of cosines is between two logits, the right one and the sum of all, and each is a cosine by temperature.
+
+    So two roundings of a cosine, by temperature, are what it may move by, and a rounding of its own what another may.
     """
     state = weights(seed)
     exact, _ = step_of(state, "fp32", CPU)
