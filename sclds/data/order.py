@@ -168,7 +168,7 @@ class Order:
         return list(dict.fromkeys(ahead))
 
     def _from(self, epoch: int, row: int) -> Ints:
-        """Return the samples of an epoch from a row on, to the end of its block, or of its stretch if that is changed."""
+        """Return the samples of an epoch from a row to the end of its block, or of its stretch where some may move."""
         pieces = self._pieces(epoch)
         number = int(np.searchsorted(pieces.stretch_end, row, side="right"))
         if self._repeating or (number == 0 and self._meets_the_last(epoch)):
