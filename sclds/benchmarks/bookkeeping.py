@@ -52,8 +52,8 @@ class BookkeepingRow(NamedTuple):
     order_most_ms: float
     """The same in the slowest of them, which shuffles a block."""
     epoch_ms: float
-    """The same in the slowest step in which an epoch begins, one of eight: its samples are kept apart from the last ones
-    of the epoch before, if they come from the same shards."""
+    """The same in the slowest step in which an epoch begins, one of eight: its samples are kept apart from those with
+    which the epoch before ends, if they come from the same shards."""
 
 
 class _Simulated:

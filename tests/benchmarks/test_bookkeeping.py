@@ -11,7 +11,7 @@ from sclds.data.shuffle_quality import synthetic_order
 def test_every_world_has_a_row(tmp_path):
     rows = bookkeeping.compare_worlds(1000, tmp_path / "deep", (2, 4))
     assert [row.ranks for row in rows] == [2, 4]
-    assert all(min(row.gather_ms, row.uneven_ms) > 0 and 0 < row.order_ms <= row.order_most_ms and row.epoch_ms > 0 for row in rows)
+    assert all(min(row) > 0 and row.order_ms <= row.order_most_ms for row in rows)
     with (tmp_path / "deep" / "bookkeeping.csv").open() as file:
         found = list(csv.DictReader(file))
     assert [(int(row["ranks"]), float(row["order_ms"])) for row in found] == [(r.ranks, r.order_ms) for r in rows]
@@ -29,7 +29,8 @@ def test_the_command_prints_a_table(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(bookkeeping, "compare_worlds", lambda samples, out: made)
     assert main(["benchmark", "bookkeeping", "--out", str(tmp_path)]) == 0
     shown = capsys.readouterr().out
-    for part in ("10,000,000 samples", "16,384", "1.250", "1.500", "0.500", "9.750", "120.500", str(tmp_path / "bookkeeping.csv")):
+    figures = ("1.250", "1.500", "0.500", "9.750", "120.500")
+    for part in ("10,000,000 samples", "16,384", *figures, str(tmp_path / "bookkeeping.csv")):
         assert part in shown
     assert main(["benchmark", "bookkeeping", "--samples", "1000"]) == 2
     assert "--samples is 1000: give at least 524288" in capsys.readouterr().err
