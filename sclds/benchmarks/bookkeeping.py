@@ -1,15 +1,16 @@
 """Processor time of what a step keeps books of for the whole cluster, with the ranks simulated in one process.
 
 Every rank has to know where its rows lie among those of all ranks, and which samples it has of the global batch.
-Neither may grow with the number of ranks: a launch is about 5 µs of host time, and every rank pays.
+Neither may grow with the number of ranks: a launch is about 5 µs of host time, and every rank pays. The first is the
+training process's own work, the second the loader's, which is ahead of the step and a process of its own beside a GPU.
 """
 
 import csv
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 
 from sclds.config import DataConfig
-from sclds.data.order import positions_of
+from sclds.data.order import Order, Place, positions_of
 from sclds.data.shuffle_quality import synthetic_order
 from sclds.losses.communicator import Ints, gather_rows
 from sclds.losses.global_features import StepSizes, first_rows
@@ -35,10 +36,11 @@ _COMPARED = (0, 0, 2)
 _TENSORS = 3
 """Of a comparison: both sides, and identities."""
 _TURNS = 15
+_EPOCHS = 8
 
 
 class BookkeepingRow(NamedTuple):
-    """Host time at one number of ranks, median of some steps."""
+    """Processor time at one number of ranks; of gathers the median of some steps."""
 
     ranks: int
     gather_ms: float
@@ -46,9 +48,12 @@ class BookkeepingRow(NamedTuple):
     uneven_ms: float
     """The same where some of the counts differ between ranks."""
     order_ms: float
-    """This rank's samples of the global batch, where those around them have been shuffled already."""
+    """This rank's samples of the global batch, mean of the steps that read a block, 15 at least."""
     order_most_ms: float
-    """The same in the slowest step, in which they are shuffled: once in some steps."""
+    """The same in the slowest of them, which shuffles a block."""
+    epoch_ms: float
+    """The same in the slowest step in which an epoch begins, one of eight: its samples are kept apart from those with
+    which the epoch before ends, if they come from the same shards."""
 
 
 class _Simulated:
@@ -80,7 +85,7 @@ def compare_worlds(samples: int, folder: Path, worlds: Sequence[int] = RANKS) ->
         folder: Made if it is not there.
         worlds: Numbers of ranks.
     """
-    rows = [measure(ranks, _own_samples(ranks, samples)) for ranks in worlds]
+    rows = [measure(ranks, samples) for ranks in worlds]
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "bookkeeping.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
@@ -89,28 +94,34 @@ def compare_worlds(samples: int, folder: Path, worlds: Sequence[int] = RANKS) ->
     return rows
 
 
-def _own_samples(ranks: int, samples: int) -> Callable[[int], object]:
-    """Return what lists the places of the last rank in a step's global batch."""
-    block = DataConfig.model_fields["shuffle_block"].default
-    order = synthetic_order(-(-samples // SHARD_SAMPLES), SHARD_SAMPLES, block, ranks * RANK_SAMPLES)
-    positions = positions_of(0, ranks - 1, ranks, RANK_SAMPLES)
-    return lambda step: order.places(step, positions)
-
-
-def measure(ranks: int, own_samples: Callable[[int], object]) -> BookkeepingRow:
-    """Time the bookkeeping of one rank among `ranks`.
+def measure(ranks: int, samples: int) -> BookkeepingRow:
+    """Time the bookkeeping of the last one of `ranks`.
 
     Args:
         ranks: Simulated.
-        own_samples: Lists this rank's samples of a step's global batch, by step.
+        samples: Of the simulated data set, rounded up to whole shards.
     """
     communicator = _Simulated(ranks)
     even = communicator.gather_counts([_ROWS] * _COUNTS)
     uneven = even.copy()
     uneven[1::2, 2] = 1
-    gathering, unevenly = (median(_seconds(partial(_books, table, communicator))[1:]) for table in (even, uneven))
-    listing = _seconds(own_samples)
-    return BookkeepingRow(ranks, 1e3 * gathering, 1e3 * unevenly, 1e3 * median(listing[1:]), 1e3 * max(listing))
+    gathering, unevenly = (
+        # the first turn warms up
+        median(_seconds(partial(_books, table, communicator), range(_TURNS + 1))[1:])
+        for table in (even, uneven)
+    )
+    block, batch = DataConfig.model_fields["shuffle_block"].default, ranks * RANK_SAMPLES
+    order = synthetic_order(-(-samples // SHARD_SAMPLES), SHARD_SAMPLES, block, batch)
+    own = partial(_own_samples, order, ranks)
+    listing = _seconds(own, range(max(_TURNS, block * SHARD_SAMPLES // batch)))
+    beginnings = _seconds(own, [epoch * order.epoch_size // batch for epoch in range(1, _EPOCHS + 1)])
+    times = (gathering, unevenly, mean(listing), max(listing), max(beginnings))
+    return BookkeepingRow(ranks, *(1e3 * seconds for seconds in times))
+
+
+def _own_samples(order: Order, ranks: int, step: int) -> list[Place]:
+    """Return the places of the last rank in a step's global batch."""
+    return order.places(step, positions_of(0, ranks - 1, ranks, RANK_SAMPLES))
 
 
 def _books(table: Ints, communicator: _Simulated, step: int) -> None:
@@ -123,11 +134,11 @@ def _books(table: Ints, communicator: _Simulated, step: int) -> None:
     gather_rows(tensors, [of_term for of_term in lengths for _ in range(_TENSORS)], communicator)
 
 
-def _seconds(work: Callable[[int], object]) -> list[float]:
-    """Return the processor time of every turn; the first one warms up."""
+def _seconds(work: Callable[[int], object], steps: Iterable[int]) -> list[float]:
+    """Return the processor time of every step."""
     turns = []
-    for turn in range(_TURNS + 1):
+    for step in steps:
         begun = time.process_time()
-        work(turn)
+        work(step)
         turns.append(time.process_time() - begun)
     return turns

@@ -41,11 +41,10 @@ def apart_within(stretch: Stretch, samples: int, batch_size: int, rng: np.random
         rng: Keyed to the stretch.
     """
     batch = _batches(stretch, batch_size)
-    sample = stretch.numbers % samples
-    order = np.lexsort((sample, batch))
-    again = (np.diff(sample[order]) == 0) & (np.diff(batch[order]) == 0)
-    exchange = _Exchange(stretch, samples, batch, Counter())
-    return exchange.all_of(np.sort(order[1:][again]), range(len(batch)), rng)
+    sample, place = _by_sample(stretch.numbers % samples)
+    again = (np.diff(sample) == 0) & (np.diff(batch[place]) == 0)  # places of a sample ascend, and so do their batches
+    exchange = _Exchange(stretch, samples, batch, np.empty(0, np.int64))
+    return exchange.all_of(np.sort(place[1:][again]), range(len(batch)), rng)
 
 
 def apart_from(stretch: Stretch, before: Stretch, samples: int, batch_size: int, rng: np.random.Generator) -> Ints:
@@ -59,10 +58,12 @@ def apart_from(stretch: Stretch, before: Stretch, samples: int, batch_size: int,
     head = int(np.searchsorted(batch, batch[0], side="right"))
     after = stretch.start + len(batch)
     end = len(batch) if after % batch_size == 0 else int(np.searchsorted(batch, batch[-1], side="left"))
-    again = np.flatnonzero(np.isin(stretch.numbers[:head] % samples, shared))
-    if not len(shared) or not len(again) or head >= end:
+    sample, place = _by_sample(stretch.numbers[:head] % samples)
+    held = np.sort(shared)
+    again = np.sort(place[held.searchsorted(sample, "right") > held.searchsorted(sample)])
+    if not len(again) or head >= end:
         return stretch.numbers
-    exchange = _Exchange(stretch, samples, batch, Counter(shared.tolist()))
+    exchange = _Exchange(stretch, samples, batch, shared)
     return exchange.all_of(again, range(head, end), rng)
 
 
@@ -71,13 +72,24 @@ def _batches(stretch: Stretch, batch_size: int) -> Ints:
     return (stretch.start + np.arange(len(stretch.numbers), dtype=np.int64)) // batch_size
 
 
+def _by_sample(sample: Ints) -> tuple[Ints, Ints]:
+    """Return samples in ascending order, and where each stood; equal ones as they stood."""
+    # one sort of whole numbers takes a fifth of one that returns places, a twentieth of a stable one
+    bits = len(sample).bit_length()
+    keys = np.sort(sample << bits | np.arange(len(sample)))
+    return keys >> bits, keys & ((1 << bits) - 1)
+
+
 class _Exchange:
     """Moves repetitions to other batches of a stretch; `shared` belongs to its first batch too."""
 
-    def __init__(self, stretch: Stretch, samples: int, batch: Ints, shared: Counter[int]) -> None:
+    def __init__(self, stretch: Stretch, samples: int, batch: Ints, shared: Ints) -> None:
         self._stretch, self._samples, self._batch = stretch, samples, batch
         self._numbers = stretch.numbers.copy()
-        self._members: dict[int, Counter[int]] = {}
+        self._held: dict[int, Ints] = {}
+        """Samples of a batch before any exchange, ascending: sorting takes a ninetieth of what counting them would."""
+        self._changes: Counter[tuple[int, int]] = Counter()
+        """How often a batch has had a sample more since."""
         self._shared = shared
 
     def all_of(self, again: Ints, free: range, rng: np.random.Generator) -> Ints:
@@ -85,7 +97,7 @@ class _Exchange:
         failed = 0
         for place in again.tolist():
             sample = int(self._numbers[place]) % self._samples
-            if self._of(int(self._batch[place]))[sample] > 1 and not self._one(place, sample, free, rng):
+            if self._count(int(self._batch[place]), sample) > 1 and not self._one(place, sample, free, rng):
                 failed += 1
                 if failed == _GIVEN_UP:
                     break
@@ -93,29 +105,31 @@ class _Exchange:
 
     def _one(self, place: int, sample: int, free: range, rng: np.random.Generator) -> bool:
         """Exchange one repetition, inside its block if possible, so that no other batch holds one for it."""
-        block = int(np.searchsorted(self._stretch.block_end, place, side="right"))
+        block = int(self._stretch.block_end.searchsorted(place, side="right"))
         first = int(self._stretch.block_end[block - 1]) if block else 0
         near = range(max(first, free.start), min(int(self._stretch.block_end[block]), free.stop))
-        here = self._of(own := int(self._batch[place]))
+        own = int(self._batch[place])
         for places in (near, free):
             if not places:
                 continue
             for other in rng.integers(places.start, places.stop, _TRIES).tolist():
-                there = self._of(theirs := int(self._batch[other]))
-                given = int(self._numbers[other]) % self._samples
-                if own == theirs or here[given] or there[sample]:
+                theirs, number = int(self._batch[other]), int(self._numbers[other])
+                given = number % self._samples
+                if own == theirs or self._count(own, given) or self._count(theirs, sample):
                     continue
-                self._numbers[[place, other]] = self._numbers[[other, place]]
-                here.update({sample: -1, given: 1})
-                there.update({sample: 1, given: -1})
+                self._numbers[other], self._numbers[place] = self._numbers[place], number
+                for batch, gone, come in ((own, sample, given), (theirs, given, sample)):
+                    self._changes[batch, gone] -= 1
+                    self._changes[batch, come] += 1
                 return True
         return False
 
-    def _of(self, batch: int) -> Counter[int]:
-        """Return how often a batch holds each sample."""
-        if batch not in self._members:
-            first, end = np.searchsorted(self._batch, (batch, batch + 1)).tolist()
-            self._members[batch] = Counter((self._numbers[first:end] % self._samples).tolist())
-            if batch == self._batch[0]:
-                self._members[batch].update(self._shared)
-        return self._members[batch]
+    def _count(self, batch: int, sample: int) -> int:
+        """Return how often a batch holds a sample."""
+        if batch not in self._held:
+            first, end = self._batch.searchsorted((batch, batch + 1)).tolist()
+            held = self._stretch.numbers[first:end] % self._samples
+            self._held[batch] = np.sort(np.concatenate((held, self._shared)) if batch == self._batch[0] else held)
+        held = self._held[batch]
+        before = int(held.searchsorted(sample, "right") - held.searchsorted(sample))
+        return before + self._changes[batch, sample]

@@ -1,12 +1,14 @@
 """Which sample stands where: pure functions of seed, epoch and step, the same for every number of processes.
 
 Samples are shuffled in two stages: shards are permuted, then the samples of `shuffle_block` neighboring shards are
-permuted together. A larger block mixes better; a smaller one reads fewer files at a time. Only the blocks that a step
-touches are ever computed, so the first step of ten million samples comes as soon as that of ten thousand.
+permuted together. A larger block mixes better; a smaller one reads fewer files at a time. Only the blocks that a
+process reads of are ever computed, so the first step of ten million samples comes as soon as that of ten thousand, and
+what a process computes does not grow with the global batch.
 
 A data set that is seen more than once an epoch, and the end of every epoch, could bring a sample into one global batch
 twice, as its own negative. Such repetitions change places nearby (`sclds.data.apart`), as far as an epoch has some
-global batches and a data set is larger than its share of one (`Order.crowded`).
+global batches and a data set is larger than its share of one (`Order.crowded`). Whoever reads there computes all of the
+stretch in which they are moved.
 """
 
 from collections import OrderedDict
@@ -21,7 +23,8 @@ from sclds.data.apart import Stretch, apart_from, apart_within
 from sclds.data.keys import generator
 from sclds.data.storage.sample_index import SampleIndex
 
-_EPOCHS_KEPT = 2
+_EPOCHS_KEPT = 3
+_BLOCKS_KEPT = 4
 _STRETCHES_KEPT = 4
 _STRETCH_BATCHES = 4
 """Global batches of a stretch, at least: two may be shared with its neighbors, the others take what is moved."""
@@ -81,6 +84,7 @@ class Order:
         self._set_of_shard = np.repeat(np.arange(len(self._sets)), np.diff(changes))
         self._whole, self._part = self._repeats(weights)
         self._epochs: OrderedDict[int, _Pieces] = OrderedDict()
+        self._blocks: OrderedDict[tuple[int, int], Ints] = OrderedDict()
         self._drafts: OrderedDict[tuple[int, int], Stretch] = OrderedDict()
         self._stretches: OrderedDict[tuple[int, int], Stretch] = OrderedDict()
         seen = self._whole * np.diff(self._bounds) + self._part
@@ -122,8 +126,11 @@ class Order:
         Returns:
             (epoch_size,) sample + samples · repeat, where repeat counts how often the epoch has had the sample.
         """
-        stretches = range(len(self._pieces(epoch).stretch_end))
-        return np.concatenate([self._stretch(epoch, number).numbers for number in stretches])
+        parts, row = [], 0
+        while row < self.epoch_size:
+            parts.append(self._from(epoch, row))
+            row += len(parts[-1])
+        return np.concatenate(parts)
 
     def global_batch(self, step: int) -> list[Place]:
         """Return the places of an optimizer step, (global_size,).
@@ -144,9 +151,7 @@ class Order:
         places: list[Place] = []
         while position < end:
             epoch, row = divmod(position, self.epoch_size)
-            stretch = self._stretch(epoch, int(np.searchsorted(self._pieces(epoch).stretch_end, row, side="right")))
-            first = position - stretch.start
-            taken = stretch.numbers[first : first + end - position]
+            taken = self._from(epoch, row)[: end - position]
             repeats, samples = np.divmod(taken, len(self._index))
             places += [Place(epoch, *pair) for pair in zip(repeats.tolist(), samples.tolist(), strict=True)]
             position += len(taken)
@@ -162,12 +167,33 @@ class Order:
             ahead += self._pieces(epoch + 1).shard[: self._block].tolist()
         return list(dict.fromkeys(ahead))
 
+    def _from(self, epoch: int, row: int) -> Ints:
+        """Return the samples of an epoch from a row to the end of its block, or of its stretch where some may move."""
+        pieces = self._pieces(epoch)
+        number = int(np.searchsorted(pieces.stretch_end, row, side="right"))
+        if self._repeating or (number == 0 and self._meets_the_last(epoch)):
+            stretch = self._stretch(epoch, number)
+            return stretch.numbers[epoch * self.epoch_size + row - stretch.start :]
+        block = int(np.searchsorted(pieces.block_end, row, side="right"))
+        shuffled = self._shuffled(epoch, block)
+        return shuffled[row - int(pieces.block_end[block]) :]
+
+    def _meets_the_last(self, epoch: int) -> bool:
+        """Return whether an epoch and the one before read any shard in common in the batch that they share."""
+        of_last = epoch * self.epoch_size % self._global_size
+        if not of_last:
+            return False
+        last, own = self._pieces(epoch - 1), self._pieces(epoch)
+        first_block = int(np.searchsorted(last.block_end, self.epoch_size - of_last, side="right"))
+        end_block = int(np.searchsorted(own.block_end, self._global_size - of_last)) + 1
+        shards = set(last.shard[first_block * self._block :].tolist())
+        return not shards.isdisjoint(own.shard[: end_block * self._block].tolist())
+
     def _stretch(self, epoch: int, number: int) -> Stretch:
         """Return a stretch as it is read: apart from itself and from the one before."""
         if (epoch, number) not in self._stretches:
             draft = self._draft(epoch, number)
-            # without repetitions only epochs can meet in a batch
-            if draft.start % self._global_size and (self._repeating or not number):
+            if draft.start % self._global_size:
                 before = (epoch, number - 1) if number else (epoch - 1, len(self._pieces(epoch - 1).stretch_end) - 1)
                 rng = generator(self._seed, "apart from", epoch, number)
                 numbers = apart_from(draft, self._draft(*before), len(self._index), self._global_size, rng)
@@ -191,10 +217,13 @@ class Order:
 
     def _shuffled(self, epoch: int, block: int) -> Ints:
         """Return the samples of a block, permuted; numbered as in `epoch`."""
-        pieces, start = self._pieces(epoch), block * self._block
-        chosen = range(start, min(start + self._block, len(pieces.shard)))
-        samples = np.concatenate([self._samples(pieces, i) for i in chosen])
-        return generator(self._seed, "block", epoch, start).permutation(samples)
+        if (epoch, block) not in self._blocks:
+            pieces, start = self._pieces(epoch), block * self._block
+            chosen = range(start, min(start + self._block, len(pieces.shard)))
+            samples = np.concatenate([self._samples(pieces, i) for i in chosen])
+            shuffled = generator(self._seed, "block", epoch, start).permutation(samples)
+            _keep(self._blocks, (epoch, block), shuffled, _BLOCKS_KEPT)
+        return self._blocks[epoch, block]
 
     def _samples(self, pieces: _Pieces, piece: int) -> Ints:
         """Return the samples of a piece in the order of the file."""

@@ -87,7 +87,7 @@ def start_gather_rows(
     Returns:
         What waits for the message, and gives for every tensor the rows of all ranks, in rank order.
     """
-    known = {id(each): _Room.of(each) for each in lengths}
+    known = {key: _Room.of(each) for key, each in {id(each): each for each in lengths}.items()}
     rooms = [known[id(each)] for each in lengths]
     ends = list(accumulate(room.most * _width(tensor) for tensor, room in zip(tensors, rooms, strict=True)))
     message = tensors[0].new_zeros(ends[-1] if ends else 0)
@@ -138,7 +138,7 @@ def _rows_of(gathered: Tensor, tensors: Sequence[Tensor], rooms: Sequence[_Room]
             continue
         whole = gathered[:, start:end].reshape(len(gathered) * room.most, *tensor.shape[1:])
         index = filled[id(room)]
-        found.append(whole if index is None else whole[index])
+        found.append(whole if index is None else whole.index_select(0, index))
     return found
 
 

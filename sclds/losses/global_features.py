@@ -357,8 +357,8 @@ def _compared(objective: Objective) -> set[str]:
 
 def first_rows(lengths: Sequence[Ints], rank: int) -> list[int]:
     """Return a rank's first row in the global order, for every accumulation step, of (W,) rows of all ranks at each."""
-    starts = accumulate((int(rows.sum()) for rows in lengths), initial=0)
-    return [start + int(rows[:rank].sum()) for start, rows in zip(starts, lengths, strict=False)]
+    starts = accumulate((int(rows.sum()) for rows in lengths[:-1]), initial=0)
+    return [start + int(rows[:rank].sum()) for start, rows in zip(starts, lengths, strict=True)]
 
 
 def _duplicates(sent: Tensor, losses: LossesConfig) -> Duplicates | None:

@@ -142,7 +142,9 @@ def _dense_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropo
     """Attend within (segments, heads, rows, channels).
 
     The CPU's fused bf16 attention takes seven times as long backward as these matrix products (67 segments, 2 heads, 65
-    rows, 64 channels, one core with AVX512-BF16: 26.7 ms against 3.6 ms, forward and backward), so it is not used.
+    rows, 64 channels, one core with AVX512-BF16: 26.7 ms against 3.6 ms, forward and backward), so it is not used. The
+    products round scaled queries and scores to bf16, which fused attention keeps in fp32: outputs are 0.3 to 0.4 % off
+    (root mean square) where rounding the exact ones to bf16 makes 0.17 %.
     """
     if q.device.type != "cpu" or q.dtype != torch.bfloat16:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)

@@ -5,30 +5,32 @@ import csv
 from sclds.benchmarks import bookkeeping
 from sclds.cli import benchmark_bookkeeping
 from sclds.cli.main import main
+from sclds.data.shuffle_quality import synthetic_order
 
 
 def test_every_world_has_a_row(tmp_path):
     rows = bookkeeping.compare_worlds(1000, tmp_path / "deep", (2, 4))
     assert [row.ranks for row in rows] == [2, 4]
-    assert all(min(row.gather_ms, row.uneven_ms) > 0 and 0 < row.order_ms <= row.order_most_ms for row in rows)
+    assert all(min(row) > 0 and row.order_ms <= row.order_most_ms for row in rows)
     with (tmp_path / "deep" / "bookkeeping.csv").open() as file:
         found = list(csv.DictReader(file))
     assert [(int(row["ranks"]), float(row["order_ms"])) for row in found] == [(r.ranks, r.order_ms) for r in rows]
 
 
 def test_the_last_rank_lists_its_own_samples():
-    listed = bookkeeping._own_samples(4, 20_000)(0)
-    assert len({place.sample for place in listed}) == 32
-    assert listed != bookkeeping._own_samples(4, 20_000)(1)
-    assert len(bookkeeping._own_samples(1, 20_000)(3)) == 32
+    order = synthetic_order(2, bookkeeping.SHARD_SAMPLES, 16, 4 * bookkeeping.RANK_SAMPLES)
+    listed = bookkeeping._own_samples(order, 4, 0)
+    assert listed == order.global_batch(0)[-32:]
+    assert listed != bookkeeping._own_samples(order, 4, 1)
 
 
 def test_the_command_prints_a_table(tmp_path, monkeypatch, capsys):
-    made = [bookkeeping.BookkeepingRow(16384, 1.25, 1.5, 0.5, 9.75)]
+    made = [bookkeeping.BookkeepingRow(16384, 1.25, 1.5, 0.5, 9.75, 120.5)]
     monkeypatch.setattr(bookkeeping, "compare_worlds", lambda samples, out: made)
     assert main(["benchmark", "bookkeeping", "--out", str(tmp_path)]) == 0
     shown = capsys.readouterr().out
-    for part in ("10,000,000 samples", "16,384", "1.250", "1.500", "0.500", "9.750", str(tmp_path / "bookkeeping.csv")):
+    figures = ("1.250", "1.500", "0.500", "9.750", "120.500")
+    for part in ("10,000,000 samples", "16,384", *figures, str(tmp_path / "bookkeeping.csv")):
         assert part in shown
     assert main(["benchmark", "bookkeeping", "--samples", "1000"]) == 2
     assert "--samples is 1000: give at least 524288" in capsys.readouterr().err

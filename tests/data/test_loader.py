@@ -231,8 +231,10 @@ def test_itm_never_shows_a_wrong_image_that_is_right_or_that_its_kind_betrays(ma
 def test_a_process_of_its_own_makes_the_same_batches(config, tokenizer):
     """Bit for bit, views of one block of memory without a name; the process ends with the iterator."""
     expected = batches(config, tokenizer, 3)
-    apart = iter(TrainingBatches(config, tokenizer, 0, 1, 8, 1, own_process=True))
+    training = TrainingBatches(config, tokenizer, 0, 1, 8, 1, own_process=True)
+    apart = iter(training)
     found = [next(apart) for _ in range(3)]
+    assert not training.order._blocks, "samples are shuffled there, too"
     (maker,) = multiprocessing.active_children()
     apart.close()
     assert not maker.is_alive()

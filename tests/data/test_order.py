@@ -279,3 +279,45 @@ def test_the_order_is_the_same_from_version_to_version():
     order = order_of(index, seed=3, global_size=12, block=2, clips=1.3)
     places = [(place.epoch, place.sample, place.repeat) for step in range(40) for place in order.global_batch(step)]
     assert hashlib.sha256(str(places).encode()).hexdigest()[:16] == "69acf582c5208a47"
+
+
+def test_repetitions_are_moved_the_same_way_from_version_to_version():
+    """As above, for mixtures of all kinds: what is moved where, in a stretch and where epochs meet."""
+    digest = hashlib.sha256()
+    for trial in range(20):
+        index, weights, block, size = random_mixture(np.random.default_rng(trial))
+        once = {name: min(weight, 1.0) for name, weight in weights.items()}
+        for order in (Order(index, weights, trial, size, block), Order(index, once, trial, size, block)):
+            for epoch in (0, 1, 3):
+                digest.update(order.epoch(epoch).tobytes())
+    assert digest.hexdigest()[:16] == "9538fd2e82750139"
+
+
+def test_a_process_shuffles_the_block_that_it_reads_of_and_no_other(monkeypatch):
+    """However many blocks a global batch is; so what a rank computes does not grow with the cluster."""
+    shuffled = []
+
+    def noted(seed: int, *words: str | int) -> np.random.Generator:
+        shuffled.extend([words[1:]] if words[0] == "block" else [])
+        return generator(seed, *words)
+
+    monkeypatch.setattr("sclds.data.order.generator", noted)
+    order = order_of(index_of(pictures=[10] * 400), global_size=400, block=2)
+    for step in range(30):
+        shuffled.clear()
+        order.places(step, range(384, 388))
+        epoch, row = divmod(400 * step + 384, 4000)
+        assert shuffled == [(epoch, row // 20 * 2)]
+
+
+def test_epochs_that_share_no_shard_where_they_meet_are_not_compared(monkeypatch):
+    compared = []
+    monkeypatch.setattr("sclds.data.order.apart_from", lambda stretch, *_: compared.append(stretch) or stretch.numbers)
+    order = order_of(index_of(pictures=[10] * 400), global_size=48, block=2)
+    meeting = 0
+    for epoch in range(1, 60):
+        batch = order.global_batch(4000 * epoch // 48)
+        shards = [{place.sample // 10 for place in batch if place.epoch == e} for e in (epoch - 1, epoch)]
+        meeting += not shards[0].isdisjoint(shards[1])
+    assert meeting <= len(compared) <= 10, "few of the epochs, those that do among them"
+    assert meeting

@@ -82,6 +82,19 @@ def test_a_single_process_counts_in_whole_numbers():
     assert SingleProcess().gather_counts([]).dtype == np.int64
 
 
+def test_lengths_that_stand_for_several_tensors_are_looked_at_once():
+    class Counted(np.ndarray):
+        looks = 0
+
+        def max(self, *arguments, **options):
+            Counted.looks += 1
+            return super().max(*arguments, **options)
+
+    lengths = np.array([2]).view(Counted)
+    gather_rows([torch.ones(2, 3), torch.ones(2), torch.ones(2, 1)], [lengths] * 3, SingleProcess())
+    assert Counted.looks == 1
+
+
 def test_nothing_is_sent_where_no_rank_has_a_row():
     class Silent(SingleProcess):
         def start_all_gather(self, tensor):
