@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 QUICKSTART = str(ROOT / "configs" / "quickstart.yaml")
 TINY = [
     *("data.image_size=16", "data.video_size=16", "data.frames=2", "batch.global_size=16", "batch.group_size=4"),
-    *("model.vision.width=32", "model.vision.layers=1", "model.vision.pretrained_image_size=16"),
+    *("model.vision={width: 32, heads: 2, layers: 1, patch_size: 16, pretrained_image_size: 16}",),
     *("model.text.width=32", "model.text.layers=1", "model.fusion.width=32", "model.fusion.layers=1"),
     "model.projection=16",
 ]
