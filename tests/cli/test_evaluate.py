@@ -6,8 +6,8 @@ import socket
 import pytest
 
 from sclds.cli.main import main
-from sclds.config.errors import UserError
-from sclds.config.reading import load_config
+from sclds.config.errors import CheckpointError, UserError
+from sclds.config.reading import dump_config, load_config
 from sclds.interop.folder import ModelFolder, Origin, build_model, write_folder
 from sclds.interop.measure import find_target
 from sclds.run.checkpoints import STATE_FILE, checkpoint_name
@@ -106,10 +106,27 @@ def test_options_and_settings_stand_in_any_order(words, monkeypatch, tmp_path):
 
 def test_the_settings_of_a_run_are_those_of_its_config_where_it_is_there(run):
     settings = load_config("quickstart", [*SMALL, "name=renamed"])
-    from sclds.config.reading import dump_config
-
     (run / "config.yaml").write_text(dump_config(settings))
     assert find_target(run, None, [], []).config.name == "renamed"
+
+
+@pytest.mark.parametrize(
+    ("damage", "why"),
+    [
+        (lambda text: text[: text.index("optimizer:")], "optimizer.*differs from"),
+        (lambda text: text[:-30] + "\0", "is not valid YAML"),
+        (lambda text: "", "name: is required"),
+    ],
+)
+def test_a_damaged_config_of_a_run_is_named_and_the_checkpoints_own_can_be_had(run, damage, why):
+    """Cut short it may be valid, with defaults for all that is gone."""
+    file, settings = run / "config.yaml", load_config("quickstart", [*SMALL, f"run_dir={run}"])
+    file.write_text(damage(dump_config(settings)))
+    with pytest.raises(CheckpointError, match=rf"config.yaml is damaged, or was changed \(.*{why}.*move it away"):
+        find_target(run, None, [], [])
+    assert find_target(run, "quickstart", [], SMALL).config == settings
+    file.unlink()
+    assert find_target(run, None, [], []).config == settings
 
 
 def test_text_of_a_checkpoint_is_no_interpolation(run):
