@@ -85,7 +85,7 @@ def command(config: str, overrides: tuple[str, ...], **options: Any) -> int:
         _show(profile, folder, options["as_json"])
         return int(all(variant["failed"] for variant in profile["variants"]))
 
-    return exit_code(work)
+    return exit_code(work, "measures again")
 
 
 def _measured(settings: Any, traces: Path | None, options: Mapping[str, Any]) -> dict[str, Any] | None:
