@@ -96,12 +96,13 @@ def test_a_private_file_is_nobody_elses_before_anything_is_in_it(tmp_path, monke
     ],
 )
 def test_a_disk_that_takes_no_folder_is_a_sentence_whoever_finds_it(tmp_path, fault, told):
-    with (
-        pytest.raises(UserError, match=f"{tmp_path}/new cannot be written .*{told}"),
-        new_folder(tmp_path / "new") as part,
-    ):
-        (part / "some").write_text("bytes")
-        raise fault
+    def fill():
+        with new_folder(tmp_path / "new") as part:
+            (part / "some").write_text("bytes")
+            raise fault
+
+    with pytest.raises(UserError, match=f"{tmp_path}/new cannot be written .*{told}"):
+        fill()
     assert list(tmp_path.iterdir()) == []
 
 
