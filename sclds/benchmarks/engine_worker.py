@@ -1,21 +1,18 @@
 """One of the processes of `sclds benchmark engine`: times every provider in turn, and counts its messages."""
 
-import json
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from sclds.batch.split import split_batch
 from sclds.benchmarks.step import ModelLoss, build_model, model_section, totals
+from sclds.benchmarks.worker import work
 from sclds.config import Config
 from sclds.config.reading import parse_config
 from sclds.data.tokenizer import load_tokenizer
 from sclds.machine.implementations import choose, compute_dtype, use
-from sclds.run.files import write_atomically
 from sclds.train.distributed import ProcessGroup, counted_messages, synchronize
 from sclds.train.engine import build_engine
 from sclds.train.optimizer import build_optimizer
@@ -151,19 +148,5 @@ def _messages(step: Step) -> dict[str, dict[str, int]]:
     return found
 
 
-def main() -> None:
-    """Measure as the arguments say (sizes as JSON, rounds, the file that rank 0 writes)."""
-    # the launcher puts --local_rank in front
-    sizes, rounds, file = sys.argv[-3:]
-    group = ProcessGroup()
-    try:
-        found = measure(steps_of(json.loads(sizes), group), int(rounds))
-        if group.rank == 0:
-            write_atomically(Path(file), json.dumps(found))
-        group.barrier()
-    finally:
-        group.close()
-
-
 if __name__ == "__main__":
-    main()
+    work(lambda sizes, rounds, group: measure(steps_of(sizes, group), rounds))

@@ -11,6 +11,7 @@ import os
 import tempfile
 import time
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from hashlib import sha256
@@ -134,6 +135,7 @@ class _Comparison:
         self._maker = training.made_here()
         self._batches: list[Batch] = [next(self._maker) for _ in range(self._split.accumulation)]
         self._samples = _samples(training, config.batch.global_size)
+        self._new = _share_of_new_videos(training, config)
         folder = RunFolder(config.run_dir)
         self._guards = Guards(config, folder, Reporter(1, config.schedule.steps))
         self._check = _TimedCheck(self._engine, group)
@@ -181,17 +183,23 @@ class _Comparison:
 
     def _checks_of_samples(self) -> dict[str, float]:
         """Return the seconds that a step's samples are checked for: of looks at headers what opening does not take."""
-        checksums, headers, bare = _Part(), _Part(), _Part()
+        checksums = _Part()
         with timed(checksums, self._clock):
             for _, content in self._samples:
                 zlib.crc32(content)
+        headers = self._headers("image") + self._new * self._headers("video")
+        return {"checksums of samples": checksums.seconds, "headers of samples": headers}
+
+    def _headers(self, kind: Kind) -> float:
+        contents = [content for of_kind, content in self._samples if of_kind == kind]
+        headers, bare = _Part(), _Part()
         with timed(headers, self._clock):
-            for kind, content in self._samples:
+            for content in contents:
                 inspect(kind, content, self._config.data.max_pixels)
         with timed(bare, self._clock):
-            for kind, content in self._samples:
+            for content in contents:
                 _open(kind, content)
-        return {"checksums of samples": checksums.seconds, "headers of samples": headers.seconds - bare.seconds}
+        return headers.seconds - bare.seconds
 
     def _step(self, engine: Any, step: int) -> Any:
         return train_step(engine, self._batches, step, self._config, self._split, self._group)
@@ -264,3 +272,11 @@ def _samples(training: TrainingBatches, count: int) -> list[tuple[Kind, bytes]]:
         return [(shard.kind, reader.media(shard, row)) for shard, row in found]
     finally:
         reader.close()
+
+
+def _share_of_new_videos(training: TrainingBatches, config: Config) -> float:
+    """Return how many of the videos that a process reads in the whole run it has not read before, 0 to 1."""
+    steps, count = range(config.schedule.steps), range(config.batch.global_size)
+    read = [place.sample for step in steps for place in training.order.places(step, count)]
+    seen = Counter(sample for sample in read if training.index.locate(sample)[0].kind == "video")
+    return len(seen) / max(seen.total(), 1)

@@ -1,23 +1,20 @@
 """One of the processes of `sclds benchmark plan`: what this machine multiplies, copies and sends, and steps."""
 
-import json
 import statistics
-import sys
 import time
 from collections.abc import Callable, Sequence
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from sclds.batch.split import split_batch
+from sclds.benchmarks.worker import work
 from sclds.config.reading import load_config
 from sclds.data.loader import TrainingBatches
 from sclds.data.tokenizer import load_tokenizer
 from sclds.machine.implementations import choose, use
-from sclds.run.files import write_atomically
 from sclds.train.distributed import ProcessGroup
 from sclds.train.engine import build_engine
 from sclds.train.step import train_step
@@ -128,18 +125,5 @@ def _taker(settings: Sequence[str], steps: int, group: ProcessGroup) -> Callable
     return lambda step: train_step(engine, read[step], step, config, split, group)
 
 
-def main() -> None:
-    """Measure as the arguments say (cases as JSON, steps, the file that rank 0 writes)."""
-    cases, steps, file = sys.argv[-3:]  # the launcher puts --local_rank in front
-    group = ProcessGroup()
-    try:
-        found = measure(json.loads(cases), int(steps), group)
-        if group.rank == 0:
-            write_atomically(Path(file), json.dumps(found))
-        group.barrier()
-    finally:
-        group.close()
-
-
 if __name__ == "__main__":
-    main()
+    work(measure)

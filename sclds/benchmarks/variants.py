@@ -1,14 +1,13 @@
 """Variants of a run side by side: each in fresh processes, all in turn, several rounds.
 
 Under a launcher every rank starts its own part of each variant as a process with the rank that it was given itself, so
-that variants run where and as widely as the run would. Ranks that wait for one another are the variant's own.
+that variants run where and as widely as the run would. What one of them meets they all take as the variant's.
 """
 
 import csv
 import io
 import json
 import os
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +17,7 @@ from statistics import median
 from typing import Any
 
 from sclds.benchmarks.rows import quantiles
+from sclds.benchmarks.variant_process import Ranks, run_part
 from sclds.run.files import write_atomically
 
 WORKER = "sclds.cli.profile"
@@ -104,6 +104,7 @@ def compare(
     """
     rank, results = int(os.environ.get("RANK", "0")), dict[str, list[dict[str, Any]]]()
     failed: dict[str, str] = {}
+    ranks = _ranks(rank)
     with tempfile.TemporaryDirectory() as scratch:
         for turn in range(asked.rounds):
             names = asked.names if turn % 2 == 0 else asked.names[::-1]
@@ -113,7 +114,7 @@ def compare(
                 say(f"round {turn + 1} of {asked.rounds}: {name}")
                 file = Path(scratch) / f"{name}-{turn}.json"
                 number = turn * len(names) + place
-                why = _run(asked, name, file, number, with_trace=turn == 0)
+                why = _run(asked, name, file, number, turn == 0, ranks)
                 if why is None and rank == 0:
                     results.setdefault(name, []).append(json.loads(file.read_text(encoding="utf-8")))
                 elif why is not None:
@@ -122,7 +123,18 @@ def compare(
                     say(f"{name} cannot run here: {why}")
                 if rank == 0:
                     keep(_together(asked, results, failed))
+    ranks.part()
     return None if rank else _together(asked, results, failed)
+
+
+def _ranks(rank: int) -> Ranks:
+    """Return the ranks that the launcher started; a process alone needs none of what they meet through."""
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    if world_size == 1:
+        return Ranks()
+    from sclds.train.distributed import meeting_store
+
+    return Ranks(meeting_store(), rank, world_size)
 
 
 def _together(
@@ -141,26 +153,14 @@ def _together(
     }
 
 
-def _run(asked: Comparison, name: str, file: Path, number: int, with_trace: bool) -> str | None:
+def _run(asked: Comparison, name: str, file: Path, number: int, with_trace: bool, ranks: Ranks) -> str | None:
     """Run a variant once; return why it did not succeed."""
     variant = VARIANTS[name]
     words = ["--config", asked.config, "--steps", str(asked.steps), "--into", str(file), *variant.words]
     if asked.traces is not None and with_trace:
         words += ["--trace-into", str(asked.traces / name)]
     command = [sys.executable, "-m", WORKER, *words, *_joined(asked.overrides, variant.overrides)]
-    try:
-        done = subprocess.run(
-            command,
-            env=_environment(number),
-            capture_output=True,
-            encoding="utf-8",
-            errors="replace",
-            timeout=asked.limit,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        return f"it did not end within {asked.limit:g} s"
-    return None if done.returncode == 0 else reason(done.stderr, done.returncode)
+    return run_part(command, _environment(number), asked.limit, number, ranks)
 
 
 def _joined(overrides: Sequence[str], own: Sequence[str]) -> list[str]:
@@ -178,17 +178,6 @@ def _environment(number: int) -> dict[str, str]:
     # torchrun's own store is at its own port
     environment.pop("TORCHELASTIC_USE_AGENT_STORE", None)
     return environment
-
-
-def reason(stderr: str, code: int) -> str:
-    """Return in one sentence why a process failed: what it told its user, or its last line."""
-    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
-    told = next((n for n, line in enumerate(lines) if line.startswith("error: ")), None)
-    if told is not None:
-        text = lines[told].removeprefix("error: ")
-        # a list of problems stands below its heading
-        return lines[told + 1].removeprefix("- ") if text.endswith(":") and told + 1 < len(lines) else text
-    return lines[-1] if lines else f"it ended with exit code {code}"
 
 
 def merged(name: str, rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

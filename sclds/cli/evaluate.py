@@ -3,8 +3,11 @@
 On several processes: `torchrun --nproc_per_node N -m sclds.cli.evaluate …`, `deepspeed --module sclds.cli.evaluate …`.
 """
 
+import errno
 import json
+import os
 import sys
+import tempfile
 from pathlib import Path
 
 import click
@@ -72,32 +75,45 @@ def command(
         from sclds.data.heldout_apart import shared_shards
         from sclds.evaluation.answers import PREDICTIONS
         from sclds.interop.measure import find_target, measure
-        from sclds.train.distributed import ProcessGroup
+        from sclds.train.measuring import measuring
         from sclds.train.progress import Reporter
 
         target = find_target(weights, config, data, overrides, benchmark)
         results_file = out or weights / (ALIGNMENT if benchmark else RESULTS)
+        if rank == 0:
+            _refuse_unwritable(results_file)
         reporter = Reporter(rank, 0)
         own = target.config.evaluation.align_bench
         names = [one.name for one in target.config.data.heldout] + ([own] if own else [])
         reporter.say(f"Measuring {target.folder} on {', '.join(names)}")
         for sentence in shared_shards(target.config.data) if rank == 0 else ():
             reporter.say(sentence)
-        group = ProcessGroup()
-        try:
+        with measuring(target.config.limits) as group:
             results = measure(target, group, reporter.count)
             predictions = results.pop(PREDICTIONS, {})
+            reporter.show_results(results)
             if rank == 0:
                 _write(results_file, results)
                 for name, answers in predictions.items():
                     _write(results_file.with_name(f"{PREDICTIONS}-{name}.json"), answers)
-            reporter.show_results(results)
             reporter.say(f"Results      {results_file}")
-        finally:
-            group.close()
         return 0
 
-    return exit_code(work)
+    return exit_code(work, "measures again")
+
+
+def _refuse_unwritable(out: Path) -> None:
+    """Refuse a file that cannot be written before all is measured, rather than behind it."""
+    from sclds.config.errors import UserError
+
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        if out.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        with tempfile.TemporaryFile(dir=out.parent) as file:
+            file.write(b"{}")
+    except OSError as fault:
+        raise UserError(f"{out} cannot be written ({fault.strerror}): give another --out") from fault
 
 
 def _write(out: Path, results: object) -> None:

@@ -83,9 +83,9 @@ def command(config: str, overrides: tuple[str, ...], **options: Any) -> int:
         profile = _profile(settings.name, found)
         _write(folder / "profile.json", profile)
         _show(profile, folder, options["as_json"])
-        return 0
+        return int(all(variant["failed"] for variant in profile["variants"]))
 
-    return exit_code(work)
+    return exit_code(work, "measures again")
 
 
 def _measured(settings: Any, traces: Path | None, options: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -206,14 +206,14 @@ def _print_comparison(variants: Sequence[Mapping[str, Any]]) -> None:
 
     sheet, rows = Sheet(), []
     for variant, ratio in zip(variants, ratios(variants), strict=True):
-        if ratio is None:
+        if variant["failed"]:
             continue
         peak = variant["mfu_measured"]
         rows.append(
             (
                 variant["name"],
                 f"{variant['samples_per_second']:.4g}",
-                f"{ratio[0]:.2f} ({ratio[1]:.2f} to {ratio[2]:.2f})",
+                "" if ratio is None else f"{ratio[0]:.2f} ({ratio[1]:.2f} to {ratio[2]:.2f})",
                 "" if peak is None else f"{peak:.1%}",
                 amount(variant["wire_bytes"], "B"),
                 amount(variant["memory_bytes"], "B"),

@@ -16,7 +16,7 @@ from sclds.data.masks import Ids, mlm_mask, mltc_vision_replace, scl_text_mask, 
 from sclds.data.media.augment import NOTHING, draw_augmentation
 from sclds.data.media.encoded import Encoded
 from sclds.data.media.geometry import WHOLE, training_window
-from sclds.data.media.inspection import inspect
+from sclds.data.media.inspection import Inspections
 from sclds.data.media.videos import choose_frames
 from sclds.data.storage.shards import MEDIA, SampleIndex, ShardReader
 from sclds.data.tokenizer import Tokenizer
@@ -60,6 +60,7 @@ class SampleMaker:
     def __init__(self, config: Config, tokenizer: Tokenizer, index: SampleIndex):
         self._config, self._tokenizer, self._index = config, tokenizer, index
         self._reader = ShardReader()
+        self._inspect = Inspections(config.data.max_pixels)
         self._phrase_dropout = {dataset.name: dataset.phrase_dropout for dataset in config.data.train}
 
     def token_ids(self, text: str) -> Ids:
@@ -94,7 +95,8 @@ class SampleMaker:
         sample_id = shard.sample_id(row)
         content = self._reader.media(shard, row, role)
         data, training = self._config.data, occasion != HELDOUT
-        info = inspect(shard.kind, content, data.max_pixels)
+        vouched_for = shard.checksum(row, role) is not None
+        info = self._inspect(shard.kind, content, (sample, role) if vouched_for else None)
         window, augmentation = WHOLE, NOTHING
         if training:
             window = training_window(data, info.width, info.height, self._draw("window", occasion, sample_id))

@@ -17,7 +17,8 @@ from sclds.interop.folder import ModelFolder, Origin, completed, parameter_shape
 from sclds.interop.huggingface import export, read_exported
 from sclds.interop.preprocessing import files_of, of_run
 from sclds.interop.released import architecture_of, from_released, read_released, to_released
-from sclds.run.checkpoints import newest_checkpoint, read_checkpoint
+from sclds.run.checkpoints import checkpoint_of
+from sclds.run.files import replacing, unwritable
 from sclds.run.folder import RunFolder
 from sclds.run.foreign import foreign
 from sclds.tasks import task_of
@@ -55,7 +56,11 @@ def folder_to_released(folder: Path, out: Path) -> int:
     """
     _refuse_existing(out)
     state = to_released(read_folder(folder))
-    torch.save({"state_dict": state}, out)
+    try:
+        with replacing(out) as file:
+            torch.save({"state_dict": state}, file)
+    except OSError as fault:
+        raise unwritable(out, fault.errno) from fault
     return len(state)
 
 
@@ -84,7 +89,7 @@ def from_run(path: Path, answers: bool = False) -> ModelFolder:
     Raises:
         UserError: If there is none, it is not complete, or the run's tokenizer cannot be had.
     """
-    checkpoint = read_checkpoint(path) or newest_checkpoint(path / "checkpoints")
+    checkpoint = checkpoint_of(path)
     if checkpoint is None:
         raise CheckpointError(f"{path} holds no complete checkpoint; name a run folder, or a `step-…` folder of one")
     run = checkpoint.folder.parents[1]

@@ -29,7 +29,7 @@ from sclds.interop.conversions import read_model
 from sclds.interop.loaded import settings_of
 from sclds.machine.implementations import choose, compute_dtype, use
 from sclds.model.scl import SCLModel
-from sclds.run.checkpoints import Checkpoint, newest_checkpoint, read_checkpoint
+from sclds.run.checkpoints import Checkpoint, checkpoint_of, resume_problems
 from sclds.run.folder import RunFolder
 from sclds.tasks.annotations import annotation_problems, classes_of
 from sclds.tasks.model import HEAD, build_task_model
@@ -77,7 +77,7 @@ def find_target(
     if (path / WEIGHTS).is_file():
         target = _weights_target(path, config, settings, bool(sets))
     else:
-        checkpoint = read_checkpoint(path) or newest_checkpoint(RunFolder(path).checkpoints)
+        checkpoint = checkpoint_of(path)
         if checkpoint is None:
             raise CheckpointError(
                 f"{path} is no run with a complete checkpoint, no checkpoint `step-…` and no folder that "
@@ -141,9 +141,29 @@ def _settings_of(checkpoint: Checkpoint, config: str | None, overrides: list[str
     overrides = replaced(overrides, [f"run_dir={own.parent}"])
     if config is not None:
         return load_config(config, overrides)
-    if own.is_file():
-        return load_config(own, overrides)
-    return _loaded(checkpoint.config, overrides)
+    if not own.is_file():
+        return _loaded(checkpoint.config, overrides)
+    _refuse_other_settings(own, checkpoint)
+    return load_config(own, overrides)
+
+
+def _refuse_other_settings(own: Path, checkpoint: Checkpoint) -> None:
+    """Refuse a run's config.yaml that is not what its checkpoint was written with.
+
+    Cut short it may still be valid, and leave all that is missing at its defaults.
+
+    Raises:
+        CheckpointError: It cannot be read, or differs in what a run cannot change.
+    """
+    try:
+        problems = resume_problems(checkpoint, load_config(own, []))
+    except ConfigError as fault:
+        problems = fault.problems
+    if problems:
+        raise CheckpointError(
+            f"{own} is damaged, or was changed ({problems[0].partition('; ')[0]}); move it away, and the settings that "
+            f"{checkpoint.folder} holds are taken, or give --config"
+        )
 
 
 def measure(target: Target, group: ProcessGroup, progress: Progress | None = None) -> dict[str, Any]:

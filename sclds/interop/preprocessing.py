@@ -11,6 +11,7 @@ from pydantic import Field
 from sclds.config import Config, DataConfig, ModelConfig, Section
 from sclds.config.errors import UserError
 from sclds.data.tokenizer import Tokenizer, load_tokenizer
+from sclds.run.files import sentence_of_full_disk
 
 CLIP_NORMALIZATION = (
     tuple(DataConfig.model_fields["mean"].default),
@@ -92,7 +93,7 @@ def tokenizer_files(tokenizer: Tokenizer, max_text_tokens: int) -> dict[str, byt
         sep_token=eos,
         **{f"{role}_token": token for role, token in tokenizer.special.items()},
     )
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, sentence_of_full_disk(Path(folder)):
         found.save_pretrained(folder)
         return {file.name: file.read_bytes() for file in sorted(Path(folder).iterdir())}
 

@@ -1,6 +1,8 @@
 """The checkpoints of a run: what one holds, the newest complete one, and whether a run may go on from it."""
 
+import contextlib
 import copy
+import hashlib
 import json
 import re
 from dataclasses import dataclass, field
@@ -10,6 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from sclds.config import Config, keys_that_may_change
+from sclds.config.errors import CheckpointError
 from sclds.run.manifest import MANIFEST_FILE, FileRecord, manifest_of
 
 STATE_FILE = "state.json"
@@ -72,23 +75,53 @@ def incomplete_checkpoints(checkpoints: Path) -> list[tuple[Path, str]]:
     """Return the folders with a checkpoint's name that are none, each with the reason."""
     if not checkpoints.is_dir():
         return []
-    found = []
-    for folder in sorted(checkpoints.iterdir()):
-        if is_checkpoint_name(folder.name) and read_checkpoint(folder) is None:
-            there = (folder / STATE_FILE).exists()
-            found.append((folder, f"its {STATE_FILE} {'cannot be read' if there else 'is missing'}"))
-    return found
+    folders = (folder for folder in sorted(checkpoints.iterdir()) if is_checkpoint_name(folder.name))
+    return [(folder, found) for folder in folders if isinstance(found := _read(folder), str)]
 
 
 def read_checkpoint(folder: Path) -> Checkpoint | None:
     """Return the checkpoint that `folder` is, or nothing if it is none or not complete."""
+    found = _read(folder)
+    return None if isinstance(found, str) else found
+
+
+def checkpoint_of(path: Path) -> Checkpoint | None:
+    """Return the checkpoint that `path` is, or the newest one of the run that it is; nothing if it is neither.
+
+    Raises:
+        CheckpointError: What would be the newest is damaged: an older one is another model, to be asked for by name.
+    """
+    checkpoint = read_checkpoint(path) or newest_checkpoint(path / "checkpoints")
+    own = [(path, found)] if isinstance(found := _read(path), str) else []
+    for folder, why in [*own, *incomplete_checkpoints(path / "checkpoints")]:
+        newest = checkpoint is None or folder.name > checkpoint.folder.name
+        if is_damaged(folder) and newest:
+            raise CheckpointError(f"{folder} is damaged: {why}; take an older checkpoint")
+    return checkpoint
+
+
+def is_damaged(incomplete: Path) -> bool:
+    """Return whether a folder that is no checkpoint was one: what is half-written has no manifest yet."""
+    return (incomplete / MANIFEST_FILE).exists()
+
+
+def _read(folder: Path) -> Checkpoint | str:
+    """Return the checkpoint that `folder` is, or why it is none."""
     try:
-        state = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
+        content = (folder / STATE_FILE).read_bytes()
+    except OSError as fault:
+        return f"its {STATE_FILE} {'is missing' if isinstance(fault, FileNotFoundError) else 'cannot be read'}"
+    with contextlib.suppress(ValueError):  # what is wrong with a manifest is told where files are compared
+        noted = (manifest_of(folder) or {}).get(STATE_FILE)
+        if noted is not None and hashlib.sha256(content).hexdigest() != noted.sha256:
+            return f"its {STATE_FILE} has another content than was written"
+    try:
+        state = json.loads(content)
         layout = dict(state.get("layout", {}))
         known = bool(state.get(HAS_MANIFEST, False))
         return Checkpoint(folder, int(state["step"]), int(state["world_size"]), state["config"], layout, known)
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return f"its {STATE_FILE} cannot be read"
 
 
 def checkpoint_name(step: int) -> str:

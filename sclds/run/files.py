@@ -2,11 +2,14 @@
 
 import errno
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
+
+from sclds.config.errors import UserError
 
 
 def write_atomically(path: Path, content: str | bytes, private: bool = False) -> None:
@@ -67,40 +70,75 @@ def new_folder(path: Path) -> Iterator[Path]:
 
     Raises:
         FileExistsError: There is something at `path` already.
-        OSError: The folder cannot be written; nothing is left behind.
+        UserError: The folder cannot be written; nothing is left behind.
     """
     if path.exists():
         raise FileExistsError(f"{path} exists already")
     part = path.with_name(f"{path.name}.part")
     shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
     try:
-        yield part
-        probe = part / ".mode"
-        probe.touch()
-        mode = probe.stat().st_mode
-        probe.unlink()
-        for file in part.rglob("*"):
-            if file.is_file():
-                file.chmod(mode)
-        part.rename(path)
+        part.mkdir(parents=True)
+    except OSError as fault:
+        raise unwritable(path, fault.errno) from fault
+    try:
+        with sentence_of_full_disk(path):
+            yield part
+            probe = part / ".mode"
+            probe.touch()
+            mode = probe.stat().st_mode
+            probe.unlink()
+            for file in part.rglob("*"):
+                if file.is_file():
+                    file.chmod(mode)
+            part.rename(path)
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
         raise
 
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _REMEDIES = {
-    "free space, or give another run_dir": (errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
-    "let this user write there, or give another run_dir": (errno.EACCES, errno.EPERM),
-    "mount that disk for writing, or give another run_dir": (errno.EROFS,),
-    "look at that disk and its mount, or give another run_dir": (errno.EIO, errno.ESTALE, errno.ENODEV, errno.ENOTCONN),
+    "free space": _FULL,
+    "let this user write there": (errno.EACCES, errno.EPERM),
+    "mount that disk for writing": (errno.EROFS,),
+    "look at that disk and its mount": (errno.EIO, errno.ESTALE, errno.ENODEV, errno.ENOTCONN),
 }
 
 
-def remedy(number: int | None) -> str:
-    """Return what to do about a fault of a disk, by its number in `errno`; one that is not known says less."""
-    found = (told for told, numbers in _REMEDIES.items() if number in numbers)
-    return next(found, "give another run_dir, on a disk that can be written")
+def remedy(number: int | None, other: str = "run_dir") -> str:
+    """Return what to do about a fault of a disk, by its number in `errno`; one that is not known says less.
+
+    Args:
+        number: The fault.
+        other: Of what another one may be given.
+    """
+    told = next((told for told, numbers in _REMEDIES.items() if number in numbers), None)
+    return (
+        f"give another {other}, on a disk that can be written" if told is None else f"{told}, or give another {other}"
+    )
+
+
+def unwritable(path: Path, number: int | None) -> UserError:
+    """Return the sentence of a file or folder that a disk does not take, by the number of the fault in `errno`."""
+    why = os.strerror(number or errno.EIO)
+    return UserError(f"{path} cannot be written ({why}; {free_space(path.parent)}): {remedy(number, 'name')}")
+
+
+@contextmanager
+def sentence_of_full_disk(path: Path) -> Iterator[None]:
+    """Have a fault that only writing has, also one that a library tells in words alone, told as one of `path`.
+
+    Raises:
+        UserError: There was such a fault.
+    """
+    try:
+        yield
+    except Exception as fault:
+        told = re.search(r"\(os error (\d+)\)", str(fault))
+        number = fault.errno if isinstance(fault, OSError) else int(told[1]) if told else None
+        if number not in (*_FULL, errno.EROFS):
+            raise
+        raise unwritable(path, number) from fault
 
 
 def free_space(folder: Path) -> str:

@@ -1,8 +1,13 @@
 """Processes of this host by number and start, so that a number given out again is not taken for the old process."""
 
+import ctypes
 import os
+import signal
 from pathlib import Path
 from typing import NamedTuple
+
+_PR_SET_PDEATHSIG = 1
+"""Of prctl(2): a signal to get when the parent dies."""
 
 
 class Process(NamedTuple):
@@ -59,3 +64,8 @@ def ancestors(number: int) -> list[Process]:
         if child is not None:
             found.append(child)
     return found
+
+
+def end_with_parent(number: signal.Signals) -> None:
+    """Have the system send this process a signal when its parent dies; as `preexec_fn`, or at a process's start."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)

@@ -6,7 +6,6 @@ folder that nobody leads any more. Signals that end a job are the rank's matter,
 no more use for it.
 """
 
-import ctypes
 import hashlib
 import json
 import os
@@ -20,13 +19,12 @@ from typing import Any
 
 from sclds.run.files import flush, write_atomically
 from sclds.run.manifest import FileRecord, record_files, write_manifest
+from sclds.run.processes import end_with_parent
 
 _HEAD = 8
 """Bytes before a message that give its length."""
 _MOST_FILES = 64
 _BLOCK = 1 << 22
-_PR_SET_PDEATHSIG = 1
-"""Of prctl(2): a signal to get when the parent dies."""
 
 
 def send(connection: socket.socket, message: dict[str, Any], memory: Sequence[int] = ()) -> None:
@@ -150,7 +148,7 @@ def serve(connection: socket.socket) -> None:
 
 def _die_with(parent: int) -> None:
     """Have the system kill this process when its parent dies."""
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    end_with_parent(signal.SIGKILL)
     if os.getppid() != parent:  # it died before
         sys.exit(1)
 

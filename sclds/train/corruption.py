@@ -10,7 +10,7 @@ What this cannot see, and `Probe` sees in part: wrong arithmetic, and a link tha
 
 import hashlib
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 import torch
@@ -36,24 +36,49 @@ def resident(engine: Any) -> dict[Part, list[Tensor]]:
     Args:
         engine: DeepSpeed's, of any ZeRO stage, nothing of it offloaded.
     """
+    return {part: _once(kept(engine)) for part, kept in _KEPT.items()}
+
+
+def _weights(engine: Any) -> list[Tensor]:
     optimizer = engine.optimizer
-    inner = getattr(optimizer, "optimizer", optimizer)
     if hasattr(optimizer, "fp16_partitioned_groups_flat"):  # stage 3
-        weights = [*optimizer.fp16_partitioned_groups_flat, *optimizer.fp32_partitioned_groups_flat]
-        gradients = [optimizer.grad_partitions_flat_buffer]
-    elif hasattr(optimizer, "bit16_groups_flat"):  # stages 1 and 2
-        weights = [*optimizer.bit16_groups_flat, *optimizer.single_partition_of_fp32_groups]
-        kept = (*optimizer.averaged_gradients.values(), *optimizer.all_grad_tensors.values())
-        gradients = [tensor for tensors in kept if tensors is not None for tensor in tensors]
-        between = [weight for group in optimizer.bit16_groups for weight in group]
-        added = [gradient for one in between for gradient in (one.grad, getattr(one, "grad_accum", None))]
-        gradients += [gradient for gradient in added if gradient is not None]
-    else:
-        masters = [parameter for group in inner.param_groups for parameter in group["params"]]
-        weights = [*engine.module.parameters(), *masters]
-        gradients = [parameter.grad for parameter in masters if parameter.grad is not None]
-    state = [value for of_one in inner.state.values() for value in of_one.values() if isinstance(value, Tensor)]
-    return {"weights": _once(weights), "the optimizer's state": _once(state), "gradients": _once(gradients)}
+        return [*optimizer.fp16_partitioned_groups_flat, *optimizer.fp32_partitioned_groups_flat]
+    if hasattr(optimizer, "bit16_groups_flat"):  # stages 1 and 2
+        return [*optimizer.bit16_groups_flat, *optimizer.single_partition_of_fp32_groups]
+    return [*engine.module.parameters(), *_masters(engine)]
+
+
+def _state(engine: Any) -> list[Tensor]:
+    of_all = _inner(engine).state.values()
+    return [value for of_one in of_all for value in of_one.values() if isinstance(value, Tensor)]
+
+
+def _gradients(engine: Any) -> list[Tensor]:
+    optimizer = engine.optimizer
+    if hasattr(optimizer, "fp16_partitioned_groups_flat"):  # stage 3
+        return [optimizer.grad_partitions_flat_buffer]
+    if not hasattr(optimizer, "bit16_groups_flat"):  # stage 0
+        return [parameter.grad for parameter in _masters(engine) if parameter.grad is not None]
+    kept = (*optimizer.averaged_gradients.values(), *optimizer.all_grad_tensors.values())
+    gradients = [tensor for tensors in kept if tensors is not None for tensor in tensors]
+    between = [weight for group in optimizer.bit16_groups for weight in group]
+    added = [gradient for one in between for gradient in (one.grad, getattr(one, "grad_accum", None))]
+    return gradients + [gradient for gradient in added if gradient is not None]
+
+
+def _inner(engine: Any) -> Any:
+    return getattr(engine.optimizer, "optimizer", engine.optimizer)
+
+
+def _masters(engine: Any) -> list[Tensor]:
+    return [parameter for group in _inner(engine).param_groups for parameter in group["params"]]
+
+
+_KEPT: dict[Part, Callable[[Any], list[Tensor]]] = {
+    "weights": _weights,
+    "the optimizer's state": _state,
+    "gradients": _gradients,
+}
 
 
 def kept_twice(engine: Any) -> bool:
@@ -175,8 +200,8 @@ class MemoryCheck:
         return part == "weights" and kept_twice(self._engine)
 
     def _tensors(self, parts: tuple[Part, ...]) -> Iterator[tuple[Part, list[Tensor]]]:
-        held = resident(self._engine)
-        return ((part, held[part]) for part in parts if held[part])
+        held = ((part, _once(_KEPT[part](self._engine))) for part in parts)
+        return ((part, tensors) for part, tensors in held if tensors)
 
 
 class Probe:

@@ -272,6 +272,20 @@ def _with_devices_counted_once() -> None:
         accelerator.device_count = functools.cache(accelerator.device_count)
 
 
+def meeting_store() -> Any:
+    """Return a store that all launched processes share, for those that form no group; rank 0 holds it.
+
+    Raises:
+        UserError: They cannot meet.
+    """
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    holds = launched_rank() == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"  # torchrun holds its own
+    try:
+        return dist.TCPStore(address, port, is_master=holds, wait_for_workers=False)
+    except (dist.DistNetworkError, dist.DistStoreError) as fault:
+        raise UserError(_unreachable(fault)) from fault
+
+
 def _unreachable(fault: Exception) -> str:
     """Return the sentence of a meeting point at which the processes could not meet."""
     place = meeting_place()

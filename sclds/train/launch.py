@@ -1,14 +1,17 @@
 """Run `sclds train` as a user would, through the `deepspeed` launcher, and wait for its end."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from sclds.config.errors import UserError
+from sclds.run.processes import end_with_parent
 
 TRAIN = "sclds.cli.train"
 """What the launcher starts, by name: a string, since commands lie above this room."""
@@ -74,7 +77,13 @@ def finish(name: str, command: list[str], processes: int, time_limit: float | No
     environment = launcher_environment(processes)
     try:
         done = subprocess.run(
-            command, env=environment, capture_output=True, timeout=time_limit, encoding="utf-8", errors="replace"
+            command,
+            env=environment,
+            capture_output=True,
+            timeout=time_limit,
+            encoding="utf-8",
+            errors="replace",
+            preexec_fn=partial(end_with_parent, signal.SIGTERM),
         )
     except subprocess.TimeoutExpired as fault:
         raise UserError(f"{name} did not end within {time_limit} s; give fewer or smaller steps") from fault

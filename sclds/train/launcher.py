@@ -90,10 +90,13 @@ class LauncherWatch:
     Args:
         events: Of the run; they are told of it.
         grace: Seconds for the stop and its checkpoint, before the process ends all the same.
+        ends: What the process does then, as a clause.
     """
 
-    def __init__(self, events: Events | None = None, grace: float = GRACE) -> None:
-        self._events, self._grace = events, grace
+    def __init__(
+        self, events: Events | None = None, grace: float = GRACE, ends: str = "this run saves and stops"
+    ) -> None:
+        self._events, self._grace, self._ends = events, grace, ends
         self._watched = watched_launchers(ancestors(os.getpid()))
         self._over_ssh = bool(self._watched) and _is_ssh_server(self._watched[-1])
         self._ended = threading.Event()
@@ -114,7 +117,7 @@ class LauncherWatch:
                 if gone:
                     name = PurePath(_launcher_name(gone[0]) or gone[0].command[0]).name
                     reason = f"the launcher ({name}, process {gone[0].number}) is gone"
-                _tell(f"error: {reason}; this run saves and stops")
+                _tell(f"error: {reason}; {self._ends}")
                 if self._events is not None:
                     self._events.write("launcher", reason)
                 os.kill(os.getpid(), signal.SIGTERM)

@@ -23,6 +23,7 @@ from sclds.train.board import Board
 from sclds.train.distributed import ProcessGroup, synchronize
 from sclds.train.engine import build_engine
 from sclds.train.measures import NANO, StepMeasures
+from sclds.train.measuring import measuring
 from sclds.train.record import measured_peak
 from sclds.train.step import train_step
 
@@ -56,8 +57,7 @@ def profile_steps(
     Returns:
         On rank 0 `environment`, `config` and `variant` as a profile holds them; None on the others.
     """
-    group = ProcessGroup()
-    try:
+    with measuring() as group:
         refuse_strangers(config, group)
         use(choose(config))
         split = split_batch(config.batch, group.world_size)
@@ -92,8 +92,6 @@ def profile_steps(
         variant = {"name": "configured", "overrides": [], "steps": steps, **found, "peak_flops": peak, "failed": None}
         whole = {"environment": environment, "config": config.model_dump(mode="json"), "variant": variant}
         return whole if group.rank == 0 else None
-    finally:
-        group.close()
 
 
 def _measured(

@@ -11,6 +11,7 @@ from sclds.run.checkpoints import (
     checkpoint_name,
     complete_checkpoints,
     incomplete_checkpoints,
+    is_damaged,
 )
 from sclds.run.manifest import file_problems, share_of
 from sclds.train.distributed import ProcessGroup
@@ -33,7 +34,8 @@ def sound_checkpoint(checkpoints: Path, group: ProcessGroup, say: Callable[[str]
     """
     found = complete_checkpoints(checkpoints)
     _agree(checkpoints, [checkpoint.step for checkpoint in found], group)
-    passed_over = [f"{folder} is passed over: {reason}" for folder, reason in incomplete_checkpoints(checkpoints)]
+    incomplete = incomplete_checkpoints(checkpoints)
+    passed_over = [f"{folder} is passed over: {reason}" for folder, reason in incomplete]
     for checkpoint in found:
         problems = problems_on_any_rank(checkpoint, group)
         if not problems:
@@ -45,7 +47,8 @@ def sound_checkpoint(checkpoints: Path, group: ProcessGroup, say: Callable[[str]
         passed_over.append(f"{checkpoint.folder} is passed over: {'; '.join(problems[:3])}{more}")
     if not passed_over:
         return None
-    if not found:  # half-written ones alone: the run was killed in its first save
+    # half-written ones alone: the run was killed in its first save
+    if not found and not any(is_damaged(folder) for folder, _ in incomplete):
         for line in passed_over:
             say(f"{line}; the run starts at step 0")
         return None

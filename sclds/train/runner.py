@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -21,6 +22,7 @@ from deepspeed.launcher import runner
 
 from sclds.run.folder import RunFolder
 from sclds.run.lease import LEASE_FILE
+from sclds.run.processes import end_with_parent
 from sclds.train.launcher import DEEPSPEED_ON_HOST, ON_HOST, stop_seconds
 
 OTHERS = 20.0
@@ -29,8 +31,8 @@ FAILED = 1
 _TOLD = (0, FAILED, 2)
 """Exit codes that say something; a worker's signal comes through ssh as another one."""
 _HOST_ENDED = re.compile(rb"pdsh@\S+: (\S+): ssh exited with exit code (\d+)")
-_DIE_WITH_PARENT, _ADOPT = 1, 36
-"""PR_SET_PDEATHSIG and PR_SET_CHILD_SUBREAPER of Linux, `man 2 prctl`: what loses its parent becomes our child."""
+_ADOPT = 36
+"""PR_SET_CHILD_SUBREAPER of Linux, `man 2 prctl`: what loses its parent becomes our child."""
 
 
 class Launched(subprocess.Popen[Any]):
@@ -45,7 +47,11 @@ class Launched(subprocess.Popen[Any]):
             words = [ON_HOST if word == DEEPSPEED_ON_HOST else word for word in words]
         self._over_hosts = over_hosts = Launched.handles_signals and words[0] == "pdsh"
         if Launched.handles_signals:
-            settings |= {"stdin": subprocess.DEVNULL, "process_group": 0, "preexec_fn": _die_with_parent}
+            settings |= {
+                "stdin": subprocess.DEVNULL,
+                "process_group": 0,
+                "preexec_fn": partial(end_with_parent, signal.SIGTERM),
+            }
         if over_hosts:
             ctypes.CDLL(None).prctl(_ADOPT, 1)
         super().__init__(words, **settings | ({"stderr": subprocess.PIPE} if over_hosts else {}))
@@ -138,10 +144,6 @@ def _end_remote_shells() -> None:
     for left in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):
             left.terminate()
-
-
-def _die_with_parent() -> None:
-    ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGTERM)
 
 
 def _tell(text: str) -> None:

@@ -18,7 +18,15 @@ from sclds.config import CheckpointConfig, Config
 from sclds.config.errors import CheckpointError, SharedCheckpointError
 from sclds.config.reading import config_sha256
 from sclds.machine.packages import installed_version
-from sclds.run.checkpoints import ENGINE_TAG, HAS_MANIFEST, STATE_FILE, checkpoint_name, is_checkpoint_name, step_of
+from sclds.run.checkpoints import (
+    ENGINE_TAG,
+    HAS_MANIFEST,
+    STATE_FILE,
+    checkpoint_name,
+    is_checkpoint_name,
+    newest_checkpoint,
+    step_of,
+)
 from sclds.run.files import free_space, remedy
 from sclds.run.writer_process import WriterProcess
 from sclds.train.copying import Copy, MemoryCheckpointEngine, UpdateAfterCopy
@@ -255,7 +263,9 @@ def _told(fault: str, partial: Path) -> str:
 
 def _sentence(partial: Path, reason: str) -> str:
     number = re.search(r"\[Errno (\d+)\]", reason)
+    before = newest_checkpoint(partial.parent)
+    stands = "it would have been the first" if before is None else f"{before.folder.name} stands"
     return (
         f"the checkpoint {partial.with_suffix('')} cannot be written ({reason}); "
-        f"{remedy(int(number[1]) if number else None)}; the checkpoint before stands"
+        f"{remedy(int(number[1]) if number else None)}; {stands}"
     )

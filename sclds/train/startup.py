@@ -108,12 +108,16 @@ def _problems_of_valid_sections(settings: Any) -> list[str]:
     return problems
 
 
-def exit_code(work: Callable[[], int]) -> int:
+def exit_code(work: Callable[[], int], again: str = "goes on from the last checkpoint") -> int:
     """Return `work()`, or 2 after printing what the user has to fix; what a host's processes share is told by one.
 
     A task of mpirun gets its rank first. Each host tells its own faults, since another may have none.
 
     A process that another one left alone ends with 1 and a sentence: the reason is where the other one ended.
+
+    Args:
+        work: What is done.
+        again: What the same command does when it is given again.
     """
     try:
         take_ranks()
@@ -134,7 +138,7 @@ def exit_code(work: Callable[[], int]) -> int:
         if not lost_peer(fault):
             raise
         print(  # noqa: T201
-            f"error: rank {this_place().rank} {how_lost(fault)}; the same command goes on from the last checkpoint",
+            f"error: rank {this_place().rank} {how_lost(fault)}; the same command {again}",
             file=sys.stderr,
             flush=True,
         )

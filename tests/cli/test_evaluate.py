@@ -1,15 +1,19 @@
 """`sclds evaluate`: any weights on any held-out sets, with what it refuses as sentences."""
 
+import errno
 import json
+import os
 import socket
 
 import pytest
 
 from sclds.cli.main import main
-from sclds.config.errors import UserError
-from sclds.config.reading import load_config
+from sclds.config.errors import CheckpointError, UserError
+from sclds.config.reading import dump_config, load_config
+from sclds.interop import measure
 from sclds.interop.folder import ModelFolder, Origin, build_model, write_folder
 from sclds.interop.measure import find_target
+from sclds.run import files
 from sclds.run.checkpoints import STATE_FILE, checkpoint_name
 
 SMALL = [
@@ -69,6 +73,31 @@ def test_weights_are_measured_on_given_sets_and_the_results_written(weights, tmp
         assert part in shown
 
 
+@pytest.mark.usefixtures("as_one_process")
+def test_a_file_that_cannot_be_written_is_told_before_all_is_measured(weights, tmp_path, capsys, monkeypatch):
+    def measured(*given):
+        raise AssertionError("it was measured")
+
+    monkeypatch.setattr(measure, "measure", measured)
+    line = ["evaluate", str(weights), *SMALL, "--config", "quickstart", "--data", CLIPS, "--out"]
+    for out, why in ((tmp_path, "Is a directory"), ("/proc/found.json", "No such file or directory")):
+        assert main([*line, str(out)]) == 2
+        assert f"error: {out} cannot be written ({why}): give another --out" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("as_one_process")
+def test_what_was_measured_is_shown_where_the_disk_has_filled_up_since(weights, tmp_path, capsys, monkeypatch):
+    def full(path, text):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(files, "write_atomically", full)
+    line = ["evaluate", str(weights), *SMALL, "--config", "quickstart", "--data", CLIPS]
+    assert main([*line, "--out", str(tmp_path / "found.json")]) == 2
+    said = capsys.readouterr()
+    assert "cannot be written (No space left on device)" in said.err
+    assert "mine: caption" in said.out
+
+
 def test_a_run_is_measured_on_its_own_sets_or_others(run):
     own = find_target(run, None, [], [])
     assert [dataset.name for dataset in own.config.data.heldout] == ["pictures-heldout", "clips-heldout"]
@@ -91,8 +120,6 @@ def test_a_run_is_measured_on_its_own_sets_or_others(run):
     ids=["run first", "between", "run last"],
 )
 def test_options_and_settings_stand_in_any_order(words, monkeypatch, tmp_path):
-    from sclds.interop import measure
-
     given = []
 
     def noted(*target):
@@ -106,10 +133,27 @@ def test_options_and_settings_stand_in_any_order(words, monkeypatch, tmp_path):
 
 def test_the_settings_of_a_run_are_those_of_its_config_where_it_is_there(run):
     settings = load_config("quickstart", [*SMALL, "name=renamed"])
-    from sclds.config.reading import dump_config
-
     (run / "config.yaml").write_text(dump_config(settings))
     assert find_target(run, None, [], []).config.name == "renamed"
+
+
+@pytest.mark.parametrize(
+    ("damage", "why"),
+    [
+        (lambda text: text[: text.index("optimizer:")], "engine.precision=bf16 differs from fp32"),
+        (lambda text: text[:-30] + "\0", "is not valid YAML"),
+        (lambda text: "", "name: is required"),
+    ],
+)
+def test_a_damaged_config_of_a_run_is_named_and_the_checkpoints_own_can_be_had(run, damage, why):
+    """Cut short it may be valid, with defaults for all that is gone."""
+    file, settings = run / "config.yaml", load_config("quickstart", [*SMALL, f"run_dir={run}"])
+    file.write_text(damage(dump_config(settings)))
+    with pytest.raises(CheckpointError, match=rf"config.yaml is damaged, or was changed \(.*{why}.*move it away"):
+        find_target(run, None, [], [])
+    assert find_target(run, "quickstart", [], SMALL).config == settings
+    file.unlink()
+    assert find_target(run, None, [], []).config == settings
 
 
 def test_text_of_a_checkpoint_is_no_interpolation(run):

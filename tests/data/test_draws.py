@@ -11,6 +11,9 @@ import pytest
 from sclds.config.reading import parse_config
 from sclds.data import keys, loader, samples
 from sclds.data.keys import generator, seed_of
+from sclds.data.media import inspection
+from sclds.data.media.inspection import inspect
+from sclds.data.prepare.index import prepare_index
 from sclds.data.samples import HELDOUT, SampleMaker
 from sclds.data.storage.shards import open_index
 from sclds.data.tokenizer import load_tokenizer
@@ -95,6 +98,24 @@ def test_each_part_of_the_key_changes_every_draw(config, make_maker):
             for purpose in purposes:
                 values = [[draws[purpose] for draws in found] for found in (one, other)]
                 assert values[0] != values[1], f"{purpose} of a {kind} does not depend on the {factor}"
+
+
+@pytest.mark.parametrize(
+    ("indexed", "room", "looks"), [(True, 2**20, ["video"]), (True, 0, ["video"] * 2), (False, 2**20, ["video"] * 2)]
+)
+def test_a_video_whose_bytes_are_vouched_for_is_looked_at_once(indexed, room, looks, config, monkeypatch, tmp_path):
+    """And an image each time."""
+    looked = []
+    monkeypatch.setattr(inspection, "inspect", lambda *given: looked.append(given[0]) or inspect(*given))
+    monkeypatch.setattr(inspection, "_MOST_FRAMES", room)
+    if indexed:
+        prepare_index(config.data.train[1].shards, "video", 1, tmp_path / "work")
+    index = open_index(config.data.train)
+    maker = SampleMaker(config, load_tokenizer("embedded"), index)
+    numbers = [next(n for n in range(12) if index.locate(n)[0].kind == kind) for kind in ("image", "video")]
+    found = [[maker.encoded(number, (epoch, 0)).info for number in numbers] for epoch in range(2)]
+    assert sorted(looked) == ["image"] * 2 + looks
+    assert found[0] == found[1]
 
 
 def test_the_key_of_dropout_is_of_no_other_purpose(config, make_maker):

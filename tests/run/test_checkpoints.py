@@ -5,8 +5,17 @@ import json
 import pytest
 
 from sclds.config import Config, keys_that_may_change
+from sclds.config.errors import CheckpointError
 from sclds.config.reading import parse_config
-from sclds.run.checkpoints import STATE_FILE, checkpoint_name, newest_checkpoint, read_checkpoint, resume_problems
+from sclds.run.checkpoints import (
+    STATE_FILE,
+    checkpoint_name,
+    checkpoint_of,
+    newest_checkpoint,
+    read_checkpoint,
+    resume_problems,
+)
+from sclds.run.manifest import record_files, write_manifest
 
 
 def config(**changes):
@@ -29,6 +38,36 @@ def test_the_newest_complete_one_is_found(tmp_path):
     (tmp_path / checkpoint_name(30)).mkdir()
     (tmp_path / "step-40.tmp").mkdir()
     assert newest_checkpoint(tmp_path).step == 20
+
+
+def test_a_damaged_newest_one_is_refused_where_a_half_written_one_is_passed_over(tmp_path):
+    checkpoints = tmp_path / "checkpoints"
+    for step in (5, 10):
+        written(checkpoints, step)
+    newest = checkpoints / checkpoint_name(10)
+    assert checkpoint_of(tmp_path).step == checkpoint_of(newest).step == 10
+    for content in ("[1, 2]", "{", '{"step": {}}', "null"):
+        (newest / STATE_FILE).write_text(content)
+        assert read_checkpoint(newest) is None, content
+        assert checkpoint_of(tmp_path).step == 5
+        assert checkpoint_of(newest) is None
+    write_manifest(newest, {})
+    for path in (tmp_path, newest):
+        with pytest.raises(CheckpointError, match=r"step-0000010 is damaged: its state\.json cannot be read; take an"):
+            checkpoint_of(path)
+    assert checkpoint_of(checkpoints / checkpoint_name(5)).step == 5
+    (checkpoints / checkpoint_name(5)).rename(checkpoints / checkpoint_name(15))
+    assert checkpoint_of(tmp_path).step == 5, "damage behind the newest is no matter"
+
+
+def test_a_state_that_its_manifest_does_not_vouch_for_is_none(tmp_path):
+    """Its settings would be blamed on the user."""
+    folder = written(tmp_path).folder
+    write_manifest(folder, record_files(folder, [folder / STATE_FILE]))
+    assert read_checkpoint(folder).step == 5
+    text = (folder / STATE_FILE).read_text()
+    (folder / STATE_FILE).write_text(text.replace('"seed": 0', '"seed": 2'))
+    assert read_checkpoint(folder) is None
 
 
 def test_resuming_the_same_run_is_allowed_with_harmless_changes(tmp_path):

@@ -1,10 +1,13 @@
+import errno
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from sclds.run.files import replacing, write_atomically
+from sclds.config.errors import UserError
+from sclds.run.files import new_folder, replacing, write_atomically
 
 
 def test_text_and_bytes_replace_what_was_there(tmp_path):
@@ -79,3 +82,34 @@ def test_a_private_file_is_nobody_elses_before_anything_is_in_it(tmp_path, monke
     write_atomically(path, "KEY=1", private=True)
     assert seen[0] == path.stat().st_mode & 0o777 == 0o600
     assert path.read_text() == "KEY=1"
+
+
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [
+        (
+            OSError(errno.ENOSPC, "No space left on device"),
+            r"No space left on device; .* GB are free there\): free space",
+        ),
+        (Exception("File too large (os error 27)"), r"File too large; .*\): free space, or give another name"),
+        (RuntimeError("Error while serializing: I/O error: Read-only file system (os error 30)"), "mount that disk"),
+    ],
+)
+def test_a_disk_that_takes_no_folder_is_a_sentence_whoever_finds_it(tmp_path, fault, told):
+    def fill():
+        with new_folder(tmp_path / "new") as part:
+            (part / "some").write_text("bytes")
+            raise fault
+
+    with pytest.raises(UserError, match=f"{tmp_path}/new cannot be written .*{told}"):
+        fill()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_other_faults_in_a_new_folder_stay_what_they_are(tmp_path):
+    for fault in (OSError(errno.EIO, "a disk that is read from"), RuntimeError("(os error 2)"), ValueError("else")):
+        with pytest.raises(type(fault)) as found, new_folder(tmp_path / "new"):
+            raise fault
+        assert found.value is fault
+    with pytest.raises(UserError, match=r"/proc/new cannot be written \(No such file"), new_folder(Path("/proc/new")):
+        pass

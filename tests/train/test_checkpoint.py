@@ -68,8 +68,11 @@ def test_each_nth_and_the_best_stay_besides(tmp_path):
 
 
 def test_a_half_written_checkpoint_is_ignored_and_later_removed(tmp_path):
+    full = r"cannot be written \(disk full; on .* GB are free there\).*"
+    with pytest.raises(CheckpointError, match=f"step-0000005 {full}; it would have been the first$"):
+        save(tmp_path, 5, dies=True)
     save(tmp_path, 5)
-    with pytest.raises(CheckpointError, match=r"step-0000010 cannot be written \(disk full; on .* GB are free there\)"):
+    with pytest.raises(CheckpointError, match=f"step-0000010 {full}; step-0000005 stands$"):
         save(tmp_path, 10, dies=True)
     assert newest_checkpoint(tmp_path).step == 5
     assert (tmp_path / "step-0000010.tmp").is_dir()
@@ -152,7 +155,8 @@ DAMAGE = {
         "engine/more.pt is not in its manifest",
     ),
     "code in a shard": (with_code, "names code that no checkpoint of a run contains"),
-    "a state that cannot be read": (lambda path: (path.parents[1] / STATE_FILE).write_text("{"), "cannot be read"),
+    "a state that cannot be read": (lambda path: (path.parents[1] / STATE_FILE).write_text("{"), "another content"),
+    "a state of another shape": (lambda path: (path.parents[1] / STATE_FILE).write_text("[1]"), "another content"),
     "no state": (lambda path: (path.parents[1] / STATE_FILE).unlink(), "is missing"),
     "no manifest": (lambda path: (path.parents[1] / MANIFEST_FILE).unlink(), r"its manifest\.json is missing"),
     "a manifest of other bytes": (
@@ -190,11 +194,12 @@ def test_sound_checkpoints_are_taken_without_a_word(tmp_path):
     assert said == []
 
 
-def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_over(tmp_path):
+@pytest.mark.parametrize("name", ["a flipped byte", "a state that cannot be read", "no state"])
+def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_over(tmp_path, name):
     for step in (5, 10):
         save(tmp_path, step)
-        flipped(weights_of(tmp_path, step))
-    with pytest.raises(CheckpointError, match=r"no checkpoint of this run can be used:\n.*0010.*\n.*0005.*\nrestore"):
+        DAMAGE[name][0](weights_of(tmp_path, step))
+    with pytest.raises(CheckpointError, match=r"no checkpoint of this run can be used:\n(.*00(10|05).*\n){2}restore"):
         resumed(tmp_path)
 
 

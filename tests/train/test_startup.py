@@ -193,7 +193,11 @@ def test_our_own_mistakes_keep_their_traceback():
 )
 def test_a_process_that_is_left_alone_says_so(capsys, fault):
     assert exit_code(raises(fault)) == PEER_LOST
-    assert "rank 0 lost another process" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "rank 0 lost another process" in said
+    assert said.endswith("; the same command goes on from the last checkpoint\n")
+    exit_code(raises(fault), "measures again")
+    assert capsys.readouterr().err.endswith("; the same command measures again\n")
 
 
 def test_other_faults_of_the_environment_keep_their_traceback():
