@@ -71,6 +71,7 @@ def command(
         drop_banners(rank)
         from sclds.data.heldout_apart import shared_shards
         from sclds.evaluation.answers import PREDICTIONS
+        from sclds.evaluation.parts import remove_parts
         from sclds.interop.measure import find_target, measure
         from sclds.train.distributed import ProcessGroup
         from sclds.train.progress import Reporter
@@ -85,12 +86,15 @@ def command(
             reporter.say(sentence)
         group = ProcessGroup()
         try:
-            results = measure(target, group, reporter.count)
+            parts = results_file.with_name(f"{results_file.name}.parts")
+            results = measure(target, group, reporter.count, parts, reporter.say)
             predictions = results.pop(PREDICTIONS, {})
             if rank == 0:
                 _write(results_file, results)
                 for name, answers in predictions.items():
                     _write(results_file.with_name(f"{PREDICTIONS}-{name}.json"), answers)
+            group.gather_counts([0])  # written: a process whose node has a disk of its own has parts there
+            remove_parts(parts)
             reporter.show_results(results)
             reporter.say(f"Results      {results_file}")
         finally:
