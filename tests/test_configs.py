@@ -165,8 +165,9 @@ def takes_a_step(config: Config) -> None:
     assert not torch.equal(before["itm_score.weight"], model.itm_score.weight)
 
 
-def test_make_finetune_starts_from_what_the_quickstart_leaves() -> None:
-    tuned, start = load_config(ROOT / "configs" / "finetune" / "easy_vqa.yaml"), load_config(QUICKSTART)
+@pytest.mark.parametrize("name", ["easy_vqa", "retrieval_embedded"])
+def test_small_finetunings_start_from_what_the_quickstart_leaves(name: str) -> None:
+    tuned, start = load_config(ROOT / "configs" / "finetune" / f"{name}.yaml"), load_config(QUICKSTART)
     assert tuned.model == start.model
     assert tuned.data.image_size % tuned.model.vision.patch_size == 0, (
         "small shapes are shown larger than in pre-training"

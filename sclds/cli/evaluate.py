@@ -74,6 +74,7 @@ def command(
         drop_banners(rank)
         from sclds.data.heldout_apart import shared_shards
         from sclds.evaluation.answers import PREDICTIONS
+        from sclds.evaluation.parts import remove_parts
         from sclds.interop.measure import find_target, measure
         from sclds.train.measuring import measuring
         from sclds.train.progress import Reporter
@@ -88,14 +89,17 @@ def command(
         reporter.say(f"Measuring {target.folder} on {', '.join(names)}")
         for sentence in shared_shards(target.config.data) if rank == 0 else ():
             reporter.say(sentence)
+        parts = results_file.with_name(f"{results_file.name}.parts")
         with measuring(target.config.limits) as group:
-            results = measure(target, group, reporter.count)
+            results = measure(target, group, reporter.count, parts, reporter.say)
             predictions = results.pop(PREDICTIONS, {})
             reporter.show_results(results)
             if rank == 0:
                 _write(results_file, results)
                 for name, answers in predictions.items():
                     _write(results_file.with_name(f"{PREDICTIONS}-{name}.json"), answers)
+            group.gather_counts([0])  # written: a process whose node has a disk of its own has parts there
+            remove_parts(parts)
             reporter.say(f"Results      {results_file}")
         return 0
 

@@ -1,34 +1,31 @@
 """Retrieval as it is published: all captions of a sample, and the matching head over the first candidates.
 
 Ranks share the work: each decodes and encodes its own batches, keeps what fusion needs of their images and videos, and
-scores the pairs in which these stand. Texts are short and are encoded again for the pairs that need them. Nothing
-depends on the number of processes: which pairs are scored follows from features that all ranks have.
+scores the pairs in which these stand (`sclds.evaluation.reranker`). Nothing depends on the number of processes: which
+pairs are scored follows from features that all ranks have, what is encoded at once from the samples alone.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from sclds.batch import Batch, Recipe, SampleViews, recipe_of
-from sclds.batch.matches import FRAME_CLS, TEXT_CLS, empty_views, pack_matches, text_alone
+from sclds.batch import Batch, SampleViews, recipe_of
+from sclds.batch.matches import empty_views, pack_matches, text_alone
 from sclds.batch.placed import HOST
 from sclds.batch.ragged import Ints
-from sclds.config import Config, DatasetConfig
-from sclds.data.loader import Assembler, HeldoutReader
+from sclds.config import DatasetConfig
+from sclds.data.loader import Assembler, HeldoutChunk, HeldoutReader
 from sclds.data.media.decode import Decoder
 from sclds.data.quarantine import Quarantine
 from sclds.data.samples import Loaded, Occasion, SampleMaker
 from sclds.data.storage.shards import cache_of, open_index
 from sclds.evaluation.heldout import Encoded, HeldoutPass
-from sclds.evaluation.ranking import Shortlist, first_candidates
-from sclds.losses.communicator import Communicator, gather_records, gather_rows
+from sclds.evaluation.reranker import Piece, Reranker
+from sclds.losses.communicator import gather_records, gather_rows
 from sclds.machine.implementations import compute_dtype
-from sclds.model.fusion import fuse
-from sclds.model.scl import SCLModel
 from sclds.objectives.table import TEXT_PROJECTION, VISION_PROJECTION
 
 
@@ -44,6 +41,27 @@ class Gallery(Encoded):
     """Patches per side of a frame."""
     rows: dict[int, Tensor] = field(default_factory=dict)
     """Of this rank's own samples, by number: (tokens, C) encoded, as fusion reads them."""
+    own: list[Piece] = field(default_factory=list)
+    """The batches of this rank."""
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """What was found of one batch, on the CPU: a part that is kept."""
+
+    tensors: dict[str, Tensor]
+    """`text` (t, P) and `vision` (n, P) projections; with `evaluation.rerank` also `tokens` (Nv, C), as fusion reads
+    them."""
+    record: dict[str, Any]
+    """`ids`, `captions` and `texts` (token ids) by sample, `frames`; `order` and `ends` of the samples among the
+    tokens."""
+
+    def rows(self) -> dict[int, Tensor]:
+        """Return the tokens of every sample by its number in the batch."""
+        if "tokens" not in self.tensors:
+            return {}
+        tokens, ends = self.tensors["tokens"], self.record["ends"]
+        return {n: tokens[ends[place] : ends[place + 1]] for place, n in enumerate(self.record["order"])}
 
 
 @dataclass(frozen=True)
@@ -111,14 +129,16 @@ class GalleryPass(HeldoutPass):
     """
 
     def _new_reader(self, quarantine: Quarantine | None) -> HeldoutReader:
-        self._recipe = recipe_of(self._config, self._tokenizer.pad_id)
-        return GalleryReader(self._config, self._tokenizer, self._config.evaluation.batch_size, quarantine)
+        self._recipe, self._quarantine = recipe_of(self._config, self._tokenizer.pad_id), quarantine or Quarantine()
+        return GalleryReader(self._config, self._tokenizer, self._config.evaluation.batch_size, self._quarantine)
 
     def _encode(self, dataset: DatasetConfig) -> Encoded:
         gallery = super()._encode(dataset)
         if self._config.evaluation.rerank and gallery.sample_ids:
             assert isinstance(gallery, Gallery)
-            gallery.shortlist = Reranker(self._model, self._config, self._recipe, self._device, self._communicator)(
+            self._takes_over = False
+            reranker = Reranker(self._model, self._config, self._recipe, self._device, self._communicator, self._parts)
+            gallery.shortlist = reranker(
                 gallery, lambda done, total: self._tell(f"Matching the pairs of {dataset.name}", done, total)
             )
             gallery.rows.clear()
@@ -129,36 +149,61 @@ class GalleryPass(HeldoutPass):
         size = data.image_size if dataset.kind == "image" else data.video_size
         return Gallery(dataset.kind, grid=size // self._config.model.vision.patch_size)
 
-    def _forward(self, batch: Batch) -> Any:
+    def _tell(self, what: str, done: int, total: int) -> None:
+        """Say how far it is, but not while batches are taken over: the time left would follow from their speed."""
+        if not self._takes_over:
+            super()._tell(what, done, total)
+
+    def _read(self, chunks: list[HeldoutChunk], number: int) -> tuple[Any, bool]:
+        """Return what was kept of a batch, or else the batch, see `HeldoutPass`."""
+        chunk = chunks[number]
+        self._name = f"{quote(chunk.dataset.name, safe='')}-{chunk.start}-{chunk.end}"
+        kept = self._parts.take(f"encoded-{self._name}") if self._parts else None
+        self._takes_over = kept is not None
+        if kept is None:
+            return super()._read(chunks, number)
+        self._agree(None, 1)
+        known = Encoding(*kept)
+        self._quarantine.count(chunk.end - chunk.start, chunk.end - chunk.start - len(known.record["ids"]))
+        return known, False
+
+    def _forward(self, batch: Any) -> Any:
         """Return the projections of all texts and samples, and what fusion reads of every sample, on the CPU."""
+        if isinstance(batch, Encoding):
+            return batch
+        assert isinstance(batch, GalleryBatch)
         placed = batch.to(self._device, compute_dtype(self._config))
         outputs = self._model(placed)
-        rows: dict[int, Tensor] = {}
+        tensors = {
+            "text": outputs[TEXT_PROJECTION.name].float().cpu(),
+            "vision": outputs[VISION_PROJECTION.name].float().cpu(),
+        }
         if self._config.evaluation.rerank:
-            ends = placed.lengths.vision_cu_seqlens.tolist()
-            rows = {
-                sample: outputs["vision_views"][ends[place] : ends[place + 1]].cpu()
-                for place, sample in enumerate(batch.samples.order)
-            }
-        return outputs[TEXT_PROJECTION.name].float(), outputs[VISION_PROJECTION.name].float(), rows
+            tensors["tokens"] = outputs["vision_views"].cpu()
+        record: dict[str, Any] = {"ids": batch.samples.ids, "captions": batch.all_captions}
+        record["texts"] = [[ids.tolist() for ids in of_sample] for of_sample in batch.texts]
+        record |= {"frames": batch.samples.frames, "order": batch.samples.order}
+        return Encoding(tensors, record | {"ends": placed.lengths.vision_cu_seqlens.tolist()})
 
-    def _take_in(self, batch: Batch | None, found: Any, encoded: Encoded) -> None:
+    def _take_in(self, batch: Any, found: Any, encoded: Encoded) -> None:
         """Exchange features, captions and token ids of every rank's batch (None: nothing that counts), in order."""
         assert isinstance(encoded, Gallery)
-        text, vision, rows = found
+        assert isinstance(found, Encoding)
+        text, vision = (found.tensors[name].to(self._device) for name in ("text", "vision"))
         record: dict[str, Any] = {"ids": [], "captions": [], "texts": [], "frames": []}
-        if isinstance(batch, GalleryBatch):
-            texts = [[ids.tolist() for ids in of_sample] for of_sample in batch.texts]
-            record = {"ids": batch.samples.ids, "captions": batch.all_captions, "texts": texts}
-            record["frames"] = batch.samples.frames
+        if batch is None:
+            text, vision = text[:0], vision[:0]
         else:
-            text, vision, rows = text[:0], vision[:0], {}
+            record = {name: found.record[name] for name in record}
+            if self._parts and batch is not found:
+                self._parts.keep(f"encoded-{self._name}", found.tensors, found.record)
         lengths = self._communicator.gather_counts([len(text), len(vision)])
         all_text, all_vision = gather_rows([text, vision], list(lengths.T), self._communicator)
         for rank, shown in enumerate(gather_records(record, self._communicator, self._device)):
             first = len(encoded.sample_ids)
-            if rank == self._communicator.rank:
-                encoded.rows |= {first + sample: own for sample, own in rows.items()}
+            if rank == self._communicator.rank and batch is not None:
+                encoded.rows |= {first + sample: own for sample, own in found.rows().items()}
+                encoded.own.append(Piece(self._name, first, len(shown["ids"])))
             encoded.sample_ids += shown["ids"]
             encoded.frames += shown["frames"]
             for sample, (captions, texts) in enumerate(zip(shown["captions"], shown["texts"], strict=True)):
@@ -167,94 +212,3 @@ class GalleryPass(HeldoutPass):
                 encoded.owners += [first + sample] * len(captions)
         encoded.text.append(all_text.cpu())
         encoded.vision.append(all_vision.cpu())
-
-
-class Reranker:
-    """Scores the first candidates of every query with the matching head.
-
-    Args:
-        model: The model, or the engine around it.
-        config: The run.
-        recipe: Of its batches.
-        device: Where the model lies.
-        communicator: All processes; each scores the pairs with images and videos of its own.
-    """
-
-    def __init__(
-        self, model: nn.Module, config: Config, recipe: Recipe, device: torch.device, communicator: Communicator
-    ):
-        module: Any = getattr(model, "module", model)
-        self._model: SCLModel = module
-        self._config, self._recipe, self._device, self._communicator = config, recipe, device, communicator
-
-    def __call__(self, gallery: Gallery, progress: Callable[[int, int], None]) -> Shortlist:
-        """Return the first `evaluation.rerank` candidates of every query of a set, and their scores."""
-        k = self._config.evaluation.rerank
-        text, vision = torch.cat(gallery.text), torch.cat(gallery.vision)
-        images, texts = first_candidates(text, vision, k), first_candidates(vision, text, k)
-        count = len(vision)
-        asked = torch.cat(
-            (
-                (torch.arange(len(text))[:, None] * count + images).flatten(),
-                (texts * count + torch.arange(count)[:, None]).flatten(),
-            )
-        )
-        pairs, place = asked.unique(return_inverse=True)
-        scores = self._scores(gallery, pairs, count, progress)[place]
-        of_images, of_texts = scores.split((images.numel(), texts.numel()))
-        return Shortlist(images, of_images.view(images.shape), texts, of_texts.view(texts.shape))
-
-    def _scores(self, gallery: Gallery, pairs: Tensor, count: int, progress: Callable[[int, int], None]) -> Tensor:
-        """Return the score of every pair, text · count + image, from the ranks that have the images."""
-        own = torch.tensor(sorted(gallery.rows), dtype=torch.int64)
-        places = torch.isin(pairs % count, own).nonzero().squeeze(1)
-        places = places[(pairs[places] % count).argsort(stable=True)]  # few images a batch
-        size = self._config.evaluation.batch_size
-        most = int(self._communicator.gather_counts([len(places)]).max())
-        found = torch.zeros(len(pairs), dtype=torch.float32)
-        for start in range(0, most, size):
-            chosen = places[start : start + size]
-            scored = self._score(gallery, pairs[chosen], count)
-            found[chosen] = scored[: len(chosen)]
-            progress(min(start + size, most), most)
-        return self._communicator.all_reduce_sum(found.to(self._device)).cpu()
-
-    def _score(self, gallery: Gallery, pairs: Tensor, count: int) -> Tensor:
-        """Return how well pairs match; of none, a rank without work runs one pair all the same, as ZeRO-3 needs."""
-        if len(pairs):
-            texts, of_text = (pairs // count).unique(return_inverse=True)
-            media, of_media = (pairs % count).unique(return_inverse=True)
-            rows = [gallery.rows[number] for number in media.tolist()]
-        else:
-            texts = media = of_text = of_media = torch.zeros(1, dtype=torch.int64)
-            rows = [torch.zeros(gallery.frames[0] * (gallery.grid**2 + 1), self._config.model.fusion.width)]
-        batch = self._pack(gallery, texts.tolist(), media.tolist(), torch.stack((of_text, of_media), dim=1).numpy())
-        shown = torch.cat([rows[place] for place in batch.samples.order])
-        dtype = compute_dtype(self._config)
-        return match_scores(self._model, batch.to(self._device, dtype), shown.to(self._device, dtype)).cpu()
-
-    def _pack(self, gallery: Gallery, texts: list[int], media: list[int], pairs: Ints) -> Batch:
-        said = [text_alone(gallery.texts[number]) for number in texts]
-        none = np.zeros(0, np.int64)
-        shown = [
-            SampleViews(**empty_views("", "", gallery.kind, gallery.frames[number], gallery.grid, none, 0))
-            for number in media
-        ]
-        patches = torch.zeros(0, 3 * self._config.model.vision.patch_size**2)  # encoded already
-        return pack_matches(said, shown, pairs, patches, self._recipe)
-
-
-def match_scores(model: SCLModel, batch: Batch, vision: Tensor) -> Tensor:
-    """Return how well each pair of a batch matches: (P,) float32, higher is better.
-
-    Args:
-        model: Scores; its submodules are called one by one.
-        batch: Of `pack_matches`.
-        vision: (Nv, C) its images and videos, encoded.
-    """
-    text = model.cross_modal_text_transform(model.text_encoder(batch.text))
-    typed = model.token_type_embeddings(text, vision)
-    layers = model.cross_modal_text_layers, model.cross_modal_image_layers
-    fused_text, fused_vision = fuse(*layers, typed, batch, False)
-    places = batch.reads.places
-    return model.match_score(model.pooled(fused_text, fused_vision, places[TEXT_CLS], places[FRAME_CLS]))

@@ -20,6 +20,7 @@ from sclds.config.errors import UserError
 from sclds.data.loader import HeldoutChunk, HeldoutReader, heldout_chunks
 from sclds.data.quarantine import Quarantine
 from sclds.data.tokenizer import Tokenizer
+from sclds.evaluation.parts import Parts
 from sclds.evaluation.ranking import Shortlist
 from sclds.losses.communicator import Communicator, SingleProcess, gather_records
 from sclds.losses.makeup import makeup_of
@@ -69,6 +70,7 @@ class HeldoutPass:
         quarantine: Counts and names unusable samples, which are left out; by default it only counts.
         share: Of the batches of each set, at least one, those that are read: at even distances, always the same.
         progress: Is told how many batches are done.
+        parts: Where what is finished is kept and taken from, by passes that do so (`GalleryPass`).
     """
 
     def __init__(
@@ -81,9 +83,10 @@ class HeldoutPass:
         quarantine: Quarantine | None = None,
         share: float = 1.0,
         progress: Progress | None = None,
+        parts: Parts | None = None,
     ):
         self._share = share
-        self._progress = progress
+        self._progress, self._parts = progress, parts
         self._model, self._config, self._device, self._communicator = model, config, device, communicator
         self._tokenizer = tokenizer
         self._reader = self._new_reader(quarantine)

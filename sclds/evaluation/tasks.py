@@ -36,6 +36,7 @@ from sclds.evaluation.answers import (
 from sclds.evaluation.gallery import GalleryPass
 from sclds.evaluation.heldout import Encoded, HeldoutPass, Progress
 from sclds.evaluation.losses import ACCURACY, TOTAL, evaluate_losses, loss_sections, losses_of_set
+from sclds.evaluation.parts import Parts
 from sclds.evaluation.retrieval import (
     FIGURES,
     MEDIAN,
@@ -135,6 +136,7 @@ def evaluate(
     tasks: Sequence[str] | None = None,
     share: float = 1.0,
     progress: Progress | None = None,
+    parts: Parts | None = None,
 ) -> dict[str, Any]:
     """Measure tasks on the held-out sets in one pass; every rank calls it and gets the same result.
 
@@ -148,6 +150,7 @@ def evaluate(
         tasks: Names of `TASKS`; by default those of `evaluation.tasks`.
         share: Of the batches of each set, those that are read.
         progress: Is told what is done, how much of it, and of how much.
+        parts: Where what is finished of a gallery is kept, and taken from.
 
     Returns:
         The entries of all tasks, and `sets`: a row for each held-out set of which a sample can be used.
@@ -163,7 +166,8 @@ def evaluate(
     for name in names:
         kind = TASKS[name].reads(config)
         if kind not in found:
-            found[kind] = kind(model, config, tokenizer, device, communicator, quarantine, share, progress).run()
+            arguments = (model, config, tokenizer, device, communicator, quarantine, share, progress, parts)
+            found[kind] = kind(*arguments).run()
         results |= TASKS[name].evaluate(found[kind])
         for of, encoded in found[kind].items():
             row = rows.setdefault(of, {"kind": encoded.kind, "samples": len(encoded.sample_ids)})

@@ -5,7 +5,7 @@ Every process holds the whole model and runs its own share of the batches; no op
 
 import json
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,10 @@ from sclds.data.tokenizer import Tokenizer, load_tokenizer
 from sclds.evaluation.alignment import ALIGN_BENCH, alignment_problems
 from sclds.evaluation.answers import PREDICTIONS
 from sclds.evaluation.heldout import Progress
+from sclds.evaluation.identity import key_of
+from sclds.evaluation.parts import Parts
 from sclds.evaluation.record import recorded
-from sclds.evaluation.tasks import evaluate, has_something_to_measure
+from sclds.evaluation.tasks import asks_for_gallery, evaluate, has_something_to_measure
 from sclds.interop.conversions import read_model
 from sclds.interop.loaded import settings_of
 from sclds.machine.implementations import choose, compute_dtype, use
@@ -166,13 +168,21 @@ def _refuse_other_settings(own: Path, checkpoint: Checkpoint) -> None:
         )
 
 
-def measure(target: Target, group: ProcessGroup, progress: Progress | None = None) -> dict[str, Any]:
+def measure(
+    target: Target,
+    group: ProcessGroup,
+    progress: Progress | None = None,
+    parts: Path | None = None,
+    say: Callable[[str], None] = lambda sentence: None,
+) -> dict[str, Any]:
     """Return what `results.json` would hold for these weights; every process calls it and gets the same.
 
     Args:
         target: What is measured.
         group: All processes.
         progress: Is told what is done, how much of it, and of how much.
+        parts: Folder where finished parts of a gallery are kept, until the caller removes it, and taken from.
+        say: Is told of what is taken from there, by process 0.
 
     Raises:
         UserError: Weights or samples cannot be read.
@@ -183,7 +193,12 @@ def measure(target: Target, group: ProcessGroup, progress: Progress | None = Non
     model = _model(target, tokenizer).to(group.device, compute_dtype(config))
     if not hasattr(model, HEAD):  # weights of pre-training, ranked with the heads that they have
         config = config.model_copy(update={"task": None})
-    measured = evaluate(model, config, tokenizer, group.device, group, Quarantine(), progress=progress)
+    kept = None
+    if parts is not None and "retrieval" in config.evaluation.tasks and asks_for_gallery(config):
+        kept = Parts(parts, key_of(config, model, tokenizer, group.device))
+        for sentence in kept.examine() if group.rank == 0 else ():
+            say(sentence)
+    measured = evaluate(model, config, tokenizer, group.device, group, Quarantine(), progress=progress, parts=kept)
     step = target.checkpoint.step if target.checkpoint else 0
     found = {"source": str(target.folder)} | recorded(measured, config, step, {})
     return found | ({PREDICTIONS: measured[PREDICTIONS]} if PREDICTIONS in measured else {})

@@ -18,6 +18,10 @@ LEFT, RIGHT, TOP, BOTTOM = 46, 10, 12, 22
 NARROW, WIDE = (300, 150), (960, 200)
 """Width and height of a picture, in a column and over the page."""
 LINE_COLORS = 6
+TICK_CHARACTERS = 6
+"""Of a label, that fit on the left of a picture."""
+SMALL = 0.01
+"""Below it numbers are written by powers of ten where their labels do not fit."""
 LEVEL_CHARACTERS = 30
 """Of the name of a level, that fit beside its line."""
 OWN = "this run"
@@ -95,7 +99,8 @@ def _share(value: float, ends: tuple[float, float], log: bool) -> float:
 def _picture(chart: Chart, frame: _Frame, one_of_two: bool) -> str:
     """Return the SVG; its label says in words what it shows."""
     first, last = frame.x
-    grid = "".join(_grid_line(frame, tick, chart.unit) for tick in frame.ticks)
+    labels = tick_labels(frame.ticks, chart.unit)
+    grid = "".join(_grid_line(frame, tick, text) for tick, text in zip(frame.ticks, labels, strict=True))
     lines = "".join(_level_line(frame, level, chart.unit) for level in chart.levels)
     curves = "".join(_curve(frame, series, color) for series, color in _colored(chart))
     size = f" {'wide' if frame.width == WIDE[0] else 'narrow'}" if one_of_two else ""
@@ -213,21 +218,33 @@ def shorten(text: str, characters: int) -> str:
     return text if len(text) <= characters else f"{text[:half]}…{text[-half:]}"
 
 
-def _grid_line(frame: _Frame, tick: float, unit: str) -> str:
+def _grid_line(frame: _Frame, tick: float, text: str) -> str:
     y = frame.place(frame.x[0], tick)[1]
-    text = (
-        f"{100 * tick:g} %"
-        if unit == "%"
-        else shown(tick, unit)
-        if unit == "B"
-        else f"{tick:,.0f}"
-        if abs(tick) >= 1000
-        else f"{tick:g}"
-    )
     return (
         f'<line x1="{LEFT}" x2="{frame.width - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
         f'<text x="{LEFT - 6}" y="{y + 3.5:.1f}" text-anchor="end">{text}</text>'
     )
+
+
+def tick_labels(ticks: Sequence[float], unit: str) -> list[str]:
+    """Return the labels of an axis of values; small numbers, as rates are, by powers of ten where room is short."""
+    labels = [_tick(tick, unit) for tick in ticks]
+    if max(map(len, labels)) <= TICK_CHARACTERS or max(map(abs, ticks)) >= SMALL:
+        return labels
+    return ["0" if tick == 0 else _by_power(tick) for tick in ticks]
+
+
+def _tick(tick: float, unit: str) -> str:
+    if unit == "%":
+        return f"{100 * tick:g} %"
+    if unit == "B":
+        return shown(tick, unit)
+    return f"{tick:,.0f}" if abs(tick) >= 1000 else f"{tick:g}"
+
+
+def _by_power(value: float) -> str:
+    digits, _, power = f"{value:.10e}".partition("e")
+    return f"{float(digits):g}e{int(power)}"
 
 
 def stacked_bar(parts: Sequence[tuple[str, str, float]], legend: bool = True) -> str:

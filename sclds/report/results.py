@@ -52,20 +52,20 @@ def _cell(label: str, cell: Cell) -> str:
 
 
 def queries(run: Run) -> str:
-    """Return the example queries with the images that they retrieved."""
+    """Return the section of example queries with the images that they retrieved; empty of a run without retrieval."""
     examples = run.results.get("examples", [])
     if not examples:
-        return note("No example queries yet: they are written with the result.")
+        asked = run.config is None or "retrieval" in run.config.evaluation.tasks
+        return section("Queries", note("No example queries yet: they are written with the result.")) if asked else ""
     wanted = {i for example in examples for i in (*example["retrieved"], example["sample_id"])}
     images = thumbnails(run.config, wanted) if run.config else {}
     missing = "" if images else " The shards are not on this machine, so the images are left out."
-    return (
-        note(
-            f"Held-out captions at even distances, not chosen by result, and their best five. The right one is framed; "
-            f"if it is not among the five, it stands at the end.{missing}"
-        )
-        + f'<div class="queries">{"".join(_query(example, images) for example in examples)}</div>'
+    said = note(
+        f"Held-out captions at even distances, not chosen by result, and their best five. The right one is framed; "
+        f"if it is not among the five, it stands at the end.{missing}"
     )
+    shown = "".join(_query(example, images) for example in examples)
+    return section("Queries", f'{said}<div class="queries">{shown}</div>')
 
 
 def _query(example: dict[str, Any], images: dict[str, str]) -> str:

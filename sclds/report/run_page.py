@@ -65,7 +65,7 @@ def run_body(run: Run, reference: Reference | None, kernels: str) -> str:
             section("Losses", _curves(run, reference)),
             _heldout(run, reference),
             task_sections(run),
-            section("Queries", queries(run)),
+            queries(run),
             section("Throughput", throughput({run.name: run})),
             section("Where the time went", _time(run)),
             goodput_section(run.events),

@@ -162,7 +162,10 @@ def annotation_problems(config: Config, datasets: Sequence[DatasetConfig]) -> li
         try:
             files = shard_files(dataset)
             if not files:
-                problems.append(f"data set '{dataset.name}' (shards: {dataset.shards}) has no .tar; correct its shards")
+                problems.append(
+                    f"data set '{dataset.name}' (shards: {dataset.shards}) has no .tar; write its shards with "
+                    f"`sclds prepare`, or correct where they lie"
+                )
             elif not any(True for _ in _records(task, dataset, files[0], cache_of(config.data))):
                 problems.append(
                     f"shard {files[0].place} of data set '{dataset.name}' holds no .{task.member}, which "

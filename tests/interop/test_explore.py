@@ -15,7 +15,7 @@ from sclds.config.errors import UserError
 from sclds.data.loader import heldout_batches
 from sclds.data.tokenizer import load_tokenizer
 from sclds.evaluation.completion import completion
-from sclds.evaluation.gallery import match_scores
+from sclds.evaluation.reranker import match_scores
 from sclds.interop.conversions import from_run
 from sclds.interop.explore import Explorer
 from sclds.interop.loaded import LoadedModel

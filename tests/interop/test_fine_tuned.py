@@ -15,7 +15,7 @@ from sclds.cli.main import main
 from sclds.config.errors import UserError
 from sclds.config.reading import dump_config, load_config
 from sclds.data.tokenizer import load_tokenizer
-from sclds.evaluation.gallery import match_scores
+from sclds.evaluation.reranker import match_scores
 from sclds.interop.conversions import from_run
 from sclds.interop.measure import _model, find_target
 from sclds.run.checkpoints import ENGINE_TAG, STATE_FILE

@@ -149,3 +149,15 @@ def test_a_bar_says_its_parts():
     text = stacked_bar([("data", "Data <1>", 1.0), ("forward", "Forward", 3.0), ("other", "None", 0.0)])
     assert 'aria-label="Data &lt;1&gt; 25%; Forward 75%"' in text
     assert "None" not in text
+
+
+def test_labels_of_rates_fit_beside_the_chart():
+    """Numbers of rates are long in plain digits: they go by powers of ten, all of an axis alike."""
+    from sclds.report.charts import TICK_CHARACTERS, tick_labels
+
+    assert tick_labels([0.0, 0.00025, 0.0005, 0.00075], "") == ["0", "2.5e-4", "5e-4", "7.5e-4"]
+    assert tick_labels([0.0, 0.0005, 0.001, 0.0015], "") == ["0", "0.0005", "0.001", "0.0015"]
+    assert tick_labels([0.0, 1.25e-5, 2.5e-5], "")[1] == "1.25e-5"
+    assert tick_labels([0.0, 5e-6, 1e-5], "") == ["0", "5e-06", "1e-05"]
+    assert tick_labels([0.0, 1500.0], "") == ["0", "1,500"]
+    assert max(map(len, tick_labels([0.0, 2e-4, 4e-4], ""))) <= TICK_CHARACTERS

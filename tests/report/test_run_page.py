@@ -4,6 +4,7 @@ import json
 import math
 import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -17,7 +18,8 @@ from sclds.data.storage.shards import shard_files
 from sclds.report.chart import Chart, Series, drawable, nice_ticks, running_mean
 from sclds.report.charts import figure
 from sclds.report.page import document
-from sclds.report.run_page import read_run, write_report
+from sclds.report.results import queries
+from sclds.report.run_page import page, read_run, write_report
 from sclds.run.events import Events
 from sclds.run.folder import RunFolder
 from tests.report.runs import QUICKSTART, make_run, start
@@ -320,3 +322,14 @@ def test_pace_leaves_out_the_first_line() -> None:
     assert pace["samples_per_second"] == 16.0
     assert pace["seconds"]["other"] == pytest.approx(1.0)
     assert summarize_steps([{"step": 1}]) == {}
+
+
+def test_example_queries_are_missed_only_where_retrieval_is_measured(folder: Path, tmp_path: Path) -> None:
+    """A fine-tuning for questions never has any, so that "yet" would be a promise."""
+    run = read_run(folder)
+    assert run.config is not None
+    for tasks, missed in ((["losses", "retrieval"], True), (["losses"], False)):
+        evaluation = run.config.evaluation.model_copy(update={"tasks": tasks})
+        other = replace(run, results={}, config=run.config.model_copy(update={"evaluation": evaluation}))
+        assert ("No example queries yet" in queries(other)) is missed
+        assert ("Queries" in page(other)) is missed

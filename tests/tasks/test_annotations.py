@@ -140,6 +140,9 @@ def test_shards_of_something_else_are_refused(tmp_path):
     (tmp_path / "train" / "0.tar").write_bytes(b"no tar" * 100)
     [told] = annotation_problems(config, config.data.train)
     assert "cannot be read" in told
+    (tmp_path / "train" / "0.tar").unlink()
+    [told] = annotation_problems(config, config.data.train)
+    assert "has no .tar; write its shards with `sclds prepare`" in told
 
 
 def test_pairs_and_labels(tmp_path):
