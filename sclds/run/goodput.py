@@ -67,7 +67,7 @@ class Spent:
 
 @dataclass
 class _Stretch:
-    """Steps that one start took in a row."""
+    """Steps that one start took in a row, one at least."""
 
     first: int
     last: int
@@ -115,7 +115,9 @@ def _add_start(
     """
     done, step, spent = 0.0, 0, {}
     marks = [(event.time, event.step, event.facts.get("spent"), event.kind) for event in events]
-    marks.append((_number(last_sign.get("time")), last_sign.get("step"), last_sign.get("spent"), "line"))
+    last_step = last_sign.get("step")
+    known = last_step if isinstance(last_step, int) else None
+    marks.append((_number(last_sign.get("time")), known, last_sign.get("spent"), "line"))
     end = max(time for time, *_ in marks)
     for _, at, of_parts, kind in sorted(marks, key=lambda mark: mark[0]):
         if kind == "training" and at is not None:
@@ -124,7 +126,8 @@ def _add_start(
         if isinstance(of_parts, dict) and at is not None:
             total = _number(of_parts.get("step"))
             if total > done:
-                into.append(_Stretch(step, at, total - done))
+                # time beyond the last mark at the same step is of the step before it: an event may be noted within one
+                into.append(_Stretch(min(step, at - 1), at, total - done))
             done, step, spent = total, at, of_parts
     for part in ("data", "start", "checkpoint", "evaluation"):
         seconds[part] += _number(spent.get(part))

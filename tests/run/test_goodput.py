@@ -54,6 +54,22 @@ def test_going_back_inside_a_start_loses_the_steps_behind_the_checkpoint():
     assert goodput_of(lines).seconds["step"] == pytest.approx(20.0)
 
 
+@pytest.mark.parametrize("again", [5, 9, 10])
+def test_an_event_within_a_step_leaves_the_rest_of_it_to_that_step(again):
+    """A skipped step is noted before its time is counted, so that two marks may stand at one step."""
+    lines = [
+        event(100, "start", age=0.0),
+        event(110, "training", 0, spent(0.0)),
+        event(119, "skipped_step", 10, spent(9.0)),
+        event(120, "checkpoint", 10, spent(10.0)),
+        event(200, "start", age=0.0),
+        event(210, "training", again, spent(0.0)),
+    ]
+    found = goodput_of(lines).seconds
+    assert found["step"] + found["lost"] == pytest.approx(10.0)
+    assert found["lost"] == pytest.approx({5: 5.5, 9: 1.9, 10: 0.0}[again])
+
+
 def test_a_run_that_goes_back_into_the_middle_of_a_stretch_loses_its_share():
     lines = [*KILLED[:3], event(204, "start", age=4.0), event(210, "training", 5, spent(0.0))]
     assert goodput_of(lines).seconds["lost"] == pytest.approx(18.0)
@@ -64,6 +80,9 @@ def test_facts_of_another_form_are_nothing(odd):
     lines = [Event(100, "a", 0, None, "start", "", odd), Event(101, "a", 0, 1, "checkpoint", "", odd)]
     assert goodput_of(lines).wall == pytest.approx(1.0)
     assert goodput_of([event(1, "restart", rank=None)]) is None
+    before = {"time": 101.0, "step": "14", "spent": spent(9.0)}
+    again = [event(102, "start", age=1.0, before=before), event(103, "training", 1, spent(0.0))]
+    assert goodput_of([*lines, *again]).seconds["step"] == 0.0
 
 
 def test_what_a_start_has_spent_so_far():
