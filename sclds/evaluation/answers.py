@@ -114,6 +114,16 @@ def answer_names(name: str) -> list[str]:
     return [f"{name}_{key}" for key in TASKS[name].figures]
 
 
+def first_figures(results: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """Return the first figure of the downstream task for each set, with the set's name."""
+    return [
+        (of, row[name][task.figures[0]])
+        for of, row in results.get("sets", {}).items()
+        for name, task in TASKS.items()
+        if task.figures and name in row
+    ]
+
+
 def answer_sections(name: str, results: Mapping[str, Any]) -> list[Section]:
     """Return the table of a task; none where nothing was measured."""
     rows = tuple(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from sclds.config import keys_that_may_change
 from sclds.costs.peak import summarize_steps
+from sclds.evaluation.answers import first_figures
 from sclds.evaluation.losses import loss_titles
 from sclds.evaluation.record import differences
 from sclds.evaluation.retrieval import DIRECTIONS
@@ -130,6 +131,10 @@ def headline(run: Run) -> list[Tile]:
             chance = min(1.0, 10 / row["n"])
             against = f"{row['r10'] / chance:.1f}× chance ({chance:.1%}) of {row['n']:,} candidates"
             found.append(Tile(f"{label.format(kind)}, R@10", f"{row['r10']:.0%}", against))
+    for name, figure in first_figures(run.results):
+        against, chance = f"of {figure['n']:,} examples", figure["chance"]
+        against += "" if chance is None else f"; {chance:.1%} by the most frequent answer"
+        found.append(Tile(f"{name}, {figure['title']}", f"{figure['value']:.1%}", against))
     pace = summarize_steps(run.evenly)
     if pace:
         share = _share_of_peak(run)

@@ -78,7 +78,9 @@ def test_from_shards_to_results(settings, tmp_path, capsys):
     assert {one["answer"] for one in predictions} <= {"blue", "red", "yes"}
     metrics = [json.loads(text) for text in (run / "metrics.jsonl").read_text().splitlines()]
     assert [sorted(one["loss"]) for one in metrics] == [["total", "vqa", "vqa_accuracy"]] * 3
-    assert "Question answering" in (run / "report.html").read_text()
+    page = (run / "report.html").read_text()
+    assert "Question answering" in page
+    assert "of 13 examples" in page, "the accuracy stands in the head"
     capsys.readouterr()
     assert main(line) == 0
     assert "This run is done" in capsys.readouterr().out
