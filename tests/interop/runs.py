@@ -19,6 +19,12 @@ SMALL = [
     *("model.vision.width=32", "model.vision.layers=2", "model.text.width=32", "model.text.layers=1"),
     *("model.fusion.width=32", "model.fusion.layers=2", "model.projection=16", "evaluation.max_samples=24"),
     *("evaluation.batch_size=16", "engine.precision=fp32", "data.decode_threads=1"),
+    *(
+        "model.vision.patch_size=16",
+        "model.vision.pretrained_image_size=64",
+        "data.image_size=64",
+        "data.video_size=64",
+    ),
 ]
 
 

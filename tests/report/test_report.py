@@ -27,8 +27,8 @@ def runs(tmp_path_factory):
     first, second = make_run(root / "first"), root / "second"
     shutil.copytree(first, second)
     settings = (second / "config.yaml").read_text()
-    assert "learning_rate: 0.0015" in settings
-    (second / "config.yaml").write_text(settings.replace("learning_rate: 0.0015", "learning_rate: 0.0005"))
+    assert "learning_rate: 0.001\n" in settings
+    (second / "config.yaml").write_text(settings.replace("learning_rate: 0.001\n", "learning_rate: 0.0005\n"))
     lines = read_run(second).metrics
     for line in lines:
         line |= {"mfu": 0.4, "tokens_per_second": 9000.0, "phases": {"text_encoder": 0.1, "loss/mlm": 0.3}}
@@ -59,7 +59,7 @@ def test_two_runs_stand_side_by_side(runs, tmp_path):
     assert whole(text)
     assert "2 runs compared" in text
     row = re.search(r"<tr><td>optimizer.learning_rate</td>(.*?)</tr>", text)[1]
-    assert re.findall(r">([\d.]+)<", row) == ["0.0015", "0.0005"]
+    assert re.findall(r">([\d.]+)<", row) == ["0.001", "0.0005"]
     assert text.count("<tr><td>optimizer") == 1, "what is the same is not listed"
     assert re.search(r'line0"></i>first<b>.*?line1"></i>second<b>', text), "curves lie over one another"
     assert re.search(r'<h3>Tokens per second<.*?"class": ?"line1".*?line1"></i>second<', text), "a run has one color"
@@ -119,7 +119,7 @@ def test_a_reference_stands_behind_the_curves(runs, tmp_path):
     out = tmp_path / "out.html"
     assert main(["report", str(runs[1]), "--reference", str(curves), "--out", str(out)]) == 0
     text = out.read_text()
-    assert "Its settings differ: optimizer.learning_rate 0.0015 instead of 0.0005." in text
+    assert "Its settings differ: optimizer.learning_rate 0.001 instead of 0.0005." in text
     assert text.count('class="mean behind"') == 6 + 2 * 8
     curves.write_text('{"kind": "curves", "version": 2}')
     assert main(["report", str(runs[1]), "--reference", str(curves), "--out", str(out)]) == 2
@@ -128,7 +128,7 @@ def test_a_reference_stands_behind_the_curves(runs, tmp_path):
 def test_every_form_holds_the_same_figures(runs, tmp_path, capsys):
     tree = json.loads(written(tmp_path, *runs, name="out.json"))
     assert list(tree["runs"]) == ["first", "second"], "one name for both: folders tell them apart"
-    assert tree["settings_that_differ"] == {"optimizer.learning_rate": {"first": "0.0015", "second": "0.0005"}}
+    assert tree["settings_that_differ"] == {"optimizer.learning_rate": {"first": "0.001", "second": "0.0005"}}
     assert tree["runs"]["second"]["phases"] == {"text_encoder": pytest.approx(0.1), "loss/mlm": pytest.approx(0.3)}
     assert main(["report", str(runs[0]), "--json"]) == 0
     printed = json.loads(capsys.readouterr().out.partition("\n{")[2].join(["{", ""]))

@@ -22,8 +22,8 @@ REFUSALS = {
     "no_masked_words": (["masking.mlm_ratio=0"], "losses.mlm=1.0 has nothing to learn from with masking.mlm_ratio=0.0"),
     "no_hidden_patches": (["masking.scl_vision_ratio=0"], "losses.mvsc=1.0 has nothing to learn from"),
     "no_replaced_patches": (
-        ["losses.mltc_image=1", "masking.mltc_vision_ratio=0.05"],
-        "losses.mltc_image=1.0 has nothing to learn from with masking.mltc_vision_ratio=0.05, which hides none of 16",
+        ["losses.mltc_image=1", "masking.mltc_vision_ratio=0.02"],
+        "losses.mltc_image=1.0 has nothing to learn from with masking.mltc_vision_ratio=0.02, which hides none of 36",
     ),
     "batch_of_one": (
         [*NO_LOSS[1:], "losses.contrastive=1", "batch.global_size=1", "batch.group_size=1"],
