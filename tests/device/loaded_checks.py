@@ -36,8 +36,8 @@ def spread(model):
 
 @pytest.fixture(scope="module")
 def config():
-    few = ["evaluation.max_samples=3", "evaluation.batch_size=4"]
-    return load_config("quickstart", [*replaced(SMALL, few), "data.video_size=48", "data.frames=3"])
+    few = ["evaluation.max_samples=3", "evaluation.batch_size=4", "data.video_size=48", "data.frames=3"]
+    return load_config("quickstart", replaced(SMALL, few))
 
 
 @pytest.fixture(scope="module")
