@@ -270,7 +270,6 @@ KNOWS_CUDA = {
     "sclds/costs/matmul.py": "measures",
     "sclds/costs/utilization.py": "the name of the card, which decides on its data sheet",
     "sclds/data/media/decode.py": "which device `data.device: mixed` decodes on",
-    "sclds/evaluation/identity.py": "the name of the card, on which the last bits of figures depend",
     "sclds/machine": "what there is",
     "sclds/train/copying.py": "the stream on which a checkpoint is copied beside the step",
     "sclds/train/distributed.py": "memory of the process's device",

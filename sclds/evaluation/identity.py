@@ -8,9 +8,11 @@ from torch import nn
 
 import sclds
 from sclds.config import Config
+from sclds.costs.utilization import gpu_name
 from sclds.data.storage.shards import shard_files
 from sclds.data.tokenizer import Tokenizer
 from sclds.evaluation.record import set_identity
+from sclds.machine.description import code_digest
 
 
 def key_of(config: Config, model: nn.Module, tokenizer: Tokenizer, device: torch.device) -> str:
@@ -20,11 +22,9 @@ def key_of(config: Config, model: nn.Module, tokenizer: Tokenizer, device: torch
         DataError: A held-out set is gone.
     """
     digest = hashlib.sha256(config.model_dump_json(exclude={"name", "run_dir", "log", "limits"}).encode())
-    digest.update(f"\n{torch.__version__} {_name(device)}\n".encode())
+    digest.update(f"\n{torch.__version__} {device.type} {gpu_name(device)}\n".encode())
     digest.update(tokenizer.to_json().encode())
-    package = Path(sclds.__file__).parent
-    for path in sorted(package.rglob("*.py")):
-        digest.update(f"\n{path.relative_to(package)}\n".encode() + path.read_bytes())
+    digest.update(f"\n{code_digest(Path(sclds.__file__).parent)}\n".encode())
     for dataset in config.data.heldout:
         digest.update(f"\n{set_identity(dataset, config)}\n".encode())
         for file in shard_files(dataset):  # whose images may have changed where names and sizes have not
@@ -33,7 +33,3 @@ def key_of(config: Config, model: nn.Module, tokenizer: Tokenizer, device: torch
         digest.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:32]
-
-
-def _name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

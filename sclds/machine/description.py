@@ -1,6 +1,7 @@
 """What a run records of where it ran: versions, the commit of the code, the processor and the GPUs of this machine."""
 
 import contextlib
+import hashlib
 import os
 import platform
 import resource
@@ -15,6 +16,14 @@ from sclds.machine.packages import DISTRIBUTIONS, installed_version
 
 GIT_SECONDS = 10
 _CODE = Path(__file__).resolve().parents[2]
+
+
+def code_digest(package: Path) -> str:
+    """Return a short SHA-256 over a package's Python files, which change more often than its version."""
+    digest = hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        digest.update(f"{path.relative_to(package).as_posix()}\0".encode() + path.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def versions() -> dict[str, str]:

@@ -15,7 +15,7 @@ from sclds.config.reading import config_sha256
 from sclds.data.storage.files import is_url
 from sclds.data.storage.shards import shard_files
 from sclds.losses.communicator import gather_records
-from sclds.machine.description import git_state
+from sclds.machine.description import code_digest, git_state
 from sclds.machine.implementations import choose
 from sclds.machine.packages import installed_version
 from sclds.train.distributed import ProcessGroup
@@ -43,14 +43,6 @@ def own_record(config: Config) -> dict[str, Any]:
         record["commit"] = (git_state() or {}).get("commit", "absent")[:12]
         record["the shards"] = shards_digest(config.data)
     return record
-
-
-def code_digest(package: Path) -> str:
-    """Return a short SHA-256 over a package's Python files, which change more often than its version."""
-    digest = hashlib.sha256()
-    for path in sorted(package.rglob("*.py")):
-        digest.update(f"{path.relative_to(package).as_posix()}\0".encode() + path.read_bytes())
-    return digest.hexdigest()[:12]
 
 
 def shards_digest(data: DataConfig) -> str:

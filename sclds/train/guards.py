@@ -17,7 +17,7 @@ from sclds.train.launcher import LauncherWatch
 from sclds.train.progress import Reporter
 from sclds.train.watchdog import Watchdog
 
-_LATER = 60.0
+COLLECTIVES_LATER = 60.0
 """Seconds by which a collective waits longer than the limits, so that the watchdog, which knows more, speaks first."""
 
 
@@ -42,12 +42,12 @@ class Guards:
     @property
     def patience_of_start(self) -> float:
         """Seconds for which a collective may wait until the run is built and loaded."""
-        return self._limits.start + _LATER
+        return self._limits.start + COLLECTIVES_LATER
 
     @property
     def patience(self) -> float:
         """Seconds for which a collective may wait from then on."""
-        return max(self._limits.step, self._limits.save, self._limits.evaluation) + _LATER
+        return max(self._limits.step, self._limits.save, self._limits.evaluation) + COLLECTIVES_LATER
 
     def __enter__(self) -> "Guards":
         self._stack.enter_context(self._watchdog)

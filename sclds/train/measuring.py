@@ -5,11 +5,9 @@ from contextlib import ExitStack, contextmanager
 
 from sclds.config.schema import LimitsConfig
 from sclds.train.distributed import ProcessGroup, launched_rank, launched_world_size
+from sclds.train.guards import COLLECTIVES_LATER
 from sclds.train.launcher import LauncherWatch
 from sclds.train.watchdog import Watchdog
-
-_LATER = 60.0
-"""Seconds by which a collective waits longer than the limits, so that the watchdog, which knows more, speaks first."""
 
 
 @contextmanager
@@ -31,9 +29,9 @@ def measuring(limits: LimitsConfig | None = None) -> Iterator[ProcessGroup]:
         else:
             stack.enter_context(watchdog)
             with watchdog.phase("the start", "limits.start", limits.start):
-                group = ProcessGroup(limits.start + _LATER)
+                group = ProcessGroup(limits.start + COLLECTIVES_LATER)
                 stack.callback(group.close)
                 watchdog.meet(group.store())
-                group.wait_at_most(limits.evaluation + _LATER)
+                group.wait_at_most(limits.evaluation + COLLECTIVES_LATER)
             stack.enter_context(watchdog.phase("evaluation", "limits.evaluation", limits.evaluation))
         yield group
