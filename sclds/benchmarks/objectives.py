@@ -16,8 +16,8 @@ CONTRASTIVE, PLAIN, VISION, LANGUAGE, ALL, LOCAL, SIGMOID = (
 FIVE = ("contrastive", "itm", "mlm", "mvsc", "mlsc")
 LOCAL_WEIGHT = 0.2
 """Of either local term, as published."""
-SIGMOID_WEIGHT = 0.5
-"""Of the sigmoid loss, as published for the contrastive one whose place it takes."""
+SIGMOID_WEIGHT = 6
+"""Of the sigmoid loss: the quickstart's of the contrastive one whose place it takes."""
 
 
 def _problems(config: Config) -> list[str]:

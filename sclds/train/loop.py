@@ -10,7 +10,6 @@ from sclds.config import Config
 from sclds.config.errors import SharedError, UserError
 from sclds.costs.counts import parameter_counts
 from sclds.costs.peak import machine_profile
-from sclds.costs.plan import faster_stage
 from sclds.data.heldout_apart import shared_shards
 from sclds.data.quarantine import Quarantine
 from sclds.data.storage.shards import left_out_sentences
@@ -27,9 +26,9 @@ from sclds.train.best import BestCheckpoint
 from sclds.train.checkpoint import fits, load_checkpoint
 from sclds.train.corruption import CorruptionError, SelfCheck
 from sclds.train.data_wait import DataWait
-from sclds.train.deepspeed_settings import overriding
-from sclds.train.distributed import ProcessGroup, memory_per_process
-from sclds.train.engine import build_engine, count_parameters, largest_block
+from sclds.train.describe import described
+from sclds.train.distributed import ProcessGroup
+from sclds.train.engine import build_engine, count_parameters
 from sclds.train.flat_blocks import layout_of
 from sclds.train.guard import SkipGuard
 from sclds.train.guards import Guards
@@ -95,18 +94,34 @@ class Run:
         self.self_check = SelfCheck(config, self.saver.engine, group)
         self.quarantine = Quarantine(folder.quarantine)
         self.bad_samples = 0
-        self.heldout = HeldoutMeasurements(config, self.engine, self.tokenizer, group, folder, reporter)
+        self.stop = StopRequest()
+        self.heldout = HeldoutMeasurements(config, self.engine, self.tokenizer, group, folder, reporter, self.stop)
         self.record: StartRecord | None = None
         self.best: BestCheckpoint | None = None
         self.health = Health(config.schedule.steps, config.log.stuck_share)
         self.slow_ranks = SlowRanks(config.log.slow_rank)
 
-    def train(self) -> bool:
-        """Train to the last step; return False if a signal ended the run before."""
-        self._resume()
-        self._describe()
-        parameters, dtype = count_parameters(self.engine.module), compute_dtype(self.config)
-        self.record = StartRecord(self.folder, self.group, parameters, self.step, self.reporter.say, dtype)
+    def carry_out(self) -> bool:
+        """Train to the last step, and measure; return False if a signal ended the run before. A fault is noted."""
+        try:
+            self._resume()
+            for line in described(self.config, self.split, self.implementations, self.group.device, self.engine.module):
+                self.reporter.say(line)
+            parameters, dtype = count_parameters(self.engine.module), compute_dtype(self.config)
+            self.record = StartRecord(self.folder, self.group, parameters, self.step, self.reporter.say, dtype)
+            with self.stop:
+                if self._train() and self._finish():
+                    return True
+                self.record.update(self.step, "stopped")
+                self.journal.note("stop", "asked to stop, and saved")
+                return False
+        except Exception as fault:
+            if self.record is not None:
+                self.record.fail(self.step, str(fault).partition("\n")[0] or type(fault).__name__)
+            raise
+
+    def _train(self) -> bool:
+        """Train to the last step; return False if a signal ended that before."""
         if not self.step:
             with self.guards.limit("held-out measurements", "evaluation"), self.journal.spending("evaluation"):
                 self.heldout.measure_start()
@@ -116,9 +131,6 @@ class Run:
                 pass
         finally:
             self.saver.close()
-        if outcome == "stopped":
-            self.record.update(self.step, "stopped")
-            self.journal.note("stop", "asked to stop, and saved")
         return outcome == "finished"
 
     def _take_steps(self) -> Literal["finished", "stopped", "gone back"]:
@@ -138,30 +150,29 @@ class Run:
         waits = DataWait()
         self.reporter.start(self.step)
         try:
-            with StopRequest() as stop:
-                ahead = self._ahead(stop)
-                while self.step < self.config.schedule.steps:
-                    taken = self._step(ahead, measures, waits)
-                    if taken is None:
-                        self._save()
-                        self._finish_saving()
-                        return "stopped"
-                    micro_batches, report = taken
-                    measured = self._measure_between(metrics)
-                    line = metrics.record(engine, self.step, report, self.guard.total, micro_batches, measured, spent)
-                    metrics.show_inputs(self.step, micro_batches[0], self.tokenizer)
-                    self.reporter.advance(self.step, line)
-                    self._judge(line, measures)
-                    self.guard.stop_if_stuck(self.step)
-                    self._refuse_corruption(self.self_check.found(self.step, micro_batches[0]))
-                    if (spike := self._agreed_spike(line)) is not None and self._go_back(spike):
-                        return "gone back"
-                    better = bool(measured) and self.best is not None and self.best.improved(self.step, measured)
-                    if better or self.step % self.config.checkpoint.every == 0:
-                        self._save()
-                self._save()  # inside the block, as above: a signal while this is written must not end it
-                self._finish_saving()
-                return "finished"
+            ahead = self._ahead()
+            while self.step < self.config.schedule.steps:
+                taken = self._step(ahead, measures, waits)
+                if taken is None:
+                    self._save()
+                    self._finish_saving()
+                    return "stopped"
+                micro_batches, report = taken
+                measured = self._measure_between(metrics)
+                line = metrics.record(engine, self.step, report, self.guard.total, micro_batches, measured, spent)
+                metrics.show_inputs(self.step, micro_batches[0], self.tokenizer)
+                self.reporter.advance(self.step, line)
+                self._judge(line, measures)
+                self.guard.stop_if_stuck(self.step)
+                self._refuse_corruption(self.self_check.found(self.step, micro_batches[0]))
+                if (spike := self._agreed_spike(line)) is not None and self._go_back(spike):
+                    return "gone back"
+                better = bool(measured) and self.best is not None and self.best.improved(self.step, measured)
+                if better or self.step % self.config.checkpoint.every == 0:
+                    self._save()
+            self._save()
+            self._finish_saving()
+            return "finished"
         except SharedError:  # all ranks are here
             self._finish_saving()
             raise
@@ -201,15 +212,12 @@ class Run:
         if (slow := waits.add(data, data + step)) is not None:
             self.reporter.say(slow)
 
-    def fail(self, fault: Exception) -> None:
-        """Note in the run folder that this start failed."""
-        if self.record is not None:
-            self.record.fail(self.step, str(fault).partition("\n")[0] or type(fault).__name__)
-
-    def finish(self) -> None:
-        """Measure on held-out data, write results and the report, and show them."""
+    def _finish(self) -> bool:
+        """Measure on held-out data, write results and the report, show them; return False if a signal ended that."""
         with self.guards.limit("held-out measurements", "evaluation"), self.journal.spending("evaluation"):
             results = self.heldout.measure_end(self.step)
+        if results is None:
+            return False
         assert self.record is not None
         results["profile"] = machine_profile(self.config, self.group.world_size, self.record.peak_flops)
         if self.group.rank == 0:
@@ -221,6 +229,7 @@ class Run:
             write_page_of(self.folder, self.reporter)
         self.reporter.show_results(results)
         self.group.barrier()
+        return True
 
     def _resume(self) -> None:
         """Go on from the newest complete checkpoint, if there is one."""
@@ -242,24 +251,6 @@ class Run:
             for problem in self.folder.open(self.config, self.step):
                 self.reporter.say(problem)
         self.group.barrier()
-
-    def _describe(self) -> None:
-        """Print what this run uses."""
-        engine, split = self.config.engine, self.split
-        for line in overriding(engine, largest_block(self.engine.module)):
-            self.reporter.say(line)
-        self.reporter.say(
-            f"Model        {count_parameters(self.engine.module) / 1e6:.2f} M parameters\n"
-            f"Batch        {self.config.batch.global_size} = {split.micro} samples × {split.world_size} processes × "
-            f"{split.accumulation} accumulation steps\n"
-            f"DeepSpeed    ZeRO stage {engine.zero_stage}, {engine.precision}, on {self.group.device.type}\n"
-            f"Kernels      {self.implementations.kernels};  attention {self.implementations.attention};  "
-            f"norms {self.implementations.norms};  "
-            f"AdamW {self.config.optimizer.implementation}\n"
-            f"Run folder   {self.folder.root}"
-        )
-        if not self.step and (told := faster_stage(self.config, split, memory_per_process(self.group.device))):
-            self.reporter.say(told)
 
     def _word_entropy(self) -> float | None:
         """Return the entropy of words, with which MLM is compared, where rank 0 needs it."""
@@ -308,10 +299,10 @@ class Run:
             self.reporter.say(sentence)
         return iter(training)
 
-    def _ahead(self, stop: StopRequest) -> Ahead:
+    def _ahead(self) -> Ahead:
         """Return what fetches and agrees on a step while the one before runs."""
-        accumulation, most_frames = self.split.accumulation, self.config.model.vision.max_frames
-        return Ahead(self._batches(), accumulation, most_frames, self.group, lambda: stop.requested, self.guards.fault)
+        sizes = self.split.accumulation, self.config.model.vision.max_frames
+        return Ahead(self._batches(), *sizes, self.group, lambda: self.stop.requested, self.guards.fault)
 
     def _next_step(self, ahead: Ahead) -> NextStep | None:
         """Return what the next step begins with, or nothing if any rank was asked to stop.

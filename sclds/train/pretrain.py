@@ -54,15 +54,8 @@ def pretrain(config: Config, checkpoint: Checkpoint | None) -> int:
 
 
 def _carried_out(run: "Run", reporter: Reporter) -> int:
-    """Train, measure and show; return the exit code. What ends the run is noted in its folder."""
-    try:
-        finished = run.train()
-        if finished:
-            run.finish()
-    except Exception as fault:
-        run.fail(fault)
-        raise
-    if finished:
+    """Train, measure and show; return the exit code."""
+    if run.carry_out():
         _name_files(reporter, run.folder)
     else:
         reporter.say(

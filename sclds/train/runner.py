@@ -128,14 +128,17 @@ def main(words: list[str]) -> int:
 
 
 def _ended_orderly(folder: RunFolder, before: int) -> bool:
-    """Wait until nobody holds the run folder, and return whether the start that did has saved."""
+    """Wait until nobody holds the run folder, and return whether the start that did has saved, or had nothing to."""
     end = time.monotonic() + stop_seconds()
     while (folder.root / LEASE_FILE).exists() and time.monotonic() < end:
         time.sleep(0.2)
     starts = folder.read_starts()
-    if len(starts) > before and starts[-1].outcome in ("stopped", "finished"):
+    if len(starts) == before:
+        _tell("Stopped before training began: there was nothing to save, and the same command starts again")
         return True
-    _tell(f"error: the run was stopped before its first step, or did not save; {folder.environment} says what is known")
+    if starts[-1].outcome in ("stopped", "finished"):
+        return True
+    _tell(f"error: the run was told to stop and did not save; {folder.environment} says what is known")
     return False
 
 

@@ -1,17 +1,18 @@
-"""Bad days in real processes: a second job, a stopped rank, a killed launcher; each ends soon, with its reason."""
+"""Bad days in real processes: a second job, a stopped rank, a killed launcher, a stop that comes while measuring."""
 
 import contextlib
 import os
 import re
 import signal
 import subprocess
+import sys
 import time
 
 import pytest
 
 from sclds.config.overrides import replaced
 from sclds.run.checkpoints import newest_checkpoint
-from sclds.run.folder import read_metrics
+from sclds.run.folder import RunFolder, read_metrics
 from sclds.run.lease import LEASE_FILE
 from sclds.run.processes import is_running, process
 from sclds.train.launch import launcher_environment, pretrain_command
@@ -102,3 +103,38 @@ def test_workers_save_and_end_when_their_launcher_is_killed(tmp_path):
     steps = read_metrics(folder / "metrics.jsonl")[-1]["step"]
     assert newest_checkpoint(folder / "checkpoints").step == steps
     assert not (folder / LEASE_FILE).exists()
+
+
+MEASURING = {
+    "before the first step": ([], {0}),
+    "between steps": (["evaluation.tasks=[retrieval]", "evaluation.every=1"], {1, 2}),
+    "after the last step": (["evaluation.tasks=[retrieval]", "schedule.steps=1"], {1}),
+}
+"""Settings under which a run measures for long first of all, and the steps after which a stop then may save."""
+
+
+@pytest.mark.multiprocess
+@pytest.mark.slow
+@pytest.mark.parametrize("when", MEASURING)
+def test_a_stop_does_not_wait_for_a_measurement_and_is_a_clean_one(tmp_path, when):
+    settings, steps = MEASURING[when]
+    folder, hosts, log = tmp_path / "run", tmp_path / "hosts", tmp_path / "log"
+    hosts.write_text(f"localhost slots={PROCESSES}\n")
+    words = [*replaced(SETTINGS, ["evaluation.batch_size=1", *settings]), f"run_dir={folder}"]
+    command = [sys.executable, "-m", "sclds", "launch", "--hostfile", str(hosts), "--config", str(CONFIG), *words]
+    with log.open("wb") as output:
+        job = subprocess.Popen(command, env=launcher_environment(PROCESSES), stdout=output, stderr=output)
+    try:
+        until(lambda: re.search(r"Reading \S+: \d+ of", log.read_text()) or job.poll() is not None)
+        job.terminate()
+        assert job.wait(LIMIT) == 0, log.read_text()
+    finally:
+        job.kill()
+    said = log.read_text()
+    assert "This measurement is given up: the run was asked to stop" in said
+    (start,) = RunFolder(folder).read_starts()
+    assert start.outcome == "stopped"
+    assert start.last_step in steps
+    assert newest_checkpoint(folder / "checkpoints").step == start.last_step
+    assert f"Stopped after step {start.last_step} of" in said
+    assert RunFolder(folder).read_results().get("steps") is None, "what was given up is no result"

@@ -50,8 +50,8 @@ def run(folder, applied, monkeypatch, steps=40, **optimizer):
     reporter = SimpleNamespace(say=said.append, start=lambda step: None, advance=lambda *_: None, stop=lambda: None)
     monkeypatch.setattr(loop, "build_engine", lambda *_: Engine())
     monkeypatch.setattr(loop, "load_tokenizer", lambda name: None)
-    monkeypatch.setattr(loop, "StopRequest", lambda: nullcontext(SimpleNamespace(requested=False)))
-    monkeypatch.setattr(loop.Run, "_describe", lambda self: None)
+    monkeypatch.setattr(loop, "described", lambda *_: [])
+    monkeypatch.setattr(loop.Run, "_finish", lambda self: True)
     monkeypatch.setattr(loop.Run, "_word_entropy", lambda self: None)
     monkeypatch.setattr(loop.MetricsWriter, "_levels", lambda self, batches: {})
     monkeypatch.setattr(loop.StepMeasures, "add", lambda self, batches: None)
@@ -66,7 +66,7 @@ def run(folder, applied, monkeypatch, steps=40, **optimizer):
     events = Events(RunFolder(folder).events, 0)
     guards = SimpleNamespace(limit=lambda *_: nullcontext(), fault=lambda: None, events=events)
     try:
-        loop.Run(config, OneProcess(), RunFolder(folder), reporter, guards).train()
+        loop.Run(config, OneProcess(), RunFolder(folder), reporter, guards).carry_out()
     except UserError as fault:
         said.append(str(fault))
     return said

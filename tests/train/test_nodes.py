@@ -103,17 +103,19 @@ def weights(folder):
 
 def test_two_nodes_are_one_node_also_when_they_are_stopped_and_go_on(pair, tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
-    job = Job(pair, tmp_path, launch(*SHORT, f"run_dir={one}"), "node-a slots=2\n")
+    settings = replaced(SHORT, ["schedule.steps=40"])  # more than pass while the stop is on its way
+    job = Job(pair, tmp_path, launch(*settings, f"run_dir={one}"), "node-a slots=2\n")
     assert job.ended() == 0, job.said()
-    job = Job(pair, tmp_path, launch(*SHORT, f"run_dir={two}"))
+    job = Job(pair, tmp_path, launch(*settings, f"run_dir={two}"))
     job.until_step(two, 1)
     job.stop()
     assert job.ended() == 0, job.said()
     assert "Links        2 hosts; median" in job.said()
     (start,) = RunFolder(two).read_starts()
     assert [host.name for host in start.hosts] == ["node-a", "node-b"]
-    assert newest_checkpoint(two / "checkpoints").step == start.last_step
-    job = Job(pair, tmp_path, deepspeed(*SHORT, f"run_dir={two}"))
+    assert start.outcome == "stopped"
+    assert newest_checkpoint(two / "checkpoints").step == start.last_step < 40
+    job = Job(pair, tmp_path, deepspeed(*settings, f"run_dir={two}"))
     assert job.ended() == 0, job.said()
     expected, found = weights(one), weights(two)
     assert expected.keys() == found.keys()

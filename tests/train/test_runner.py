@@ -66,7 +66,7 @@ def test_the_exit_code_is_that_of_the_run(tmp_path, script, code, told, folder):
 
 
 def stop(folder, outcome):
-    """Return what stops a run that saves for a while and then writes its outcome."""
+    """Return what stops a run that saves for a while and then writes its outcome; None: it had not begun to train."""
 
     def act(process):
         (folder / "lease.json").write_text("{}")
@@ -77,19 +77,32 @@ def stop(folder, outcome):
         assert process.is_alive(), "it did not wait for the run to save"
         empty = {"versions": {}, "git": None, "hosts": [], "world_size": 2, "parameters": 1}
         peaks = {"peak_host_bytes": 1, "peak_device_bytes": 0, "first_step": 0, "last_step": 1}
-        entry = Start(started="a", last_seen="b", ended=None, outcome=outcome, **empty, **peaks)
-        (folder / "environment.json").write_text(json.dumps([entry.model_dump()]))
+        entry = Start(started="a", last_seen="b", ended=None, outcome=outcome or "", **empty, **peaks)
+        if outcome is not None:
+            (folder / "environment.json").write_text(json.dumps([entry.model_dump()]))
         (folder / "lease.json").unlink()
 
     return act
 
 
-@pytest.mark.parametrize(("outcome", "code"), [("stopped", 0), ("finished", 0), ("failed: disk", 1), ("", 1)])
-def test_a_stop_waits_for_the_checkpoint_and_is_no_failure(tmp_path, outcome, code):
+NOT_SAVED = "error: the run was told to stop and did not save"
+STOPPED = {
+    "stopped": (0, ""),
+    "finished": (0, ""),
+    "failed: disk": (1, NOT_SAVED),
+    "": (1, NOT_SAVED),
+    None: (0, "Stopped before training began: there was nothing to save"),
+}
+
+
+@pytest.mark.parametrize("outcome", STOPPED)
+def test_a_stop_waits_for_the_checkpoint_and_is_no_failure(tmp_path, outcome):
+    code, told = STOPPED[outcome]
     words = ["bash", "-c", f"touch {tmp_path / 'began'}; exec sleep 60"]
     found, said = run(tmp_path, words, while_it_runs=stop(tmp_path, outcome))
     assert found == code, said
     assert "Stopping: the run ends its step and saves" in said
+    assert told in said
 
 
 def test_when_a_host_fails_the_others_are_not_left_waiting(tmp_path, monkeypatch):
@@ -154,4 +167,4 @@ def test_no_remote_shell_is_left_behind(tmp_path, monkeypatch, end):
     for shell in alive:
         shell.kill()
     assert not alive
-    assert found == 1, said
+    assert found == (0 if end == "the launcher is told to stop" else 1), said
