@@ -23,6 +23,7 @@ from sclds.tasks import TASKS
 from sclds.tasks.loader import ExampleViews, TaskAssembler
 from sclds.tasks.loss import with_task
 from sclds.tasks.model import TaskModel
+from sclds.train.startup import checked_start
 
 ROOT = Path(__file__).resolve().parents[1]
 QUICKSTART = ROOT / "configs" / "quickstart.yaml"
@@ -227,6 +228,30 @@ def test_several_faults_come_at_once() -> None:
     with pytest.raises(ConfigError) as fault:
         load_config(QUICKSTART, ["losess.mlm=1", "data.frames=-1", "batch.global_size=100"])
     assert len(fault.value.problems) == 3
+
+
+def test_what_cannot_be_read_comes_with_what_is_not_valid(tmp_path: Path) -> None:
+    """Numbers, data sets, overrides and values are looked at one after the other; none of them hides the next."""
+    file = tmp_path / "a.yaml"
+    file.write_text("name: a\nseed: 010\ndata: {train: [{name: nothing-known}]}\nschedule: {stpes: 3}\n")
+    given = ["batch.globl=3", "losses.mlm=x", "optimizer"]
+    told = []
+    for read in (lambda: load_config(file, given), lambda: checked_start(file, given, 1)):
+        with pytest.raises(ConfigError) as fault:
+            read()
+        told.append(fault.value.problems)
+    for problems in told:
+        assert len(problems) == len(set(problems))
+        for said in (
+            *(
+                "010 is 8 to YAML",
+                "'nothing-known' is not in",
+                "'optimizer' is not of the form",
+                "batch.globl: unknown",
+            ),
+            *("losses.mlm='x'", "schedule.stpes: unknown key"),
+        ):
+            assert len([problem for problem in problems if said in problem]) == 1, said
 
 
 @pytest.mark.parametrize(

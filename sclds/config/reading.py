@@ -40,30 +40,50 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
     Raises:
         ConfigError: With one sentence for every fault found.
     """
-    return parse_config(read_settings(path, overrides))
+    tree, problems = read_settings(path, overrides)
+    with collecting(problems):
+        config = parse_config(tree)
+    if problems:
+        raise ConfigError(problems)
+    return config
 
 
-def read_settings(path: str | Path, overrides: list[str] | None = None) -> Any:
-    """Read a YAML file and put `key=value` overrides over it; nothing is validated.
+def read_settings(path: str | Path, overrides: list[str] | None = None) -> tuple[Any, list[str]]:
+    """Return the settings of a file with overrides over them, and a sentence for each that cannot be read.
+
+    Nothing is validated, so that all faults can be told together.
 
     Raises:
-        ConfigError: The file or an override cannot be read.
+        ConfigError: The file cannot be read at all.
     """
     path = config_file(path)
     with _faults_of(path):
-        _refuse_misread_numbers(path)
+        problems = list(_misread_numbers(path))
         tree = OmegaConf.to_container(OmegaConf.load(path))
         if not isinstance(tree, dict):
             raise ConfigError([f"{path} holds a list; expected sections and settings, such as `name: first`"])
-        _complete_data_sets(tree)
-    apply_overrides(tree, overrides or [], Config)
+        with collecting(problems):
+            _complete_data_sets(tree)
+    with collecting(problems):
+        apply_overrides(tree, overrides or [], Config)
     with _faults_of(path):
-        _complete_data_sets(tree)
+        with collecting(problems):
+            _complete_data_sets(tree)
         if "name" in tree:  # in which the default is written; without it the missing name is told
             tree.setdefault("run_dir", Config.model_fields["run_dir"].default)
         resolved: Any = OmegaConf.to_container(OmegaConf.create(tree), resolve=True)
-    complete_from_weights(resolved)
-    return resolved
+    with collecting(problems):
+        complete_from_weights(resolved)
+    return resolved, problems
+
+
+@contextmanager
+def collecting(problems: list[str]) -> Iterator[None]:
+    """Add what a block refuses to `problems`, once, so that a user reads all faults together."""
+    try:
+        yield
+    except ConfigError as fault:
+        problems += (problem for problem in fault.problems if problem not in problems)
 
 
 @contextmanager
@@ -79,19 +99,16 @@ def _faults_of(path: Path) -> Iterator[None]:
         raise ConfigError([f"{path} is not valid YAML: {' '.join(str(fault).split())}"]) from fault
 
 
-def _refuse_misread_numbers(path: Path) -> None:
-    """Refuse what YAML 1.1 takes for another number than people do: 010 is 8, 1:40 is 100, 2024_01 is 202401."""
-    told = []
+def _misread_numbers(path: Path) -> Iterator[str]:
+    """Say what YAML 1.1 takes for another number than people do: 010 is 8, 1:40 is 100, 2024_01 is 202401."""
     for token in yaml.scan(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader):
         if isinstance(token, yaml.ScalarToken) and token.plain and _MISREAD.fullmatch(token.value):
             value = yaml.safe_load(token.value)
             if not isinstance(value, str):
-                told.append(
+                yield (
                     f"{path}, line {token.start_mark.line + 1}: {token.value} is {value} to YAML; write the number in "
                     f"full, or quote the text"
                 )
-    if told:
-        raise ConfigError(told)
 
 
 def _complete_data_sets(tree: dict[Any, Any]) -> None:

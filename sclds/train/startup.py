@@ -51,11 +51,11 @@ def checked_start(
     Raises:
         ConfigError: With a sentence for everything that stands in the way.
     """
-    settings = read_settings(path, overrides)
+    settings, problems = read_settings(path, overrides)
     try:
         config = parse_config(settings)
     except ConfigError as fault:
-        told = fault.problems + architecture_problems(settings)
+        told = problems + fault.problems + architecture_problems(settings)
         raise ConfigError(told + _problems_of_valid_sections(settings)) from fault
     checkpoint = newest_checkpoint(RunFolder(config.run_dir).checkpoints)
     checks: list[Callable[[], list[str]]] = [
@@ -82,7 +82,7 @@ def checked_start(
         lambda: _start_problems(settings, config) if checkpoint is None else [],
         lambda: [] if checkpoint is None else resume_problems(checkpoint, config),
     ]
-    problems = [problem for check in checks for problem in check()]
+    problems += (problem for check in checks for problem in check())
     if problems:
         raise ConfigError(problems)
     return Start(config, checkpoint)
