@@ -18,17 +18,21 @@ from tests.evaluation.test_align_bench import benchmark, found_by, model_of
 from tests.evaluation.test_align_bench import settings as with_benchmark
 from tests.evaluation.test_gallery import settings as with_evaluation
 from tests.evaluation.test_gallery import world
-from tests.tasks.test_model import MIXED, assembler, examples, model_for, pixels
+from tests.tasks.test_model import MIXED, asked_together, assembler, examples, model_for, pixels
 from tests.tasks.test_run import CONFIG, settings
 
 __all__ = ["benchmark", "settings", "world"]
 """Fixtures of theirs."""
 
 
-@pytest.mark.parametrize("name", TASKS)
-def test_a_step_of_fine_tuning_never_waits_and_copies_its_batch_once(name):
-    """Questions of images and videos, two images a statement, and all captions of a group beside every image."""
-    views = examples(name, [1, 6, 2, 4], None if TASKS[name].images == 2 else MIXED)
+@pytest.mark.parametrize(
+    ("name", "together"),
+    [*((name, None) for name in TASKS), *((name, [3, 1]) for name in TASKS if name != "retrieval")],
+)
+def test_a_step_of_fine_tuning_never_waits_and_copies_its_batch_once(name, together):
+    """Questions of images and videos, several of one image, two images a statement, all captions of a group."""
+    views = examples(name, [1, 6, 2, 4], None if TASKS[name].images == 2 or together else MIXED)
+    views = asked_together(views, together) if together else views
     made = assembler(name)
     batch = made._pack(views, pixels(views, TASKS[name].images).float()).in_one_block()
     config = run_config(made._config.losses, SimpleNamespace(name=name))

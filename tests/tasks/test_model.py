@@ -71,6 +71,12 @@ def assembler(name, group=2):
     return made
 
 
+def asked_together(flat, numbers):
+    """Return examples of several questions each: of the first image so many, of the second so many, and so on."""
+    own = [[flat[sum(numbers[:k]) + j] for j in range(n)] for k, n in enumerate(numbers)]
+    return [replace(first, others=tuple(others)) for first, *others in own]
+
+
 def packed(name, model, views, patches, group=2):
     """Return total, terms and logits as training computes them."""
     made = assembler(name, group)
@@ -178,8 +184,7 @@ def test_what_is_asked_about_an_image_together_encodes_it_once(name, numbers, ki
     flat = examples(
         name, [5, 0, 7, 1, 3, 9, 2][: sum(numbers)], [kinds[k] for k, n in enumerate(numbers) for _ in range(n)]
     )
-    own = [[flat[sum(numbers[:k]) + j] for j in range(n)] for k, n in enumerate(numbers)]
-    together = [replace(first, others=tuple(others)) for first, *others in own]
+    together = asked_together(flat, numbers)
     patches = pixels(together, images)
     parts = patches.split([view.frames * view.grid**2 * images for view in together])
     batch = assembler(name)._pack(together, patches)
