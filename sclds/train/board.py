@@ -1,5 +1,6 @@
 """TensorBoard event files, of which no fault ends a run: it is said once, and nothing is written there any more."""
 
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ class Board:
     def __init__(self, folder: Path, purge_step: int, say: Callable[[str], None]):
         self._folder, self._say = folder, say
         self._writer: Any = None
+        self._told_before = threading.excepthook
+        threading.excepthook = self._tell_of_thread
         self._try(lambda: setattr(self, "_writer", SummaryWriter(str(folder), purge_step=purge_step)))
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
@@ -44,6 +47,13 @@ class Board:
         """Write what is left."""
         self._try(lambda: self._writer and self._writer.close())
         self._writer = None
+        threading.excepthook = self._told_before
+
+    def _tell_of_thread(self, ended: Any) -> None:
+        """Tell of an exception in a thread, but for a fault of a file in TensorBoard's, which the next call says."""
+        of_board = type(ended.thread).__module__.startswith("tensorboard.")
+        if not (of_board and issubclass(ended.exc_type, OSError)):
+            self._told_before(ended)
 
     def _try(self, write: Callable[[], Any]) -> None:
         try:

@@ -292,7 +292,7 @@ def _unreachable(fault: Exception) -> str:
     if "EADDRINUSE" in str(fault) or "address already in use" in str(fault):
         return (
             f"The processes cannot meet at {place}: another program uses this port, perhaps another run. "
-            f"Start with another one (`--master_port` of deepspeed and torchrun)"
+            f"Start with another one (`--master-port` of `sclds launch`, `--master_port` of deepspeed and torchrun)"
         )
     came = re.search(r"(\d+)/(\d+) clients joined", str(fault))
     if came:

@@ -1,5 +1,7 @@
 """No fault of TensorBoard's files ends a run."""
 
+import threading
+
 import torch
 from tensorboard.summary.writer.record_writer import RecordWriter
 
@@ -31,8 +33,9 @@ def test_a_folder_that_cannot_be_made_is_said_once(tmp_path):
 
 
 def test_a_disk_that_fills_up_is_said_once(tmp_path, monkeypatch):
-    """TensorBoard writes in a thread of its own, and raises there what the next call passes on."""
-    said = []
+    """TensorBoard writes in a thread of its own and raises there what the next call passes on, without a traceback."""
+    said, tracebacks = [], []
+    monkeypatch.setattr(threading, "excepthook", tracebacks.append)
     board = Board(tmp_path, 1, said.append)
     board.scalars({"loss/mlm": 1.5}, 1)
 
@@ -49,3 +52,17 @@ def test_a_disk_that_fills_up_is_said_once(tmp_path, monkeypatch):
     board.close()
     [sentence] = said
     assert "No space left on device" in sentence
+    assert tracebacks == []
+
+
+def test_the_exceptions_of_other_threads_are_told_as_before(tmp_path, monkeypatch):
+    tracebacks = []
+    monkeypatch.setattr(threading, "excepthook", tracebacks.append)
+    before = threading.excepthook
+    board = Board(tmp_path, 1, [].append)
+    other = threading.Thread(target=lambda: 1 / 0)
+    other.start()
+    other.join()
+    board.close()
+    assert [ended.exc_type for ended in tracebacks] == [ZeroDivisionError]
+    assert threading.excepthook is before
