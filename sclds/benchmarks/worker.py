@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from sclds.config.schema import LimitsConfig
 from sclds.run.files import write_atomically
 from sclds.train.distributed import ProcessGroup
 from sclds.train.measuring import measuring
@@ -20,7 +19,7 @@ def work(measure: Callable[[Any, int, ProcessGroup], object]) -> None:
             third argument is the file.
     """
     given, count, file = sys.argv[-3:]  # the launcher puts --local_rank in front
-    with measuring(LimitsConfig()) as group:
+    with measuring() as group:
         found = measure(json.loads(given), int(count), group)
         if group.rank == 0:
             write_atomically(Path(file), json.dumps(found))

@@ -11,11 +11,11 @@ from sclds.train.watchdog import Watchdog
 
 
 @contextmanager
-def measuring(limits: LimitsConfig) -> Iterator[ProcessGroup]:
+def measuring(limits: LimitsConfig | None = None) -> Iterator[ProcessGroup]:
     """Meet the other processes that the launcher started, for as long as the block takes.
 
     Args:
-        limits: Of the start, and of the block, which is held to that of an evaluation; one process alone is not.
+        limits: Of the start and of the block, which is an evaluation; None where nobody knows how long it may take.
 
     Yields:
         All processes.
@@ -23,7 +23,7 @@ def measuring(limits: LimitsConfig) -> Iterator[ProcessGroup]:
     with ExitStack() as stack:
         stack.enter_context(LauncherWatch(ends="this process ends"))
         watchdog = Watchdog(launched_rank(), launched_world_size())
-        if launched_world_size() == 1:  # nobody waits for it
+        if limits is None or launched_world_size() == 1:  # nobody waits for it
             group = ProcessGroup()
             stack.callback(group.close)
         else:

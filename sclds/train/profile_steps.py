@@ -57,7 +57,7 @@ def profile_steps(
     Returns:
         On rank 0 `environment`, `config` and `variant` as a profile holds them; None on the others.
     """
-    with measuring(config.limits) as group:
+    with measuring() as group:
         refuse_strangers(config, group)
         use(choose(config))
         split = split_batch(config.batch, group.world_size)
