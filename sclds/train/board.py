@@ -1,5 +1,6 @@
 """TensorBoard event files, of which no fault ends a run: it is said once, and nothing is written there any more."""
 
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ class Board:
     def __init__(self, folder: Path, purge_step: int, say: Callable[[str], None]):
         self._folder, self._say = folder, say
         self._writer: Any = None
+        self._before = threading.excepthook
+        threading.excepthook = self._thread_ended
         self._try(lambda: setattr(self, "_writer", SummaryWriter(str(folder), purge_step=purge_step)))
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
@@ -44,6 +47,13 @@ class Board:
         """Write what is left."""
         self._try(lambda: self._writer and self._writer.close())
         self._writer = None
+        if threading.excepthook == self._thread_ended:
+            threading.excepthook = self._before
+
+    def _thread_ended(self, fault: threading.ExceptHookArgs) -> None:
+        """Print no stack of TensorBoard's own thread for what the next call says in a sentence."""
+        if not (isinstance(fault.exc_value, OSError) and type(fault.thread).__module__.startswith("tensorboard.")):
+            self._before(fault)
 
     def _try(self, write: Callable[[], Any]) -> None:
         try:

@@ -1,5 +1,7 @@
 """No fault of TensorBoard's files ends a run."""
 
+import threading
+
 import torch
 from tensorboard.summary.writer.record_writer import RecordWriter
 
@@ -32,7 +34,9 @@ def test_a_folder_that_cannot_be_made_is_said_once(tmp_path):
 
 def test_a_disk_that_fills_up_is_said_once(tmp_path, monkeypatch):
     """TensorBoard writes in a thread of its own, and raises there what the next call passes on."""
-    said = []
+    said, threads = [], []
+    monkeypatch.setattr(threading, "excepthook", threads.append)
+    before = threading.excepthook
     board = Board(tmp_path, 1, said.append)
     board.scalars({"loss/mlm": 1.5}, 1)
 
@@ -48,4 +52,6 @@ def test_a_disk_that_fills_up_is_said_once(tmp_path, monkeypatch):
         board.scalars({"loss/mlm": 1.5}, step)
     board.close()
     [sentence] = said
+    assert threads == [], "no stack of a thread is printed"
+    assert threading.excepthook == before
     assert "No space left on device" in sentence
