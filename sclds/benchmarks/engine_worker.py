@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from sclds.data.tokenizer import load_tokenizer
 from sclds.machine.implementations import choose, compute_dtype, use
 from sclds.train.distributed import ProcessGroup, counted_messages, synchronize
 from sclds.train.engine import build_engine
+from sclds.train.measuring import Limit
 from sclds.train.optimizer import build_optimizer
 
 PLAIN = "plain"
@@ -148,5 +150,15 @@ def _messages(step: Step) -> dict[str, dict[str, int]]:
     return found
 
 
+def limited(steps: dict[str, Step], limit: Limit) -> dict[str, Step]:
+    """Return the steps, each of which takes no longer than its limit."""
+
+    def one(step: Step, mark: Mark) -> float:
+        with limit("the step", "step"):
+            return step(mark)
+
+    return {name: partial(one, step) for name, step in steps.items()}
+
+
 if __name__ == "__main__":
-    work(lambda sizes, rounds, group: measure(steps_of(sizes, group), rounds))
+    work(lambda sizes, rounds, group, limit: measure(limited(steps_of(sizes, group), limit), rounds))

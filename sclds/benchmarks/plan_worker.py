@@ -17,6 +17,7 @@ from sclds.data.tokenizer import load_tokenizer
 from sclds.machine.implementations import choose, use
 from sclds.train.distributed import ProcessGroup
 from sclds.train.engine import build_engine
+from sclds.train.measuring import Limit
 from sclds.train.step import train_step
 
 COPIED = 64 * 2**20
@@ -36,13 +37,14 @@ TURNS = 7
 WARM_UP = 2
 
 
-def measure(cases: dict[str, Sequence[str]], steps: int, group: ProcessGroup) -> dict[str, Any]:
+def measure(cases: dict[str, Sequence[str]], steps: int, group: ProcessGroup, limit: Limit) -> dict[str, Any]:
     """Return the figures of `sclds.benchmarks.plan.Measured`, means over the processes.
 
     Args:
         cases: Settings over the quickstart by name.
         steps: Of each case that count.
         group: All processes.
+        limit: Holds each step to its limit.
     """
     group.barrier()
     peak, operand_bandwidth = _products()
@@ -56,7 +58,7 @@ def measure(cases: dict[str, Sequence[str]], steps: int, group: ProcessGroup) ->
     small, large = (_fastest(_sum(group, size)) for size in (SMALL, LARGE))
     received = 2 * (LARGE - SMALL) * (group.world_size - 1) / group.world_size
     found["message_seconds"], found["link"] = small, received / max(large - small, 1e-9)
-    everybody = group.gather_objects(found | {"step_seconds": _step_seconds(cases, steps, group)})
+    everybody = group.gather_objects(found | {"step_seconds": _step_seconds(cases, steps, group, limit)})
     return {
         **{name: statistics.fmean(of[name] for of in everybody) for name in found},
         "step_seconds": {name: statistics.fmean(of["step_seconds"][name] for of in everybody) for name in cases},
@@ -100,14 +102,15 @@ def _sum(group: ProcessGroup, size: int) -> Callable[[], object]:
     return lambda: group.all_reduce_sum(tensor)
 
 
-def _step_seconds(cases: dict[str, Sequence[str]], steps: int, group: ProcessGroup) -> dict[str, float]:
+def _step_seconds(cases: dict[str, Sequence[str]], steps: int, group: ProcessGroup, limit: Limit) -> dict[str, float]:
     """Return the processor seconds of a step of every case, which take turns; the median."""
     takers = {name: _taker(settings, WARM_UP + steps, group) for name, settings in cases.items()}
     seconds: dict[str, list[float]] = {name: [] for name in cases}
     for step in range(WARM_UP + steps):
         for name in sorted(cases, reverse=bool(step % 2)):
             begun = time.process_time()
-            takers[name](step)
+            with limit("the step", "step"):
+                takers[name](step)
             seconds[name].append(time.process_time() - begun)
     return {name: statistics.median(of[WARM_UP:]) for name, of in seconds.items()}
 

@@ -158,9 +158,10 @@ def reason(stderr: str, code: int) -> str:
     lines = [line.strip() for line in stderr.splitlines() if line.strip()]
     told = next((n for n, line in enumerate(lines) if line.startswith("error: ")), None)
     if told is not None:
-        text = lines[told].removeprefix("error: ")
-        # a list of problems stands below its heading
-        return lines[told + 1].removeprefix("- ") if text.endswith(":") and told + 1 < len(lines) else text
+        listed = lines[told + 1 : told + 2]  # problems stand as a list below their heading
+        if listed and listed[0].startswith("- "):
+            return listed[0].removeprefix("- ")
+        return lines[told].removeprefix("error: ")
     if code == EXIT_USER:
         return ""
     return lines[-1] if lines else f"it ended with exit code {code}"

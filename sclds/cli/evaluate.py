@@ -90,7 +90,7 @@ def command(
         for sentence in shared_shards(target.config.data) if rank == 0 else ():
             reporter.say(sentence)
         parts = results_file.with_name(f"{results_file.name}.parts")
-        with measuring(target.config.limits) as group:
+        with measuring(target.config.limits) as (group, limit), limit("evaluation", "evaluation"):
             results = measure(target, group, reporter.count, parts, reporter.say)
             predictions = results.pop(PREDICTIONS, {})
             reporter.show_results(results)

@@ -21,8 +21,8 @@ class Board:
     def __init__(self, folder: Path, purge_step: int, say: Callable[[str], None]):
         self._folder, self._say = folder, say
         self._writer: Any = None
-        self._told_before = threading.excepthook
-        threading.excepthook = self._tell_of_thread
+        self._before = threading.excepthook
+        threading.excepthook = self._thread_ended
         self._try(lambda: setattr(self, "_writer", SummaryWriter(str(folder), purge_step=purge_step)))
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
@@ -47,13 +47,13 @@ class Board:
         """Write what is left."""
         self._try(lambda: self._writer and self._writer.close())
         self._writer = None
-        threading.excepthook = self._told_before
+        if threading.excepthook == self._thread_ended:
+            threading.excepthook = self._before
 
-    def _tell_of_thread(self, ended: Any) -> None:
-        """Tell of an exception in a thread, but for a fault of a file in TensorBoard's, which the next call says."""
-        of_board = type(ended.thread).__module__.startswith("tensorboard.")
-        if not (of_board and issubclass(ended.exc_type, OSError)):
-            self._told_before(ended)
+    def _thread_ended(self, fault: threading.ExceptHookArgs) -> None:
+        """Print no stack of TensorBoard's own thread for what the next call says in a sentence."""
+        if not (isinstance(fault.exc_value, OSError) and type(fault.thread).__module__.startswith("tensorboard.")):
+            self._before(fault)
 
     def _try(self, write: Callable[[], Any]) -> None:
         try:

@@ -13,6 +13,8 @@ import torch
 from sclds.config.errors import UserError
 from sclds.run.processes import end_with_parent
 
+_END = 2000
+"""Characters of the end of an output that an error shows."""
 TRAIN = "sclds.cli.train"
 """What the launcher starts, by name: a string, since commands lie above this room."""
 
@@ -88,4 +90,11 @@ def finish(name: str, command: list[str], processes: int, time_limit: float | No
     except subprocess.TimeoutExpired as fault:
         raise UserError(f"{name} did not end within {time_limit} s; give fewer or smaller steps") from fault
     if done.returncode:
-        raise UserError(f"{name} ended with exit code {done.returncode}:\n{(done.stdout + done.stderr)[-2000:]}")
+        raise UserError(f"{name} ended with exit code {done.returncode}:\n{_end_of(done.stdout + done.stderr)}")
+
+
+def _end_of(output: str) -> str:
+    """Return the last characters of an output, behind the errors that it told of before: stacks may follow on those."""
+    end = output[-_END:]
+    errors = [line for line in output[:-_END].splitlines() if line.startswith("error: ")]
+    return "\n".join([*dict.fromkeys(errors), end])

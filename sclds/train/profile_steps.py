@@ -57,7 +57,7 @@ def profile_steps(
     Returns:
         On rank 0 `environment`, `config` and `variant` as a profile holds them; None on the others.
     """
-    with measuring() as group:
+    with measuring(config.limits) as (group, limit), limit("the measurement between steps", "step"):
         refuse_strangers(config, group)
         use(choose(config))
         split = split_batch(config.batch, group.world_size)
@@ -70,11 +70,12 @@ def profile_steps(
         with _closing(iter(training)) as ahead:
 
             def take(step: int, clock: PhaseClock) -> list[Batch]:
-                clock.begin()
-                with phase("data"):
-                    micro_batches = next(ahead)
-                take_step(engine, micro_batches, step, config, split, group)
-                clock.end()
+                with limit("the step", "step"):
+                    clock.begin()
+                    with phase("data"):
+                        micro_batches = next(ahead)
+                    take_step(engine, micro_batches, step, config, split, group)
+                    clock.end()
                 return micro_batches
 
             found = _measured(take, steps, measures, group, config)

@@ -122,7 +122,8 @@ class Watchdog:
         others = self._others()
         if self._events is not None:
             self._events.write("watchdog", f"{reason}; {others}")
-        print(f"error: {reason}; {others}; this process ends, its threads were at:", file=sys.stderr, flush=True)  # noqa: T201
+        print(f"error: {reason}; {others}", file=sys.stderr)  # noqa: T201
+        print(f"rank {self._rank}: this process ends, its threads were at:", file=sys.stderr, flush=True)  # noqa: T201
         with contextlib.suppress(OSError, ValueError):  # no file descriptor behind a captured stderr
             faulthandler.dump_traceback(sys.stderr, all_threads=True)
         file = self._record()

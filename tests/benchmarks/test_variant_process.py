@@ -96,6 +96,13 @@ def test_a_rank_that_does_not_answer_is_a_sentence():
             2,
             "engine.kernels=triton needs CUDA",
         ),
+        (
+            "error: rank 0 on a waited 9 s in the step (limits.step=8); no sign of life from rank 1 on b\n"
+            "rank 0: this process ends, its threads were at:\n"
+            'Thread 0x1 (most recent call first):\n  File "step.py", line 1 in step\n',
+            1,
+            "rank 0 on a waited 9 s in the step (limits.step=8); no sign of life from rank 1 on b",
+        ),
         ("Traceback\n  ...\nRuntimeError: out of memory\n", 1, "RuntimeError: out of memory"),
         ("", 9, "it ended with exit code 9"),
         ("FutureWarning: it is deprecated\n", -9, "it was ended by SIGKILL"),

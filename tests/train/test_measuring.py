@@ -17,7 +17,8 @@ from sclds.config.schema import LimitsConfig
 from sclds.train import watchdog
 watchdog.INTERVAL, watchdog._SILENT = 0.2, 1.0
 from sclds.train.measuring import measuring
-with measuring(LimitsConfig(evaluation=float(sys.argv[1]))) as group:
+limits = LimitsConfig(evaluation=float(sys.argv[1]))
+with measuring(limits) as (group, limit), limit("evaluation", "evaluation"):
     print(os.getpid(), flush=True)
     time.sleep(300) if sys.argv[2] == "hangs" else group.barrier()
 """
