@@ -19,6 +19,8 @@ STATE_FILE = "state.json"
 """Written last; a folder without it is not a checkpoint."""
 HAS_MANIFEST = "manifest"
 """Key of the state: without it, a lost manifest would look like a checkpoint of the version that wrote none."""
+TRAINED_ON = "trained_on"
+"""Key of the state, see `Checkpoint.trained_on`."""
 ENGINE_TAG = "engine"
 """DeepSpeed's own files lie in this folder of a checkpoint."""
 _ABSENT = "absent"
@@ -44,6 +46,9 @@ class Checkpoint:
     weight was a parameter, as in checkpoints of versions before flat blocks."""
     has_manifest: bool = False
     """Whether it was written with a manifest, as all are but those of the first version."""
+    trained_on: dict[str, str] = field(default_factory=dict)
+    """Digests of what its weights come from besides the settings (`sclds.train.task.trained_on`); empty in checkpoints
+    of versions before."""
 
     def files(self) -> dict[str, FileRecord] | None:
         """Return the files that its manifest lists; None for one that was written without.
@@ -119,7 +124,9 @@ def _read(folder: Path) -> Checkpoint | str:
         state = json.loads(content)
         layout = dict(state.get("layout", {}))
         known = bool(state.get(HAS_MANIFEST, False))
-        return Checkpoint(folder, int(state["step"]), int(state["world_size"]), state["config"], layout, known)
+        trained_on = dict(state.get(TRAINED_ON, {}))
+        size = int(state["world_size"])
+        return Checkpoint(folder, int(state["step"]), size, state["config"], layout, known, trained_on)
     except (ValueError, KeyError, TypeError, AttributeError):
         return f"its {STATE_FILE} cannot be read"
 

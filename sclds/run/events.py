@@ -35,12 +35,13 @@ Kind = Literal[
     "spike",
     "corruption",
     "slow_rank",
+    "other_data",
 ]
 """What can happen: the start of a process; a checkpoint loaded; the first step begun; a checkpoint written; held-out
 sets measured; an orderly stop; the end; a fault that ended the run; a step without a finite gradient; samples set aside
 since the event before; a checkpoint that was not taken; a wait over its limit; the launcher gone; a folder taken over,
 or lost; a restart by `sclds launch`, or none any more; a loss out of its band; a bit that changed by itself; a
-rank for which the others wait."""
+rank for which the others wait; training shards that are others than before."""
 KINDS: tuple[str, ...] = get_args(Kind)
 _YEAR_10000 = 253_402_300_800
 """Seconds since 1970: the first that a date cannot have."""

@@ -5,6 +5,7 @@ member with all that is asked or said about it (docs/data_sets.md). All of these
 classes, and what cannot be used, follow from all of them; images are read when their turn comes.
 """
 
+import hashlib
 import json
 import logging
 import os
@@ -27,13 +28,17 @@ from sclds.data.storage.index_file import ABSENT, columns_of_keys
 from sclds.data.storage.sample_index import SampleIndex, Shard
 from sclds.data.storage.shards import shard_files
 from sclds.data.storage.tar_members import EXTENSIONS, MEDIA, TXT
+from sclds.run.checkpoints import newest_checkpoint
 from sclds.run.files import write_atomically
+from sclds.run.folder import RunFolder
 from sclds.tasks import task_of
 from sclds.tasks.definition import Example, Task, UnusableError
 
 SECOND = TXT
 """Role of the second image of an example: annotated samples have no text of their own."""
 CLASSES = "answers.json"
+ANSWERS = "answers"
+"""Key of the classes' digest in `Checkpoint.trained_on`."""
 """In the run folder: the classes of a task that counts them, in order."""
 _FAULTS = (KeyError, TypeError, ValueError, AttributeError)
 _log = logging.getLogger(__name__)
@@ -318,7 +323,7 @@ def classes_of(config: Config) -> tuple[str, ...]:
     """Return the classes of a run's task, in order: its own, or those in the run folder.
 
     Raises:
-        DataError: The run folder has none.
+        DataError: The run folder has none, or others than its newest checkpoint has learned.
     """
     task = task_of(config)
     if task.reads_captions:
@@ -327,10 +332,28 @@ def classes_of(config: Config) -> tuple[str, ...]:
         return task.classes
     path = Path(config.run_dir) / CLASSES
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        return tuple(str(name) for name in found)
+        found = tuple(str(name) for name in json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as fault:
         raise DataError(
             f"{os.fspath(path)} cannot be read ({fault}): it holds the answers that the run has learned; restore it, "
             f"or start over with another run_dir"
         ) from fault
+    newest = newest_checkpoint(RunFolder(config.run_dir).checkpoints)
+    learned = newest.trained_on.get(ANSWERS) if newest else None
+    if newest and learned and learned != classes_sha256(config):
+        raise DataError(
+            f"{os.fspath(path)} has other answers, or another order of them, than {newest.folder} has learned: every "
+            f"answer would be taken for another one; restore that file, or start over with another run_dir"
+        )
+    return found
+
+
+def classes_sha256(config: Config) -> str:
+    """Return the SHA-256 of the classes in the run folder; empty for a task that keeps none there.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    if task_of(config).reads_captions or task_of(config).classes is not None:
+        return ""
+    return hashlib.sha256((Path(config.run_dir) / CLASSES).read_bytes()).hexdigest()

@@ -3,13 +3,14 @@
 import hashlib
 import platform
 import socket
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 
 import sclds
-from sclds.config import Config, DataConfig
+from sclds.config import Config, DatasetConfig
 from sclds.config.errors import SharedError
 from sclds.config.reading import config_sha256
 from sclds.data.storage.files import is_url
@@ -41,14 +42,14 @@ def own_record(config: Config) -> dict[str, Any]:
     record["the configuration"] = config_sha256(config)[:12]
     if this_place().local_rank == 0:  # what all processes of a host read alike is read once there
         record["commit"] = (git_state() or {}).get("commit", "absent")[:12]
-        record["the shards"] = shards_digest(config.data)
+        record["the shards"] = shards_digest((*config.data.train, *config.data.heldout))
     return record
 
 
-def shards_digest(data: DataConfig) -> str:
+def shards_digest(datasets: Iterable[DatasetConfig]) -> str:
     """Return a short SHA-256 over names and sizes of all shards in the file system; one storage serves URLs to all."""
     digest = hashlib.sha256()
-    for dataset in (*data.train, *data.heldout):
+    for dataset in datasets:
         for file in shard_files(dataset):
             if not is_url(file.place):
                 digest.update(f"{file.name.encode('utf-8', 'surrogateescape')!r} {file.size}\0".encode())

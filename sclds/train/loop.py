@@ -45,7 +45,7 @@ from sclds.train.saver import CheckpointSaver
 from sclds.train.slow_ranks import SlowRanks
 from sclds.train.spikes import Spike, SpikeGuard
 from sclds.train.step import StepReport, train_step
-from sclds.train.task import prepare_task
+from sclds.train.task import prepare_data
 
 
 class Run:
@@ -81,8 +81,7 @@ class Run:
         words = config.model.text.vocab_size or self.tokenizer.vocab_size
         preflight(folder.root, sum(parameter_counts(config, words).values()), group, reporter.say)
         self.checkpoint = sound_checkpoint(folder.checkpoints, group, self.journal.teller("passed_over"))
-        if config.task is not None and self.checkpoint is None:
-            prepare_task(config, group)
+        prepare_data(config, self.checkpoint, group, self.journal.teller("other_data"))
         model = config.model if self.checkpoint is None else config.model.model_copy(update={"init_from": None})
         start = config.model_copy(update={"model": model})
         self.engine = build_engine(start, self.tokenizer, self.split, group)

@@ -22,6 +22,7 @@ from sclds.run.checkpoints import (
     ENGINE_TAG,
     HAS_MANIFEST,
     STATE_FILE,
+    TRAINED_ON,
     checkpoint_name,
     is_checkpoint_name,
     newest_checkpoint,
@@ -33,6 +34,7 @@ from sclds.train.copying import Copy, MemoryCheckpointEngine, UpdateAfterCopy
 from sclds.train.distributed import ProcessGroup
 from sclds.train.flat_blocks import layout_of
 from sclds.train.guard import broken_state, state_is_finite
+from sclds.train.task import trained_on
 
 TOLD = 1.0
 """Seconds of waiting for the checkpoint before that a person is told of."""
@@ -74,6 +76,7 @@ class CheckpointSaver:
     ):
         self._engine, self._checkpoints, self._config, self._group = engine, checkpoints, config, group
         self._say, self._saved = say, saved
+        self._trained_on = trained_on(config) if group.rank == 0 else {}  # as it is now, and not at a later save
         self._memory = engine.checkpoint_engine = MemoryCheckpointEngine()
         self._copy: Copy | None = None
         self._writer = WriterProcess()
@@ -209,6 +212,7 @@ class CheckpointSaver:
             "config": config.model_dump(mode="json"),
             "layout": layout_of(self._engine.module),
             HAS_MANIFEST: True,
+            TRAINED_ON: self._trained_on,
         }
         facts = {
             "step": flight.step,

@@ -25,6 +25,8 @@ INTERVAL = 2.0
 """Seconds between signs of life."""
 _SILENT = 4 * INTERVAL
 """Seconds without a sign of life after which a rank counts as silent."""
+_ANSWER = 10.0
+"""Seconds that rank 0 has to answer within, where the signs of all ranks lie."""
 _NAMED = 8
 """Most ranks that a message names."""
 
@@ -80,6 +82,7 @@ class Watchdog:
         self._store = store
 
     def __enter__(self) -> "Watchdog":
+        threading.Thread(target=self._show_life, name="signs of life", daemon=True).start()
         threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
         return self
 
@@ -102,11 +105,15 @@ class Watchdog:
         finally:
             self._phase = outer if outer is None else (outer[0], time.monotonic(), outer[2])
 
-    def _watch(self) -> None:
+    def _show_life(self) -> None:
         while not self._ended.wait(INTERVAL):
             if self._store is not None:
                 with contextlib.suppress(RuntimeError):  # rank 0, which holds the store, may be gone
                     self._give_sign(self._store)
+
+    def _watch(self) -> None:
+        """Hold phases to their limits, asking nobody before one is over: a rank 0 that is stopped never answers."""
+        while not self._ended.wait(INTERVAL):
             phase = self._phase
             if phase is not None and time.monotonic() - phase[1] > phase[2]:
                 self._give_up(*phase)
@@ -136,10 +143,21 @@ class Watchdog:
         if self._store is None:
             why = meeting_problem() or "rank 0 is there: look for a process that failed or was not started"
             return f"the {self._world_size} processes have not met at {meeting_place()}; {why}"
+        found: list[str] = []
+        store = self._store
+        asking = threading.Thread(target=lambda: found.append(self._asked(store)), daemon=True)
+        asking.start()
+        asking.join(_SILENT + _ANSWER)
+        if found:
+            return found[0]
+        why = meeting_problem() or "it is stopped or hangs, or its host does"
+        return f"no sign of life from rank 0 at {meeting_place()}, which the others ask: {why}"
+
+    def _asked(self, store: Store) -> str:
         try:
-            before = self._signs(self._store)
+            before = self._signs(store)
             time.sleep(_SILENT)
-            return compared(before, self._signs(self._store), self._rank)
+            return compared(before, self._signs(store), self._rank)
         except RuntimeError:
             return f"rank 0, which the others ask, does not answer; {meeting_problem() or 'it is about to end'}"
 

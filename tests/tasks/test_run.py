@@ -21,9 +21,11 @@ from sclds.run.manifest import MANIFEST_FILE
 from sclds.tasks import TASKS
 from sclds.tasks.annotations import classes_of, write_classes
 from sclds.tasks.model import TaskModel
+from sclds.train.task import prepare_data
 from tests.data.synthetic import picture, write_tar
 from tests.losses.threads import run_ranks
 from tests.tasks.test_annotations import question, vqa_members
+from tests.train.one_process import OneProcess
 
 CONFIG = Path(__file__).parents[2] / "configs" / "finetune" / "easy_vqa.yaml"
 TINY = [
@@ -89,10 +91,38 @@ def test_from_shards_to_results(settings, tmp_path, capsys):
     assert main(["evaluate", str(run), "--out", str(out)]) == 0
     assert json.loads(out.read_text())["sets"] == results["sets"]
     assert json.loads((tmp_path / "predictions-easy_vqa-test.json").read_text()) == predictions
+    assert_other_answers_are_refused(run, line, capsys)
+    assert_other_shards_are_said(run, line, tmp_path)
     newest_checkpoint(run / "checkpoints").folder.joinpath(MANIFEST_FILE).unlink()
     capsys.readouterr()
     assert main(line) == 0
     assert "step-0000003 is damaged: its manifest.json is missing; remove it, and the same" in capsys.readouterr().out
+
+
+def assert_other_answers_are_refused(run, line, capsys):
+    """Weights have learned the order of the answers: those of another run would make every answer a wrong one."""
+    answers = run / "answers.json"
+    learned = answers.read_text()
+    answers.write_text(json.dumps(json.loads(learned)[::-1]))
+    capsys.readouterr()
+    assert main(["evaluate", str(run)]) == 2
+    assert "other answers, or another order of them, than" in " ".join(capsys.readouterr().err.split())
+    with pytest.raises(UserError, match="every answer would be taken for another one"):
+        sclds.load(run)
+    answers.write_text(learned)
+
+
+def assert_other_shards_are_said(run, line, root):
+    """A run that goes on with other shards says so: their order is another one, and samples may come twice."""
+    config, checkpoint = load_config(CONFIG, line[3:]), newest_checkpoint(run / "checkpoints")
+    said = []
+    prepare_data(config, checkpoint, OneProcess(), said.append)
+    assert said == []
+    more = write_tar(root / "train" / "1.tar", vqa_members({"more": [question(900, "what is 0?", ("red",) * 10)]}))
+    prepare_data(config, checkpoint, OneProcess(), said.append)
+    more.unlink()
+    [sentence] = said
+    assert "differ in names, sizes or number from those that step-0000003 was trained on" in sentence
 
 
 def assert_answers_from_python(run, root, predictions):

@@ -1,5 +1,8 @@
 """A phase over its limit ends the process, with the ranks that held it up by name."""
 
+import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -61,6 +64,37 @@ def test_a_silent_rank_is_named_with_its_host_and_phase(capsys):
             with dog.phase("the step", "limits.step", 0.2):
                 assert wait_for(codes) == [1]
     assert "no sign of life from rank 1 on node7 (last in a checkpoint (limits.save=60))" in capsys.readouterr().err
+
+
+HOLDS_THE_STORE = """
+import time
+import torch.distributed as dist
+store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+print(store.port, flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.mark.multiprocess
+def test_a_first_rank_that_is_stopped_holds_up_no_limit(monkeypatch, capfd):
+    """It holds what all ranks ask, and a process that is stopped keeps its connections open and answers nothing."""
+    monkeypatch.setattr(module, "_ANSWER", 0.5)
+    with subprocess.Popen([sys.executable, "-c", HOLDS_THE_STORE], stdout=subprocess.PIPE) as rank0:
+        try:
+            port = rank0.stdout.readline().decode().strip()
+            monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+            monkeypatch.setenv("MASTER_PORT", port)
+            shared = dist.TCPStore("127.0.0.1", int(port), is_master=False, wait_for_workers=False)
+            codes = []
+            with Watchdog(1, 2, codes.append) as dog:
+                dog.meet(shared)
+                rank0.send_signal(signal.SIGSTOP)
+                time.sleep(0.5)  # a sign of life is under way
+                with dog.phase("the step", "limits.step", 0.5):
+                    assert wait_for(codes) == [1]
+            assert f"no sign of life from rank 0 at 127.0.0.1:{port}, which the others ask" in capfd.readouterr().err
+        finally:
+            rank0.kill()
 
 
 SIGNS = {rank: Sign(f"node{rank // 8}", "the step", 10) for rank in range(32)}

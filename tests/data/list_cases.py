@@ -1,4 +1,4 @@
-"""Lists of captions as data sets have them, and folders around them, for tests/data/test_faults_lists.py."""
+"""What the faults of lists are made of: a folder that a source reads, and the captions that must come out."""
 
 import json
 import zlib
