@@ -37,9 +37,9 @@ from sclds.tasks.definition import Example, Task, UnusableError
 SECOND = TXT
 """Role of the second image of an example: annotated samples have no text of their own."""
 CLASSES = "answers.json"
+"""In the run folder: the classes of a task that counts them, in order."""
 ANSWERS = "answers"
 """Key of the classes' digest in `Checkpoint.trained_on`."""
-"""In the run folder: the classes of a task that counts them, in order."""
 _FAULTS = (KeyError, TypeError, ValueError, AttributeError)
 _log = logging.getLogger(__name__)
 
