@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from sclds.config.errors import DataError
+from sclds.data.storage.disk import MachineFaultError
+from sclds.run.files import free_space, remedy
 
 _SEEN_BEFORE_JUDGING = 200
 
@@ -56,6 +58,9 @@ class Quarantine:
             dataset: Name of its data set.
             reason: What is wrong, as a clause about the sample.
             step: Optimizer step that wanted it; -1 for held-out samples.
+
+        Raises:
+            MachineFaultError: The file cannot be written.
         """
         entry = {"sample": sample, "shard": shard, "dataset": dataset, "reason": reason, "step": step}
         with self._lock:
@@ -64,16 +69,27 @@ class Quarantine:
             if self._path is None:
                 self._named.add((sample, reason))
                 return
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            with self._path.open("ab+") as file:
-                with contextlib.suppress(OSError):  # some network disks cannot lock: there a line may stand twice
-                    fcntl.flock(file, fcntl.LOCK_EX)
-                half = self._catch_up(file)
-                if (sample, reason) not in self._named:
-                    text = json.dumps(entry, ensure_ascii=False)
-                    # one write, so that a kill leaves a whole line or none; what another kill left behind is closed
-                    file.write((b"\n" if half else b"") + text.encode("utf-8", "backslashreplace") + b"\n")
-                    self._named.add((sample, reason))
+            try:
+                self._append(self._path, entry)
+            except OSError as fault:
+                raise MachineFaultError(
+                    f"{self._path} cannot be written ({fault.strerror or fault}; {free_space(self._path.parent)}): "
+                    f"{remedy(fault.errno)}"
+                ) from fault
+
+    def _append(self, path: Path, entry: dict[str, Any]) -> None:
+        """Write a line, unless another process named that sample for that reason."""
+        named = (entry["sample"], entry["reason"])
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab+") as file:
+            with contextlib.suppress(OSError):  # some network disks cannot lock: there a line may stand twice
+                fcntl.flock(file, fcntl.LOCK_EX)
+            half = self._catch_up(file)
+            if named not in self._named:
+                text = json.dumps(entry, ensure_ascii=False)
+                # one write, so that a kill leaves a whole line or none; what another kill left behind is closed
+                file.write((b"\n" if half else b"") + text.encode("utf-8", "backslashreplace") + b"\n")
+                self._named.add(named)
 
     def _catch_up(self, file: BinaryIO) -> bool:
         """Learn what was named by others since the last look; return whether the file ends in half a line."""

@@ -1,5 +1,6 @@
 """The quarantine file: each sample once, whoever appends, whatever is killed; the judgement: by the data alone."""
 
+import errno
 import json
 import multiprocessing
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 
 from sclds.config.errors import DataError
 from sclds.data.quarantine import Quarantine, read_quarantine
+from sclds.data.storage.disk import MachineFaultError
 
 SHARD = "00000.tar"
 
@@ -72,6 +74,17 @@ def test_several_processes_append_whole_lines_once(tmp_path):
     for child in children:
         child.join()
     assert sorted(int(sample.split()[1]) for sample, _ in named(path)) == list(range(250))
+
+
+def test_a_file_that_cannot_be_written_is_a_fault_of_this_machine(tmp_path, monkeypatch):
+    """A full or read-only disk under the run folder: told in a sentence, as where a checkpoint is written."""
+
+    def full(*given):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "open", full)
+    with pytest.raises(MachineFaultError, match=r"quarantine.jsonl cannot be written \(No space left.*free space"):
+        Quarantine(tmp_path / "quarantine.jsonl").record("a", "a.tar", "set", "it has no image", 1)
 
 
 def test_the_share_is_judged_from_200_samples_on():
