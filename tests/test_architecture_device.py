@@ -17,6 +17,12 @@ COMPUTES_ON_THE_DEVICE = (
     *("sclds/train/step.py", "kernels/scl_kernels"),
 )
 """Folders and files whose tensors lie on the device in a step."""
+AROUND_THE_STEP = (
+    *(f"sclds/train/{name}.py" for name in ("ahead", "corruption", "data_wait", "distributed", "guard", "loop")),
+    *(f"sclds/train/{name}.py" for name in ("measures", "messages", "metrics", "optimizer", "saver", "slow_ranks")),
+    *("sclds/machine/phase_clock.py", "sclds/run/goodput.py"),
+)
+"""Files of which a run does something between any two steps, while the device still computes the first."""
 OF_TOOLS = ("registration.py", "threeway.py", "crossover.py", "check.py", "cases.py")
 """Files of `kernels/` that no step runs."""
 ON_THE_HOST = dict.fromkeys(
@@ -39,6 +45,24 @@ WITH_A_REASON = {
     "sclds/losses/communicator.py gather_records": "names of samples, from host to host",
     "sclds/losses/global_features.py StepSizes.__init__": "counts of all ranks, NumPy on the host",
     "sclds/losses/global_features.py first_rows": "counts of all ranks, NumPy on the host",
+    "sclds/train/ahead.py Ahead.take": "what ranks told one another, NumPy on the host",
+    "sclds/train/corruption.py MemoryCheck.found": "what ranks told one another, every `guards.memory_every` steps",
+    "sclds/train/corruption.py Probe._digest": "every `guards.probe_every` steps",
+    **dict.fromkeys(
+        [f"sclds/train/distributed.py {name}" for name in ("ProcessGroup.any", "ProcessGroup.start_gather_counts")],
+        "tensors of the host, from host to host",
+    ),
+    **dict.fromkeys(
+        [f"sclds/train/distributed.py {name}" for name in ("ProcessGroup.wait_at_most", "synchronize")],
+        "once a start, and where times are measured",
+    ),
+    "sclds/train/guard.py _is_finite": "before a checkpoint, in the thread that copies it",
+    "sclds/train/loop.py Run._agreed_spike": "what ranks told one another of a logged step",
+    "sclds/train/loop.py Run._note_bad_samples": "what ranks told one another, where a checkpoint is written",
+    **dict.fromkeys(
+        [f"sclds/train/metrics.py MetricsWriter.{name}" for name in ("record", "_levels")], "of a logged step alone"
+    ),
+    "sclds/train/measures.py StepMeasures.figures": "of a logged step alone, NumPy on the host",
 }
 """File and function of every wait that is none, or is meant."""
 WAITS = frozenset(
@@ -153,13 +177,13 @@ def told(places, kind):
 
 
 def test_nothing_in_a_step_makes_the_host_wait():
-    found = told(COMPUTES_ON_THE_DEVICE, waits_in)
+    found = told((*COMPUTES_ON_THE_DEVICE, *AROUND_THE_STEP), waits_in)
     unknown = {where: what for where, what in found.items() if where.partition(" ")[0] not in ON_THE_HOST}
     assert {where: what for where, what in unknown.items() if where not in WITH_A_REASON} == {}
 
 
 def test_the_table_of_waits_is_current():
-    found = told(COMPUTES_ON_THE_DEVICE, waits_in)
+    found = told((*COMPUTES_ON_THE_DEVICE, *AROUND_THE_STEP), waits_in)
     assert WITH_A_REASON.keys() - found.keys() == set()
     assert ON_THE_HOST.keys() - {where.partition(" ")[0] for where in found} == set()
 
@@ -204,6 +228,7 @@ def told_of(text, kind):
 
 
 BLOCKING = {
+    "sclds/train/corruption.py Probe._digest": "a batch's own `to`, every `guards.probe_every` steps",
     "sclds/losses/communicator.py gather_records": "once a run or evaluation, never in a step",
     "sclds/losses/communicator.py on_device": "the other branch is the CPU's",
     "sclds/train/step.py train_step": "a batch's own `to`, which is asynchronous",
@@ -228,7 +253,7 @@ def blocking_copies(function):
 
 def test_copies_to_the_device_do_not_wait():
     """One that is pinned and blocks, or is not pinned at all, holds the host up until the device has come so far."""
-    found = told(COMPUTES_ON_THE_DEVICE, blocking_copies)
+    found = told((*COMPUTES_ON_THE_DEVICE, *AROUND_THE_STEP), blocking_copies)
     assert {where: what for where, what in found.items() if where not in BLOCKING} == {}
     assert BLOCKING.keys() - found.keys() == set()
     for line in ("x.to(device)", "x.to(y.device, torch.int64)", "x.to(device, non_blocking=False)", "x.cuda()"):

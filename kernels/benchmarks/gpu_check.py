@@ -7,8 +7,11 @@ CPU with small sizes.
 """
 
 import argparse
+import contextlib
 import importlib.util
+import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -20,8 +23,10 @@ OUTPUT = Path("runs/gpu-check")
 LIMIT = 8 * 60
 RESERVE = 15
 """Seconds kept for the table and the plots."""
-LEAST = 10
-"""Seconds under which no stage is begun."""
+LEAST = 15
+"""Seconds under which no stage is begun, and that stages before it leave to each one with a target."""
+OTHERS = {"infonce": "inf_cl", "sigmoid": "siglip_kernel"}
+"""Benchmarks with another package's loss beside ours, which has a process of its own."""
 MINIMUM = {"torch": (2, 11), "triton": (3, 6)}
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = ROOT / "kernels" / "benchmarks"
@@ -40,6 +45,8 @@ class Stage(NamedTuple):
     """Seconds at most."""
     decides: bool = False
     """Whether its failure is the check's, and not only a missing figure."""
+    target: bool = True
+    """Whether a target is read from it."""
 
 
 def missing(rehearse: bool = False) -> str | None:
@@ -59,7 +66,7 @@ def missing(rehearse: bool = False) -> str | None:
 
 
 def stages(folder: Path, names: Sequence[str], rehearse: bool) -> list[Stage]:
-    """Return the stages in order: what is right first, what may take long (torch.compile) last."""
+    """Return the stages in order: what is right first, then what has targets, what may take long (compile) last."""
     flags = ["--rehearse"] if rehearse else []
     seconds = "0.002" if rehearse else "0.1"
     patience = PATIENCE if rehearse else 1
@@ -67,12 +74,14 @@ def stages(folder: Path, names: Sequence[str], rehearse: bool) -> list[Stage]:
     def own(name: str, limit: float, decides: bool = False) -> Stage:
         return Stage(name, [str(SCRIPTS / "gpu_stages.py"), name, str(folder), *flags], patience * limit, decides)
 
-    def benchmark(name: str, limit: float, title: str, *choice: str) -> Stage:
+    def benchmark(name: str, limit: float, title: str, *choice: str, target: bool = True) -> Stage:
         output = ["--output", str(folder / f"{title}.csv"), "--no-plots", "--limit", str(limit), "--seconds", seconds]
-        return Stage(title, [str(SCRIPTS / "run.py"), name, *choice, *output], patience * (limit + 5))
+        return Stage(title, [str(SCRIPTS / "run.py"), name, *choice, *output], patience * (limit + 5), target=target)
 
     pytest = ["-m", "pytest", "-q", "-o", "addopts=--import-mode=importlib", "-p", "no:cacheprovider"]
-    tests = Stage("tests", [*pytest, str(ROOT / "tests" / "kernels" / "test_triton.py")], 75)
+    tests = Stage("tests", [*pytest, str(ROOT / "tests" / "kernels" / "test_triton.py")], 75, target=False)
+    here = {} if rehearse else {n: package for n, package in OTHERS.items() if importlib.util.find_spec(package)}
+    alone = ("--without", "compile", *OTHERS.values())
     return [
         own("correctness", 75, decides=True),
         own("attention_check", 30, decides=True),
@@ -81,36 +90,48 @@ def stages(folder: Path, names: Sequence[str], rehearse: bool) -> list[Stage]:
         own("evaluation", 30, decides=True),
         own("base_step", 75),
         own("peak", 15),
-        *(benchmark(name, 35, name, "--without", "compile") for name in names),
+        *(benchmark(name, 35, name, *alone) for name in sorted(names, key=lambda name: name not in OTHERS)),
+        *(benchmark(name, 20, f"{name}_others", "--providers", package) for name, package in here.items()),
         own("decoding", 20),
         *([] if rehearse else [tests]),
-        *(benchmark(name, 25, f"{name}_compiled", "--providers", "compile") for name in names if not rehearse),
+        *(
+            benchmark(name, 25, f"{name}_compiled", "--providers", "compile", target=False)
+            for name in names
+            if not rehearse
+        ),
     ]
 
 
 def run_stage(stage: Stage, limit: float, environment: dict[str, str] | None = None) -> str:
     """Run a stage and return how it ended: `ok`, `failed`, `stopped after N s`, or what it lacks."""
+    # a group of its own: processes that it has started would keep the device from the stages that follow
+    process = subprocess.Popen([sys.executable, *stage.command], cwd=ROOT, env=environment, start_new_session=True)
     try:
-        done = subprocess.run([sys.executable, *stage.command], cwd=ROOT, env=environment, timeout=limit)
+        code = process.wait(limit)
     except subprocess.TimeoutExpired:
         return f"stopped after {limit:.0f} s; what it had written is kept"
-    if done.returncode == LACKS:
+    finally:
+        with contextlib.suppress(ProcessLookupError):  # all of them have ended
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    if code == LACKS:
         return "left out: a library is missing, see above"
-    return "ok" if done.returncode == 0 else f"failed with exit code {done.returncode}"
+    return "ok" if code == 0 else f"failed with exit code {code}"
 
 
 def run_all(planned: Sequence[Stage], limit: float) -> dict[str, str]:
     """Run stages one after another within `limit` seconds; return how each ended."""
     end, ended = time.monotonic() + limit, {}
-    for stage in planned:
+    for number, stage in enumerate(planned):
         left = end - time.monotonic()
+        kept = LEAST * sum(later.target for later in planned[number + 1 :])
         if stage.name == "tests" and importlib.util.find_spec("pytest") is None:
             ended[stage.name] = "left out: pytest is not installed"
         elif left < LEAST:
             ended[stage.name] = "left out: the time is used up"
         else:
             begun = time.monotonic()
-            ended[stage.name] = run_stage(stage, min(stage.limit, left))
+            ended[stage.name] = run_stage(stage, min(stage.limit, max(LEAST, left - kept), left))
             print(f"-- {stage.name}: {ended[stage.name]} ({time.monotonic() - begun:.0f} s)", flush=True)
     return ended
 
@@ -126,7 +147,11 @@ def report(folder: Path, names: Sequence[str], ended: dict[str, str], planned: S
     from scl_kernels.pairwise.tiles import architecture
 
     device = roofline.DEVICES.get(architecture(torch.device("cuda"))) if torch.cuda.is_available() else None
-    lines = [*gpu_targets.table(folder, device, names), "", *(f"stage {name}: {end}" for name, end in ended.items())]
+    lines = [
+        *gpu_targets.table(folder, device, names, ended),
+        "",
+        *(f"stage {name}: {end}" for name, end in ended.items()),
+    ]
     (folder / "targets.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     everything = folder / "benchmarks.csv"
     with harness.RowFile(everything) as file:

@@ -22,6 +22,8 @@ functorch_config.donated_buffer = False  # lets a compiled backward run again on
 
 IMPLEMENTATIONS: dict[str, Backend] = {"triton": "triton", "reference": "torch"}
 """Provider: the backend that stands for it on a GPU."""
+OWN = frozenset({"ours", *IMPLEMENTATIONS, "eager", "torch", "published"})
+"""Providers whose failure is ours; any other is a library's, which may be of another version than this code knows."""
 
 
 class Workload(NamedTuple):
@@ -122,8 +124,8 @@ def measure(
 ) -> Iterator[Measurement]:
     """Measure one workload with its providers in every mode.
 
-    A provider that runs out of memory, or that torch.compile cannot serve, has no rows, which is itself a result; the
-    others go on.
+    A provider that runs out of memory, or whose library fails, has no rows, which is itself a result. Whatever fails,
+    the other providers are measured.
 
     Args:
         kernel: The operation's name.
@@ -134,8 +136,10 @@ def measure(
 
     Raises:
         RuntimeError: TRITON_INTERPRET=1 is set: no row may come from the interpreter.
+        Exception: At the end, the first that a provider of ours raised.
     """
     refuse_interpreter()
+    wrong: Exception | None = None
     name = f"{kernel}_{workload.case}" if workload.case else kernel
     common = (json.dumps(workload.config), device_name(), f"torch {torch.__version__}, triton {triton.__version__}")
     for provider, forward in workload.providers.items():
@@ -151,10 +155,11 @@ def measure(
         except torch.OutOfMemoryError:
             left_out.append(f"{name} x={workload.x} {provider}: out of memory")
             torch.cuda.empty_cache()
-        except Exception as fault:  # torch.compile's own errors have no common class
-            if provider != "compile":
-                raise
+        except Exception as fault:  # what libraries raise has no common class
+            wrong = wrong or (fault if provider in OWN else None)
             left_out.append(f"{name} x={workload.x} {provider}: {type(fault).__name__} {str(fault).splitlines()[:1]}")
+    if wrong is not None:
+        raise wrong
 
 
 class RowFile:

@@ -43,7 +43,11 @@ def run(
 
     Returns:
         The rows, and a sentence for everything that was left out.
+
+    Raises:
+        Exception: At the end, the first that a provider of ours raised.
     """
+    wrong: Exception | None = None
     rows: list[harness.Measurement] = []
     left_out: list[str] = []
     end = time.monotonic() + limit
@@ -60,13 +64,19 @@ def run(
                 left_out.append(f"{name} from x={workload.x} on: its share of the time limit is used up")
                 break
             chosen = {n: f for n, f in workload.providers.items() if n not in without}
-            for row in harness.measure(name, workload._replace(providers=chosen), providers, seconds, left_out):
-                rows.append(row)
-                keep(row)
-                figures = " ".join(f"{value:12.4g}" for value in (row.median, row.q20, row.q80))
-                print(f"{row.kernel:16} {row.x:8} {row.provider:12} {row.mode:8} {row.metric:12} {figures}", flush=True)
+            try:
+                for row in harness.measure(name, workload._replace(providers=chosen), providers, seconds, left_out):
+                    rows.append(row)
+                    keep(row)
+                    figures = " ".join(f"{value:12.4g}" for value in (row.median, row.q20, row.q80))
+                    where = f"{row.kernel:16} {row.x:8} {row.provider:12} {row.mode:8} {row.metric:12}"
+                    print(f"{where} {figures}", flush=True)
+            except Exception as fault:  # other sizes are measured all the same
+                wrong = wrong or fault
     for sentence in left_out:
         print(f"left out: {sentence}")
+    if wrong is not None:
+        raise wrong
     return rows, left_out
 
 

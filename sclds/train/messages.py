@@ -97,10 +97,12 @@ class Messages:
         found, self._traffic = self._traffic, Traffic()
         pairs, self._unread = self._unread, []
         if self._on_cuda:
-            self._unread = [pair for pair in pairs if not pair[1].query()]
+            # streams differ, so that a message may be there before another began: events that are not done tell no time
+            done = self._first is None or self._first.query()
+            self._unread = [pair for pair in pairs if not (done and pair[0].query() and pair[1].query())]
             first, waiting = self._first, {id(pair) for pair in self._unread}
-            done = (pair for pair in pairs if id(pair) not in waiting)
-            pairs = [(first.elapsed_time(begun) / 1000, first.elapsed_time(there) / 1000) for begun, there in done]
+            read = (pair for pair in pairs if id(pair) not in waiting)
+            pairs = [(first.elapsed_time(begun) / 1000, first.elapsed_time(there) / 1000) for begun, there in read]
         if not self._unread:
             self._first = None
         found.seconds = covered(pairs)

@@ -1,6 +1,10 @@
 """`sclds benchmark bookkeeping`: a row for each number of ranks, in the table and in the CSV."""
 
 import csv
+import sys
+from functools import partial
+
+import pytest
 
 from sclds.benchmarks import bookkeeping
 from sclds.cli import benchmark_bookkeeping
@@ -38,3 +42,36 @@ def test_the_command_prints_a_table(tmp_path, monkeypatch, capsys):
 
 def test_an_epoch_has_a_step_of_the_largest_world():
     assert max(bookkeeping.RANKS) * bookkeeping.RANK_SAMPLES == benchmark_bookkeeping._LEAST
+
+
+def lines_run(work):
+    """Return how many lines of Python run in our own code."""
+    count = 0
+
+    def trace(frame, event, argument):
+        nonlocal count
+        count += event == "line"
+        return trace if "/sclds/" in frame.f_code.co_filename else None
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        work()
+    finally:
+        sys.settrace(before)
+    return count
+
+
+@pytest.mark.parametrize("column", [0, 2], ids=["equal rows", "unequal rows"])
+def test_no_line_of_the_gathers_books_runs_once_a_rank(column):
+    """Whatever the machine and its load: as many lines run for 16,384 ranks as for 8."""
+    found = set()
+    for ranks in (8, 16_384):
+        communicator = bookkeeping._Simulated(ranks)
+        communicator.rank = ranks - 1  # the last has all others before it
+        table = communicator.gather_counts([bookkeeping._ROWS] * bookkeeping._COUNTS).copy()
+        table[1::2, column] = 1
+        bookkeeping._books(table, communicator, 0)  # what is made once
+        found.add(lines_run(partial(bookkeeping._books, table, communicator, 1)))
+    assert len(found) == 1
+    assert min(found) > 50

@@ -25,3 +25,14 @@ def test_training_is_three_forwards_or_four() -> None:
 def test_shares_without_shards_follow_the_weights() -> None:
     config = load_config(CONFIGS / "pretrain" / "scl_base_mixed.yaml")
     assert peak.sample_shares(config) == pytest.approx({"image": 0.8, "video": 0.2})
+
+
+def test_the_matrices_hold_random_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of ones a GPU multiplies more a second than of anything that is trained with."""
+    multiplied = []
+    monkeypatch.setattr(matmul, "CPU_SIZE", 64)
+    monkeypatch.setattr(matmul.torch, "mm", lambda *matrices: multiplied.append(matrices))
+    matmul.measure_peak_flops(torch.float32)
+    for matrix in multiplied[0]:
+        assert matrix.unique().numel() > 0.9 * matrix.numel()
+        assert float(matrix.std()) == pytest.approx(1, abs=0.1)

@@ -134,6 +134,7 @@ def test_the_gpu_check_compares_a_new_operation_and_reads_its_share(toy, tmp_pat
     harness = importlib.import_module("harness")
     monkeypatch.setattr(registry, "_registered", {"toy": TOY})
     monkeypatch.setattr(registry.pkgutil, "iter_modules", lambda path: [])
+    monkeypatch.setattr(gpu_stages, "_side_by_side", map)  # other processes do not know it
     assert gpu_stages.correctness(tmp_path, rehearse=False) == 0
     with (tmp_path / "correctness.csv").open(newline="") as file:
         lines = [(line["kernel"], line["case"]) for line in csv.DictReader(file)]
@@ -143,7 +144,7 @@ def test_the_gpu_check_compares_a_new_operation_and_reads_its_share(toy, tmp_pat
     )
     with harness.RowFile(tmp_path / "toy.csv") as file:
         file.keep(row)
-    share = gpu_targets._share_of_work("toy", DEVICES[90])(gpu_targets.Found(tmp_path))
+    share = gpu_targets._share_of_work("toy", DEVICES[90])(gpu_targets.Found(tmp_path, {}))
     assert share == pytest.approx(0.5)
 
 

@@ -178,6 +178,19 @@ def test_a_weight_that_is_none_gives_nan_and_never_a_wrong_gradient(bad, monkeyp
     assert all(gradient.isnan().any() for gradient in gradients)
 
 
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_row_that_is_far_from_all_others_has_a_gradient_of_infonce(count):
+    """Its log-sum-exp is -100: what stands beyond the last column, a similarity of 0, is far above it."""
+    row = torch.arange(1.0, 9.0, device=DEVICE)
+    found = {}
+    for backend in ("torch", "triton"):
+        a, b = (factor * row.expand(count, 8).clone().requires_grad_() for factor in (1, -1))
+        a.retain_grad()
+        infonce_of_one(a, b, 0.01, backend=backend).backward()
+        found[backend] = a.grad
+    torch.testing.assert_close(found["triton"], found["torch"], atol=1e-5, rtol=0)
+
+
 def test_a_row_of_zeros_equals_the_reference():
     torch.manual_seed(0)
     a, b = (torch.randn(5, 6, device=DEVICE) for _ in range(2))

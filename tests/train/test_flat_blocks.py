@@ -9,6 +9,7 @@ from torch import nn
 
 from sclds.benchmarks.engine import BASE_DEPTH
 from sclds.benchmarks.engine_worker import configuration
+from sclds.config import EngineConfig
 from sclds.config.errors import CheckpointError
 from sclds.costs.communication import bucket_size
 from sclds.data.tokenizer import load_tokenizer
@@ -19,6 +20,7 @@ from sclds.model.scl import SCLModel
 from sclds.run.checkpoints import ENGINE_TAG, Checkpoint
 from sclds.train import flat_blocks
 from sclds.train.checkpoint import SavedParameters, fits
+from sclds.train.deepspeed_settings import _own_settings
 from sclds.train.engine import InitialWeights, fill_parameters, largest_block, model_outline
 from sclds.train.flat_blocks import layout_of, materialize, weight_shapes
 from sclds.train.optimizer import parameter_groups
@@ -228,3 +230,15 @@ def test_only_shards_of_the_same_layout_fit(tmp_path):
 )
 def test_a_bucket_holds_two_blocks_within_what_a_network_likes(block, bucket):
     assert bucket_size(block) == bucket
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_what_deepspeed_is_told_of_large_models_is_what_was_measured(stage):
+    """Each of these, left to DeepSpeed, costs a step on a GPU what no run on a CPU feels (docs/engine.md)."""
+    told = _own_settings(EngineConfig(zero_stage=stage), 9_450_000)
+    assert told["timers"] == {"throughput": {"enabled": False}}, "it would wait for the device twice a micro-batch"
+    zero = told["zero_optimization"]
+    assert zero["reduce_bucket_size"] == zero["stage3_prefetch_bucket_size"] == bucket_size(9_450_000)
+    assert zero["stage3_param_persistence_threshold"] == 0, "no gathers in the optimizer's step"
+    assert zero["memory_efficient_linear"] is False
+    assert zero["contiguous_gradients"] is True

@@ -84,3 +84,33 @@ def test_between_steps_nothing_is_kept(watched):
 def test_messages_that_travel_together_count_once():
     assert covered([(5, 6), (0, 2), (1, 3), (1.5, 2)]) == 4
     assert covered([]) == 0
+
+
+class Event:
+    """CUDA's as it is: who asks for the time between two of which one is not done gets an error."""
+
+    def __init__(self, at, done=True):
+        self.at, self.done = at, done
+
+    def query(self):
+        return self.done
+
+    def elapsed_time(self, other):
+        if not (self.done and other.done):
+            raise RuntimeError("device not ready")
+        return 1000 * (other.at - self.at)
+
+
+def test_messages_of_streams_that_are_not_as_far_are_read_later():
+    """One stream's message may be there while another stream has not come to where an earlier one was sent."""
+    messages = Messages(torch.device("cuda"))
+    slow, other = Event(0.0, done=False), Event(1.0)
+    messages._first = slow
+    messages._unread = [(slow, Event(5.0)), (other, Event(2.0))]
+    assert messages.taken().seconds == 0
+    slow.done, other.done = True, False
+    assert messages.taken().seconds == 5.0, "nothing is told of the other"
+    other.done = True
+    assert messages.taken().seconds == 1.0
+    assert messages._unread == []
+    assert messages._first is None

@@ -113,3 +113,17 @@ def test_the_rates_of_the_report_are_those_that_the_step_used(gathered):
         )
         for rates in engine.rates:
             assert {name.removesuffix("-no-decay"): rate for name, rate in rates.items()} == report.rates
+
+
+def test_what_is_there_before_fusion_is_sent_then_and_the_rest_at_the_end():
+    """What travels while fusion runs costs the step nothing; sent afterwards, every rank would wait for it."""
+    log = []
+
+    def engine(batch, before_fusion):
+        before_fusion("projections")
+        log.append("fusion")
+        return "all"
+
+    gather = SimpleNamespace(send=lambda *sent: log.append(sent))
+    assert module.forward(engine, "batch", 3, gather) == "all"
+    assert log == [(3, "batch", "projections"), "fusion", (3, "batch", "all")]

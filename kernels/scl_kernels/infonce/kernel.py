@@ -193,7 +193,8 @@ def _d_similarity(
     weight_x: twice the weight of a row, or its share of each positive.
     """
     inverse = tl.load(inverse_y + column)[None, :]
-    tile = tile * scale_x[:, None] * inverse
+    # beyond the last column a similarity of 0 may be so far above a row's log-sum-exp that its exponential is infinite
+    tile = tl.where(inverse == 0.0, float("-inf"), tile * scale_x[:, None] * inverse)
     if DUPLICATES == "ignore":  # before all else, so that what tells duplicates is not held any longer
         is_other = column[None, :] != own[:, None]
         tile = tl.where(same_as(first, second, column, first_x, second_x) & is_other, float("-inf"), tile)
