@@ -31,6 +31,7 @@ class Quarantine:
         self._lock = threading.Lock()
         self._named: set[tuple[str, str]] = set()
         self._known_bytes = 0
+        self._last = ""
         self.seen = 0
         self.bad = 0
 
@@ -64,6 +65,7 @@ class Quarantine:
         """
         entry = {"sample": sample, "shard": shard, "dataset": dataset, "reason": reason, "step": step}
         with self._lock:
+            self._last = f"{sample} ({reason})"
             if (sample, reason) in self._named:
                 return
             if self._path is None:
@@ -110,13 +112,13 @@ class Quarantine:
             DataError: More than `max_bad_share` of the samples wanted are bad.
         """
         with self._lock:
-            seen, bad = self.seen, self.bad
+            seen, bad, last = self.seen, self.bad, self._last
         if seen < _SEEN_BEFORE_JUDGING or bad <= max_bad_share * seen:
             return
         where = f"they are named in {self._path}" if self._path else "no file was given to name them in"
         raise DataError(
-            f"{bad} of the {seen} samples read are unusable, more than data.max_bad_share={max_bad_share:g}: {where}. "
-            f"Mend the shards, or raise data.max_bad_share."
+            f"{bad} of the {seen} samples read are unusable, more than data.max_bad_share={max_bad_share:g}: {where}"
+            f"{f', the last one is {last}' if last else ''}. Mend the shards, or raise data.max_bad_share."
         )
 
 
