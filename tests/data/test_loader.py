@@ -152,7 +152,7 @@ def test_unusable_samples_are_named_and_replaced_by_their_kind(make_config, toke
 def test_a_run_stops_when_too_much_is_unusable(make_config, tokenizer, tmp_path):
     config = faulty(make_config, good=20, max_bad_share=0.05)
     quarantine = Quarantine(tmp_path / "quarantine.jsonl")
-    told = r"samples read are unusable, more than data\.max_bad_share=0\.05.*quarantine\.jsonl, the last one is \S+ \(.+\)"
+    told = r"are unusable, more than data\.max_bad_share=0\.05.*quarantine\.jsonl, the last one is \S+ \(.+\)"
     with pytest.raises(DataError, match=told):
         batches(config, tokenizer, 60, quarantine=quarantine)
     assert quarantine.seen >= 200
