@@ -1,6 +1,7 @@
 """Configurations over shards that a test draws itself."""
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,15 @@ import pytest
 from sclds.config import Config
 from sclds.config.reading import parse_config
 from tests.data.synthetic import Members, write_tar
+
+
+@pytest.fixture(autouse=True)
+def no_priority_over_others() -> Iterator[None]:
+    """No test leaves this process scheduled before all others, which its processes would inherit."""
+    yield
+    if os.sched_getscheduler(0) in (os.SCHED_FIFO, os.SCHED_RR):
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+        pytest.fail("this test left its process at real-time priority: encode with `encoding`")
 
 
 @pytest.fixture

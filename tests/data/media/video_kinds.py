@@ -9,7 +9,7 @@ from typing import Any
 import av
 import numpy as np
 
-from ..synthetic import REPEATABLE, numbered
+from ..synthetic import encoding, numbered
 
 N = 24
 STEADY = tuple(range(N))
@@ -65,7 +65,7 @@ def frame_of(kind: Kind, number: int) -> Any:
 def made(kind: Kind, key: Callable[[int], bool] | None = None) -> bytes:
     """The video of a kind; `key` says which packets claim to be key frames, as they are stored."""
     buffer = io.BytesIO()
-    with av.open(buffer, "w", format=kind.container, options=REPEATABLE) as output:
+    with encoding(buffer, kind.container) as output:
         stream: Any = output.add_stream(kind.codec, rate=25, options=kind.options)
         stream.width, stream.height = kind.size
         stream.pix_fmt = kind.format
@@ -186,7 +186,7 @@ def packed() -> bytes:
 def together(kinds: Sequence[Kind], default: int) -> bytes:
     """Several videos as the streams of one file; stream k shows numbers from 100 · k on, and one is the default."""
     buffer = io.BytesIO()
-    with av.open(buffer, "w", format=kinds[0].container, options=REPEATABLE) as output:
+    with encoding(buffer, kinds[0].container) as output:
         streams: list[Any] = []
         for number, kind in enumerate(kinds):
             stream: Any = output.add_stream(kind.codec, rate=25, options=kind.options)
