@@ -106,18 +106,18 @@ def test_workers_save_and_end_when_their_launcher_is_killed(tmp_path):
 
 
 MEASURING = {
-    "before the first step": ([], {0}),
-    "between steps": (["evaluation.tasks=[retrieval]", "evaluation.every=1"], {1, 2}),
-    "after the last step": (["evaluation.tasks=[retrieval]", "schedule.steps=1"], {1}),
+    "before the first step": ([], "Measuring losses on held-out data", {0}),
+    "between steps": (["evaluation.tasks=[retrieval]", "evaluation.every=1"], "step 1/", {2, 3}),
+    "after the last step": (["evaluation.tasks=[retrieval]", "schedule.steps=1"], "Measuring retrieval", {1}),
 }
-"""Settings under which a run measures for long first of all, and the steps after which a stop then may save."""
+"""Settings under which a run measures for seconds, what it says just before, and the steps after which it may save."""
 
 
 @pytest.mark.multiprocess
 @pytest.mark.slow
 @pytest.mark.parametrize("when", MEASURING)
 def test_a_stop_does_not_wait_for_a_measurement_and_is_a_clean_one(tmp_path, when):
-    settings, steps = MEASURING[when]
+    settings, before, steps = MEASURING[when]
     folder, hosts, log = tmp_path / "run", tmp_path / "hosts", tmp_path / "log"
     hosts.write_text(f"localhost slots={PROCESSES}\n")
     words = [*replaced(SETTINGS, ["evaluation.batch_size=1", *settings]), f"run_dir={folder}"]
@@ -125,7 +125,8 @@ def test_a_stop_does_not_wait_for_a_measurement_and_is_a_clean_one(tmp_path, whe
     with log.open("wb") as output:
         job = subprocess.Popen(command, env=launcher_environment(PROCESSES), stdout=output, stderr=output)
     try:
-        until(lambda: re.search(r"Reading \S+: \d+ of", log.read_text()) or job.poll() is not None)
+        until(lambda: before in log.read_text() or job.poll() is not None)
+        time.sleep(0.3)  # a step; a stop that comes in it is one that comes before the measurement after it
         job.terminate()
         assert job.wait(LIMIT) == 0, log.read_text()
     finally:
