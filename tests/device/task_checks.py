@@ -18,17 +18,22 @@ from tests.evaluation.test_align_bench import benchmark, found_by, model_of
 from tests.evaluation.test_align_bench import settings as with_benchmark
 from tests.evaluation.test_gallery import settings as with_evaluation
 from tests.evaluation.test_gallery import world
-from tests.tasks.test_model import MIXED, assembler, examples, model_for, pixels
+from tests.tasks.test_model import MIXED, asked_together, assembler, examples, model_for, pixels
 from tests.tasks.test_run import CONFIG, settings
 
 __all__ = ["benchmark", "settings", "world"]
 """Fixtures of theirs."""
+SEVERAL = [(name, (2, 1, 3, 1)) for name in TASKS if not TASKS[name].reads_captions]
 
 
-@pytest.mark.parametrize("name", TASKS)
-def test_a_step_of_fine_tuning_never_waits_and_copies_its_batch_once(name):
-    """Questions of images and videos, two images a statement, and all captions of a group beside every image."""
-    views = examples(name, [1, 6, 2, 4], None if TASKS[name].images == 2 else MIXED)
+@pytest.mark.parametrize(("name", "asked"), [(name, (1, 1, 1, 1)) for name in TASKS] + SEVERAL)
+def test_a_step_of_fine_tuning_never_waits_and_copies_its_batch_once(name, asked):
+    """Questions of images and videos, two images a statement, and all captions of a group beside every image.
+
+    `asked` is how many questions or statements each image has.
+    """
+    kinds = None if TASKS[name].images == 2 else [kind for kind, n in zip(MIXED, asked, strict=True) for _ in range(n)]
+    views = asked_together(examples(name, [1, 6, 2, 4, 0, 3, 5][: sum(asked)], kinds), asked)
     made = assembler(name)
     batch = made._pack(views, pixels(views, TASKS[name].images).float()).in_one_block()
     config = run_config(made._config.losses, SimpleNamespace(name=name))
@@ -42,8 +47,9 @@ def test_a_step_of_fine_tuning_never_waits_and_copies_its_batch_once(name):
     assert_same(found, expected)
 
 
-def test_questions_are_answered_there(settings):
-    config = load_config(CONFIG, settings)
+@pytest.mark.parametrize("together", [1, 2])
+def test_questions_are_answered_there(settings, together):
+    config = load_config(CONFIG, [*settings, f"task.questions_per_image={together}"])
     write_classes(config)
     tokenizer = load_tokenizer("embedded")
 

@@ -167,6 +167,13 @@ def test_loss_and_gradients_are_those_of_the_definition(name, lengths, kinds):
     assert_equal(model, packed(name, model, views, patches), plain(name, model, views, patches))
 
 
+def asked_together(views, numbers):
+    """Return the samples of images about which so many of the examples ask, in their order."""
+    left = iter(views)
+    samples = [[next(left) for _ in range(n)] for n in numbers]
+    return [replace(first, others=tuple(others)) if others else first for first, *others in samples]
+
+
 ASKED = [("vqa", [3], None), ("vqa", [1, 4, 2], MIXED[:3]), ("snli_ve", [2, 1], None), ("nlvr2", [2, 3], None)]
 
 
@@ -178,8 +185,7 @@ def test_what_is_asked_about_an_image_together_encodes_it_once(name, numbers, ki
     flat = examples(
         name, [5, 0, 7, 1, 3, 9, 2][: sum(numbers)], [kinds[k] for k, n in enumerate(numbers) for _ in range(n)]
     )
-    own = [[flat[sum(numbers[:k]) + j] for j in range(n)] for k, n in enumerate(numbers)]
-    together = [replace(first, others=tuple(others)) for first, *others in own]
+    together = asked_together(flat, numbers)
     patches = pixels(together, images)
     parts = patches.split([view.frames * view.grid**2 * images for view in together])
     batch = assembler(name)._pack(together, patches)
