@@ -1,4 +1,3 @@
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,7 @@ from sclds.costs.utilization import FlopCounter, data_sheet_flops
 from sclds.model import flops
 from sclds.tasks import TASKS
 from tests.model.samples import GRIDS, PATCH, model_of
-from tests.tasks.test_model import assembler, examples, model_for, pixels
+from tests.tasks.test_model import asked_together, assembler, examples, model_for, pixels
 
 CONFIG = Path(__file__).parents[2] / "configs" / "pretrain" / "scl_base_mixed.yaml"
 
@@ -46,37 +45,34 @@ def test_a_rate_is_of_the_card_itself_or_unknown(name: str, rate: float | None) 
     assert data_sheet_flops(name, "fp32") == (rate and pytest.approx(rate / 2, rel=1e-3))
 
 
-CLIP = ("video", 3)
-
-
 @pytest.mark.parametrize(
-    ("name", "asked", "shown_as"),
+    ("name", "asked", "videos"),
     [
-        ("vqa", [1, 1], ("image", 1)),
-        ("vqa", [3, 1, 5], ("image", 1)),
-        ("snli_ve", [4], ("image", 1)),
-        ("nlvr2", [2, 2], ("image", 1)),
-        ("vqa", [2, 3], CLIP),
+        ("vqa", [1, 1], 0),
+        ("vqa", [3, 1, 5], 0),
+        ("snli_ve", [4], 0),
+        ("nlvr2", [2, 2], 0),
+        ("vqa", [2, 2, 2], 1),
+        ("vqa", [3, 3], 2),
     ],
 )
 def test_flops_of_what_is_asked_about_an_image_together(
-    name: str, asked: list[int], shown_as: tuple[str, int], monkeypatch: pytest.MonkeyPatch
+    name: str, asked: list[int], videos: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The linear maps of a real forward are those counted, but for the classes, which the count leaves out."""
+    """The linear maps of a real forward are those counted, and that to the classes, which is left out of the count."""
     made = assembler(name)
-    texts = examples(name, [10] * sum(asked), [shown_as] * sum(asked))
-    rows = [texts[sum(asked[:k]) : sum(asked[: k + 1])] for k in range(len(asked))]
-    shown = [replace(first, others=tuple(others)) for first, *others in rows]
+    kinds = [("image", 1)] * (len(asked) - videos) + [("video", made._config.data.frames)] * videos
+    texts = examples(name, [10] * sum(asked), [kind for kind, n in zip(kinds, asked, strict=True) for _ in range(n)])
+    shown = asked_together(texts, asked)
     batch = made._pack(shown, pixels(shown, TASKS[name].images))
     model = model_for(name)
     with FlopCounterMode(display=False) as counter:
         model(batch)
     measured = sum(v for op, v in counter.get_flop_counts()["Global"].items() if str(op) in ("aten.addmm", "aten.mm"))
     monkeypatch.setattr(flops, "attention", lambda *_: 0)
-    sizes = {"image_size": GRIDS[0] * PATCH, "video_size": GRIDS[1] * PATCH, "frames": CLIP[1]}
-    data = made._config.data.model_copy(update=sizes)
+    data = made._config.data.model_copy(update={"image_size": GRIDS[0] * PATCH, "video_size": GRIDS[1] * PATCH})
     config = made._config.model_copy(update={"model": model_of().config, "data": data})
     per_image = FlopCounter(config, 1).of(sizes_of(batch)).model / 3
     counted = per_image / TASKS[name].images
-    classes = 2 * sum(asked) * model.task_head.out.weight.numel()
-    assert measured - classes == pytest.approx(counted)
+    to_classes = 2 * sum(asked) * model.task_head.out.weight.numel()
+    assert measured - to_classes == pytest.approx(counted, rel=1e-9)

@@ -23,16 +23,17 @@ from tests.tasks.test_run import CONFIG, settings
 
 __all__ = ["benchmark", "settings", "world"]
 """Fixtures of theirs."""
+SEVERAL = [(name, (2, 1, 3, 1)) for name in TASKS if not TASKS[name].reads_captions]
 
 
-@pytest.mark.parametrize(
-    ("name", "together"),
-    [*((name, None) for name in TASKS), *((name, [3, 1]) for name in TASKS if name != "retrieval")],
-)
-def test_a_step_of_fine_tuning_never_waits_and_copies_its_batch_once(name, together):
-    """Questions of images and videos, several of one image, two images a statement, all captions of a group."""
-    views = examples(name, [1, 6, 2, 4], None if TASKS[name].images == 2 or together else MIXED)
-    views = asked_together(views, together) if together else views
+@pytest.mark.parametrize(("name", "asked"), [(name, (1, 1, 1, 1)) for name in TASKS] + SEVERAL)
+def test_a_step_of_fine_tuning_never_waits_and_copies_its_batch_once(name, asked):
+    """Questions of images and videos, two images a statement, and all captions of a group beside every image.
+
+    `asked` is how many questions or statements each image has.
+    """
+    kinds = None if TASKS[name].images == 2 else [kind for kind, n in zip(MIXED, asked, strict=True) for _ in range(n)]
+    views = asked_together(examples(name, [1, 6, 2, 4, 0, 3, 5][: sum(asked)], kinds), asked)
     made = assembler(name)
     batch = made._pack(views, pixels(views, TASKS[name].images).float()).in_one_block()
     config = run_config(made._config.losses, SimpleNamespace(name=name))
@@ -46,8 +47,9 @@ def test_a_step_of_fine_tuning_never_waits_and_copies_its_batch_once(name, toget
     assert_same(found, expected)
 
 
-def test_questions_are_answered_there(settings):
-    config = load_config(CONFIG, settings)
+@pytest.mark.parametrize("together", [1, 2])
+def test_questions_are_answered_there(settings, together):
+    config = load_config(CONFIG, [*settings, f"task.questions_per_image={together}"])
     write_classes(config)
     tokenizer = load_tokenizer("embedded")
 

@@ -71,12 +71,6 @@ def assembler(name, group=2):
     return made
 
 
-def asked_together(flat, numbers):
-    """Return examples of several questions each: of the first image so many, of the second so many, and so on."""
-    own = [[flat[sum(numbers[:k]) + j] for j in range(n)] for k, n in enumerate(numbers)]
-    return [replace(first, others=tuple(others)) for first, *others in own]
-
-
 def packed(name, model, views, patches, group=2):
     """Return total, terms and logits as training computes them."""
     made = assembler(name, group)
@@ -171,6 +165,13 @@ def test_loss_and_gradients_are_those_of_the_definition(name, lengths, kinds):
     model, views = model_for(name), examples(name, lengths, kinds)
     patches = pixels(views, TASKS[name].images)
     assert_equal(model, packed(name, model, views, patches), plain(name, model, views, patches))
+
+
+def asked_together(views, numbers):
+    """Return the samples of images about which so many of the examples ask, in their order."""
+    left = iter(views)
+    samples = [[next(left) for _ in range(n)] for n in numbers]
+    return [replace(first, others=tuple(others)) if others else first for first, *others in samples]
 
 
 ASKED = [("vqa", [3], None), ("vqa", [1, 4, 2], MIXED[:3]), ("snli_ve", [2, 1], None), ("nlvr2", [2, 3], None)]

@@ -161,6 +161,41 @@ def test_any_number_of_ranks_answers_alike(settings):
     assert higher_is_better("heldout/x/nlvr2_consistency")
 
 
+def test_every_question_gets_its_own_answer_however_many_are_asked_together(settings):
+    """As each asked by itself, by a model whose answers differ from question to question and from image to image."""
+    settings = [word for word in settings if not word.startswith("evaluation.batch_size")]
+    config, tokenizer = load_config(CONFIG, settings), load_tokenizer("embedded")
+    write_classes(config)
+    model = TaskModel(config.model, tokenizer.vocab_size, TASKS["vqa"], len(classes_of(config))).eval()
+    generator, logits = torch.Generator().manual_seed(1), []
+    with torch.no_grad():
+        for p in model.parameters():
+            p.normal_(0, 0.5, generator=generator)
+
+    def asked(batch_size, together, ranks=1):
+        sizes = [f"evaluation.batch_size={batch_size}", f"task.questions_per_image={together}"]
+        sized = load_config(CONFIG, [*settings, *sizes])
+
+        def measured(communicator):
+            return evaluate(model, sized, tokenizer, torch.device("cpu"), communicator)
+
+        found = measured(SingleProcess()) if ranks == 1 else run_ranks(ranks, measured)[-1]
+        answers = {one["question_id"]: one["answer"] for one in found["predictions"]["easy_vqa-test"]}
+        return answers, found["sets"]["easy_vqa-test"]
+
+    hook = model.task_head.register_forward_hook(lambda module, given, made: logits.append(made))
+    asked(1, 1)
+    hook.remove()
+    with torch.no_grad():  # so that no answer is given always
+        model.task_head.out.bias -= torch.cat(logits).mean(0)
+    alone, row = asked(1, 1)
+    assert len(alone) == 13
+    assert len({alone[10 * n] for n in range(7)}) > 1, "the same question about different images"
+    assert any(alone[10 * n] != alone[10 * n + 1] for n in (1, 2, 4, 5)), "different questions about an image"
+    for case in ((4, 1), (4, 2), (3, 9), (2, 2, 3)):
+        assert asked(*case) == (alone, row), case
+
+
 @pytest.mark.usefixtures("as_one_process")
 def test_weights_that_do_not_fit_are_sentences(settings, tmp_path, capsys):
     """Of another width, and of pre-training where a fine-tuned model is measured."""
