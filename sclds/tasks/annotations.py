@@ -26,7 +26,7 @@ from sclds.data.storage.files import StoredFile, is_url
 from sclds.data.storage.index_file import ABSENT, columns_of_keys
 from sclds.data.storage.sample_index import SampleIndex, Shard
 from sclds.data.storage.shards import shard_files
-from sclds.data.storage.tar_members import EXTENSIONS, MEDIA, TXT
+from sclds.data.storage.tar_members import CHECKSUMS, EXTENSIONS, MEDIA, TXT
 from sclds.run.files import write_atomically
 from sclds.tasks import task_of
 from sclds.tasks.definition import Example, Task, UnusableError
@@ -35,6 +35,8 @@ SECOND = TXT
 """Role of the second image of an example: annotated samples have no text of their own."""
 CLASSES = "answers.json"
 """In the run folder: the classes of a task that counts them, in order."""
+Contents = tuple[int, ...]
+"""Checksum and size of each image of a sample as one number, where `sclds prepare` has noted the checksums."""
 _FAULTS = (KeyError, TypeError, ValueError, AttributeError)
 _log = logging.getLogger(__name__)
 
@@ -99,12 +101,12 @@ class ExampleIndex:
         """By number of the sample."""
         self.left_out: dict[str, LeftOut] = {}
         """By data set."""
-        self.images: dict[str, set[str]] = {}
-        """By data set, the keys of the images in use."""
+        self.images: dict[str, dict[str, Contents]] = {}
+        """By data set and key, the contents of the images in use."""
         shards: list[Shard] = []
         for dataset in datasets:
             before, left_out = len(self.examples), self.left_out.setdefault(dataset.name, LeftOut())
-            keys, seen = self.images.setdefault(dataset.name, set()), set[str]()
+            images, seen = self.images.setdefault(dataset.name, {}), set[str]()
             for file in shard_files(dataset):
                 rows: list[tuple[str, tuple[Example, ...], _Annotated]] = []
                 for key, annotated in annotations(task, dataset, file, cache):
@@ -114,8 +116,9 @@ class ExampleIndex:
                             left_out.add("its id stands there twice", example.example_id)
                             continue
                         seen.add(example.example_id)
-                        keys.add(key)
                         usable.append(example)
+                    if usable:
+                        images[key] = _contents(annotated)
                     starts = range(0, len(usable), together)
                     rows += [(key, tuple(usable[start : start + together]), annotated) for start in starts]
                 if rows:
@@ -142,15 +145,19 @@ def open_examples(config: Config, datasets: Sequence[DatasetConfig], learns: boo
 
 
 def shared_images(train: ExampleIndex, heldout: ExampleIndex) -> list[str]:
-    """Return a sentence for each held-out set that has images, by name, of a training set."""
+    """Return a sentence for each held-out set that has images, by name or by content, of a training set."""
     told = []
-    for name, keys in heldout.images.items():
-        for of, known in train.images.items():
-            both = sorted(keys & known)
+    for name, images in heldout.images.items():
+        for of, trained in train.images.items():
+            contents = {one for several in trained.values() for one in several}
+            by_name = images.keys() & trained.keys()
+            by_content = {key for key, several in images.items() if not contents.isdisjoint(several)}
+            both = sorted(by_name | by_content)
             if both:
                 told.append(
-                    f"{len(both):,} images of '{name}', the first {both[0]}, are in '{of}' too: what is measured on "
-                    f"'{name}' is not only about images that training never saw"
+                    f"{len(both):,} images of '{name}', the first {both[0]}, are in '{of}' too ({len(by_name):,} by "
+                    f"name, {len(by_content):,} by content): what is measured on '{name}' is not only about images "
+                    f"that training never saw"
                 )
     return told
 
@@ -216,6 +223,14 @@ def annotations(
     for key, places in media.items():
         record = records.get(key, UnusableError(f"it has no annotation (.{task.member})"))
         yield key, _Annotated(tuple(places), record, key in records)
+
+
+def _contents(annotated: _Annotated) -> Contents:
+    """Return the contents of a sample's images; empty where no checksums of them are noted."""
+    noted, places = annotated.record.get(CHECKSUMS), annotated.media
+    if not isinstance(noted, list) or len(noted) != len(places) or not all(type(one) is int for one in noted):
+        return ()
+    return tuple(checksum << 32 | place[1] for checksum, place in zip(noted, places, strict=True) if place)
 
 
 def _fetched(file: StoredFile, cache: ShardCache | None) -> Path:

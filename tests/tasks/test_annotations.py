@@ -1,11 +1,13 @@
 """Annotated shards: what is read, counted, named and refused."""
 
 import json
+import zlib
 
 import pytest
 
 from sclds.config.errors import DataError
 from sclds.config.reading import parse_config
+from sclds.data.storage.tar_members import CHECKSUMS
 from sclds.tasks.annotations import (
     annotation_problems,
     classes_of,
@@ -121,7 +123,40 @@ def test_held_out_questions_of_unknown_answers_are_measured(tmp_path):
     )
     assert [one.target for (one,) in heldout.examples] == [()]
     [told] = shared_images(train, heldout)
-    assert "1 images of 'val', the first b, are in 'train' too" in told
+    assert "1 images of 'val', the first b, are in 'train' too (1 by name, 0 by content)" in told
+
+
+@pytest.mark.parametrize(("noted", "told"), [(True, "3 images of 'val', the first a, are"), (False, "1 images of")])
+def test_images_of_both_are_found_by_content_where_checksums_are_noted(noted, told, tmp_path):
+    """Under other names in other shards; by name alone where `sclds prepare` has not noted what is in them."""
+    splits = {"train": {"x": 1, "y": 2, "c": 3, "z": 4}, "val": {"a": 4, "b": 2, "c": 5, "d": 6}}
+    for split, pictures in splits.items():
+        members = {}
+        for number, (key, seed) in enumerate(pictures.items()):
+            content = picture(seed)
+            record = {"questions": [question(number)]} | ({CHECKSUMS: [zlib.crc32(content)]} if noted else {})
+            members |= {f"{key}.png": content, f"{key}.vqa.json": json.dumps(record).encode()}
+        write_tar(tmp_path / split / "0.tar", members)
+    config = config_of(tmp_path, heldout=True, min_answer_count=1)
+    write_classes(config)
+    train, heldout = (open_examples(config, data, learns=False) for data in (config.data.train, config.data.heldout))
+    [found] = shared_images(train, heldout)
+    assert found.startswith(told)
+    assert f"are in 'train' too (1 by name, {2 if noted else 0} by content)" in found
+
+
+@pytest.mark.parametrize("noted", [None, 7, "x", [], [1, 2], ["1"], [True], [None], [1.5], {"a": 1}])
+def test_checksums_of_another_form_are_none(noted, tmp_path):
+    for split in ("train", "val"):
+        record = {"questions": [question(1)], CHECKSUMS: noted}
+        write_tar(
+            tmp_path / split / "0.tar", {f"{split}.png": picture(1), f"{split}.vqa.json": json.dumps(record).encode()}
+        )
+    config = config_of(tmp_path, heldout=True, min_answer_count=1)
+    write_classes(config)
+    train, heldout = (open_examples(config, data, learns=False) for data in (config.data.train, config.data.heldout))
+    assert len(train.examples) == len(heldout.examples) == 1
+    assert shared_images(train, heldout) == []
 
 
 def test_nothing_left_is_refused(tmp_path):
