@@ -30,6 +30,7 @@ from sclds.data.storage.tar_members import CHECKSUMS, EXTENSIONS, MEDIA, TXT
 from sclds.run.files import write_atomically
 from sclds.tasks import task_of
 from sclds.tasks.definition import Example, Task, UnusableError
+from sclds.tasks.reading import FAULTS, said
 
 SECOND = TXT
 """Role of the second image of an example: annotated samples have no text of their own."""
@@ -37,7 +38,6 @@ CLASSES = "answers.json"
 """In the run folder: the classes of a task that counts them, in order."""
 Contents = tuple[int, ...]
 """Checksum and size of each image of a sample as one number, where `sclds prepare` has noted the checksums."""
-_FAULTS = (KeyError, TypeError, ValueError, AttributeError)
 _log = logging.getLogger(__name__)
 
 
@@ -103,6 +103,7 @@ class ExampleIndex:
         """By data set."""
         self.images: dict[str, dict[str, Contents]] = {}
         """By data set and key, the contents of the images in use."""
+        self._samples: dict[str, int] = {}
         shards: list[Shard] = []
         for dataset in datasets:
             before, left_out = len(self.examples), self.left_out.setdefault(dataset.name, LeftOut())
@@ -124,6 +125,7 @@ class ExampleIndex:
                 if rows:
                     shards.append(_shard(dataset, file, rows, cache))
                     self.examples += [examples for _, examples, _ in rows]
+            self._samples[dataset.name] = len(self.examples) - before
             if len(self.examples) == before:
                 raise DataError(
                     f"nothing of data set '{dataset.name}' ({dataset.shards}) can be used for {task.title.lower()}: "
@@ -131,9 +133,15 @@ class ExampleIndex:
                 )
         self.index = SampleIndex(shards)
 
-    def sentences(self) -> list[str]:
-        """Return a line for each set of which something is left out."""
-        return [f"Left out of data set '{name}': {out.told()}" for name, out in self.left_out.items() if out.counts]
+    def sentences(self, most: int | None = None) -> list[str]:
+        """Return a line for each set of which something is left out, or of which more than `most` samples are left."""
+        told = [f"Left out of data set '{name}': {out.told()}" for name, out in self.left_out.items() if out.counts]
+        return told + [
+            f"Of data set '{name}' the first {most:,} of {count:,} samples are measured, and predictions are of these "
+            f"alone (evaluation.max_samples)"
+            for name, count in self._samples.items()
+            if most is not None and count > most
+        ]
 
 
 def open_examples(config: Config, datasets: Sequence[DatasetConfig], learns: bool) -> ExampleIndex:
@@ -142,6 +150,13 @@ def open_examples(config: Config, datasets: Sequence[DatasetConfig], learns: boo
     assert config.task is not None
     together = config.task.questions_per_image
     return ExampleIndex(task_of(config), datasets, cache_of(config.data), numbers, learns, together)
+
+
+def heldout_sentences(config: Config) -> list[str]:
+    """Return what is to be said of the held-out sets of a run whose samples are annotated, before they are measured."""
+    if config.task is None or task_of(config).reads_captions or not config.data.heldout:
+        return []
+    return open_examples(config, config.data.heldout, learns=False).sentences(config.evaluation.max_samples)
 
 
 def shared_images(train: ExampleIndex, heldout: ExampleIndex) -> list[str]:
@@ -257,9 +272,8 @@ def _usable(
         return []
     try:
         made = task.examples(annotated.record, classes)
-    except _FAULTS as fault:
-        said = f"{fault.args[0]!r} is missing" if isinstance(fault, KeyError) else str(fault)
-        left_out.add(f"its annotation is not of the expected form ({said})", key)
+    except FAULTS as fault:
+        left_out.add(f"its annotation is not of the expected form ({said(fault)})", key)
         return []
     kept = []
     for example in made:
@@ -304,7 +318,7 @@ def count_classes(config: Config) -> tuple[str, ...]:
                 try:
                     if not isinstance(annotated.record, UnusableError):
                         counts.update(task.answers_of(annotated.record))
-                except _FAULTS:
+                except FAULTS:
                     continue  # counted and named when its examples are read
     least = config.task.min_answer_count
     classes = tuple(name for name, n in sorted(counts.items(), key=lambda one: (-one[1], one[0])) if n >= least)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sclds.tasks.definition import Example, Figure, UnusableError
+from sclds.tasks.reading import each_of, id_in, text_in
 
 Reader = Callable[[Any, Mapping[str, int]], list[Example | UnusableError]]
 RIGHT = 10
@@ -15,7 +16,7 @@ def examples_of(name_of: Callable[[Any], str | None]) -> Reader:
     """Return what reads the statements of a sample, whose label `name_of` turns into the name of a class."""
 
     def read(record: Any, classes: Mapping[str, int]) -> list[Example | UnusableError]:
-        return [_example(statement, name_of, classes) for statement in record["statements"]]
+        return each_of(record, "statements", lambda statement: _example(statement, name_of, classes))
 
     return read
 
@@ -28,8 +29,8 @@ def _example(
     if label is not None and name not in classes:
         return UnusableError(f"its label is none of {', '.join(classes)}")
     target = None if name is None else ((classes[name], RIGHT),)
-    text = statement["sentence"]
-    return Example(str(statement["identifier"]), text, target, None if name is None else (name, text))
+    text = text_in(statement, "sentence")
+    return Example(id_in(statement, "identifier"), text, target, None if name is None else (name, text))
 
 
 def right_share(answers: Sequence[str], truths: Sequence[Any]) -> dict[str, Figure]:

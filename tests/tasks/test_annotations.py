@@ -107,10 +107,62 @@ def test_what_cannot_be_used_is_counted_and_named(tmp_path):
         "1: its image is missing (the first: lost)",
         "1: its annotation is no JSON (the first: broken)",
         "1: it has no annotation (.vqa.json) (the first: alone)",
-        "1: its annotation is not of the expected form ('question_id' is missing) (the first: damaged)",
+        "1: one of its questions is not of the expected form ('question_id' is missing) (the first: damaged)",
     ):
         assert told in line
     assert examples.index.locate(1)[0].sample_id(1) == "train/0/good:2"
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"question": None}, "one of its questions is not of the expected form ('question' is no text)"),
+        ({"question": " "}, "('question' is no text)"),
+        ({"question": 5}, "('question' is no text)"),
+        ({"question_id": None}, "('question_id' is neither a number nor a text)"),
+        ({"question_id": [1]}, "('question_id' is neither a number nor a text)"),
+        ({"question_id": "\ud83d"}, "('question_id' is neither a number nor a text)"),
+        ({"answers": "cat"}, "('answers' is no list of texts)"),
+        ({"answers": ["cat", 1]}, "('answers' is no list of texts)"),
+        ({"answers": ["\ud83d"] * 10, "answer": "\ud83d"}, "('answers' is no list of texts)"),
+        ({"answer_type": ["other"]}, "('answer_type' is no text)"),
+        ({"answer_type": 5}, "('answer_type' is no text)"),
+    ],
+)
+def test_a_question_of_another_form_leaves_the_others_of_its_image(change, told, tmp_path):
+    odd = question(2) | {"answer_type": "other"} | change
+    members = vqa_members({"a": [question(1), odd, question(3)], "b": [question(4)]})
+    write_tar(tmp_path / "train" / "0.tar", members)
+    config = config_of(tmp_path, min_answer_count=1)
+    write_classes(config)
+    assert classes_of(config) == ("cat",)
+    found = open_examples(config, config.data.train, learns=False)
+    assert [one.example_id for (one,) in found.examples] == ["1", "3", "4"]
+    [line] = found.sentences()
+    assert f"1: one of its questions is not of the expected form {told[told.index('(') :]} (the first: a)" in line
+
+
+@pytest.mark.parametrize("record", [None, 5, [], "x", {}, {"questions": None}, {"questions": "abc"}, {"questions": 3}])
+def test_an_annotation_of_another_form_is_left_out(record, tmp_path):
+    members = vqa_members({"a": [question(1)], "b": [question(4)]}) | {"a.vqa.json": json.dumps(record).encode()}
+    write_tar(tmp_path / "train" / "0.tar", members)
+    config = config_of(tmp_path, min_answer_count=1)
+    write_classes(config)
+    [line] = open_examples(config, config.data.train, learns=True).sentences()
+    assert "1: its annotation is not of the expected form (it has no list of 'questions') (the first: a)" in line
+
+
+def test_statements_of_another_form_leave_the_others(tmp_path):
+    said = [{"identifier": str(n), "sentence": "Two dogs.", "label": "neutral"} for n in range(6)]
+    said[1]["sentence"], said[2]["identifier"], said[3]["label"], said[4] = None, 1.5, ["neutral"], "no object"
+    write_tar(
+        tmp_path / "train" / "0.tar", {"a.png": picture(1), "a.ve.json": json.dumps({"statements": said}).encode()}
+    )
+    config = config_of(tmp_path, "snli_ve")
+    found = open_examples(config, config.data.train, learns=True)
+    assert [one.example_id for (one,) in found.examples] == ["0", "5"]
+    for told in ("('sentence' is no text)", "('identifier' is neither a", "its label is none of", "(no JSON object)"):
+        assert told in found.sentences()[0]
 
 
 def test_held_out_questions_of_unknown_answers_are_measured(tmp_path):

@@ -74,6 +74,7 @@ def test_contractions_of_the_official_table():
         ("the dog", ["the dog"] * 10, 1.0),
         ("dog", ["the dog"] * 10, 0.0),
         ("dog", ["dog"], 1.0),
+        ("dog", ["A dog."], 1.0),
         ("dog", ["cat"], 0.0),
     ],
 )
@@ -98,7 +99,10 @@ def test_figures_of_questions_by_type():
         "accuracy_other": (1.0, 1),
     }
     assert found["accuracy"].chance == pytest.approx(1 / 3)
-    assert TASKS["vqa"].prediction("42", "red") == {"question_id": 42, "answer": "red"}
+    entry = TASKS["vqa"].prediction
+    assert entry("42", "red") == {"question_id": 42, "answer": "red"}
+    for name in ("own-7", "007", "1_0", "\u0663", "9" * 5000):
+        assert entry(name, "red")["question_id"] == name, "ids of own data stay as they are"
 
 
 def test_consistency_by_hand():

@@ -89,10 +89,31 @@ def test_from_shards_to_results(settings, tmp_path, capsys):
     assert main(["evaluate", str(run), "--out", str(out)]) == 0
     assert json.loads(out.read_text())["sets"] == results["sets"]
     assert json.loads((tmp_path / "predictions-easy_vqa-test.json").read_text()) == predictions
+    assert_what_cannot_be_measured_is_said(run, tmp_path, capsys)
     newest_checkpoint(run / "checkpoints").folder.joinpath(MANIFEST_FILE).unlink()
     capsys.readouterr()
     assert main(line) == 0
     assert "step-0000003 is damaged: its manifest.json is missing; remove it, and the same" in capsys.readouterr().out
+
+
+def assert_what_cannot_be_measured_is_said(run, root, capsys):
+    """Annotations that are left out, images that do not decode, a set that is cut; ids need not be numbers."""
+    images = {"a": [question(1), question("own-2"), question(1)], "lost": [question(3)], "cut": [question(4)]}
+    members = vqa_members(images | {"b": [question(5)]}) | {"cut.png": b"no image"}
+    members.pop("lost.png")
+    write_tar(root / "own" / "0.tar", members)
+    line = ["evaluate", str(run), "--data", f"own={root / 'own'}", "--out", str(root / "out" / "own.json")]
+    capsys.readouterr()
+    assert main(line) == 0
+    told = capsys.readouterr().out
+    assert "Left out of data set 'own': " in told
+    assert "1: its id stands there twice (the first: 1)" in told
+    assert "1: its image is missing (the first: lost)" in told
+    assert "1 samples that cannot be used, so that nothing is measured on them: own/0/cut:4: its image cannot" in told
+    predictions = json.loads((root / "out" / "predictions-own.json").read_text())
+    assert [one["question_id"] for one in predictions] == [1, "own-2", 5]
+    assert main([*line, "evaluation.max_samples=2"]) == 0
+    assert "Of data set 'own' the first 2 of 3 samples are measured" in capsys.readouterr().out
 
 
 def assert_answers_from_python(run, root, predictions):
