@@ -112,3 +112,21 @@ def test_consistency_by_hand():
     assert found["accuracy"].value == pytest.approx(4 / 5)
     assert (found["consistency"].value, found["consistency"].n) == (pytest.approx(2 / 3), 3)
     assert found["accuracy"].chance == pytest.approx(3 / 5)
+
+
+def test_a_sentence_is_what_the_official_metric_takes_for_one():
+    """By the identifier without its pair: the same text of another set is another sentence, and counts by itself."""
+    said = [
+        ("dev-1-0-0", "Two dogs.", True),
+        ("dev-1-1-0", "Two dogs.", False),
+        ("dev-1-0-1", "Two dogs.", True),
+        ("dev-2-0-0", "Two dogs.", True),
+    ]
+    record = {"statements": [{"identifier": i, "sentence": text, "label": label} for i, text, label in said]}
+    task = TASKS["nlvr2"]
+    truths = [example.truth for example in task.examples(record, {"False": 0, "True": 1})]
+    found = task.measure(["True", "True", "True", "True"], truths)["consistency"]
+    assert (found.value, found.n) == (pytest.approx(2 / 3), 3)
+    own = [{"identifier": name, "sentence": text, "label": True} for name, text in (("a", "x"), ("b-1", "x"), (3, "y"))]
+    truths = [example.truth for example in task.examples({"statements": own}, {"False": 0, "True": 1})]
+    assert task.measure(["True"] * 3, truths)["consistency"].n == 2, "of own data the text tells"
