@@ -34,6 +34,7 @@ from sclds.machine.implementations import choose, compute_dtype, use
 from sclds.model.scl import SCLModel
 from sclds.run.checkpoints import Checkpoint, checkpoint_of, resume_problems
 from sclds.run.folder import RunFolder
+from sclds.tasks import task_of
 from sclds.tasks.annotations import annotation_problems, classes_of, heldout_sentences
 from sclds.tasks.model import HEAD, build_task_model
 from sclds.train.consolidate import consolidated_weights
@@ -123,7 +124,7 @@ def _loaded(tree: Mapping[str, Any], overrides: list[str]) -> Config:
 
 def _data_problems(config: Config) -> list[str]:
     if config.task is not None and config.task.name != "retrieval":
-        return annotation_problems(config, config.data.heldout)
+        return annotation_problems(task_of(config), config.data, config.data.heldout)
     return [problem for dataset in config.data.heldout for problem in shard_problems(dataset, cache_of(config.data))]
 
 

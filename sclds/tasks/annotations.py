@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from sclds.config import Config, DatasetConfig
+from sclds.config import Config, DataConfig, DatasetConfig
 from sclds.config.errors import DataError
 from sclds.data.storage.archive import open_tar
 from sclds.data.storage.cache import ShardCache, cache_of
@@ -177,9 +177,9 @@ def shared_images(train: ExampleIndex, heldout: ExampleIndex) -> list[str]:
     return told
 
 
-def annotation_problems(config: Config, datasets: Sequence[DatasetConfig]) -> list[str]:
-    """Return a sentence for every set that is no annotated one of the run's task; only its first shard is looked at."""
-    task, problems = task_of(config), []
+def annotation_problems(task: Task, data: DataConfig, datasets: Sequence[DatasetConfig]) -> list[str]:
+    """Return a sentence for every set that is no annotated one of a task; only its first shard is looked at."""
+    problems = []
     for dataset in datasets:
         try:
             files = shard_files(dataset)
@@ -188,7 +188,7 @@ def annotation_problems(config: Config, datasets: Sequence[DatasetConfig]) -> li
                     f"data set '{dataset.name}' (shards: {dataset.shards}) has no .tar; write its shards with "
                     f"`sclds prepare`, or correct where they lie"
                 )
-            elif not any(True for _ in _records(task, dataset, files[0], cache_of(config.data))):
+            elif not any(True for _ in _records(task, dataset, files[0], cache_of(data))):
                 problems.append(
                     f"shard {files[0].place} of data set '{dataset.name}' holds no .{task.member}, which "
                     f"task.name={task.name} reads; give shards that `sclds prepare` wrote for it"

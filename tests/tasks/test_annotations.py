@@ -8,6 +8,7 @@ import pytest
 from sclds.config.errors import DataError
 from sclds.config.reading import parse_config
 from sclds.data.storage.tar_members import CHECKSUMS
+from sclds.tasks import task_of
 from sclds.tasks.annotations import (
     annotation_problems,
     classes_of,
@@ -222,13 +223,13 @@ def test_nothing_left_is_refused(tmp_path):
 def test_shards_of_something_else_are_refused(tmp_path):
     write_tar(tmp_path / "train" / "0.tar", {"a.png": picture(1), "a.json": b'{"caption": "a cat"}'})
     config = config_of(tmp_path)
-    [told] = annotation_problems(config, config.data.train)
+    [told] = annotation_problems(task_of(config), config.data, config.data.train)
     assert "holds no .vqa.json, which task.name=vqa reads" in told
     (tmp_path / "train" / "0.tar").write_bytes(b"no tar" * 100)
-    [told] = annotation_problems(config, config.data.train)
+    [told] = annotation_problems(task_of(config), config.data, config.data.train)
     assert "cannot be read" in told
     (tmp_path / "train" / "0.tar").unlink()
-    [told] = annotation_problems(config, config.data.train)
+    [told] = annotation_problems(task_of(config), config.data, config.data.train)
     assert "has no .tar; write its shards with `sclds prepare`" in told
 
 

@@ -237,6 +237,19 @@ def test_a_pretraining_is_no_finetuning(tmp_path, capsys):
     assert "names no task, so it is a pre-training" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("task", "heldout"), [("vqa", True), ("retrieval", False), ("qa", None)])
+def test_a_misspelled_setting_does_not_make_a_task_a_pretraining(task, heldout, settings, tmp_path, capsys):
+    """Shards are held against the task all the same: questions are not refused as having no captions."""
+    changes = [f"task.name={task}", "batch.globalsize=8", f"data.heldout.0.shards={tmp_path / 'captions'}"]
+    changed = {change.partition("=")[0] for change in changes}
+    line = [word for word in settings if word.partition("=")[0] not in changed]
+    assert main(["finetune", "--config", str(CONFIG), *line, *changes]) == 2
+    told = capsys.readouterr().err
+    assert "batch.globalsize: unknown key" in told
+    assert ("holds questions about images" in told) == (heldout is False)
+    assert ("holds no .vqa.json, which task.name=vqa reads" in told) == (heldout is True)
+
+
 def test_captions_are_no_questions(settings, tmp_path, capsys):
     shards = [word for word in settings if not word.startswith("data.train")]
     assert main(["finetune", "--config", str(CONFIG), *shards, f"data.train.0.shards={tmp_path / 'captions'}"]) == 2
