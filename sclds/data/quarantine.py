@@ -93,6 +93,11 @@ class Quarantine:
                 file.write((b"\n" if half else b"") + text.encode("utf-8", "backslashreplace") + b"\n")
                 self._named.add(named)
 
+    def named(self) -> list[tuple[str, str]]:
+        """Return sample and reason of all that this process knows to be set aside, by name."""
+        with self._lock:
+            return sorted(self._named)
+
     def _catch_up(self, file: BinaryIO) -> bool:
         """Learn what was named by others since the last look; return whether the file ends in half a line."""
         file.seek(self._known_bytes)

@@ -29,17 +29,21 @@ from sclds.evaluation.record import recorded
 from sclds.evaluation.tasks import asks_for_gallery, evaluate, has_something_to_measure
 from sclds.interop.conversions import read_model
 from sclds.interop.loaded import settings_of
+from sclds.losses.communicator import gather_records
 from sclds.machine.implementations import choose, compute_dtype, use
 from sclds.model.scl import SCLModel
 from sclds.run.checkpoints import Checkpoint, checkpoint_of, resume_problems
 from sclds.run.folder import RunFolder
-from sclds.tasks.annotations import annotation_problems, classes_of
+from sclds.tasks import task_of
+from sclds.tasks.annotations import annotation_problems, classes_of, heldout_sentences
 from sclds.tasks.model import HEAD, build_task_model
 from sclds.train.consolidate import consolidated_weights
 from sclds.train.distributed import ProcessGroup
 from sclds.train.engine import OF_AN_OBJECTIVE
 
 KINDS = ("image", "video")
+_NAMED = 3
+"""Samples that are named of those that cannot be used."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +124,7 @@ def _loaded(tree: Mapping[str, Any], overrides: list[str]) -> Config:
 
 def _data_problems(config: Config) -> list[str]:
     if config.task is not None and config.task.name != "retrieval":
-        return annotation_problems(config, config.data.heldout)
+        return annotation_problems(task_of(config), config.data, config.data.heldout)
     return [problem for dataset in config.data.heldout for problem in shard_problems(dataset, cache_of(config.data))]
 
 
@@ -182,7 +186,7 @@ def measure(
         group: All processes.
         progress: Is told what is done, how much of it, and of how much.
         parts: Folder where finished parts of a gallery are kept, until the caller removes it, and taken from.
-        say: Is told of what is taken from there, by process 0.
+        say: Is told by process 0 of what is taken from there, and of what of the samples cannot be used.
 
     Raises:
         UserError: Weights or samples cannot be read.
@@ -193,15 +197,30 @@ def measure(
     model = _model(target, tokenizer).to(group.device, compute_dtype(config))
     if not hasattr(model, HEAD):  # weights of pre-training, ranked with the heads that they have
         config = config.model_copy(update={"task": None})
+    for sentence in heldout_sentences(config) if group.rank == 0 else ():
+        say(sentence)
     kept = None
     if parts is not None and "retrieval" in config.evaluation.tasks and asks_for_gallery(config):
         kept = Parts(parts, key_of(config, model, tokenizer, group.device))
         for sentence in kept.examine() if group.rank == 0 else ():
             say(sentence)
-    measured = evaluate(model, config, tokenizer, group.device, group, Quarantine(), progress=progress, parts=kept)
+    quarantine = Quarantine()
+    measured = evaluate(model, config, tokenizer, group.device, group, quarantine, progress=progress, parts=kept)
+    for sentence in _set_aside(quarantine, group):
+        say(sentence)
     step = target.checkpoint.step if target.checkpoint else 0
     found = {"source": str(target.folder)} | recorded(measured, config, step, {})
     return found | ({PREDICTIONS: measured[PREDICTIONS]} if PREDICTIONS in measured else {})
+
+
+def _set_aside(quarantine: Quarantine, group: ProcessGroup) -> list[str]:
+    """Return on process 0 a sentence on the samples that any process could not use."""
+    of_all = gather_records(quarantine.named(), group, group.device)
+    lost = sorted({(sample, reason) for of_rank in of_all for sample, reason in of_rank})
+    if not lost or group.rank != 0:
+        return []
+    first = "; ".join(f"{sample}: {reason}" for sample, reason in lost[:_NAMED])
+    return [f"Set aside    {len(lost):,} samples that cannot be used, so that nothing is measured on them: {first}"]
 
 
 def _model(target: Target, tokenizer: Tokenizer) -> nn.Module:

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from sclds.config import Config, DatasetConfig
+from sclds.config import Config, DataConfig, DatasetConfig
 from sclds.config.errors import DataError
 from sclds.data.storage.archive import open_tar
 from sclds.data.storage.cache import ShardCache, cache_of
@@ -27,12 +27,13 @@ from sclds.data.storage.files import StoredFile, is_url
 from sclds.data.storage.index_file import ABSENT, columns_of_keys
 from sclds.data.storage.sample_index import SampleIndex, Shard
 from sclds.data.storage.shards import shard_files
-from sclds.data.storage.tar_members import EXTENSIONS, MEDIA, TXT
+from sclds.data.storage.tar_members import CHECKSUMS, EXTENSIONS, MEDIA, TXT
 from sclds.run.checkpoints import newest_checkpoint
 from sclds.run.files import write_atomically
 from sclds.run.folder import RunFolder
 from sclds.tasks import task_of
 from sclds.tasks.definition import Example, Task, UnusableError
+from sclds.tasks.reading import FAULTS, said
 
 SECOND = TXT
 """Role of the second image of an example: annotated samples have no text of their own."""
@@ -40,7 +41,8 @@ CLASSES = "answers.json"
 """In the run folder: the classes of a task that counts them, in order."""
 ANSWERS = "answers"
 """Key of the classes' digest in `Checkpoint.trained_on`."""
-_FAULTS = (KeyError, TypeError, ValueError, AttributeError)
+Contents = tuple[int, ...]
+"""Checksum and size of each image of a sample as one number, where `sclds prepare` has noted the checksums."""
 _log = logging.getLogger(__name__)
 
 
@@ -104,12 +106,13 @@ class ExampleIndex:
         """By number of the sample."""
         self.left_out: dict[str, LeftOut] = {}
         """By data set."""
-        self.images: dict[str, set[str]] = {}
-        """By data set, the keys of the images in use."""
+        self.images: dict[str, dict[str, Contents]] = {}
+        """By data set and key, the contents of the images in use."""
+        self._samples: dict[str, int] = {}
         shards: list[Shard] = []
         for dataset in datasets:
             before, left_out = len(self.examples), self.left_out.setdefault(dataset.name, LeftOut())
-            keys, seen = self.images.setdefault(dataset.name, set()), set[str]()
+            images, seen = self.images.setdefault(dataset.name, {}), set[str]()
             for file in shard_files(dataset):
                 rows: list[tuple[str, tuple[Example, ...], _Annotated]] = []
                 for key, annotated in annotations(task, dataset, file, cache):
@@ -119,13 +122,15 @@ class ExampleIndex:
                             left_out.add("its id stands there twice", example.example_id)
                             continue
                         seen.add(example.example_id)
-                        keys.add(key)
                         usable.append(example)
+                    if usable:
+                        images[key] = _contents(annotated)
                     starts = range(0, len(usable), together)
                     rows += [(key, tuple(usable[start : start + together]), annotated) for start in starts]
                 if rows:
                     shards.append(_shard(dataset, file, rows, cache))
                     self.examples += [examples for _, examples, _ in rows]
+            self._samples[dataset.name] = len(self.examples) - before
             if len(self.examples) == before:
                 raise DataError(
                     f"nothing of data set '{dataset.name}' ({dataset.shards}) can be used for {task.title.lower()}: "
@@ -133,9 +138,15 @@ class ExampleIndex:
                 )
         self.index = SampleIndex(shards)
 
-    def sentences(self) -> list[str]:
-        """Return a line for each set of which something is left out."""
-        return [f"Left out of data set '{name}': {out.told()}" for name, out in self.left_out.items() if out.counts]
+    def sentences(self, most: int | None = None) -> list[str]:
+        """Return a line for each set of which something is left out, or of which more than `most` samples are left."""
+        told = [f"Left out of data set '{name}': {out.told()}" for name, out in self.left_out.items() if out.counts]
+        return told + [
+            f"Of data set '{name}' the first {most:,} of {count:,} samples are measured, and predictions are of these "
+            f"alone (evaluation.max_samples)"
+            for name, count in self._samples.items()
+            if most is not None and count > most
+        ]
 
 
 def open_examples(config: Config, datasets: Sequence[DatasetConfig], learns: bool) -> ExampleIndex:
@@ -146,23 +157,34 @@ def open_examples(config: Config, datasets: Sequence[DatasetConfig], learns: boo
     return ExampleIndex(task_of(config), datasets, cache_of(config.data), numbers, learns, together)
 
 
+def heldout_sentences(config: Config) -> list[str]:
+    """Return what is to be said of the held-out sets of a run whose samples are annotated, before they are measured."""
+    if config.task is None or task_of(config).reads_captions or not config.data.heldout:
+        return []
+    return open_examples(config, config.data.heldout, learns=False).sentences(config.evaluation.max_samples)
+
+
 def shared_images(train: ExampleIndex, heldout: ExampleIndex) -> list[str]:
-    """Return a sentence for each held-out set that has images, by name, of a training set."""
+    """Return a sentence for each held-out set that has images, by name or by content, of a training set."""
     told = []
-    for name, keys in heldout.images.items():
-        for of, known in train.images.items():
-            both = sorted(keys & known)
+    for name, images in heldout.images.items():
+        for of, trained in train.images.items():
+            contents = {one for several in trained.values() for one in several}
+            by_name = images.keys() & trained.keys()
+            by_content = {key for key, several in images.items() if not contents.isdisjoint(several)}
+            both = sorted(by_name | by_content)
             if both:
                 told.append(
-                    f"{len(both):,} images of '{name}', the first {both[0]}, are in '{of}' too: what is measured on "
-                    f"'{name}' is not only about images that training never saw"
+                    f"{len(both):,} images of '{name}', the first {both[0]}, are in '{of}' too ({len(by_name):,} by "
+                    f"name, {len(by_content):,} by content): what is measured on '{name}' is not only about images "
+                    f"that training never saw"
                 )
     return told
 
 
-def annotation_problems(config: Config, datasets: Sequence[DatasetConfig]) -> list[str]:
-    """Return a sentence for every set that is no annotated one of the run's task; only its first shard is looked at."""
-    task, problems = task_of(config), []
+def annotation_problems(task: Task, data: DataConfig, datasets: Sequence[DatasetConfig]) -> list[str]:
+    """Return a sentence for every set that is no annotated one of a task; only its first shard is looked at."""
+    problems = []
     for dataset in datasets:
         try:
             files = shard_files(dataset)
@@ -171,7 +193,7 @@ def annotation_problems(config: Config, datasets: Sequence[DatasetConfig]) -> li
                     f"data set '{dataset.name}' (shards: {dataset.shards}) has no .tar; write its shards with "
                     f"`sclds prepare`, or correct where they lie"
                 )
-            elif not any(True for _ in _records(task, dataset, files[0], cache_of(config.data))):
+            elif not any(True for _ in _records(task, dataset, files[0], cache_of(data))):
                 problems.append(
                     f"shard {files[0].place} of data set '{dataset.name}' holds no .{task.member}, which "
                     f"task.name={task.name} reads; give shards that `sclds prepare` wrote for it"
@@ -223,6 +245,14 @@ def annotations(
         yield key, _Annotated(tuple(places), record, key in records)
 
 
+def _contents(annotated: _Annotated) -> Contents:
+    """Return the contents of a sample's images; empty where no checksums of them are noted."""
+    noted, places = annotated.record.get(CHECKSUMS), annotated.media
+    if not isinstance(noted, list) or len(noted) != len(places) or not all(type(one) is int for one in noted):
+        return ()
+    return tuple(checksum << 32 | place[1] for checksum, place in zip(noted, places, strict=True) if place)
+
+
 def _fetched(file: StoredFile, cache: ShardCache | None) -> Path:
     assert cache is not None, "a shard behind a URL is fetched into the cache"
     return cache.path(file)
@@ -247,9 +277,8 @@ def _usable(
         return []
     try:
         made = task.examples(annotated.record, classes)
-    except _FAULTS as fault:
-        said = f"{fault.args[0]!r} is missing" if isinstance(fault, KeyError) else str(fault)
-        left_out.add(f"its annotation is not of the expected form ({said})", key)
+    except FAULTS as fault:
+        left_out.add(f"its annotation is not of the expected form ({said(fault)})", key)
         return []
     kept = []
     for example in made:
@@ -294,7 +323,7 @@ def count_classes(config: Config) -> tuple[str, ...]:
                 try:
                     if not isinstance(annotated.record, UnusableError):
                         counts.update(task.answers_of(annotated.record))
-                except _FAULTS:
+                except FAULTS:
                     continue  # counted and named when its examples are read
     least = config.task.min_answer_count
     classes = tuple(name for name, n in sorted(counts.items(), key=lambda one: (-one[1], one[0])) if n >= least)

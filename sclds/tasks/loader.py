@@ -163,7 +163,8 @@ class TaskBatches(TrainingBatches):
         if task_of(self._config).reads_captions:
             return left_out_sentences(self.index)
         heldout = open_examples(self._config, self._config.data.heldout, learns=False)
-        return self.examples.sentences() + heldout.sentences() + shared_images(self.examples, heldout)
+        told = heldout.sentences(self._config.evaluation.max_samples)
+        return self.examples.sentences() + told + shared_images(self.examples, heldout)
 
     def _assembler(self) -> Assembler:
         config, tokenizer = self._config, self._tokenizer

@@ -1,5 +1,6 @@
 """NLVR2 (arXiv 1811.00491): whether a statement about two images is true; the text is fused with either image."""
 
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
@@ -9,6 +10,17 @@ from sclds.tasks.definition import Figure, Task
 from sclds.tasks.statements import examples_of, right_share
 
 CLASSES = ("False", "True")
+_IDENTIFIER = re.compile(r"(.+-\d+)-\d+-(\d+)")
+"""Split and set, pair of images, sentence."""
+
+
+def sentence_of(identifier: str, text: str) -> str:
+    """Return what the official metric takes for one sentence: its identifier without the number of the pair of images.
+
+    Equal texts of different sets are different sentences. Where identifiers are of another form, the text tells.
+    """
+    found = _IDENTIFIER.fullmatch(identifier)
+    return "-".join(found.groups()) if found else text
 
 
 def measure(answers: Sequence[str], truths: Sequence[Any]) -> dict[str, Figure]:
@@ -30,7 +42,7 @@ NLVR2 = Task(
     images=2,
     hidden=2.0,
     classes=CLASSES,
-    examples=examples_of(str),
+    examples=examples_of(str, sentence_of),
     measure=measure,
     figures=("accuracy", "consistency"),
 )

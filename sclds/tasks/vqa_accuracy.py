@@ -60,7 +60,7 @@ def accuracy(answer: str, given: Sequence[str]) -> float:
         answer: The model's.
         given: The annotators'; of a single one the answer has to be theirs.
     """
-    if len(set(given)) > 1:  # officially answers on which all agree are compared as they stand
+    if len(set(given)) > 1 or len(given) == 1:  # officially answers on which all ten agree are compared as they stand
         answer, given = normalized(answer), [normalized(one) for one in given]
     same = [one == answer for one in given]
     if len(given) == 1:

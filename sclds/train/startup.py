@@ -60,7 +60,7 @@ def checked_start(
     checkpoint = newest_checkpoint(RunFolder(config.run_dir).checkpoints)
     checks: list[Callable[[], list[str]]] = [
         lambda: _split_problems(config.batch, world_size),
-        lambda: _data_problems(config.data, config.model.text) if config.task is None else _task_data_problems(config),
+        lambda: _data_problems(config.data, config.task.name if config.task else None, config.model.text),
         lambda: RunFolder(config.run_dir).problems(),
         lambda: _optimizer_problems(config.optimizer) if trains else [],
         lambda: _backend_problems(config.engine, config.model) if trains else [],
@@ -91,7 +91,7 @@ def checked_start(
 def _problems_of_valid_sections(settings: Any) -> list[str]:
     """Return what is wrong outside the configuration with those of its sections that are valid by themselves."""
     sections: dict[str, tuple[type[Section], Callable[[Any], list[str]]]] = {
-        "data": (DataConfig, _data_problems),
+        "data": (DataConfig, lambda data: _data_problems(data, _task_in(settings))),
         "optimizer": (OptimizerConfig, _optimizer_problems),
         "engine": (
             EngineConfig,
@@ -155,10 +155,29 @@ def _split_problems(batch: BatchConfig, world_size: int) -> list[str]:
     return []
 
 
-def _data_problems(data: DataConfig, text: TextConfig | None = None) -> list[str]:
-    from sclds.data.storage.shards import data_problems
+def _task_in(settings: Any) -> str | None:
+    """Return the name of the task of settings that are no configuration; "" of one that is not known."""
+    from sclds.tasks import TASKS
 
-    return data_problems(data) + _tokenizer_problems(data, text)
+    task = settings.get("task")
+    if task is None:
+        return None
+    name = task.get("name") if isinstance(task, dict) else None
+    return name if isinstance(name, str) and name in TASKS else ""
+
+
+def _data_problems(data: DataConfig, task: str | None, text: TextConfig | None = None) -> list[str]:
+    """Return what is wrong with shards and tokenizer; "" is a task of which it is not known what shards hold."""
+    from sclds.data.storage.shards import data_problems
+    from sclds.tasks import TASKS
+    from sclds.tasks.annotations import annotation_problems
+
+    problems = []
+    if task is None or (task and TASKS[task].reads_captions):
+        problems = data_problems(data)
+    elif task:
+        problems = annotation_problems(TASKS[task], data, (*data.train, *data.heldout))
+    return problems + _tokenizer_problems(data, text)
 
 
 def _tokenizer_problems(data: DataConfig, text: TextConfig | None) -> list[str]:
@@ -184,15 +203,6 @@ def _tokenizer_problems(data: DataConfig, text: TextConfig | None) -> list[str]:
             f"data.max_text_tokens={data.max_text_tokens}, which takes {positions}; raise the one or lower the other"
         )
     return problems
-
-
-def _task_data_problems(config: Config) -> list[str]:
-    from sclds.tasks.annotations import annotation_problems
-
-    if config.task is not None and config.task.name == "retrieval":
-        return _data_problems(config.data, config.model.text)
-    problems = annotation_problems(config, (*config.data.train, *config.data.heldout))
-    return problems + _tokenizer_problems(config.data, config.model.text)
 
 
 def _best_problems(config: Config) -> list[str]:

@@ -83,6 +83,7 @@ def test_downstream_sources_are_kept_whole_and_refused_by_pretraining(name, sent
         key = "COCO_train2014_000000000009"
         assert list(members) == [f"{key}.jpg", f"{key}.vqa.json"]
         told = json.loads(members[f"{key}.vqa.json"])
+        assert told["crc32"] == [zlib.crc32(members[f"{key}.jpg"])]
         assert [q["question"] for q in told["questions"]] == ["What is it?", "Is it red?"]
         assert told["questions"][1]["answers"] == ["no"] + 9 * ["yes"]
         assert told["questions"][1]["answer"] == "yes"
@@ -91,7 +92,9 @@ def test_downstream_sources_are_kept_whole_and_refused_by_pretraining(name, sent
         assert "answers" not in told["questions"][0]
     else:
         assert list(members) == ["train-1-0.left.png", "train-1-0.right.png", "train-1-0.nlvr2.json"]
-        assert [s["label"] for s in json.loads(members["train-1-0.nlvr2.json"])["statements"]] == [False, True]
+        told = json.loads(members["train-1-0.nlvr2.json"])
+        assert [s["label"] for s in told["statements"]] == [False, True]
+        assert told["crc32"] == [zlib.crc32(members[f"train-1-0.{side}.png"]) for side in ("left", "right")]
 
 
 def test_clips_of_every_container_are_decoded(tmp_path, make_config):

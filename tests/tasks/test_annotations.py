@@ -1,11 +1,14 @@
 """Annotated shards: what is read, counted, named and refused."""
 
 import json
+import zlib
 
 import pytest
 
 from sclds.config.errors import DataError
 from sclds.config.reading import parse_config
+from sclds.data.storage.tar_members import CHECKSUMS
+from sclds.tasks import task_of
 from sclds.tasks.annotations import (
     annotation_problems,
     classes_of,
@@ -105,10 +108,62 @@ def test_what_cannot_be_used_is_counted_and_named(tmp_path):
         "1: its image is missing (the first: lost)",
         "1: its annotation is no JSON (the first: broken)",
         "1: it has no annotation (.vqa.json) (the first: alone)",
-        "1: its annotation is not of the expected form ('question_id' is missing) (the first: damaged)",
+        "1: one of its questions is not of the expected form ('question_id' is missing) (the first: damaged)",
     ):
         assert told in line
     assert examples.index.locate(1)[0].sample_id(1) == "train/0/good:2"
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"question": None}, "one of its questions is not of the expected form ('question' is no text)"),
+        ({"question": " "}, "('question' is no text)"),
+        ({"question": 5}, "('question' is no text)"),
+        ({"question_id": None}, "('question_id' is neither a number nor a text)"),
+        ({"question_id": [1]}, "('question_id' is neither a number nor a text)"),
+        ({"question_id": "\ud83d"}, "('question_id' is neither a number nor a text)"),
+        ({"answers": "cat"}, "('answers' is no list of texts)"),
+        ({"answers": ["cat", 1]}, "('answers' is no list of texts)"),
+        ({"answers": ["\ud83d"] * 10, "answer": "\ud83d"}, "('answers' is no list of texts)"),
+        ({"answer_type": ["other"]}, "('answer_type' is no text)"),
+        ({"answer_type": 5}, "('answer_type' is no text)"),
+    ],
+)
+def test_a_question_of_another_form_leaves_the_others_of_its_image(change, told, tmp_path):
+    odd = question(2) | {"answer_type": "other"} | change
+    members = vqa_members({"a": [question(1), odd, question(3)], "b": [question(4)]})
+    write_tar(tmp_path / "train" / "0.tar", members)
+    config = config_of(tmp_path, min_answer_count=1)
+    write_classes(config)
+    assert classes_of(config) == ("cat",)
+    found = open_examples(config, config.data.train, learns=False)
+    assert [one.example_id for (one,) in found.examples] == ["1", "3", "4"]
+    [line] = found.sentences()
+    assert f"1: one of its questions is not of the expected form {told[told.index('(') :]} (the first: a)" in line
+
+
+@pytest.mark.parametrize("record", [None, 5, [], "x", {}, {"questions": None}, {"questions": "abc"}, {"questions": 3}])
+def test_an_annotation_of_another_form_is_left_out(record, tmp_path):
+    members = vqa_members({"a": [question(1)], "b": [question(4)]}) | {"a.vqa.json": json.dumps(record).encode()}
+    write_tar(tmp_path / "train" / "0.tar", members)
+    config = config_of(tmp_path, min_answer_count=1)
+    write_classes(config)
+    [line] = open_examples(config, config.data.train, learns=True).sentences()
+    assert "1: its annotation is not of the expected form (it has no list of 'questions') (the first: a)" in line
+
+
+def test_statements_of_another_form_leave_the_others(tmp_path):
+    said = [{"identifier": str(n), "sentence": "Two dogs.", "label": "neutral"} for n in range(6)]
+    said[1]["sentence"], said[2]["identifier"], said[3]["label"], said[4] = None, 1.5, ["neutral"], "no object"
+    write_tar(
+        tmp_path / "train" / "0.tar", {"a.png": picture(1), "a.ve.json": json.dumps({"statements": said}).encode()}
+    )
+    config = config_of(tmp_path, "snli_ve")
+    found = open_examples(config, config.data.train, learns=True)
+    assert [one.example_id for (one,) in found.examples] == ["0", "5"]
+    for told in ("('sentence' is no text)", "('identifier' is neither a", "its label is none of", "(no JSON object)"):
+        assert told in found.sentences()[0]
 
 
 def test_held_out_questions_of_unknown_answers_are_measured(tmp_path):
@@ -121,7 +176,40 @@ def test_held_out_questions_of_unknown_answers_are_measured(tmp_path):
     )
     assert [one.target for (one,) in heldout.examples] == [()]
     [told] = shared_images(train, heldout)
-    assert "1 images of 'val', the first b, are in 'train' too" in told
+    assert "1 images of 'val', the first b, are in 'train' too (1 by name, 0 by content)" in told
+
+
+@pytest.mark.parametrize(("noted", "told"), [(True, "3 images of 'val', the first a, are"), (False, "1 images of")])
+def test_images_of_both_are_found_by_content_where_checksums_are_noted(noted, told, tmp_path):
+    """Under other names in other shards; by name alone where `sclds prepare` has not noted what is in them."""
+    splits = {"train": {"x": 1, "y": 2, "c": 3, "z": 4}, "val": {"a": 4, "b": 2, "c": 5, "d": 6}}
+    for split, pictures in splits.items():
+        members = {}
+        for number, (key, seed) in enumerate(pictures.items()):
+            content = picture(seed)
+            record = {"questions": [question(number)]} | ({CHECKSUMS: [zlib.crc32(content)]} if noted else {})
+            members |= {f"{key}.png": content, f"{key}.vqa.json": json.dumps(record).encode()}
+        write_tar(tmp_path / split / "0.tar", members)
+    config = config_of(tmp_path, heldout=True, min_answer_count=1)
+    write_classes(config)
+    train, heldout = (open_examples(config, data, learns=False) for data in (config.data.train, config.data.heldout))
+    [found] = shared_images(train, heldout)
+    assert found.startswith(told)
+    assert f"are in 'train' too (1 by name, {2 if noted else 0} by content)" in found
+
+
+@pytest.mark.parametrize("noted", [None, 7, "x", [], [1, 2], ["1"], [True], [None], [1.5], {"a": 1}])
+def test_checksums_of_another_form_are_none(noted, tmp_path):
+    for split in ("train", "val"):
+        record = {"questions": [question(1)], CHECKSUMS: noted}
+        write_tar(
+            tmp_path / split / "0.tar", {f"{split}.png": picture(1), f"{split}.vqa.json": json.dumps(record).encode()}
+        )
+    config = config_of(tmp_path, heldout=True, min_answer_count=1)
+    write_classes(config)
+    train, heldout = (open_examples(config, data, learns=False) for data in (config.data.train, config.data.heldout))
+    assert len(train.examples) == len(heldout.examples) == 1
+    assert shared_images(train, heldout) == []
 
 
 def test_nothing_left_is_refused(tmp_path):
@@ -135,13 +223,13 @@ def test_nothing_left_is_refused(tmp_path):
 def test_shards_of_something_else_are_refused(tmp_path):
     write_tar(tmp_path / "train" / "0.tar", {"a.png": picture(1), "a.json": b'{"caption": "a cat"}'})
     config = config_of(tmp_path)
-    [told] = annotation_problems(config, config.data.train)
+    [told] = annotation_problems(task_of(config), config.data, config.data.train)
     assert "holds no .vqa.json, which task.name=vqa reads" in told
     (tmp_path / "train" / "0.tar").write_bytes(b"no tar" * 100)
-    [told] = annotation_problems(config, config.data.train)
+    [told] = annotation_problems(task_of(config), config.data, config.data.train)
     assert "cannot be read" in told
     (tmp_path / "train" / "0.tar").unlink()
-    [told] = annotation_problems(config, config.data.train)
+    [told] = annotation_problems(task_of(config), config.data, config.data.train)
     assert "has no .tar; write its shards with `sclds prepare`" in told
 
 

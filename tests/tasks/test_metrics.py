@@ -74,6 +74,7 @@ def test_contractions_of_the_official_table():
         ("the dog", ["the dog"] * 10, 1.0),
         ("dog", ["the dog"] * 10, 0.0),
         ("dog", ["dog"], 1.0),
+        ("dog", ["A dog."], 1.0),
         ("dog", ["cat"], 0.0),
     ],
 )
@@ -98,7 +99,10 @@ def test_figures_of_questions_by_type():
         "accuracy_other": (1.0, 1),
     }
     assert found["accuracy"].chance == pytest.approx(1 / 3)
-    assert TASKS["vqa"].prediction("42", "red") == {"question_id": 42, "answer": "red"}
+    entry = TASKS["vqa"].prediction
+    assert entry("42", "red") == {"question_id": 42, "answer": "red"}
+    for name in ("own-7", "007", "1_0", "\u0663", "9" * 5000):
+        assert entry(name, "red")["question_id"] == name, "ids of own data stay as they are"
 
 
 def test_consistency_by_hand():
@@ -108,3 +112,21 @@ def test_consistency_by_hand():
     assert found["accuracy"].value == pytest.approx(4 / 5)
     assert (found["consistency"].value, found["consistency"].n) == (pytest.approx(2 / 3), 3)
     assert found["accuracy"].chance == pytest.approx(3 / 5)
+
+
+def test_a_sentence_is_what_the_official_metric_takes_for_one():
+    """By the identifier without its pair: the same text of another set is another sentence, and counts by itself."""
+    said = [
+        ("dev-1-0-0", "Two dogs.", True),
+        ("dev-1-1-0", "Two dogs.", False),
+        ("dev-1-0-1", "Two dogs.", True),
+        ("dev-2-0-0", "Two dogs.", True),
+    ]
+    record = {"statements": [{"identifier": i, "sentence": text, "label": label} for i, text, label in said]}
+    task = TASKS["nlvr2"]
+    truths = [example.truth for example in task.examples(record, {"False": 0, "True": 1})]
+    found = task.measure(["True", "True", "True", "True"], truths)["consistency"]
+    assert (found.value, found.n) == (pytest.approx(2 / 3), 3)
+    own = [{"identifier": name, "sentence": text, "label": True} for name, text in (("a", "x"), ("b-1", "x"), (3, "y"))]
+    truths = [example.truth for example in task.examples({"statements": own}, {"False": 0, "True": 1})]
+    assert task.measure(["True"] * 3, truths)["consistency"].n == 2, "of own data the text tells"

@@ -93,6 +93,7 @@ def test_from_shards_to_results(settings, tmp_path, capsys):
     assert json.loads((tmp_path / "predictions-easy_vqa-test.json").read_text()) == predictions
     assert_other_answers_are_refused(run, line, capsys)
     assert_other_shards_are_said(run, line, tmp_path)
+    assert_what_cannot_be_measured_is_said(run, tmp_path, capsys)
     newest_checkpoint(run / "checkpoints").folder.joinpath(MANIFEST_FILE).unlink()
     capsys.readouterr()
     assert main(line) == 0
@@ -123,6 +124,26 @@ def assert_other_shards_are_said(run, line, root):
     more.unlink()
     [sentence] = said
     assert "differ in names, sizes or number from those that step-0000003 was trained on" in sentence
+
+
+def assert_what_cannot_be_measured_is_said(run, root, capsys):
+    """Annotations that are left out, images that do not decode, a set that is cut; ids need not be numbers."""
+    images = {"a": [question(1), question("own-2"), question(1)], "lost": [question(3)], "cut": [question(4)]}
+    members = vqa_members(images | {"b": [question(5)]}) | {"cut.png": b"no image"}
+    members.pop("lost.png")
+    write_tar(root / "own" / "0.tar", members)
+    line = ["evaluate", str(run), "--data", f"own={root / 'own'}", "--out", str(root / "out" / "own.json")]
+    capsys.readouterr()
+    assert main(line) == 0
+    told = capsys.readouterr().out
+    assert "Left out of data set 'own': " in told
+    assert "1: its id stands there twice (the first: 1)" in told
+    assert "1: its image is missing (the first: lost)" in told
+    assert "1 samples that cannot be used, so that nothing is measured on them: own/0/cut:4: its image cannot" in told
+    predictions = json.loads((root / "out" / "predictions-own.json").read_text())
+    assert [one["question_id"] for one in predictions] == [1, "own-2", 5]
+    assert main([*line, "evaluation.max_samples=2"]) == 0
+    assert "Of data set 'own' the first 2 of 3 samples are measured" in capsys.readouterr().out
 
 
 def assert_answers_from_python(run, root, predictions):
@@ -244,6 +265,19 @@ def test_settings_that_contradict_each_other_are_sentences(change, words):
 def test_a_pretraining_is_no_finetuning(tmp_path, capsys):
     assert main(["finetune", "--config", "quickstart", f"run_dir={tmp_path / 'other'}"]) == 2
     assert "names no task, so it is a pre-training" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("task", "heldout"), [("vqa", True), ("retrieval", False), ("qa", None)])
+def test_a_misspelled_setting_does_not_make_a_task_a_pretraining(task, heldout, settings, tmp_path, capsys):
+    """Shards are held against the task all the same: questions are not refused as having no captions."""
+    changes = [f"task.name={task}", "batch.globalsize=8", f"data.heldout.0.shards={tmp_path / 'captions'}"]
+    changed = {change.partition("=")[0] for change in changes}
+    line = [word for word in settings if word.partition("=")[0] not in changed]
+    assert main(["finetune", "--config", str(CONFIG), *line, *changes]) == 2
+    told = capsys.readouterr().err
+    assert "batch.globalsize: unknown key" in told
+    assert ("holds questions about images" in told) == (heldout is False)
+    assert ("holds no .vqa.json, which task.name=vqa reads" in told) == (heldout is True)
 
 
 def test_captions_are_no_questions(settings, tmp_path, capsys):

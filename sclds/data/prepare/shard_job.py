@@ -5,6 +5,7 @@ The bytes follow from the records and the files alone, so it does not matter whi
 
 import base64
 import json
+import zlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -22,12 +23,14 @@ from sclds.data.prepare.lists import is_utf8
 from sclds.data.prepare.records import Dropped, Record
 from sclds.data.storage.files import as_path
 from sclds.data.storage.shards import EXTENSIONS, BadSampleError, Kind
+from sclds.data.storage.tar_members import CHECKSUMS, NOT_CAPTIONS
 from sclds.run.files import write_atomically
 
 ACCOUNTS = "accounts"
 """Folder beside the shards that holds an account of each: what is in it and what was dropped."""
 _VERSION = 2
-"""Raise it when the same records give other bytes."""
+"""Raise it when the same records give other bytes; checksums beside questions came without: nothing fails for want of
+them."""
 _NOT_UTF8 = "its caption is not UTF-8"
 _ENDINGS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp", "BMP": "bmp", "TIFF": "tif"}
 
@@ -147,7 +150,7 @@ def _members(job: ShardJob, account: Account, media: list[int], texts: list[int]
             opened = []
             for role, file in item.files:
                 opened.append((role, *_open(job.kind, Path(as_path(file)))))
-            member = _json(job.member, captions, item.fields)
+            member = _json(job.member, captions, item.fields, [content for *_, content in opened])
         except BadSampleError as fault:
             account.dropped.append(Dropped(item.key, file, str(fault), item.place))
             continue
@@ -188,11 +191,17 @@ def _open(kind: Kind, path: Path) -> tuple[str, bytes]:
     return ending, content
 
 
-def _json(member: str, captions: list[str], fields: dict[str, Any]) -> bytes:
-    """Return the JSON member: the first caption, all of them where there are several, and the source's own fields."""
+def _json(member: str, captions: list[str], fields: dict[str, Any], contents: list[bytes]) -> bytes:
+    """Return the JSON member: the first caption, all of them where there are several, and the source's own fields.
+
+    Beside questions and statements stand the checksums of the images: their shards have no index, and by these a run
+    tells images that it learns from and measures on.
+    """
     said: dict[str, Any] = {}
     if member == "json":
         said = {"caption": captions[0]} | ({"captions": captions} if len(captions) > 1 else {})
+    elif member in NOT_CAPTIONS:
+        said = {CHECKSUMS: [zlib.crc32(content) for content in contents]}
     return sample_json(fields | said)
 
 

@@ -32,6 +32,8 @@ NOT_CAPTIONS = {
     NLVR2_MEMBER: "statements about pairs of images (NLVR2)",
     VE_MEMBER: "statements about images (SNLI-VE)",
 }
+CHECKSUMS = "crc32"
+"""Key in such a member: the CRC-32 of each image beside it."""
 ROLES = MEDIA, TXT, JSON = range(3)
 """Roles of members."""
 _OTHER_TYPES = {tarfile.SYMTYPE: "symbolic link", tarfile.LNKTYPE: "hard link"}
