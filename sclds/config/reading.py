@@ -41,7 +41,7 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
         ConfigError: With one sentence for every fault found.
     """
     tree, problems = read_settings(path, overrides)
-    with collecting(problems):
+    with _collecting(problems):
         config = parse_config(tree)
     if problems:
         raise ConfigError(problems)
@@ -62,23 +62,23 @@ def read_settings(path: str | Path, overrides: list[str] | None = None) -> tuple
         tree = OmegaConf.to_container(OmegaConf.load(path))
         if not isinstance(tree, dict):
             raise ConfigError([f"{path} holds a list; expected sections and settings, such as `name: first`"])
-        with collecting(problems):
+        with _collecting(problems):
             _complete_data_sets(tree)
-    with collecting(problems):
+    with _collecting(problems):
         apply_overrides(tree, overrides or [], Config)
     with _faults_of(path):
-        with collecting(problems):
+        with _collecting(problems):
             _complete_data_sets(tree)
         if "name" in tree:  # in which the default is written; without it the missing name is told
             tree.setdefault("run_dir", Config.model_fields["run_dir"].default)
         resolved: Any = OmegaConf.to_container(OmegaConf.create(tree), resolve=True)
-    with collecting(problems):
+    with _collecting(problems):
         complete_from_weights(resolved)
     return resolved, problems
 
 
 @contextmanager
-def collecting(problems: list[str]) -> Iterator[None]:
+def _collecting(problems: list[str]) -> Iterator[None]:
     """Add what a block refuses to `problems`, once, so that a user reads all faults together."""
     try:
         yield
